@@ -1,0 +1,15 @@
+"""TNN models, read, translated to ONNX and run on OpenVINO or ONNX Runtime; served with Triton.
+
+    import tnn_serving as ts
+    model = ts.load("models/face_detection/1")
+    answer = model.run({"input": picture})
+"""
+
+from __future__ import annotations
+
+from tnn_serving.formats import read_model, write_model
+from tnn_serving.model import Model, load, to_onnx
+from tnn_serving.random_weights import fill_random_weights
+from tnn_serving.version import VERSION as __version__
+
+__all__ = ["Model", "__version__", "fill_random_weights", "load", "read_model", "to_onnx", "write_model"]

@@ -1,0 +1,53 @@
+"""The ``tnn-serving`` program."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tnn_serving.cli.demo import demo
+from tnn_serving.cli.model import inspect
+from tnn_serving.cli.output import errors_shown
+from tnn_serving.cli.pictures import classify, detect, request
+from tnn_serving.cli.serve import install_server, serve
+from tnn_serving.version import VERSION
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Serve TNN models with Triton on CPU, and look into them.",
+)
+
+PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+app.command(rich_help_panel="Serve", context_settings=PASS_THROUGH)(serve)
+app.command("install-server", rich_help_panel="Serve")(install_server)
+app.add_typer(demo, name="demo", rich_help_panel="Serve")
+app.command(rich_help_panel="Ask a server")(classify)
+app.command(rich_help_panel="Ask a server")(detect)
+app.command(rich_help_panel="Ask a server")(request)
+app.command(rich_help_panel="Look into a model")(inspect)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"tnn-serving {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: errors that we raise on purpose become a message and exit code 1."""
+    with errors_shown():
+        app()

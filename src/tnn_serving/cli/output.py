@@ -1,0 +1,58 @@
+"""How every command speaks: data to stdout, talk to stderr, one edge where errors become exit codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from tnn_serving.errors import TnnError
+
+EXIT_BAD = 1
+"""The model or the answer is bad."""
+
+EXIT_INTERRUPTED = 130
+
+stdout = Console(soft_wrap=True)
+stderr = Console(stderr=True, soft_wrap=True)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def print_json(value: Any) -> None:
+    """Prints a dataclass, list or dict as JSON."""
+    json.dump(value, sys.stdout, default=_plain, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return str(value)
+
+
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """Turns what we raise on purpose into a message and an exit code."""
+    try:
+        yield
+    except TnnError as error:
+        stderr.print(f"[bold red]error:[/] {escape(error.headline())}", highlight=False)
+        for label, fact in (("expected", error.expected), ("found", error.found)):
+            if fact is not None:
+                stderr.print(f"  {label + ':':9} {escape(str(fact))}", highlight=False)
+        if error.hint:
+            stderr.print(f"\n[bold]hint:[/] {escape(error.hint)}", highlight=False)
+        raise SystemExit(EXIT_BAD) from None
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT_INTERRUPTED) from None

@@ -1,0 +1,84 @@
+"""ONNX Runtime on CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnxruntime as ort
+
+from tnn_serving.engines.base import Options, TensorSpec
+from tnn_serving.errors import EngineError
+
+_DTYPES = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(int8)": np.dtype(np.int8),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(int16)": np.dtype(np.int16),
+    "tensor(uint16)": np.dtype(np.uint16),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(uint32)": np.dtype(np.uint32),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(uint64)": np.dtype(np.uint64),
+    "tensor(bool)": np.dtype(np.bool_),
+}
+ERRORS_ONLY = 3
+"""Log severity: its warnings are about optimisations that it did not do."""
+
+
+class OnnxRuntime:
+    """Compiles with ONNX Runtime's CPU provider."""
+
+    name = "onnxruntime"
+
+    def version(self) -> str:
+        """Version of the package."""
+        return str(ort.__version__)
+
+    def compile(self, model: bytes, options: Options) -> OnnxRuntimeExecutable:
+        """Compiles a serialised ONNX model. Raises EngineError if ONNX Runtime cannot."""
+        if options.precision != "f32":
+            raise EngineError("ONNX Runtime computes in f32 on CPU", found=f"precision {options.precision}")
+        session_options = ort.SessionOptions()
+        session_options.log_severity_level = ERRORS_ONLY
+        if options.threads:
+            session_options.intra_op_num_threads = options.threads
+        try:
+            session = ort.InferenceSession(model, session_options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise EngineError("ONNX Runtime cannot compile the network", found=_reason(error)) from error
+        return OnnxRuntimeExecutable(session)
+
+
+class OnnxRuntimeExecutable:
+    """A session; ONNX Runtime's ``run`` is re-entrant."""
+
+    engine = OnnxRuntime.name
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session = session
+        self._inputs = {item.name for item in session.get_inputs()}
+        self._outputs = [
+            TensorSpec(item.name, _DTYPES[item.type], tuple(d if isinstance(d, int) else None for d in item.shape))
+            for item in session.get_outputs()
+        ]
+        self._names = [spec.name for spec in self._outputs]
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        """Outputs in the order of the model."""
+        return self._outputs
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One inference. Raises EngineError."""
+        wanted = {name: array for name, array in feeds.items() if name in self._inputs}
+        try:
+            return dict(zip(self._names, self._session.run(self._names, wanted), strict=True))
+        except Exception as error:
+            raise EngineError("ONNX Runtime refused or failed", found=_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:600]

@@ -1,0 +1,128 @@
+"""Which files make a model, and reading and writing them as a pair."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+from tnn_serving.errors import FormatError, ProtoError, WeightsError, located
+from tnn_serving.formats.model import read_weights, write_weights
+from tnn_serving.formats.proto import read_proto, write_proto
+from tnn_serving.graph import Graph
+
+PROTO_NAME = "proto.tnnproto"
+MODEL_NAME = "model.tnnmodel"
+MAX_PROTO_BYTES = 64 << 20
+"""Far above any proto; keeps a wrong file from being read as text."""
+
+Source = str | os.PathLike[str] | bytes
+
+
+def model_files(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """The proto and model file of a folder.
+
+    They are ``proto.tnnproto`` and ``model.tnnmodel``, or the folder's only files with these endings, or those of its
+    highest numbered version folder.
+
+    Raises:
+        FormatError: the folder holds no such pair, or several.
+    """
+    path = Path(folder)
+    if (path / PROTO_NAME).is_file() and (path / MODEL_NAME).is_file():
+        return path / PROTO_NAME, path / MODEL_NAME
+    protos, models = sorted(path.glob("*.tnnproto")), sorted(path.glob("*.tnnmodel"))
+    if len(protos) == 1 and len(models) == 1:
+        return protos[0], models[0]
+    versions = [child for child in path.glob("[0-9]*") if child.name.isdigit() and child.is_dir()]
+    if not protos and not models and versions:
+        return model_files(max(versions, key=lambda child: int(child.name)))
+    raise FormatError(
+        f"no model in {path}",
+        expected=f"{PROTO_NAME} and {MODEL_NAME}, or one *.tnnproto and one *.tnnmodel",
+        found=", ".join(p.name for p in (*protos, *models)) or "neither",
+    )
+
+
+def read_model(proto: Source, model: Source | None = None) -> Graph:
+    """Reads a model. Weights stay in the memory-mapped file until somebody converts them.
+
+    Args:
+        proto: path or bytes of the .tnnproto; or a folder that holds the pair.
+        model: path or bytes of the .tnnmodel. Left out with a path of a proto: the .tnnmodel of the same name beside
+            it, if there is one. A graph without weights can be inspected, and filled with random ones.
+
+    Raises:
+        ProtoError: the text is broken.
+        WeightsError: the binary is broken or does not belong to the proto.
+        FormatError: a folder without a model.
+    """
+    if not isinstance(proto, bytes) and Path(proto).is_dir():
+        proto, model = model_files(proto)
+    if model is None and not isinstance(proto, bytes):
+        beside = Path(proto).with_suffix(".tnnmodel")
+        model = beside if beside.is_file() else None
+    with located(_label(proto)):
+        graph = read_proto(_read_text(proto))
+    graph.source = _label(proto)
+    if model is not None:
+        with located(_label(model)):
+            read_weights(graph, _map(model))
+    return graph
+
+
+def write_model(
+    graph: Graph,
+    proto_path: str | os.PathLike[str] | None = None,
+    model_path: str | os.PathLike[str] | None = None,
+    *,
+    canonical: bool = False,
+) -> tuple[bytes, bytes]:
+    """The bytes of both files; what was read and not changed comes out as it was.
+
+    Args:
+        graph: the network.
+        proto_path, model_path: where to write them as well; an existing file is replaced in one step.
+        canonical: write as TNN's packer would, version 2 throughout, keeping nothing of the files that were read.
+    """
+    pair = write_proto(graph, canonical=canonical), write_weights(graph, canonical=canonical)
+    for path, data in zip((proto_path, model_path), pair, strict=True):
+        if path is not None:
+            _replace(Path(path), data)
+    return pair
+
+
+def _label(source: Source) -> str:
+    return "model" if isinstance(source, bytes) else os.fspath(source)
+
+
+def _read_text(source: Source) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    try:
+        if os.path.getsize(source) > MAX_PROTO_BYTES:
+            raise ProtoError("file is too large for a proto", expected=f"at most {MAX_PROTO_BYTES} bytes")
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise ProtoError(f"cannot be read: {error.strerror}") from error
+
+
+def _map(source: Source) -> memoryview:
+    if isinstance(source, bytes):
+        return memoryview(source)
+    try:
+        with open(source, "rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise WeightsError(f"cannot be read: {error.strerror}") from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_bytes(data)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -1,0 +1,440 @@
+"""Activation functions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
+from tnn_serving.graph import Tensor
+from tnn_serving.layers.base import Layer, label, layer, token, weight
+from tnn_serving.layers.unary import Unary
+
+if TYPE_CHECKING:
+    from tnn_serving.translate.builder import Builder, Value
+
+
+def need_floats(*values: Value) -> None:
+    """Raises UnsupportedLayer unless all values are float32."""
+    for value in values:
+        if value.dtype != np.float32:
+            raise UnsupportedLayer("element type is not supported", expected="float32", found=value.dtype)
+
+
+def ramp(g: Builder, x: Value, alpha: float, beta: float) -> Value:
+    """clip(alpha * x + beta, 0, 1); not ONNX HardSigmoid, where OpenVINO takes a beta of 0 for an absent one."""
+    y = x if alpha == 1.0 else g.op("Mul", x, g.const(alpha))
+    y = y if beta == 0.0 else g.op("Add", y, g.const(beta))
+    return g.op("Clip", y, g.const(0.0), g.const(1.0))
+
+
+@layer(5, "ReLU", "Relu", "QuantizedReLU", entry=False)
+class ReLU(Unary):
+    """max(x, 0).
+
+    Inputs: x [...] float32, int32 or int8.
+    Outputs: y, shape and type of x.
+    ONNX: Relu; Max with 0 for integers.
+    TNN differs: NaN gives 0 there, int32 is refused.
+    """
+
+    operator = "Relu"
+
+    def on_integers(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        return g.op("Max", x, g.const(np.array(0, np.int32)))
+
+
+@layer(125, "ReLU6", "Relu6", entry=False)
+class ReLU6(Unary):
+    """x limited to 0 ... 6.
+
+    Inputs: x [...] float32, int32 or int8.
+    Outputs: y, shape and type of x.
+    ONNX: Clip(0, 6).
+    TNN differs: reads everything but float32 as int8 codes.
+    """
+
+    def on_floats(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        return g.op("Clip", x, g.const(0.0), g.const(6.0))
+
+    def on_integers(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        return g.op("Clip", x, g.const(np.array(0, np.int32)), g.const(np.array(6, np.int32)))
+
+
+@layer(23, "Sigmoid", "QuantizedSigmoid")
+class Sigmoid(Unary):
+    """1 / (1 + exp(-x)).
+
+    Inputs: x [...] float32; integers pass unchanged, as in TNN.
+    Outputs: y, shape and type of x.
+    ONNX: Sigmoid.
+    """
+
+    operator = "Sigmoid"
+
+
+@layer(39, "Tanh", entry=False)
+class Tanh(Unary):
+    """Hyperbolic tangent.
+
+    Inputs: x [...] float32; integers pass unchanged, as in TNN.
+    Outputs: y, shape and type of x.
+    ONNX: Tanh.
+    """
+
+    operator = "Tanh"
+
+
+@layer(132, "Elu")
+class Elu(Unary):
+    """x above 0, alpha * (exp(x) - 1) below.
+
+    Inputs: x [...] float32; integers pass unchanged, as in TNN.
+    Outputs: y, shape and type of x.
+    ONNX: Elu.
+    """
+
+    alpha: float = token("factor below 0", default=1.0)
+
+    def on_floats(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        return g.op("Elu", x, alpha=self.alpha)
+
+
+@layer(187, "Selu")
+class Selu(Unary):
+    """gamma * x above 0, gamma * alpha * (exp(x) - 1) below.
+
+    Inputs: x [...] float32; integers pass unchanged, as in TNN.
+    Outputs: y, shape and type of x.
+    ONNX: Selu.
+    TNN differs: missing parameters are undefined there, ONNX's defaults here.
+    """
+
+    alpha: float = token("factor below 0", default=1.6732632)
+    gamma: float = token("factor of everything", default=1.0507010)
+
+    def on_floats(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        return g.op("Selu", x, alpha=self.alpha, gamma=self.gamma)
+
+
+@layer(147, "LogSigmoid", entry=False)
+class LogSigmoid(Unary):
+    """log(1 / (1 + exp(-x))).
+
+    Inputs: x [...] float32; integers pass unchanged, as in TNN.
+    Outputs: y, shape and type of x.
+    ONNX: Neg, Softplus, Neg, which is right for any x.
+    TNN differs: -inf below about -88, where exp(-x) overflows.
+    """
+
+    def on_floats(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        return g.op("Neg", g.op("Softplus", g.op("Neg", x)))
+
+
+@layer(174, "Softplus")
+class Softplus(Unary):
+    """log(exp(x) + 1).
+
+    Inputs: x [...] float32; integers pass unchanged, as in TNN.
+    Outputs: y, shape and type of x.
+    ONNX: Softplus.
+    TNN differs: inf above 88.7, where exp(x) overflows, and 0 below -17.
+    """
+
+    operator = "Softplus"
+
+
+@layer(320, "Softsign")
+class Softsign(Unary):
+    """x / (1 + |x|).
+
+    Inputs: x [...] float32; integers pass unchanged.
+    Outputs: y, shape and type of x.
+    ONNX: Softsign.
+    """
+
+    operator = "Softsign"
+
+
+@layer(401, "Swish")
+class Swish(Unary):
+    """x * sigmoid(x).
+
+    Inputs: x [...] float32; integers pass unchanged, as in TNN.
+    Outputs: y, shape and type of x.
+    ONNX: Sigmoid, Mul.
+    """
+
+    def on_floats(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        return g.op("Mul", x, g.op("Sigmoid", x))
+
+
+@layer(327, "GELU", entry=False)
+class GELU(Layer):
+    """0.5 * x * (1 + erf(x / sqrt(2))).
+
+    Inputs: x [...] float32.
+    Outputs: y, shape and type of x.
+    ONNX: Gelu.
+    """
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        need_floats(x)
+        return g.op("Gelu", x)
+
+
+@layer(171, "Clip", inputs=(1, 3))
+class Clip(Layer):
+    """x limited to min ... max; min where min > max.
+
+    Inputs: x [...] float32, int32 or int8; min, max: one element each, instead of the parameters.
+    Outputs: y, shape and type of x.
+    ONNX: Clip; Max and Min where the limits are computed at run time or cross.
+    TNN differs: passes int32 on unchanged; ignores limits that are not constants.
+    """
+
+    min: float = token("lower limit; a missing one is 0, not none", default=0.0)
+    max: float = token("upper limit; a missing one is 0, not none", default=0.0)
+
+    def to_onnx(self, g: Builder, x: Value, low: Value | None = None, high: Value | None = None) -> Value:
+        """See the class."""
+        if x.dtype == np.int8:
+            return g.cast(self._clipped(g, g.cast(x, np.int32), low, high), np.int8)
+        return self._clipped(g, x, low, high)
+
+    def _clipped(self, g: Builder, x: Value, low: Value | None, high: Value | None) -> Value:
+        limits = []
+        for value, given, outward in ((self.min, low, np.ceil), (self.max, high, np.floor)):
+            if given is None or given.dims == (0,):
+                limit = _limit(g, value, x.dtype, outward)
+            elif given.constant:
+                limit = _limit(g, _only(given.fixed()), x.dtype, outward)
+            else:
+                limit = g.reshape(g.cast(given, x.dtype), *(1,) * x.rank)
+            limits.append(limit)
+        lower, upper = limits
+        if lower is None and upper is None:
+            return x
+        if all(v is None or v.constant for v in limits) and not _crossed(lower, upper):
+            return g.op("Clip", x, lower, upper)
+        y = x if upper is None else g.op("Min", x, upper)
+        return y if lower is None else g.op("Max", y, lower)
+
+
+def _only(values: np.ndarray) -> float:
+    if values.size != 1:
+        raise ShapeError("limit is not one number", expected="1 element", found=f"{values.size} elements")
+    return float(values.reshape(-1)[0])
+
+
+def _limit(g: Builder, value: float, dtype: np.dtype, outward: np.ufunc) -> Value | None:
+    """A limit as a scalar of the type of the data; ``None`` if it limits nothing."""
+    if np.isinf(value):
+        binds = (value > 0) == (outward is np.ceil)
+        return g.const(np.array(value, np.float32)) if binds and dtype == np.float32 else None
+    if dtype == np.float32:
+        return g.const(np.array(value, np.float32))
+    info = np.iinfo(np.int32)
+    return g.const(np.array(min(max(outward(value), info.min), info.max), np.int32))
+
+
+def _crossed(lower: Value | None, upper: Value | None) -> bool:
+    return lower is not None and upper is not None and bool(lower.fixed() > upper.fixed())
+
+
+@layer(172, "HardSigmoid")
+class HardSigmoid(Unary):
+    """alpha * x + beta limited to 0 ... 1.
+
+    Inputs: x [...] float32; integers pass unchanged, as in TNN.
+    Outputs: y, shape and type of x.
+    ONNX: Mul, Add, Clip(0, 1).
+    """
+
+    alpha: float = token("slope", default=1.0)
+    beta: float = token("value at 0", default=0.0)
+
+    def on_floats(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        return ramp(g, x, self.alpha, self.beta)
+
+
+@layer(173, "HardSwish", inputs=(1, 2))
+class HardSwish(Layer):
+    """a times (alpha * b + beta limited to 0 ... 1), where b = a if there is one input.
+
+    Inputs: a, b [...] float32, broadcast.
+    Outputs: y float32, the broadcast shape.
+    ONNX: Mul, Add, Clip(0, 1), Mul.
+    TNN differs: aligns inputs of unequal rank at the left.
+    """
+
+    alpha: float = token("slope", default=1.0)
+    beta: float = token("value at 0", default=0.0)
+
+    def to_onnx(self, g: Builder, a: Value, b: Value | None = None) -> Value:
+        """See the class."""
+        need_floats(a, b or a)
+        return g.op("Mul", a, ramp(g, b or a, self.alpha, self.beta))
+
+
+@layer(35, "PReLU", "PReLU_nhwc")
+class PReLU(Layer):
+    """x above 0, slope * x below, with a slope for each channel or one for all.
+
+    Inputs: x [N, C, ...] float32.
+    Outputs: y, shape and type of x.
+    ONNX: PRelu; LeakyRelu for one slope.
+    TNN differs: reads past a single slope if ``channel_shared`` is not 1; here one slope is shared in any case.
+    """
+
+    channel_shared: bool = token("1 if the first slope holds for all channels", default=False)
+    has_filler: bool = token("nobody reads it", default=False)
+
+    label: str | None = label()
+    slope: Tensor | None = weight("[C], or [1] if shared")
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        need_floats(x)
+        slope = self.need("slope").array().astype(np.float32)
+        if slope.size == 0:
+            raise WeightsError("no `slope` in the model file", expected="[C] or [1]", found="an empty buffer")
+        if self.channel_shared or slope.size == 1:
+            return g.op("LeakyRelu", x, alpha=float(slope[0]))
+        if x.rank < 2:
+            raise ShapeError("no channel axis", expected="rank 2 or more", found=f"rank {x.rank}")
+        return g.op("PRelu", x, g.per_channel(slope, x))
+
+
+@layer(402, "GLU")
+class GLU(Layer):
+    """First half times the sigmoid of the second half, along one axis.
+
+    Inputs: x [...] float32; the size of the axis is even.
+    Outputs: y [...] float32; the axis is halved.
+    ONNX: Split, Sigmoid, Mul.
+    TNN differs: refuses axis 0.
+    """
+
+    axis: int = token("axis to halve", default=-1)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        need_floats(x)
+        axis = x.axis(self.axis)
+        if x.dim(axis) % 2:
+            raise ShapeError("axis cannot be halved", expected="an even size", found=x.dim(axis))
+        value, gate = g.op("Split", x, outputs=2, axis=axis, num_outputs=2)
+        return g.op("Mul", value, g.op("Sigmoid", gate))
+
+
+@layer(196, "SignedMul")
+class SignedMul(Layer):
+    """t * t[channel 0] with t = (sign(x - alpha) + beta) / gamma.
+
+    Inputs: x [N, C, ...] float32.
+    Outputs: y, shape and type of x.
+    ONNX: Sub, Sign, Add, Mul, Slice of channel 0, Mul.
+    """
+
+    alpha: float = token("subtracted before the sign is taken")
+    beta: float = token("added to the sign")
+    gamma: float = token("divisor")
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        need_floats(x)
+        sign = g.op("Sign", x if self.alpha == 0.0 else g.op("Sub", x, g.const(self.alpha)))
+        with np.errstate(divide="ignore"):
+            factor = np.float32(1.0) / np.float32(self.gamma)
+        t = g.op("Mul", g.op("Add", sign, g.const(self.beta)), g.const(factor))
+        return g.op("Mul", t, g.op("Slice", t, g.ints(0), g.ints(1), g.ints(1)))
+
+
+@layer(69, "Power", inputs=(1, 2))
+class Power(Layer):
+    """(scale * x + shift) to the power of ``exponent``.
+
+    Inputs: x [...] float32, integers pass unchanged, as in TNN; exponent float32, instead of the parameter.
+    Outputs: y, shape and type of x.
+    ONNX: Mul, Add, then Pow, or for the exponents 2, 0.5 and -1 Mul, Sqrt and Reciprocal.
+    TNN differs: refuses an exponent of more than one element; here it is broadcast.
+    """
+
+    exponent: float = token("exponent", default=1.0)
+    scale: float = token("factor of x", default=1.0)
+    shift: float = token("added to scale * x", default=0.0)
+
+    def to_onnx(self, g: Builder, x: Value, given: Value | None = None) -> Value:
+        """See the class."""
+        if x.dtype in (np.int32, np.int8):
+            return x
+        need_floats(x)
+        y = x if self.scale == 1.0 else g.op("Mul", x, g.const(self.scale))
+        y = y if self.shift == 0.0 else g.op("Add", y, g.const(self.shift))
+        exponent = self.exponent
+        if given is not None:
+            if not given.constant or given.fixed().size != 1:
+                return g.op("Pow", y, given)
+            exponent = float(given.fixed().reshape(-1)[0])
+        if exponent == 1.0:
+            return y
+        if exponent == 2.0:
+            return g.op("Mul", y, y)
+        if exponent == 0.5:
+            return g.op("Sqrt", y)
+        if exponent == -1.0:
+            return g.op("Reciprocal", y)
+        return g.op("Pow", y, g.const(exponent))
+
+
+def wrapped_axis(x: Value, axis: int) -> int:
+    """An axis as TNN's softmax takes it: (axis + rank) modulo rank, so that 1 means 0 for a vector."""
+    if axis < -x.rank or not x.rank:
+        raise ShapeError("axis is out of range", expected=f"at least {-x.rank}", found=axis)
+    return (axis + x.rank) % x.rank
+
+
+@layer(21, "Softmax", "SoftmaxCaffe", "Softmax_nhwc")
+class Softmax(Layer):
+    """exp(x) divided by its sum along one axis.
+
+    Inputs: x [...] float32.
+    Outputs: y, shape and type of x.
+    ONNX: Softmax.
+    """
+
+    axis: int = token("axis, modulo the rank", default=1)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        need_floats(x)
+        return g.op("Softmax", x, axis=wrapped_axis(x, self.axis))
+
+
+@layer(330, "LogSoftmax")
+class LogSoftmax(Layer):
+    """Logarithm of the softmax along one axis.
+
+    Inputs: x [...] float32.
+    Outputs: y, shape and type of x.
+    ONNX: LogSoftmax.
+    TNN differs: -inf about 103 below the maximum, where the softmax underflows.
+    """
+
+    axis: int = token("axis, modulo the rank", default=1)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        need_floats(x)
+        return g.op("LogSoftmax", x, axis=wrapped_axis(x, self.axis))

@@ -1,0 +1,252 @@
+"""Element-wise arithmetic, comparison and logic of two or more operands, one of which may be stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
+from tnn_serving.graph import Tensor
+from tnn_serving.layers.base import Layer, layer, token, weight
+
+if TYPE_CHECKING:
+    from tnn_serving.translate.builder import Builder, Value
+
+OPERAND_PLACES = {-1: "nothing is stored", 0: "the stored operand is the first", 1: "the stored operand is the second"}
+
+
+def operand_dims(count: int, dims: Sequence[int | None]) -> tuple[int, ...]:
+    """The shape of a stored operand that has no dims of its own, from its size and the dims of the input.
+
+    The first rule that fits: one value; one a channel; everything but the batch; the last of four axes or more;
+    everything but batch and channel. Raises WeightsError if none fits.
+    """
+    rank = len(dims)
+    sizes = [size or 0 for size in dims]
+    if count == 1:
+        return (1,) * rank
+    kept = [(1, 2), (1, rank), (3, 4), (2, rank)] if rank > 3 else [(1, 2), (1, rank), (2, rank)] if rank > 1 else []
+    for begin, end in kept:
+        if 0 < count == math.prod(sizes[begin:end]):
+            return (*(1,) * begin, *sizes[begin:end], *(1,) * (rank - end))
+    raise WeightsError("stored operand fits no axes of the input", expected=f"part of {list(dims)}", found=f"{count} values")
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Binary(Layer):
+    """Operands broadcast as in NumPy; three or more are combined from left to right.
+
+    With a single input the model file holds the other operand.
+    """
+
+    operator: ClassVar[str]
+
+    weight_input_index: int = token("place of the stored operand, if there is one", default=1, values=OPERAND_PLACES)
+
+    element: Tensor | None = weight("the stored operand: with dims, or without where it fits axes of the input")
+
+    def to_onnx(self, g: Builder, *inputs: Value) -> Value:
+        """See the class."""
+        first, *others = inputs if len(inputs) > 1 else self.placed(inputs[0], self.stored_operand(g, inputs[0]))
+        for other in others:
+            first = self.combine(g, first, other)
+        return first
+
+    def combine(self, g: Builder, a: Value, b: Value) -> Value:
+        """The operation on two operands. Raises UnsupportedLayer for int8, which has no arithmetic of its own."""
+        for operand in (a, b):
+            if operand.dtype in (np.int8, np.bool_):
+                raise UnsupportedLayer("element type is not supported", expected="float32 or int32", found=operand.dtype)
+        return g.op(self.operator, a, b)
+
+    def stored_operand(self, g: Builder, x: Value) -> Value:
+        """The stored operand as a constant that broadcasts against ``x``.
+
+        Raises WeightsError if it is of another type than ``x``, or fits no axes of it.
+        """
+        element = self.need("element")
+        dims = element.shape or operand_dims(element.size, x.dims)
+        made = g.const(element, dims=dims)
+        if made.dtype != x.dtype:
+            raise WeightsError("stored operand is of another type than the input", expected=x.dtype, found=made.dtype)
+        return made
+
+    def placed(self, x: Value, element: Value) -> list[Value]:
+        """Input and stored operand in their order. Raises ShapeError for a place that is neither 0 nor 1."""
+        if self.weight_input_index not in (0, 1):
+            raise ShapeError(
+                "the stored operand has no place", expected="weight_input_index 0 or 1", found=self.weight_input_index
+            )
+        return [x, element] if self.weight_input_index == 1 else [element, x]
+
+
+@layer(38, "Add", "QuantizedAdd", inputs=(1, None))
+class Add(Binary):
+    """Sum of all operands.
+
+    Inputs: a, b, ... [...] float32 or int32, broadcast; with one input the second operand is stored.
+    Outputs: y, the broadcast shape, type of the inputs.
+    ONNX: Add.
+    """
+
+    operator = "Add"
+
+
+@layer(108, "Sub", inputs=(1, None))
+class Sub(Binary):
+    """First operand minus all others.
+
+    Inputs: a, b, ... [...] float32 or int32, broadcast; with one input the other operand is stored.
+    Outputs: y, the broadcast shape, type of the inputs.
+    ONNX: Sub.
+    """
+
+    operator = "Sub"
+
+
+@layer(42, "Mul", inputs=(1, None))
+class Mul(Binary):
+    """Product of all operands.
+
+    Inputs: a, b, ... [...] float32 or int32, broadcast; with one input the other operand is stored.
+    Outputs: y, the broadcast shape, type of the inputs.
+    ONNX: Mul.
+    """
+
+    operator = "Mul"
+
+
+@layer(175, "Div", inputs=(1, None))
+class Div(Binary):
+    """First operand divided by all others; whole numbers are cut toward zero.
+
+    Inputs: a, b, ... [...] float32 or int32, broadcast; with one input the other operand is stored.
+    Outputs: y, the broadcast shape, type of the inputs.
+    ONNX: Div.
+    """
+
+    operator = "Div"
+
+
+@layer(137, "Maximum", inputs=(1, None))
+class Maximum(Binary):
+    """Largest of all operands.
+
+    Inputs: a, b, ... [...] float32 or int32, broadcast; with one input the other operand is stored.
+    Outputs: y, the broadcast shape, type of the inputs.
+    ONNX: Max.
+    TNN differs: refuses int32; drops a NaN of a later operand.
+    """
+
+    operator = "Max"
+
+
+@layer(140, "Minimum", inputs=(1, None))
+class Minimum(Binary):
+    """Smallest of all operands.
+
+    Inputs: a, b, ... [...] float32 or int32, broadcast; with one input the other operand is stored.
+    Outputs: y, the broadcast shape, type of the inputs.
+    ONNX: Min.
+    TNN differs: refuses int32; drops a NaN of a later operand.
+    """
+
+    operator = "Min"
+
+
+@layer(198, "SquaredDifference", inputs=(1, None))
+class SquaredDifference(Binary):
+    """Square of the difference of two operands; a third one is combined with that.
+
+    Inputs: a, b, ... [...] float32 or int32, broadcast; with one input the other operand is stored.
+    Outputs: y, the broadcast shape, type of the inputs.
+    ONNX: Sub, Mul.
+    TNN differs: refuses int32.
+    """
+
+    operator = "Sub"
+
+    def combine(self, g: Builder, a: Value, b: Value) -> Value:
+        """See the class."""
+        difference = super().combine(g, a, b)
+        return g.op("Mul", difference, difference)
+
+
+@layer(332, "And", inputs=(1, None))
+class And(Binary):
+    """1 where no operand is 0.
+
+    Inputs: a, b, ... [...] int8, broadcast; with one input the other operand is stored.
+    Outputs: y int8, the broadcast shape.
+    ONNX: Cast to bool, And, Cast to int8.
+    """
+
+    operator = "And"
+
+    def combine(self, g: Builder, a: Value, b: Value) -> Value:
+        """See the class."""
+        return g.cast(g.op("And", g.cast(a, np.bool_), g.cast(b, np.bool_)), np.int8)
+
+
+class Comparison(Binary):
+    """Two operands of one type, int8 0 or 1 out; of a stored operand only the first element counts, as in TNN."""
+
+    def combine(self, g: Builder, a: Value, b: Value) -> Value:
+        """The comparison of two operands."""
+        return g.cast(g.op(self.operator, a, b), np.int8)
+
+    def stored_operand(self, g: Builder, x: Value) -> Value:
+        """See the class. Raises WeightsError if it is empty or of another type than ``x``."""
+        values = self.need("element").array()
+        if not values.size or values.dtype != x.dtype:
+            raise WeightsError(
+                "stored operand does not fit the input", expected=x.dtype, found=f"{values.size} values of {values.dtype}"
+            )
+        return g.const(values[:1], dims=())
+
+
+@layer(333, "Greater", inputs=(1, 2))
+class Greater(Comparison):
+    """1 where the first operand is greater.
+
+    Inputs: a, b [...] float32, int32 or int8, broadcast; with one input the first element of the stored operand is
+        the other.
+    Outputs: y int8, the broadcast shape.
+    ONNX: Greater, Cast to int8.
+    TNN differs: the output of unequal ranks gets dims that are aligned at the left.
+    """
+
+    operator = "Greater"
+
+
+@layer(334, "Less", inputs=(1, 2))
+class Less(Comparison):
+    """1 where the first operand is less.
+
+    Inputs: a, b [...] float32, int32 or int8, broadcast; with one input the first element of the stored operand is
+        the other.
+    Outputs: y int8, the broadcast shape.
+    ONNX: Less, Cast to int8.
+    TNN differs: the output of unequal ranks gets dims that are aligned at the left.
+    """
+
+    operator = "Less"
+
+
+@layer(324, "Equal", inputs=2, entry=False)
+class Equal(Layer):
+    """1 where both operands are equal.
+
+    Inputs: a, b [...] float32, int32 or int8, broadcast.
+    Outputs: y int8, the broadcast shape.
+    ONNX: Equal, Cast to int8.
+    TNN differs: the output of unequal ranks gets dims that are aligned at the left.
+    """
+
+    def to_onnx(self, g: Builder, a: Value, b: Value) -> Value:
+        """See the class."""
+        return g.cast(g.op("Equal", a, b), np.int8)

@@ -1,0 +1,173 @@
+"""Products of matrices, and their inverse."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
+from tnn_serving.graph import Tensor
+from tnn_serving.layers.base import Layer, beside, int8_scale, label, layer, token, weight
+from tnn_serving.layers.convolution import float_weight
+
+if TYPE_CHECKING:
+    from tnn_serving.translate.builder import Builder, Value
+
+
+@layer(19, "InnerProduct", "InnerProduct_nhwc", "QuantizedInnerProduct", "DynamicRangeQuantizedInnerProduct")
+class InnerProduct(Layer):
+    """Fully connected layer: the axes from ``axis`` on are flattened to K and multiplied with a stored matrix.
+
+    Inputs: x [d0, ..., dR] float32.
+    Outputs: y [d0, ..., d(axis-1), num_output] float32.
+    ONNX: Flatten, Gemm; Reshape if axis is not 1.
+    TNN differs: only axis 1 computes what the output shape says (a defect: all axes do here).
+    """
+
+    num_output: int = token("units", ge=1)
+    has_bias: int = token("1 if the bias is added; it is stored in any case")
+    transpose: int = token("nobody reads it")
+    axis: int = token("first flattened axis")
+
+    label: str | None = label()
+    weight: Tensor | None = weight("[num_output, K]")
+    bias: Tensor | None = weight("[num_output], or empty", may_be_empty=True)
+    zero_point: Tensor | None = beside("[1] or [num_output] int8")
+    scale: Tensor | None = int8_scale(
+        "weight", "[1] or [num_output]; for int8 layers the input scale is in it", zero_points="zero_point"
+    )
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        axis = x.axis(self.axis)
+        if self.num_output < 1:
+            raise ShapeError("num_output must be at least 1", found=self.num_output)
+        matrix = self.need("weight")
+        inner = math.prod(x.dim(k) for k in range(axis, x.rank))
+        weights = float_weight(g, matrix, self.scale, dims=(self.num_output, inner))
+        bias = g.const(self.bias, np.float32, dims=(self.num_output,)) if self.has_bias and _filled(self.bias) else None
+        flat = x if axis == 1 and x.rank == 2 else g.op("Flatten", x, axis=axis)
+        y = g.op("Gemm", flat, weights, bias, transB=1)
+        if axis == 1:
+            return y
+        outer = g.op("Slice", g.shape(x), g.ints(0), g.ints(axis))
+        return g.op("Reshape", y, g.op("Concat", outer, g.ints(self.num_output), axis=0))
+
+
+def _filled(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.size > 0
+
+
+@layer(105, "MatMul", "DynamicRangeQuantizedMatMul", inputs=(1, 2))
+class MatMul(Layer):
+    """Matrix product as NumPy's ``matmul``: vectors are promoted, leading axes broadcast.
+
+    Inputs: a [..., m, k] and b [..., k, n] float32; or one of them, the other being stored.
+    Outputs: y [..., m, n] float32.
+    ONNX: MatMul; Expand before it where the constant has batch axes.
+    TNN differs: broadcasting inside of several batch axes pairs the wrong matrices (a defect).
+    """
+
+    weight_position: int = token(
+        "which operand is stored", default=-1, values={-1: "none", 0: "the left one", 1: "the right one"}
+    )
+
+    weight: Tensor | None = weight("[..., m, k] or [..., k, n], with dims")
+    scale: Tensor | None = int8_scale("weight", "[1]")
+
+    def to_onnx(self, g: Builder, *inputs: Value) -> Value:
+        """See the class."""
+        if len(inputs) == 2:
+            return product(g, inputs[0], inputs[1])
+        stored = self.need("weight")
+        if stored.shape is None:
+            raise WeightsError("the stored matrix has no dims", found=f"{stored.size} values")
+        if self.scale is not None and self.scale.size != 1:
+            raise WeightsError("scale of the matrix must be one value", found=f"{self.scale.size} values")
+        matrix = float_weight(g, stored, self.scale, dims=stored.shape)
+        if self.weight_position == 0:
+            return product(g, matrix, inputs[0])
+        if self.weight_position == 1:
+            return product(g, inputs[0], matrix)
+        raise UnsupportedLayer(
+            "with one input, weight_position must say which operand is stored", expected="0 or 1", found=self.weight_position
+        )
+
+
+def product(g: Builder, a: Value, b: Value) -> Value:
+    """``a @ b``. OpenVINO does not broadcast a dynamic operand to the batch axes of a constant: Expand does it."""
+    if not a.rank or not b.rank:
+        raise ShapeError("operand of a matrix product is a scalar", found=f"{list(a.dims)} and {list(b.dims)}")
+    if a.constant and not b.constant:
+        a, b = _flattened(g, a, b), _spread(g, b, a)
+    elif b.constant and not a.constant:
+        a, b = _spread(g, a, b), _flattened(g, b, a)
+    return g.op("MatMul", a, b)
+
+
+def _batch(constant: Value) -> tuple[int, ...]:
+    return tuple(constant.dim(k) for k in range(constant.rank - 2))
+
+
+def _flattened(g: Builder, constant: Value, other: Value) -> Value:
+    """A constant without batch axes that make no difference, or with as many as the other operand has."""
+    batch = _batch(constant)
+    if not batch or constant.rank > other.rank:
+        return constant
+    matrix = (constant.dim(-2), constant.dim(-1))
+    dims = matrix if all(n == 1 for n in batch) else (*(1,) * (other.rank - constant.rank), *batch, *matrix)
+    return g.const(constant.fixed(), dims=dims)
+
+
+def _spread(g: Builder, x: Value, constant: Value) -> Value:
+    """The dynamic operand, expanded to the batch axes of the constant."""
+    batch = _batch(constant)
+    if x.rank < 2 or (constant.rank <= x.rank and all(n == 1 for n in batch)):
+        return x
+    return g.op("Expand", x, g.ints(*batch, 1, 1))
+
+
+@layer(321, "Einsum", inputs=(1, None))
+class Einsum(Layer):
+    """Sum of products over labelled axes, as NumPy's ``einsum``.
+
+    Inputs: operands float32, usually two.
+    Outputs: y float32 with the axes right of ``->``; [1] for a full contraction over a shared label.
+    ONNX: Einsum; Reshape for the full contraction.
+    TNN differs: takes exactly two operands, and not two contracted axes beside others (defects).
+    """
+
+    equation: str = token("ONNX's equation with `;` in place of `,`", default="")
+
+    def to_onnx(self, g: Builder, *inputs: Value) -> Value:
+        """See the class."""
+        terms, arrow, result = self.equation.partition("->")
+        y = g.op("Einsum", *inputs, equation=self.equation.replace(";", ","))
+        labels = [set(term) for term in terms.split(";")]
+        if arrow and not result.strip() and len(labels) > 1 and set.intersection(*labels):
+            return g.reshape(y, 1)
+        return y
+
+
+@layer(322, "Inverse", entry=False)
+class Inverse(Layer):
+    """Inverse of 2 x 2 matrices; infinite or NaN where the determinant is 0.
+
+    Inputs: x [..., 2, 2] float32.
+    Outputs: y as x.
+    ONNX: Reshape, Gather, Mul and Sub for the adjugate and the determinant, Reciprocal, Reshape.
+    """
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        if x.rank < 2 or x.dims[-2:] != (2, 2):
+            raise ShapeError("only 2 x 2 matrices can be inverted", expected="[..., 2, 2]", found=list(x.dims))
+        flat = g.reshape(x, -1, 4)
+        adjugate = g.op("Mul", g.op("Gather", flat, g.ints(3, 1, 2, 0), axis=1), g.const([1.0, -1.0, -1.0, 1.0]))
+        products = g.op("Mul", g.op("Gather", flat, g.ints(0, 1), axis=1), g.op("Gather", flat, g.ints(3, 2), axis=1))
+        determinant = g.op(
+            "Sub", g.op("Gather", products, g.ints(0), axis=1), g.op("Gather", products, g.ints(1), axis=1)
+        )
+        return g.op("Reshape", g.op("Mul", adjugate, g.op("Reciprocal", determinant)), g.shape(x))

@@ -1,0 +1,315 @@
+"""Maximum and average pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from tnn_serving.errors import ShapeError, UnsupportedLayer
+from tnn_serving.layers.base import DHW, HW, Layer, layer, token
+from tnn_serving.layers.convolution import PAD_TYPES
+
+if TYPE_CHECKING:
+    from tnn_serving.translate.builder import Builder, Value
+
+POOL_TYPES = {0: "maximum", 1: "average"}
+LOWEST = float(np.finfo(np.float32).min)
+EXPLICIT, SAME, VALID = -1, 0, 1
+
+
+class Axis(NamedTuple):
+    """One spatial axis of a pooling: position in the input, window size (0: the whole axis), step, pad."""
+
+    axis: int
+    kernel: int
+    stride: int
+    pad: int
+
+
+def pooled(g: Builder, x: Value, average: bool, axes: Sequence[Axis], pad_type: int, ceil: bool) -> Value:
+    """Pooling with TNN's padding: the average counts elements of the input only, SAME is ONNX's SAME_UPPER.
+
+    Whole axes become reductions, which hold at any size. Raises ShapeError and UnsupportedLayer.
+    """
+    axes = _fixed(g, x, axes, pad_type)
+    if not any(a.kernel for a in axes):
+        return g.op("GlobalAveragePool" if average else "GlobalMaxPool", x)
+    x, axes = _reduced(g, x, average, axes)
+    kernel = [a.kernel for a in axes]
+    stride = [a.stride for a in axes]
+    if pad_type == SAME:
+        return _pool(g, x, average, kernel, stride, auto_pad="SAME_UPPER")
+    if pad_type == VALID:
+        return _pool(g, x, average, kernel, stride)
+    pads = [a.pad for a in axes]
+    if any(p < 0 or p >= k for p, k in zip(pads, kernel, strict=True)):
+        outs = [_out(g, x, a, ceil) for a in axes]
+        return placed(g, x, average, axes, outs, [g.ints(p) for p in pads])
+    y = _pool(g, x, average, kernel, stride, pads=[*pads, *pads], ceil_mode=int(ceil))
+    hanging = [a for a in axes if ceil and a.stride > a.kernel - a.pad]
+    return _with_hanging(g, x, y, hanging) if hanging else y
+
+
+def _fixed(g: Builder, x: Value, axes: Sequence[Axis], pad_type: int) -> list[Axis]:
+    """The axes, checked. A whole axis that is padded takes the default size: no form of it holds at any size."""
+    if pad_type not in PAD_TYPES:
+        raise UnsupportedLayer("padding type is not supported", expected=PAD_TYPES, found=pad_type)
+    if any(a.stride < 1 or a.kernel < 0 for a in axes):
+        raise ShapeError(
+            "stride must be at least 1, kernel at least 0",
+            found=f"kernel {[a.kernel for a in axes]}, stride {[a.stride for a in axes]}",
+        )
+    padded = [not a.kernel and (pad_type == SAME or (pad_type == EXPLICIT and a.pad != 0)) for a in axes]
+    return [a._replace(kernel=g.fix(x, a.axis)) if bad else a for a, bad in zip(axes, padded, strict=True)]
+
+
+def _reduced(g: Builder, x: Value, average: bool, axes: Sequence[Axis]) -> tuple[Value, list[Axis]]:
+    """Whole axes reduced to 1, and pooling parameters that leave them alone."""
+    whole = [a.axis for a in axes if not a.kernel]
+    if whole:
+        x = g.op("ReduceMean" if average else "ReduceMax", x, g.ints(*whole), keepdims=1)
+    return x, [a if a.kernel else Axis(a.axis, 1, 1, 0) for a in axes]
+
+
+def _pool(
+    g: Builder, x: Value, average: bool, kernel: Sequence[int], stride: Sequence[int], **padding: str | int | list[int]
+) -> Value:
+    return g.op(
+        "AveragePool" if average else "MaxPool", x, kernel_shape=list(kernel), strides=list(stride), **padding
+    )
+
+
+def _out(g: Builder, x: Value, a: Axis, ceil: bool) -> Value:
+    """Number of windows on an axis with explicit pads, int64 [1]."""
+    room = g.op("Add", g.size(x, a.axis), g.ints(2 * a.pad - a.kernel + (a.stride - 1 if ceil else 0)))
+    return g.op("Add", g.op("Div", room, g.ints(a.stride)), g.ints(1))
+
+
+def _with_hanging(g: Builder, x: Value, y: Value, axes: Sequence[Axis]) -> Value:
+    """``y`` with zeros for windows that lie wholly in the end padding, where ceil mode makes such.
+
+    ONNX Runtime leaves them out, OpenVINO fills them with -FLT_MAX, TNN has 0.
+    """
+    valid, missing = [], []
+    for a in axes:
+        out = _out(g, x, a, True)
+        reach = g.op("Add", g.size(x, a.axis), g.ints(a.pad + a.stride - 1))
+        inside = g.op("Min", out, g.op("Div", reach, g.ints(a.stride)))
+        valid.append(inside)
+        missing.append(g.op("Sub", out, inside))
+    order = g.ints(*(a.axis for a in axes))
+    zeros = g.ints(*(0 for _ in axes))
+    cut = g.op("Slice", y, zeros, g.op("Concat", *valid, axis=0), order)
+    return g.op("Pad", cut, g.op("Concat", zeros, *missing, axis=0), None, order)
+
+
+def placed(
+    g: Builder, x: Value, average: bool, axes: Sequence[Axis], outs: Sequence[Value], begins: Sequence[Value]
+) -> Value:
+    """Pooling with ``outs`` windows an axis, the first of which starts ``begins`` before the input.
+
+    For what ONNX's padding cannot say: pads as large as the window, pads that depend on the size, negative ones.
+    A window wholly outside the input gives 0.
+
+    Args:
+        outs, begins: int64 [1] an axis.
+    """
+    zero, one = g.ints(0), g.ints(1)
+    starts, ends, fronts, backs = [], [], [], []
+    for a, out, begin in zip(axes, outs, begins, strict=True):
+        n = g.size(x, a.axis)
+        last = g.op("Add", g.op("Mul", g.op("Sub", out, one), g.ints(a.stride)), g.ints(a.kernel))
+        behind = g.op("Sub", g.op("Sub", last, begin), n)
+        starts.append(g.op("Max", g.op("Sub", zero, begin), zero))
+        fronts.append(g.op("Max", begin, zero))
+        ends.append(g.op("Sub", n, g.op("Max", g.op("Sub", zero, behind), zero)))
+        backs.append(g.op("Max", behind, zero))
+    order = g.ints(*(a.axis for a in axes))
+    pads = g.op("Concat", *fronts, *backs, axis=0)
+    cut = g.op("Slice", x, g.op("Concat", *starts, axis=0), g.op("Concat", *ends, axis=0), order)
+    kernel, stride = [a.kernel for a in axes], [a.stride for a in axes]
+    if not average:
+        y = _pool(g, g.op("Pad", cut, pads, g.const(LOWEST), order), False, kernel, stride)
+        return g.op("Where", g.op("Equal", y, g.const(LOWEST)), g.const(0.0), y)
+    ones = g.op("Expand", g.const(1.0), g.shape(cut))
+    total = _pool(g, g.op("Pad", cut, pads, None, order), True, kernel, stride)
+    share = _pool(g, g.op("Pad", ones, pads, None, order), True, kernel, stride)
+    some = g.op("Greater", share, g.const(0.0))
+    return g.op("Div", total, g.op("Where", some, share, g.const(1.0)))
+
+
+def adaptive(g: Builder, x: Value, average: bool, out: HW) -> Value:
+    """Pooling to a fixed size: window o of n elements covers floor(o*n/out) to ceil((o+1)*n/out).
+
+    Averages are two products with averaging matrices made from the size at run time, maxima two masked maxima.
+    """
+    if out.h < 1 or out.w < 1:
+        raise ShapeError("adaptive output size must be at least 1", found=tuple(out))
+    if out == (1, 1):
+        return g.op("GlobalAveragePool" if average else "GlobalMaxPool", x)
+    rows, columns = _cover(g, x, 2, out.h), _cover(g, x, 3, out.w)
+    if average:
+        weights = [
+            g.op("Div", part, g.op("ReduceSum", part, g.ints(1), keepdims=1))
+            for part in (g.cast(rows, np.float32), g.cast(columns, np.float32))
+        ]
+        return g.op("MatMul", g.op("MatMul", weights[0], x), g.op("Transpose", weights[1], perm=[1, 0]))
+    lowest = g.const(LOWEST)
+    by_row = g.op("Where", g.op("Unsqueeze", rows, g.ints(2)), g.op("Unsqueeze", x, g.ints(2)), lowest)
+    tall = g.op("ReduceMax", by_row, g.ints(3), keepdims=0)
+    by_column = g.op("Where", columns, g.op("Unsqueeze", tall, g.ints(3)), lowest)
+    return g.op("ReduceMax", by_column, g.ints(4), keepdims=0)
+
+
+def _cover(g: Builder, x: Value, axis: int, out: int) -> Value:
+    """bool [out, n]: which elements of an axis each window of an adaptive pooling covers."""
+    n = g.size(x, axis)
+    count = g.ints(out)
+    first = g.const(np.arange(out, dtype=np.int64).reshape(-1, 1))
+    start = g.op("Div", g.op("Mul", first, n), count)
+    end = g.op("Div", g.op("Add", g.op("Mul", g.op("Add", first, g.ints(1)), n), g.ints(out - 1)), count)
+    index = g.op("Range", g.const(np.int64(0)), g.op("Squeeze", n), g.const(np.int64(1)))
+    return g.op("And", g.op("GreaterOrEqual", index, start), g.op("Less", index, end))
+
+
+def window_sizes(g: Builder, x: Value, kernel: Sequence[int], index: Sequence[int]) -> list[int]:
+    """Kernel sizes with 0 for a whole axis; ``index`` names input axes whose size replaces a kernel size.
+
+    An index of another axis than its own fixes that size.
+    """
+    sizes = []
+    for place, (size, source) in enumerate(zip(kernel, index, strict=True)):
+        if source == -1:
+            sizes.append(size)
+        elif x.axis(source) == 2 + place:
+            sizes.append(0)
+        else:
+            sizes.append(g.fix(x, source))
+    return sizes
+
+
+def check_rank(x: Value, rank: int) -> None:
+    """Raises ShapeError for an input of another rank."""
+    if x.rank != rank:
+        raise ShapeError("rank of the input differs", expected=f"{rank} dims", found=list(x.dims))
+
+
+@layer(4, "Pooling", "Pooling_nhwc", "Pooling_split_CC", "QuantizedPooling")
+class Pooling(Layer):
+    """2-D maximum or average over windows; the average counts elements of the input only.
+
+    Inputs: x [N, C, H, W] float32.
+    Outputs: y [N, C, H', W'] float32. Explicit pads: (n+2p-k)/s + 1, rounded up in ceil mode; SAME: ceil(n/s);
+        VALID: ceil((n-k+1)/s); adaptive: as given.
+    ONNX: MaxPool or AveragePool; GlobalMaxPool or GlobalAveragePool for whole axes; MatMul with averaging matrices
+        for adaptive ones.
+    TNN differs: windows wholly in the padding give 0, and ceil mode keeps them; the plain CPU device shifts VALID
+        windows by half of what is left over, and SAME ones where the kernel is much smaller than the stride, and has
+        no adaptive maximum (defects: the usual meaning is meant).
+    """
+
+    pool_type: int = token("what is taken of a window", default=0, values=POOL_TYPES)
+    kernel: HW = token("window size; 0 is the whole axis", default=HW(0, 0), ge=0)
+    stride: HW = token("step", default=HW(0, 0), ge=1)
+    pad: HW = token("pad on both sides", default=HW(0, 0), ge=0)
+    kernel_index: HW = token("input axis whose size is the kernel, or -1", default=HW(-1, -1), spread=True)
+    pad_type: int = token("how the padding is given", default=0, values=PAD_TYPES)
+    ceil_mode: int = token("1 rounds the output size up", default=0)
+    is_adaptive_pool: int = token("1 pools to the output size", default=0)
+    output: HW = token("output size of adaptive pooling", default=HW(0, 0), backwards=True)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        check_rank(x, 4)
+        average = self.pool_type != 0
+        if self.is_adaptive_pool:
+            return adaptive(g, x, average, self.output)
+        sizes = window_sizes(g, x, self.kernel, self.kernel_index)
+        axes = [Axis(2 + k, *axis) for k, axis in enumerate(zip(sizes, self.stride, self.pad, strict=True))]
+        return pooled(g, x, average, axes, self.pad_type, self.ceil_mode == 1)
+
+
+@layer(204, "Pooling1D")
+class Pooling1D(Layer):
+    """1-D maximum or average over windows; the average counts elements of the input only.
+
+    Inputs: x [N, C, L] float32.
+    Outputs: y [N, C, L'] float32, as Pooling, but SAME rounds down without ceil mode.
+    ONNX: MaxPool or AveragePool, GlobalMaxPool or GlobalAveragePool for the whole axis.
+    TNN differs: the begin pad of SAME is ceil(t/stride) of the total t; windows wholly in the padding give 0.
+    """
+
+    pool_type: int = token("what is taken of a window", default=0, values=POOL_TYPES)
+    kernel: int = token("window size; 0 is the whole axis", default=0, ge=0)
+    stride: int = token("step", default=0, ge=1)
+    pad: int = token("pad on both sides", default=0, ge=0)
+    unused_index: int = token("nobody reads it", default=-1)
+    kernel_index: int = token("input axis whose size is the kernel, or -1", default=-1)
+    pad_type: int = token("how the padding is given", default=0, values=PAD_TYPES)
+    ceil_mode: int = token("1 rounds the output size up", default=0)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        check_rank(x, 3)
+        sizes = window_sizes(g, x, [self.kernel], [self.kernel_index])
+        axes = [Axis(2, sizes[0], self.stride, self.pad)]
+        return old_pooled(g, x, self.pool_type != 0, axes, self.pad_type, self.ceil_mode == 1, self.stride)
+
+
+@layer(202, "Pooling3D")
+class Pooling3D(Layer):
+    """3-D maximum or average over windows; the average counts elements of the input only.
+
+    Inputs: x [N, C, D, H, W] float32.
+    Outputs: y [N, C, D', H', W'] float32, as Pooling1D on each axis.
+    ONNX: MaxPool or AveragePool, GlobalMaxPool or GlobalAveragePool for whole axes.
+    TNN differs: the begin pad of SAME and VALID is ceil(t/stride.h) of the total t on every axis; windows wholly in
+        the padding give 0.
+    """
+
+    pool_type: int = token("what is taken of a window", default=0, values=POOL_TYPES)
+    kernel: DHW = token("window size; 0 is the whole axis", default=DHW(0, 0, 0), ge=0)
+    stride: DHW = token("step", default=DHW(0, 0, 0), ge=1)
+    pad: DHW = token("pad on both sides", default=DHW(0, 0, 0), ge=0)
+    kernel_index: DHW = token("input axis whose size is the kernel, or -1", default=DHW(-1, -1, -1), spread=True)
+    pad_type: int = token("how the padding is given", default=0, values=PAD_TYPES)
+    ceil_mode: int = token("1 rounds the output size up", default=0)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        check_rank(x, 5)
+        sizes = window_sizes(g, x, self.kernel, self.kernel_index)
+        axes = [Axis(2 + k, *axis) for k, axis in enumerate(zip(sizes, self.stride, self.pad, strict=True))]
+        return old_pooled(g, x, self.pool_type != 0, axes, self.pad_type, self.ceil_mode == 1, self.stride.h)
+
+
+def old_pooled(
+    g: Builder, x: Value, average: bool, axes: Sequence[Axis], pad_type: int, ceil: bool, divisor: int
+) -> Value:
+    """Pooling as TNN's 1-D and 3-D layers do it: SAME and VALID put ceil(total/divisor) in front."""
+    if pad_type not in (SAME, VALID):
+        return pooled(g, x, average, axes, pad_type, ceil)
+    x, axes = _reduced(g, x, average, _fixed(g, x, axes, pad_type))
+    outs, begins, simple = [], [], pad_type == VALID
+    for a in axes:
+        n = g.size(x, a.axis)
+        starts = n if pad_type == SAME else g.op("Sub", n, g.ints(a.kernel - 1))
+        up = pad_type == VALID or ceil
+        out = g.op("Div", g.op("Add", starts, g.ints(a.stride - 1)) if up else starts, g.ints(a.stride))
+        total = g.op("Sub", g.op("Add", g.op("Mul", g.op("Sub", out, g.ints(1)), g.ints(a.stride)), g.ints(a.kernel)), n)
+        outs.append(out)
+        begins.append(_ceil_div(g, total, divisor))
+        simple = simple and a.stride <= divisor
+    # VALID leaves 0 >= total > -stride, so that nothing stands in front unless another axis divides it.
+    if simple:
+        return pooled(g, x, average, axes, VALID, ceil)
+    return placed(g, x, average, axes, outs, begins)
+
+
+def _ceil_div(g: Builder, x: Value, divisor: int) -> Value:
+    """x / divisor rounded up, for int64 of either sign; both engines divide toward zero."""
+    positive = g.op("Div", g.op("Add", g.op("Max", x, g.ints(0)), g.ints(divisor - 1)), g.ints(divisor))
+    negative = g.op("Div", g.op("Min", x, g.ints(0)), g.ints(divisor))
+    return g.op("Add", positive, negative)

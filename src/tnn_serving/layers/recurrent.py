@@ -1,0 +1,84 @@
+"""Recurrent layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tnn_serving.errors import ShapeError, UnsupportedLayer
+from tnn_serving.layers.base import Layer, layer, token
+
+if TYPE_CHECKING:
+    from tnn_serving.translate.builder import Builder, Value
+
+DIRECTIONS = {0: "forward", 1: "reverse", 2: "bidirectional"}
+
+
+@layer(310, "LSTMONNX", "DynamicRangeQuantizedLSTMONNX", inputs=(4, 6), outputs=(1, 3))
+class LSTMONNX(Layer):
+    """LSTM without peepholes over whole sequences; gates in the order i, o, f, c.
+
+    Inputs: x [T, B, ...] float32, flattened to [T, B, I]; w [D, 4H, I]; r [D, 4H, H]; bias [D, 8H], that of w first;
+        optionally both of h0 and c0 [D, B, H], else zeros. D = 2 if bidirectional.
+    Outputs: y [T, B, D*H], the forward part first; optionally the last h and c, [D, B, H].
+    ONNX: LSTM, Transpose, Reshape.
+    TNN differs: no clipping; with exactly two outputs the second is not written (a defect: it is the last h).
+    """
+
+    clip_threshold: float = token("nobody reads it", default=0.0)
+    hidden_size: int = token("H", default=0, ge=1)
+    direction: int = token("order of the steps", default=0, values=DIRECTIONS)
+
+    def to_onnx(self, g: Builder, *inputs: Value) -> Sequence[Value]:
+        """See the class."""
+        x, w, r, bias, *states = inputs
+        if len(states) == 1:
+            raise ShapeError("initial h without initial c", expected="4 or 6 inputs", found="5 inputs")
+        if self.direction not in DIRECTIONS:
+            raise UnsupportedLayer("direction is unknown", expected=DIRECTIONS, found=self.direction)
+        count = 2 if self.direction == 2 else 1
+        hidden = self.hidden_size
+        if w.rank != 3 or r.rank != 3 or x.rank < 2:
+            raise ShapeError(
+                "ranks of x, w, r differ", expected="2 or more, 3, 3", found=f"{x.rank}, {w.rank}, {r.rank}"
+            )
+        width = w.dim(2)
+        for name, value, dims in (
+            ("w", w, (count, 4 * hidden, width)),
+            ("r", r, (count, 4 * hidden, hidden)),
+            ("bias", bias, (count, 8 * hidden)),
+        ):
+            if value.dims != dims:
+                raise ShapeError(f"{name} does not fit the hidden size", expected=list(dims), found=list(value.dims))
+        # OpenVINO needs the input size as a number; weights that a caller feeds have none otherwise.
+        sequence = g.reshape(x, 0, 0, width)
+        w, r, bias = (
+            v if v.constant else g.reshape(v, *(int(n) for n in v.dims if n is not None)) for v in (w, r, bias)
+        )
+        y, h, c = g.op(
+            "LSTM",
+            sequence,
+            w,
+            r,
+            bias,
+            None,
+            *(self._state(g, sequence, state, count) for state in states),
+            hidden_size=hidden,
+            direction=DIRECTIONS[self.direction],
+            outputs=3,
+        )
+        merged = g.reshape(g.op("Transpose", y, perm=[0, 2, 1, 3]), 0, 0, count * hidden)
+        return [merged, h, c][: len(self.outputs)]
+
+    def _state(self, g: Builder, x: Value, state: Value, count: int) -> Value:
+        """An initial state. OpenVINO compiles a constant one only if its batch is not: zeros of x's batch are added."""
+        if state.rank != 3 or state.dims[0] != count or state.dims[2] != self.hidden_size:
+            raise ShapeError(
+                "initial state does not fit", expected=f"[{count}, B, {self.hidden_size}]", found=list(state.dims)
+            )
+        if not state.constant:
+            return state
+        dims = g.op("Concat", g.ints(1), g.size(x, 1), g.ints(1), axis=0)
+        return g.op("Add", state, g.op("Expand", g.const(np.float32(0)), dims))

@@ -1,0 +1,116 @@
+"""Layers that make or read shapes: dims and counts of a tensor, tensors made from dims, broadcasting to dims.
+
+Shape arithmetic runs on int64 in ONNX and on int32 in TNN: results are cast to int32 where a blob begins, and
+:func:`shape_operand` takes the cast away again where the blob is used as dims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tnn_serving.errors import ShapeError, WeightsError
+from tnn_serving.graph import Tensor
+from tnn_serving.layers.base import Layer, counted, layer, rest, weight
+
+if TYPE_CHECKING:
+    from tnn_serving.translate.builder import Builder, Value
+
+
+def shape_operand(g: Builder, x: Value) -> Value:
+    """A blob of dims, indices or counts as int64 [n], as ONNX's shape operands want it."""
+    wide = g.cast(x, np.int64)
+    return wide if wide.rank == 1 else g.reshape(wide, -1)
+
+
+def numbers(x: Value) -> tuple[int, ...]:
+    """The elements of a constant of dims, indices or counts. Raises ShapeError if ``x`` is not constant."""
+    return tuple(int(number) for number in x.fixed().reshape(-1))
+
+
+def joined(g: Builder, pieces: Sequence[int | Value]) -> Value:
+    """Dims put together from numbers and from int64 [n] values, as one int64 operand."""
+    parts: list[Value] = []
+    for literal, run in groupby(pieces, key=lambda piece: isinstance(piece, int)):
+        if literal:
+            parts.append(g.ints(*(piece for piece in run if isinstance(piece, int))))
+        else:
+            parts += [piece for piece in run if not isinstance(piece, int)]
+    return parts[0] if len(parts) == 1 else g.op("Concat", *parts, axis=0)
+
+
+@layer(72, "Shape")
+class Shape(Layer):
+    """Dims of the input.
+
+    Inputs: x [...] of any type.
+    Outputs: y [rank] int32.
+    ONNX: Shape, Cast.
+    """
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        return g.cast(g.shape(x), np.int32)
+
+
+@layer(312, "Size")
+class Size(Layer):
+    """Number of elements of the input.
+
+    Inputs: x [...] of any type.
+    Outputs: y [1] int32.
+    ONNX: Size, Reshape, Cast.
+    """
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        return g.cast(g.reshape(g.op("Size", x), 1), np.int32)
+
+
+@layer(308, "ConstantOfShape")
+class ConstantOfShape(Layer):
+    """A tensor of computed dims whose elements are all the stored value.
+
+    Inputs: shape [n] int32.
+    Outputs: y [shape...] of the value's type.
+    ONNX: Expand of the value, which equals ConstantOfShape.
+    TNN differs: takes only shapes that it can compute at load, and crashes if no Shape layer is in the network.
+    """
+
+    value: Tensor | None = weight("[1]; its type is the output's")
+
+    def to_onnx(self, g: Builder, shape: Value) -> Value:
+        """See the class. Raises WeightsError unless exactly one value is stored."""
+        value = self.need("value")
+        if value.size != 1:
+            raise WeightsError("the value must be one element", expected="1 value", found=f"{value.size} values")
+        return g.op("Expand", g.const(value, dims=()), shape_operand(g, shape))
+
+
+@layer(311, "Range")
+class Range(Layer):
+    """Numbers from a start, by a step, up to a limit that is not reached.
+
+    Inputs: start, limit, delta: scalars or [1], float32 or int32, all of one type.
+    Outputs: y [max(ceil((limit - start) / delta), 0)] of their type.
+    ONNX: Range.
+    TNN differs: int32 lengths are one short where delta does not divide the span; it runs only where the three can be
+        computed at load and a Shape layer is in the network.
+    """
+
+    def to_onnx(self, g: Builder, start: Value, limit: Value, delta: Value) -> Value:
+        """See the class. Raises ShapeError for operands of several types or elements, or a step of 0."""
+        operands = (start, limit, delta)
+        if len({x.dtype for x in operands}) > 1:
+            raise ShapeError(
+                "start, limit and delta must be of one type", found=", ".join(str(x.dtype) for x in operands)
+            )
+        if delta.constant and not np.all(delta.fixed()):
+            raise ShapeError("the step of a range must not be 0", found=delta.fixed())
+        return g.op("Range", *(x if x.rank == 0 else g.reshape(x) for x in operands))
+
+
+Range = layer_arity if False else Range

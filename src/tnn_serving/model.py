@@ -1,0 +1,226 @@
+"""The Python API: a loaded network that answers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from tnn_serving.engines import Executable, Options, TensorSpec, engine_named
+from tnn_serving.errors import EngineError, RequestError, located
+from tnn_serving.formats import read_model
+from tnn_serving.graph import Graph
+from tnn_serving.translate.graph import Translation, free_dims, translate
+from tnn_serving.translate.pictures import PictureInput
+
+log = logging.getLogger(__name__)
+
+Source = str | os.PathLike[str] | tuple[str | os.PathLike[str] | bytes, str | os.PathLike[str] | bytes] | Graph
+
+
+def to_graph(source: Source) -> Graph:
+    """The graph that a source means: see :func:`load`."""
+    if isinstance(source, Graph):
+        return source
+    if isinstance(source, tuple):
+        return read_model(*source)
+    return read_model(source)
+
+
+def load(source: Source, engine: str = "auto", **options: object) -> Model:
+    """Loads a model: reads, translates, compiles.
+
+    Args:
+        source: a model folder, a .tnnproto with its .tnnmodel beside it, (proto, model) as paths or bytes, or a Graph.
+        engine: "openvino", "onnxruntime", or "auto": OpenVINO, and ONNX Runtime for what it cannot compile.
+        options: see :class:`tnn_serving.engines.Options`.
+
+    Raises:
+        FormatError: the files are broken.
+        UnsupportedLayer: a layer cannot be executed.
+        ShapeError, WeightsError: layers do not fit each other or their weights.
+        EngineError: no engine compiles the network.
+        ConfigError: an unknown engine or option.
+    """
+    return Model(to_graph(source), engine, Options.of(options))
+
+
+def to_onnx(source: Source) -> onnx.ModelProto:
+    """The network as an ONNX model (opset 21, standard operators, blob names kept, free dims symbolic)."""
+    graph = to_graph(source)
+    return translate(graph, symbolic=free_dims(graph)).proto()
+
+
+class Model:
+    """A loaded network. ``run`` may be called from several threads at once.
+
+    Other outputs than the network's own, and inputs that have a stored default, need another compilation; it is made
+    when first asked for and kept.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        engine: str = "auto",
+        options: Options | None = None,
+        *,
+        pictures: Mapping[str, PictureInput] | None = None,
+    ) -> None:
+        self.graph = graph
+        self._pictures = dict(pictures or {})
+        self._engines = engine_named(engine)
+        self._options = options or Options()
+        self._lock = threading.Lock()
+        self._compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], Executable] = {}
+        self._optional = [item.name for item in graph.inputs if item.name in graph.constants]
+        free = free_dims(graph, given=self._optional) if self._optional else free_dims(graph)
+        self._free = free
+        everything = translate(graph, given=self._optional, symbolic=free, pictures=self._pictures)
+        self._inputs = {
+            blob.name: TensorSpec(blob.name, blob.dtype, self._declared(blob.name, blob.dims)) for blob in everything.inputs
+        }
+        self._executable(tuple(graph.outputs), ())
+        self._outputs = self._output_specs(everything)
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine that runs the network."""
+        return self._executable(tuple(self.graph.outputs), ()).engine
+
+    @property
+    def inputs(self) -> list[TensorSpec]:
+        """Name, type and shape of each input (``None`` where free), in file order."""
+        return list(self._inputs.values())
+
+    @property
+    def outputs(self) -> list[TensorSpec]:
+        """Name, type and shape of each output (``None`` where it follows the inputs), in file order."""
+        return list(self._outputs)
+
+    @property
+    def optional_inputs(self) -> list[str]:
+        """Inputs that may be left out, because the model file holds a value for them."""
+        return list(self._optional)
+
+    @property
+    def default_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The input shapes that the proto gives."""
+        return {item.name: item.dims for item in self.graph.inputs}
+
+    def blobs(self, names: Sequence[str]) -> dict[str, TensorSpec]:
+        """Type and shape of any blobs. Raises ShapeError for a name that no layer produces."""
+        own = {spec.name: spec for spec in self._outputs}
+        return {name: own[name] if name in own else self._blob(name) for name in names}
+
+    def _blob(self, name: str) -> TensorSpec:
+        return next(spec for spec in self._executable((name,), ()).outputs if spec.name == name)
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Runs the network.
+
+        Args:
+            inputs: an array for each input; those with a stored value may be left out. Arrays are converted to the
+                input's type where that loses nothing in kind (float64 to float32, int64 to int32).
+            outputs: blobs to return, any of the network; its outputs if left out.
+
+        Raises:
+            RequestError: an input is missing, unknown, or of a wrong type, rank or size.
+            EngineError: the engine fails.
+        """
+        feeds = {name: self._checked(name, array) for name, array in inputs.items()}
+        for name in self._inputs:
+            if name not in feeds and name not in self._optional:
+                raise RequestError(f"input `{name}` is missing", expected=", ".join(self._inputs), found=", ".join(feeds))
+        given = tuple(name for name in self._optional if name in feeds)
+        wanted = tuple(outputs) if outputs is not None else tuple(self.graph.outputs)
+        executable = self._executable(wanted, given)
+        try:
+            return executable.run(feeds)
+        except EngineError as error:
+            refused = self._refusal(feeds, given)
+            if refused is not None:
+                raise refused from error
+            raise
+
+    def _refusal(self, feeds: Mapping[str, np.ndarray], given: Sequence[str]) -> RequestError | None:
+        """Says which layer refuses the shapes, where the engine's own words name none of ours."""
+        shapes = {name: array.shape for name, array in feeds.items()}
+        for name in self._pictures.keys() & shapes.keys():
+            n, h, w, c = shapes[name]
+            shapes[name] = (n, c, h, w)
+        try:
+            translate(self.graph, shapes=shapes, given=given)
+        except Exception as error:
+            sizes = ", ".join(f"`{name}` {list(shape)}" for name, shape in shapes.items())
+            return RequestError(f"the network does not take {sizes}", found=str(error))
+        return None
+
+    def _checked(self, name: str, value: np.ndarray) -> np.ndarray:
+        spec = self._inputs.get(name)
+        if spec is None:
+            raise RequestError(f"there is no input `{name}`", expected=", ".join(self._inputs) or "none")
+        array = np.asarray(value)
+        if array.dtype != spec.dtype:
+            if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+                raise RequestError(f"input `{name}` has another type", expected=spec.dtype, found=array.dtype)
+            array = array.astype(spec.dtype)
+        if len(array.shape) != len(spec.shape) or any(
+            want is not None and want != have for want, have in zip(spec.shape, array.shape, strict=True)
+        ):
+            raise RequestError(
+                f"input `{name}` has another shape", expected=_spelled(spec.shape), found=list(array.shape)
+            )
+        return np.ascontiguousarray(array) if array.ndim else array
+
+    def _declared(self, name: str, dims: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        free = self._free[name]
+        if name in self._pictures:
+            free = (free[0], free[2], free[3], False)
+        return tuple(None if axis else dim for dim, axis in zip(dims, free, strict=True))
+
+    def _executable(self, outputs: tuple[str, ...], given: tuple[str, ...]) -> Executable:
+        key = (outputs, given)
+        with self._lock:
+            if key not in self._compiled:
+                self._compiled[key] = self._compile(outputs, given)
+            return self._compiled[key]
+
+    def _compile(self, outputs: tuple[str, ...], given: tuple[str, ...]) -> Executable:
+        translation = translate(
+            self.graph, outputs=outputs, given=given, symbolic=self._free, pictures=self._pictures
+        )
+        data = translation.proto().SerializeToString()
+        failures: list[EngineError] = []
+        for engine in self._engines:
+            try:
+                with located(self.graph.source):
+                    return engine.compile(data, self._options)
+            except EngineError as error:
+                log.info("%s", error)
+                failures.append(error)
+        raise failures[0]
+
+    def _output_specs(self, translation: Translation) -> list[TensorSpec]:
+        """Output dims as the engine knows them: numbers where they hold at any shape."""
+        fixed = self._executable(tuple(self.graph.outputs), ()).outputs
+        by_name = {spec.name: spec.shape for spec in fixed}
+        return [
+            TensorSpec(blob.name, blob.dtype, by_name.get(blob.name, tuple(blob.dims))) for blob in translation.outputs
+        ]
+
+
+def _spelled(shape: Sequence[int | None]) -> str:
+    return "[" + ", ".join("any" if dim is None else str(dim) for dim in shape) + "]"
+
+
+def default_cache_dir() -> Path:
+    """Where compiled models are kept, as the desktop's base directory rules say."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "tnn-serving"

@@ -1,0 +1,79 @@
+"""TNN's colour conversions: NV12 and NV21 to BGR(A), BGR(A) and RGB(A) to grey."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tnn_serving.errors import RequestError
+from tnn_serving.pictures.planes import checked_picture, split_yuv
+
+CONVERSIONS = (
+    "NV12TOBGR",
+    "NV21TOBGR",
+    "NV12TOBGRA",
+    "NV21TOBGRA",
+    "BGRTOGRAY",
+    "BGRATOGRAY",
+    "RGBTOGRAY",
+    "RGBATOGRAY",
+)
+"""TNN's names."""
+
+
+def cvt_color(picture: np.ndarray, conversion: str) -> np.ndarray:
+    """A picture in another colour format, as TNN's ``MatUtils::CvtColor`` (plain CPU device) gives it.
+
+    Args:
+        picture: uint8 [N, H, W, 3 or 4] for the grey conversions, [N, H*3/2, W] for NV12 and NV21. TNN reads a batch of
+            these as one picture of N*H rows, all luma rows before all chroma rows; so does this function.
+        conversion: one of :data:`CONVERSIONS`.
+
+    Returns:
+        uint8 [N, H, W, 1], [N, H, W, 3] or, alpha being 255, [N, H, W, 4].
+
+    Raises:
+        RequestError: an unknown conversion, or a picture that does not fit it.
+    """
+    if conversion not in CONVERSIONS:
+        raise RequestError("unknown colour conversion", expected=", ".join(CONVERSIONS), found=conversion)
+    source, target = conversion.split("TO")
+    if target == "GRAY":
+        if checked_picture(picture).shape[-1] != len(source):
+            raise RequestError("picture does not fit the conversion", expected=source, found=picture.shape)
+        return gray(picture, blue=source.index("B"))
+    if picture.ndim != 3:
+        raise RequestError("picture does not fit the conversion", expected="[N, H*3/2, W]", found=picture.shape)
+    batch, rows, width = picture.shape
+    bgr = yuv_to_bgr(picture.reshape(1, batch * rows, width), nv12=source == "NV12")
+    bgr = bgr.reshape(batch, rows // 3 * 2, width, 3)
+    if target == "BGR":
+        return bgr
+    return np.concatenate([bgr, np.full((*bgr.shape[:-1], 1), 255, np.uint8)], axis=-1)
+
+
+def gray(picture: np.ndarray, *, blue: int) -> np.ndarray:
+    """Luma uint8 [..., H, W, 1] of a picture whose blue byte is ``blue`` (0 or 2) and red the other one.
+
+    ``trunc(0.114 B + 0.587 G + 0.299 R)`` with the precision of the C++ expression: the blue product and the sum are
+    float32, the others double.
+    """
+    b, g, r = picture[..., blue], picture[..., 1], picture[..., 2 - blue]
+    sum_ = (b * np.float32(0.114)).astype(np.float64) + 0.587 * g + 0.299 * r
+    return sum_.astype(np.float32).astype(np.uint8)[..., None]
+
+
+def yuv_to_bgr(yuv: np.ndarray, *, nv12: bool) -> np.ndarray:
+    """uint8 [..., H, W, 3] (B, G, R) of an NV12 or NV21 picture [..., H*3/2, W], in TNN's 6-bit fixed point.
+
+    Raises:
+        RequestError: height or width is odd.
+    """
+    luma, chroma = split_yuv(yuv)
+    capped = np.minimum(chroma, 240).astype(np.int32) - 128
+    u, v = (capped[..., 0], capped[..., 1]) if nv12 else (capped[..., 1], capped[..., 0])
+    y = luma.astype(np.int32) * 74 - 1135
+    bgr = np.empty((*luma.shape, 3), np.uint8)
+    for c, shift in enumerate((129 * u, -52 * v - 25 * u, 102 * v)):
+        full = np.repeat(np.repeat(shift, 2, axis=-2), 2, axis=-1)
+        bgr[..., c] = np.clip((y + full) >> 6, 0, 255)
+    return bgr

@@ -1,0 +1,33 @@
+"""Pictures to files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tnn_serving.errors import RequestError
+from tnn_serving.pictures.planes import checked_picture
+
+SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
+"""File name endings and the formats they mean."""
+
+
+def write_picture(path: str | os.PathLike[str], picture: np.ndarray) -> None:
+    """Writes uint8 [H, W, 3] (R, G, B) to ``path`` in the format of its ending.
+
+    Raises:
+        RequestError: an ending that is not in :data:`SUFFIXES`, or a file that cannot be written.
+    """
+    target = Path(path)
+    form = SUFFIXES.get(target.suffix.lower())
+    if form is None:
+        raise RequestError("unknown picture format", expected=", ".join(SUFFIXES), found=target.suffix or target.name)
+    if checked_picture(picture).ndim != 3 or picture.shape[-1] != 3:
+        raise RequestError("only R, G, B pictures are written", expected="[H, W, 3]", found=picture.shape)
+    try:
+        Image.fromarray(picture).save(target, form)
+    except OSError as error:
+        raise RequestError(f"picture cannot be written to {target}", found=error.strerror or str(error)) from error

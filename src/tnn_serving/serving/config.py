@@ -1,0 +1,287 @@
+"""Triton's model configuration: what of it concerns us, completing it, and saying where it contradicts the model.
+
+A configuration is the dict that Triton's ``config.pbtxt`` becomes in JSON. Completion fills only what is left out.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tnn_serving.engines import Options, TensorSpec
+from tnn_serving.errors import ConfigError, located
+from tnn_serving.translate.pictures import PictureInput
+
+BACKEND = "tnn"
+
+TRITON_TYPE: dict[np.dtype, str] = {
+    np.dtype(np.float32): "FP32",
+    np.dtype(np.float16): "FP16",
+    np.dtype(np.float64): "FP64",
+    np.dtype(np.int8): "INT8",
+    np.dtype(np.int16): "INT16",
+    np.dtype(np.int32): "INT32",
+    np.dtype(np.int64): "INT64",
+    np.dtype(np.uint8): "UINT8",
+    np.dtype(np.uint16): "UINT16",
+    np.dtype(np.uint32): "UINT32",
+    np.dtype(np.uint64): "UINT64",
+    np.dtype(np.bool_): "BOOL",
+}
+"""Triton's names of element types; in a configuration they have the prefix ``TYPE_``."""
+
+NUMPY_TYPE: dict[str, np.dtype] = {name: dtype for dtype, name in TRITON_TYPE.items()}
+
+Kind = Literal["tensor", "pixels", "encoded"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A key of the ``parameters`` section that we understand.
+
+    ``per_input`` ones may be written ``<input>.<key>`` for one input, or ``<key>`` for all picture inputs.
+    """
+
+    key: str
+    doc: str
+    default: str
+    read: Callable[[str], Any]
+    per_input: bool = False
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.strip("[] ").split(","))
+
+
+def _truth(text: str) -> bool:
+    if text.lower() in ("true", "1", "yes"):
+        return True
+    if text.lower() in ("false", "0", "no"):
+        return False
+    raise ValueError("expected true or false")
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if text.lower() == "none":
+        return None
+    height, width = (int(part) for part in text.replace("x", ",").split(","))
+    if height < 1 or width < 1:
+        raise ValueError("expected height,width")
+    return height, width
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError("expected a number that is not negative")
+    return number
+
+
+PARAMETERS = {
+    parameter.key: parameter
+    for parameter in (
+        Parameter("engine", "engine that runs the network: `auto`, `openvino` or `onnxruntime`", "auto", str),
+        Parameter("precision", "`f32`, or `bf16` on CPUs that have it: faster, 0.4 to 2 % off", "f32", str),
+        Parameter("INFERENCE_NUM_THREADS", "inference threads; 0 for all that the process may use", "0", _count),
+        Parameter("NUM_STREAMS", "inferences side by side inside the engine; 0 lets it choose", "0", _count),
+        Parameter("scale", "factor of each channel: one number, or one a channel", "1", _numbers, per_input=True),
+        Parameter("bias", "added after `scale`: one number, or one a channel", "0", _numbers, per_input=True),
+        Parameter(
+            "reverse_channel", "swap the first and third channel of the pixels first", "false", _truth, per_input=True
+        ),
+        Parameter(
+            "resize", "`height,width` that pictures are resized to (bilinear, as TNN does), or `none`", "none", _size, True
+        ),
+    )
+}
+"""Every parameter of config.pbtxt that we understand; docs/serving.md is made from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """How one input of the configuration feeds the network."""
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+    kind: Kind
+
+
+@dataclass(slots=True)
+class Settings:
+    """What a configuration says to us, read and checked as far as that goes without the network."""
+
+    engine: str
+    options: Options
+    pictures: dict[str, PictureInput]
+    encoded: frozenset[str]
+    max_batch_size: int
+
+
+def read_settings(config: Mapping[str, Any]) -> Settings:
+    """The settings of a configuration.
+
+    Raises:
+        ConfigError: a parameter has a value that cannot be read, or a per-input one names no picture input.
+    """
+    given = {key: str(value.get("string_value", "")) for key, value in config.get("parameters", {}).items()}
+    inputs = {item["name"]: item for item in config.get("input", [])}
+    pictures = {name for name, item in inputs.items() if item.get("data_type") in ("TYPE_UINT8", "TYPE_STRING")}
+    for key in given:
+        prefix, dot, suffix = key.rpartition(".")
+        if dot and suffix in PARAMETERS and PARAMETERS[suffix].per_input and prefix not in pictures:
+            raise ConfigError(
+                f"parameter `{key}` names no picture input",
+                expected=", ".join(sorted(pictures)) or "an input of data_type TYPE_UINT8 or TYPE_STRING",
+                found=prefix,
+            )
+
+    def value(key: str, name: str = "") -> Any:
+        parameter = PARAMETERS[key]
+        spelled = f"{name}.{key}" if f"{name}.{key}" in given else key
+        text = given.get(spelled, parameter.default)
+        try:
+            return parameter.read(text)
+        except ValueError as error:
+            raise ConfigError(f"parameter `{spelled}` cannot be read", expected=parameter.doc, found=text) from error
+
+    options = Options.of(
+        {
+            "threads": value("INFERENCE_NUM_THREADS"),
+            "streams": value("NUM_STREAMS"),
+            "precision": value("precision"),
+        }
+    )
+    return Settings(
+        engine=value("engine"),
+        options=options,
+        pictures={
+            name: PictureInput(
+                scale=value("scale", name),
+                bias=value("bias", name),
+                reverse_channel=value("reverse_channel", name),
+                resize=value("resize", name),
+            )
+            for name in pictures
+        },
+        encoded=frozenset(name for name in pictures if inputs[name]["data_type"] == "TYPE_STRING"),
+        max_batch_size=int(config.get("max_batch_size", 0)),
+    )
+
+
+def complete(
+    config: Mapping[str, Any],
+    *,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    optional: Sequence[str],
+) -> dict[str, Any]:
+    """A copy of ``config`` in which inputs and outputs that were left out are filled in.
+
+    Args:
+        inputs, outputs: of the network as it runs, batch dim included.
+        optional: inputs that have a stored value.
+    """
+    done = copy.deepcopy(dict(config))
+    batched = int(done.get("max_batch_size", 0)) > 0
+    done["backend"] = done.get("backend") or BACKEND
+    for section, specs in (("input", inputs), ("output", outputs)):
+        given = list(done.get(section, []))
+        names = {item.get("name") for item in given}
+        if section == "output" and given:
+            specs = []
+        for spec in specs:
+            if spec.name in names:
+                continue
+            made: dict[str, Any] = {
+                "name": spec.name,
+                "data_type": f"TYPE_{TRITON_TYPE[spec.dtype]}",
+                "dims": _config_dims(spec.shape, batched),
+            }
+            if section == "input" and spec.name in optional:
+                made["optional"] = True
+            given.append(made)
+        for item in given:
+            spec = next((s for s in specs if s.name == item["name"]), None)
+            if spec is not None and item.get("data_type", "TYPE_INVALID") == "TYPE_INVALID":
+                item["data_type"] = f"TYPE_{TRITON_TYPE[spec.dtype]}"
+            if spec is not None and not item.get("dims"):
+                item["dims"] = _config_dims(spec.shape, batched)
+        done[section] = given
+    return done
+
+
+def _config_dims(shape: Sequence[int | None], batched: bool) -> list[int]:
+    dims = [-1 if dim is None else dim for dim in shape]
+    # Triton knows no tensor without dims; a scalar is shown as [1].
+    return (dims[1:] if batched else dims) or [1]
+
+
+def bind_inputs(config: Mapping[str, Any], inputs: Sequence[TensorSpec], settings: Settings) -> dict[str, Binding]:
+    """Pairs the configuration's inputs with the network's.
+
+    Raises:
+        ConfigError: a name, type or rank on which configuration and network disagree; both sides are named.
+    """
+    network = {spec.name: spec for spec in inputs}
+    bound = {}
+    for item in config.get("input", []):
+        name = item["name"]
+        with located(f"config.pbtxt, input `{name}`"):
+            spec = network.get(name)
+            if spec is None:
+                raise ConfigError("the network has no such input", expected=", ".join(network) or "none", found=name)
+            kind: Kind = "encoded" if name in settings.encoded else "pixels" if name in settings.pictures else "tensor"
+            datatype = str(item["data_type"]).removeprefix("TYPE_")
+            dims = tuple(int(dim) for dim in item["dims"])
+            _check_dims(spec, kind, datatype, dims, settings.max_batch_size > 0)
+            bound[name] = Binding(name, "BYTES" if datatype == "STRING" else datatype, dims, kind)
+    return bound
+
+
+def _check_dims(spec: TensorSpec, kind: Kind, datatype: str, dims: tuple[int, ...], batched: bool) -> None:
+    if kind == "encoded":
+        if dims not in ((1,), (-1,)):
+            raise ConfigError("encoded pictures come one an element", expected="dims: [ 1 ]", found=list(dims))
+        return
+    if datatype != TRITON_TYPE[spec.dtype]:
+        raise ConfigError("data type differs from the network's", expected=f"TYPE_{TRITON_TYPE[spec.dtype]}", found=f"TYPE_{datatype}")
+    wanted = spec.shape[1:] if batched or (kind == "pixels" and len(dims) == len(spec.shape) - 1) else spec.shape
+    if len(dims) != len(wanted) or any(
+        want is not None and have not in (-1, want) for want, have in zip(wanted, dims, strict=True)
+    ):
+        raise ConfigError(
+            "dims do not fit the network" + (" (the batch is not part of dims)" if batched else ""),
+            expected=[-1 if d is None else d for d in wanted],
+            found=list(dims),
+        )
+
+
+def check_outputs(config: Mapping[str, Any], outputs: Mapping[str, TensorSpec]) -> None:
+    """Compares the configuration's outputs with the blobs they name.
+
+    Dims may be written without the batch, or flattened: the answer always carries the blob's own shape.
+
+    Raises:
+        ConfigError: another type, or dims that cannot hold the blob's elements.
+    """
+    for item in config.get("output", []):
+        spec = outputs[item["name"]]
+        with located(f"config.pbtxt, output `{spec.name}`"):
+            datatype = str(item["data_type"]).removeprefix("TYPE_")
+            if datatype != TRITON_TYPE[spec.dtype]:
+                raise ConfigError(
+                    "data type differs from the network's",
+                    expected=f"TYPE_{TRITON_TYPE[spec.dtype]}",
+                    found=f"TYPE_{datatype}",
+                )
+            dims = [int(dim) for dim in item["dims"]]
+            known = [dim for dim in spec.shape if dim is not None]
+            free = len(known) < len(spec.shape)
+            if -1 not in dims and not free and math.prod(dims) != math.prod(known):
+                raise ConfigError("dims do not fit the network", expected=known, found=dims)

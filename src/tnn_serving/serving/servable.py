@@ -1,0 +1,226 @@
+"""A model that answers lists of requests: reading tensors, pictures, running, and telling what is wrong.
+
+Requests and responses are small records over memory that belongs to the server; nothing here knows Triton's handles.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tnn_serving.engines import TensorSpec
+from tnn_serving.errors import CancelledError, ConfigError, RequestError, TnnError, located
+from tnn_serving.formats import read_model
+from tnn_serving.formats.folder import model_files
+from tnn_serving.model import Model
+from tnn_serving.pictures.decode import decode
+from tnn_serving.pictures.resize import resize
+from tnn_serving.serving.config import (
+    NUMPY_TYPE,
+    TRITON_TYPE,
+    Binding,
+    Settings,
+    bind_inputs,
+    check_outputs,
+    complete,
+    read_settings,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class RequestTensor:
+    """An input of a request: Triton's type name, shape, and its bytes in one piece."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: memoryview
+
+
+@dataclass(slots=True)
+class Request:
+    """One inference request. ``data`` of its inputs is valid until :meth:`Servable.execute` returns."""
+
+    id: str
+    inputs: dict[str, RequestTensor]
+    outputs: tuple[str, ...] = ()
+    parameters: dict[str, str | int | bool | float] = field(default_factory=dict)
+    correlation_id: int | str = 0
+    flags: int = 0
+    timeout_us: int = 0
+    is_cancelled: Callable[[], bool] = bool
+
+
+@dataclass(slots=True)
+class ResponseTensor:
+    """An output of a response; ``data`` is C-contiguous."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: np.ndarray
+
+
+Response = list[ResponseTensor]
+
+
+class Servable:
+    """A loaded model behind a configuration. ``execute`` may be called from several threads at once."""
+
+    def __init__(self, name: str, model: Model, settings: Settings, config: dict[str, Any]) -> None:
+        self.name = name
+        self.config = config
+        self.model = model
+        self._settings = settings
+        self._bindings = bind_inputs(config, model.inputs, settings)
+        missing = [s.name for s in model.inputs if s.name not in self._bindings and s.name not in model.optional_inputs]
+        if missing:
+            raise ConfigError(f"config.pbtxt lacks input `{missing[0]}`", hint="add it, or leave the section out")
+        self._outputs = [str(item["name"]) for item in config["output"]]
+        check_outputs(config, self._output_specs())
+        log.info("%s runs on %s", name, model.engine)
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        config: Mapping[str, Any],
+        *,
+        version: int,
+        complete: bool = True,
+        options: Mapping[str, str] | None = None,
+    ) -> Servable:
+        """Loads the model of ``folder/<version>``.
+
+        Args:
+            folder: the model's folder in the repository.
+            config: Triton's model configuration.
+            version: which version.
+            complete: fill in what the configuration leaves out.
+            options: backend-wide defaults of the parameters in config.pbtxt.
+
+        Raises:
+            FormatError, UnsupportedLayer, ShapeError, EngineError: the model cannot be loaded.
+            ConfigError: configuration and network disagree.
+        """
+        name = str(config.get("name") or folder.name)
+        with located(f"model `{name}`, version {version}"):
+            merged = _with_defaults(config, options or {})
+            settings = read_settings(merged)
+            graph = read_model(*model_files(folder / str(version)))
+            model = Model(graph, settings.engine, settings.options, pictures=settings.pictures)
+            filled = _completed(config, model) if complete else dict(config)
+            if not filled.get("input") and model.inputs:
+                raise ConfigError("config.pbtxt has no inputs", hint="allow Triton to complete configurations")
+            return cls(name, model, settings, filled)
+
+    def close(self) -> None:
+        """Lets go of the network; no request may be running."""
+        del self.model
+
+    def execute(self, requests: Sequence[Request]) -> list[Response | Exception]:
+        """Answers each request, or says what is wrong with it; one never affects another."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Request) -> Response | Exception:
+        try:
+            if request.is_cancelled():
+                raise CancelledError("the request was cancelled before it ran")
+            feeds = {name: self._fed(tensor) for name, tensor in request.inputs.items()}
+            wanted = request.outputs or tuple(self._outputs)
+            unknown = [name for name in wanted if name not in self._outputs]
+            if unknown:
+                raise RequestError(f"there is no output `{unknown[0]}`", expected=", ".join(self._outputs))
+            answer = self.model.run(feeds, outputs=self._outputs)
+            return [_response(name, answer[name]) for name in wanted]
+        except TnnError as error:
+            error.where = (f"model `{self.name}`", *error.where)
+            return error
+        except Exception as error:
+            log.exception("model `%s` failed on a request", self.name)
+            return error
+
+    def _fed(self, tensor: RequestTensor) -> np.ndarray:
+        binding = self._bindings.get(tensor.name)
+        if binding is None:
+            raise RequestError(f"there is no input `{tensor.name}`", expected=", ".join(self._bindings))
+        with located(f"input `{tensor.name}`"):
+            if binding.kind == "encoded":
+                return self._decoded(tensor)
+            array = _array(tensor, binding)
+            return array if binding.kind == "tensor" else self._sized(tensor.name, array)
+
+    def _sized(self, name: str, pixels: np.ndarray) -> np.ndarray:
+        """Pixels [H, W, C] or [N, H, W, C] as [N, H, W, C], in the size that the configuration asks for."""
+        batch = pixels[None] if pixels.ndim == 3 else pixels
+        size = self._settings.pictures[name].resize
+        if size is None or batch.shape[1:3] == size:
+            return batch
+        if 0 in batch.shape:
+            raise RequestError("picture is empty", found=list(pixels.shape))
+        return np.stack([resize(picture, size[1], size[0]) for picture in batch])
+
+    def _decoded(self, tensor: RequestTensor) -> np.ndarray:
+        pictures = [self._sized(tensor.name, decode(data)) for data in _elements(tensor)]
+        if not pictures:
+            raise RequestError("no picture", expected="1 element", found=list(tensor.shape))
+        if any(picture.shape != pictures[0].shape for picture in pictures):
+            sizes = ", ".join(f"{p.shape[2]} x {p.shape[1]}" for p in pictures)
+            raise RequestError("pictures of one request differ in size", found=sizes, hint="set the parameter `resize`")
+        return np.concatenate(pictures)
+
+    def _output_specs(self) -> dict[str, TensorSpec]:
+        return self.model.blobs(self._outputs)
+
+
+def _with_defaults(config: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, Any]:
+    defaults = {key: {"string_value": value} for key, value in options.items()}
+    return {**config, "parameters": {**defaults, **config.get("parameters", {})}}
+
+
+def _completed(config: Mapping[str, Any], model: Model) -> dict[str, Any]:
+    return complete(config, inputs=model.inputs, outputs=model.outputs, optional=model.optional_inputs)
+
+
+def _array(tensor: RequestTensor, binding: Binding) -> np.ndarray:
+    """The tensor's bytes as an array, in place. Raises RequestError if type or byte count do not fit."""
+    if tensor.datatype != binding.datatype:
+        raise RequestError("wrong type", expected=binding.datatype, found=tensor.datatype)
+    dtype = NUMPY_TYPE[binding.datatype]
+    count = math.prod(tensor.shape)
+    if tensor.data.nbytes != count * dtype.itemsize:
+        raise RequestError(
+            "wrong number of bytes", expected=f"{count * dtype.itemsize} for {list(tensor.shape)}", found=tensor.data.nbytes
+        )
+    return np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
+
+
+def _elements(tensor: RequestTensor) -> Iterator[bytes]:
+    """The elements of a BYTES tensor: each has its length before it, 4 bytes little-endian."""
+    data, at = tensor.data, 0
+    if tensor.datatype != "BYTES":
+        raise RequestError("wrong type", expected="BYTES", found=tensor.datatype)
+    while at < data.nbytes:
+        if data.nbytes - at < 4:
+            raise RequestError("BYTES tensor is cut off", found=f"{data.nbytes - at} bytes left")
+        (length,) = struct.unpack_from("<I", data, at)
+        at += 4
+        if length > data.nbytes - at:
+            raise RequestError("BYTES tensor is cut off", expected=f"{length} bytes", found=f"{data.nbytes - at} left")
+        yield bytes(data[at : at + length])
+        at += length
+
+
+def _response(name: str, array: np.ndarray) -> ResponseTensor:
+    # Triton knows no tensor without dims; a scalar is sent as [1].
+    shape = array.shape or (1,)
+    return ResponseTensor(name, TRITON_TYPE[array.dtype], shape, np.ascontiguousarray(array).reshape(shape))

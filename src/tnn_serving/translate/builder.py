@@ -1,0 +1,338 @@
+"""A small typed layer over the ONNX IR: operators in, values with known rank, type and default dims out.
+
+Every operator is inferred by ONNX's own rules at the network's default shapes the moment it is added, so a layer that
+does not fit is refused by name, and shape arithmetic is known without running anything. The dims of a value are those
+at the default shapes: they decide ranks and checks, and must never be written into the graph where TNN recomputes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, overload
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import shape_inference
+from onnx.defs import OpSchema, get_schema
+from onnx.reference import ReferenceEvaluator
+
+from tnn_serving.errors import ShapeError, WeightsError
+from tnn_serving.graph import Tensor
+
+OPSET = 21
+IR_VERSION = 10
+"""ONNX versions that OpenVINO 2026 and ONNX Runtime 1.2x both take."""
+
+LAYER_KEY = "tnn.layer"
+"""Metadata of each node: the TNN layer that it was made for."""
+
+SAMPLE_LIMIT = 4096
+"""Largest tensor, in elements, whose value is followed through shape arithmetic."""
+
+_OPSETS = [onnx.helper.make_opsetid("", OPSET)]
+
+Dims = tuple[int | None, ...]
+
+
+class Value:
+    """A tensor of the ONNX graph under construction.
+
+    Attributes:
+        dtype: element type.
+        dims: dims at the network's default shapes; ``None`` where they depend on data.
+        sample: the value at the default shapes, for constants and for small results of shape arithmetic.
+        constant: True if ``sample`` holds at any shape.
+    """
+
+    __slots__ = ("constant", "dims", "dtype", "ir", "sample")
+
+    def __init__(
+        self, value: ir.Value, dtype: np.dtype, dims: Dims, sample: np.ndarray | None = None, constant: bool = False
+    ) -> None:
+        self.ir = value
+        self.dtype = dtype
+        self.dims = dims
+        self.sample = sample
+        self.constant = constant
+
+    @property
+    def rank(self) -> int:
+        """Number of dims; the same at any shape."""
+        return len(self.dims)
+
+    def dim(self, axis: int) -> int:
+        """The size of an axis at the default shapes. Raises ShapeError if it depends on data."""
+        size = self.dims[axis]
+        if size is None:
+            raise ShapeError(f"axis {axis} of blob `{self.ir.name}` depends on data")
+        return size
+
+    def axis(self, axis: int) -> int:
+        """An axis counted from the front. Raises ShapeError if there is none such."""
+        if not -self.rank <= axis < self.rank:
+            raise ShapeError("axis is out of range", expected=f"{-self.rank} to {self.rank - 1}", found=axis)
+        return axis % self.rank
+
+    def fixed(self) -> np.ndarray:
+        """The value of a constant. Raises ShapeError for a value that is computed at run time."""
+        if not self.constant or self.sample is None:
+            raise ShapeError(f"blob `{self.ir.name}` must be a constant")
+        return self.sample
+
+    def __repr__(self) -> str:
+        return f"Value({self.ir.name}, {self.dtype}, {list(self.dims)})"
+
+
+class Builder:
+    """Collects the nodes and initializers of one ONNX graph.
+
+    Attributes:
+        scope: the layer that nodes are made for.
+        fixed: sizes (value, axis, size) that were written into the graph, which holds at no other size then.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[ir.Node] = []
+        self.initializers: dict[str, ir.Value] = {}
+        self.scope = ""
+        self.fixed: list[tuple[str, int, int]] = []
+        self._names: dict[str, int] = {}
+        self._shared: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
+
+    # ---- values ----
+
+    def input(self, name: str, dtype: np.dtype, dims: Sequence[int], symbols: Sequence[int | str]) -> Value:
+        """A graph input with its default dims, and the dims (numbers and names) that the model declares."""
+        value = ir.Value(name=name, type=ir.TensorType(ir.DataType.from_numpy(dtype)), shape=ir.Shape(symbols))
+        self._names.setdefault(name, 0)
+        return Value(value, np.dtype(dtype), tuple(dims))
+
+    def const(
+        self,
+        source: Tensor | np.ndarray | float | Sequence[int] | Sequence[float],
+        dtype: Any = None,
+        *,
+        dims: Sequence[int] | None = None,
+        name: str | None = None,
+    ) -> Value:
+        """An initializer. Half and bfp16 weights become float32, the rest stay views of the file.
+
+        Args:
+            source: a stored tensor, an array, a number, or a list of numbers (ints become int64).
+            dtype: converts to it if given.
+            dims: the shape it must have; -1 is not allowed.
+            name: used as it stands; otherwise made from the layer's name.
+
+        Raises:
+            WeightsError: ``source`` has another number of elements than ``dims``.
+        """
+        array = source.shaped() if isinstance(source, Tensor) else np.asarray(source)
+        if dtype is not None:
+            array = array.astype(dtype, copy=False)
+        elif array.dtype == np.float64:
+            array = array.astype(np.float32)
+        if dims is not None:
+            if array.size != math.prod(dims):
+                shape = " x ".join(map(str, dims)) or "1"
+                raise WeightsError(
+                    "weights do not fit the layer",
+                    expected=f"{math.prod(dims)} values ({shape})",
+                    found=f"{array.size} values",
+                    hint="proto and model may come from different exports",
+                )
+            array = array.reshape(tuple(dims))
+        small = array.size <= 64 and name is None
+        key = (array.dtype.str, array.shape, array.tobytes() if small else b"")
+        if small and key in self._shared:
+            return self._shared[key]
+        label = name or self._unique(f"{self.scope}/const" if self.scope else "const")
+        if name:
+            self._names.setdefault(name, 0)
+        value = ir.Value(
+            name=label,
+            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+            shape=ir.Shape(array.shape),
+            const_value=ir.Tensor(array, name=label),
+        )
+        self.initializers[label] = value
+        made = Value(value, array.dtype, array.shape, array, constant=True)
+        if small:
+            self._shared[key] = made
+        return made
+
+    def ints(self, *numbers: int) -> Value:
+        """A 1-D int64 constant, as shape operands want it."""
+        return self.const(np.array(numbers, np.int64))
+
+    # ---- operators ----
+
+    @overload
+    def op(self, op_type: str, *inputs: Value | None, **attributes: Any) -> Value: ...
+    @overload
+    def op(self, op_type: str, *inputs: Value | None, outputs: int, **attributes: Any) -> list[Value]: ...
+    def op(self, op_type: str, *inputs: Value | None, outputs: int | None = None, **attributes: Any) -> Any:
+        """Adds an ONNX operator; ``None`` stands for an input left out. Returns its output (a list if asked for).
+
+        Raises:
+            ShapeError: ONNX's own inference says that the inputs do not fit.
+        """
+        given = {key: value for key, value in attributes.items() if value is not None}
+        label = self._unique(f"{self.scope}/{op_type}" if self.scope else op_type)
+        count = outputs or 1
+        names = [f"{label}_out{k}" if count > 1 else f"{label}_out" for k in range(count)]
+        node = ir.node(
+            op_type,
+            [None if value is None else value.ir for value in inputs],
+            given,
+            outputs=[ir.Value(name=name) for name in names],
+            name=label,
+            metadata_props={LAYER_KEY: self.scope} if self.scope else None,
+        )
+        made = self._inferred(node, op_type, inputs, names)
+        self.nodes.append(node)
+        return made if outputs is not None else made[0]
+
+    def _inferred(self, node: ir.Node, op_type: str, inputs: Sequence[Value | None], names: list[str]) -> list[Value]:
+        proto = ir.serde.serialize_node(node)
+        types: dict[str, onnx.TypeProto] = {}
+        known: dict[str, onnx.TensorProto] = {}
+        for value in inputs:
+            if value is None:
+                continue
+            name = value.ir.name or ""
+            types[name] = onnx.helper.make_tensor_type_proto(
+                onnx.helper.np_dtype_to_tensor_dtype(value.dtype), list(value.dims)
+            )
+            if value.sample is not None and value.sample.size <= SAMPLE_LIMIT:
+                known[name] = onnx.numpy_helper.from_array(value.sample)
+        try:
+            inferred = shape_inference.infer_node_outputs(
+                _schema(op_type), proto, types, known, opset_imports=_OPSETS, ir_version=IR_VERSION
+            )
+        except Exception as error:
+            reason = str(error).removeprefix("[ShapeInferenceError] ").removeprefix("[TypeInferenceError] ")
+            seen = ", ".join(f"{v.dtype}{list(v.dims)}" for v in inputs if v is not None)
+            raise ShapeError(f"inputs do not fit ONNX {op_type}", expected=reason, found=seen) from error
+        samples = self._samples(proto, op_type, inputs, names)
+        constant = samples is not None and all(v is None or v.constant for v in inputs)
+        made = []
+        for k, name in enumerate(names):
+            tensor = inferred[name].tensor_type
+            dims: Dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+            sample = None if samples is None else samples[k]
+            if sample is not None:
+                dims = sample.shape
+            output = node.outputs[k]
+            output.type = ir.TensorType(ir.DataType.from_numpy(dtype))
+            made.append(Value(output, dtype, dims, sample, constant))
+        if op_type == "Reshape":
+            _check_reshape(inputs[0], made[0])
+        return made
+
+    @staticmethod
+    def _samples(
+        proto: onnx.NodeProto, op_type: str, inputs: Sequence[Value | None], names: list[str]
+    ) -> list[np.ndarray] | None:
+        """The outputs at the default shapes, where the inputs are known and small."""
+        if op_type == "Shape" and inputs[0] is not None and not proto.attribute:
+            dims = inputs[0].dims
+            return None if None in dims else [np.array(dims, np.int64)]
+        feeds: dict[str, np.ndarray] = {}
+        for value in inputs:
+            if value is None:
+                continue
+            if value.sample is None or value.sample.size > SAMPLE_LIMIT:
+                return None
+            feeds[value.ir.name or ""] = value.sample
+        if not feeds:
+            return None
+        with np.errstate(all="ignore"):
+            return [np.asarray(found) for found in _evaluator(proto).run(names, feeds)]
+
+    # ---- short words for what layers say often ----
+
+    def shape(self, x: Value) -> Value:
+        """The dims of ``x`` as int64 [rank]."""
+        return self.op("Shape", x)
+
+    def size(self, x: Value, axis: int) -> Value:
+        """One dim of ``x`` at run time as int64 [1]; a constant where only the weights decide it."""
+        return self.op("Gather", self.shape(x), self.ints(x.axis(axis)), axis=0)
+
+    def fix(self, x: Value, axis: int) -> int:
+        """The default size of an axis, for the few layers that no ONNX form lets follow it; :attr:`fixed` lists them.
+
+        Raises ShapeError if the size depends on data.
+        """
+        axis = x.axis(axis)
+        self.fixed.append((x.ir.name or "", axis, x.dim(axis)))
+        return x.dim(axis)
+
+    def cast(self, x: Value, dtype: Any) -> Value:
+        """``x`` as another type; a cast that undoes an int64 -> int32 one is left out."""
+        wanted = np.dtype(dtype)
+        if x.dtype == wanted:
+            return x
+        producer = x.ir.producer()
+        if wanted == np.int64 and x.dtype == np.int32 and producer is not None and producer.op_type == "Cast":
+            source = producer.inputs[0]
+            if source is not None and source.dtype == ir.DataType.INT64:
+                return Value(source, wanted, x.dims, None if x.sample is None else x.sample.astype(wanted), x.constant)
+        return self.op("Cast", x, to=onnx.helper.np_dtype_to_tensor_dtype(wanted))
+
+    def reshape(self, x: Value, *shape: int) -> Value:
+        """``x`` in a literal shape; 0 keeps a dim, -1 is inferred."""
+        return self.op("Reshape", x, self.ints(*shape))
+
+    def per_channel(self, source: Tensor | np.ndarray, x: Value, *, axis: int = 1) -> Value:
+        """Weights that broadcast along one axis of ``x``: one value, or as many as the axis has.
+
+        Raises WeightsError for any other number of values.
+        """
+        values = source.array() if isinstance(source, Tensor) else np.asarray(source).reshape(-1)
+        if values.size == 1:
+            return self.const(values.reshape(()))
+        axis = x.axis(axis)
+        return self.const(values, dims=(x.dim(axis), *(1,) * (x.rank - axis - 1)))
+
+    def _unique(self, name: str) -> str:
+        seen = self._names.get(name)
+        self._names[name] = 0 if seen is None else seen + 1
+        return name if seen is None else self._unique(f"{name}_{seen + 1}")
+
+    def claim(self, name: str) -> None:
+        """Keeps a blob name from being used for anything else."""
+        self._names.setdefault(name, 0)
+
+
+_SCHEMAS: dict[str, OpSchema] = {}
+
+
+def _schema(op_type: str) -> OpSchema:
+    if op_type not in _SCHEMAS:
+        _SCHEMAS[op_type] = get_schema(op_type, OPSET, "")
+    return _SCHEMAS[op_type]
+
+
+def _evaluator(node: onnx.NodeProto) -> ReferenceEvaluator:
+    graph = onnx.helper.make_graph(
+        [node],
+        "node",
+        [onnx.helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(node.input) if name],
+        [onnx.helper.make_empty_tensor_value_info(name) for name in node.output],
+    )
+    return ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=_OPSETS, ir_version=IR_VERSION))
+
+
+def _check_reshape(x: Value | None, y: Value) -> None:
+    """ONNX's inference accepts a literal shape of another size; an engine would refuse it only at run time."""
+    if x is None or None in x.dims or None in y.dims:
+        return
+    have, want = math.prod(d or 0 for d in x.dims), math.prod(d or 0 for d in y.dims)
+    if have != want:
+        raise ShapeError(
+            "elements do not fit the new shape", expected=f"{want} ({list(y.dims)})", found=f"{have} ({list(x.dims)})"
+        )

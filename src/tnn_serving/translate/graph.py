@@ -1,0 +1,288 @@
+"""Graph -> ONNX: walks the layers in file order and lets each say its meaning.
+
+Blob names become value names, layer names the prefix of node names. Input dims that a layer's weights do not fix are
+symbolic; which ones those are is found by translating again at other sizes and seeing who refuses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
+
+from tnn_serving.errors import ShapeError, TnnError, UnsupportedLayer, WeightsError, located
+from tnn_serving.graph import COMPUTED, DYNAMIC_RANGE_SUFFIX, DataType, Graph, Tensor
+from tnn_serving.layers.base import Layer
+from tnn_serving.translate.builder import IR_VERSION, OPSET, Builder, Dims, Value
+from tnn_serving.translate.pictures import PictureInput, pixels
+from tnn_serving.version import VERSION
+
+Shape = tuple[int, ...]
+LayerHook = Callable[[Layer, Sequence[Value]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """What is known of a blob: type, and dims at the shapes that were translated (``None``: depends on data)."""
+
+    name: str
+    dtype: np.dtype
+    dims: Dims
+
+
+@dataclass(slots=True)
+class Translation:
+    """An ONNX model and what the translator knows of its blobs.
+
+    Attributes:
+        model: the ONNX model in the IR.
+        inputs: network inputs with the dims they were translated at.
+        outputs: network outputs.
+        blobs: every blob by name, for inspection.
+        free: for each input, True at the axes whose size the caller may choose.
+        defaults: values of inputs that may be left out.
+        fixed: sizes (value, axis, size) that the model had to write down: it holds at no others.
+    """
+
+    model: ir.Model
+    inputs: list[Blob]
+    outputs: list[Blob]
+    blobs: dict[str, Blob]
+    free: dict[str, tuple[bool, ...]] = field(default_factory=dict)
+    defaults: dict[str, np.ndarray] = field(default_factory=dict)
+    fixed: tuple[tuple[str, int, int], ...] = ()
+
+    def proto(self) -> onnx.ModelProto:
+        """The model as protobuf; this is where weights are copied."""
+        return ir.serde.serialize_model(self.model)
+
+
+def translate(
+    graph: Graph,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    outputs: Sequence[str] | None = None,
+    given: Sequence[str] = (),
+    symbolic: Mapping[str, Sequence[bool]] | None = None,
+    pictures: Mapping[str, PictureInput] | None = None,
+    before: LayerHook | None = None,
+) -> Translation:
+    """Translates a network.
+
+    Args:
+        graph: the network.
+        shapes: input shapes to use instead of the proto's, by input name; the rank must stay.
+        outputs: blobs to make the outputs; the network's own if left out. Any blob may be asked for.
+        given: inputs with a stored constant that the caller will feed; the others of that kind stay constants.
+        symbolic: for each input, which dims to declare by name rather than by size. None at all if left out.
+        pictures: inputs to take as uint8 pixels [N, H, W, C]. ``shapes`` and ``symbolic`` stay those of the network.
+        before: called for each layer before it is translated, with its input values.
+
+    Raises:
+        UnsupportedLayer: a layer cannot be executed.
+        ShapeError: a layer does not take the shape of its input; the message names the layer.
+        WeightsError: weights are missing or do not fit.
+    """
+    with located(graph.source):
+        return _Translator(graph, shapes or {}, given, symbolic or {}, pictures or {}, before).run(outputs)
+
+
+class _Translator:
+    def __init__(
+        self,
+        graph: Graph,
+        shapes: Mapping[str, Sequence[int]],
+        given: Sequence[str],
+        symbolic: Mapping[str, Sequence[bool]],
+        pictures: Mapping[str, PictureInput],
+        before: LayerHook | None,
+    ) -> None:
+        self.graph = graph
+        self.builder = Builder()
+        self.before = before
+        self.values: dict[str, Value] = {}
+        self.defaults: dict[str, np.ndarray] = {}
+        self.inputs: list[Value] = []
+        for name in (*(i.name for i in graph.inputs), *graph.constants, *graph.blob_names()):
+            self.builder.claim(name)
+        for item in graph.inputs:
+            dims = tuple(shapes.get(item.name, item.dims))
+            if len(dims) != len(item.dims):
+                raise ShapeError(
+                    f"input `{item.name}` has another rank", expected=f"{len(item.dims)} dims", found=list(dims)
+                )
+            if item.name in graph.constants:
+                stored = self._restored(item.name, graph.constants[item.name])
+                self.defaults[item.name] = stored.shaped() if isinstance(stored, Tensor) else stored
+                if item.name not in given:
+                    continue
+            names = symbolic.get(item.name, (False,) * len(dims))
+            declared = tuple(_symbol(item.name, k) if names[k] else dim for k, dim in enumerate(dims))
+            if item.name in pictures:
+                entry, value = pixels(self.builder, item, pictures[item.name], dims, declared)
+            else:
+                dtype = COMPUTED[item.dtype] if item.dtype is not None else np.dtype(np.float32)
+                entry = value = self.builder.input(item.name, dtype, dims, declared)
+            self.values[item.name] = value
+            self.inputs.append(entry)
+
+    def run(self, outputs: Sequence[str] | None) -> Translation:
+        for index, layer in enumerate(self.graph.layers):
+            with located(f"layer {index} `{layer.name}` ({layer.type})"):
+                self._layer(layer)
+        wanted = list(outputs) if outputs is not None else self.graph.outputs
+        results = [self._output(name) for name in wanted]
+        for value in results:
+            value.ir.shape = ir.Shape([_symbol(value.ir.name or "", k) for k in range(value.rank)])
+        used = {value for node in self.builder.nodes for value in node.inputs} | {value.ir for value in results}
+        model = ir.Model(
+            ir.Graph(
+                [value.ir for value in self.inputs],
+                [value.ir for value in results],
+                nodes=self.builder.nodes,
+                initializers=[value for value in self.builder.initializers.values() if value in used],
+                opset_imports={"": OPSET},
+                name=self.graph.source,
+            ),
+            ir_version=IR_VERSION,
+            producer_name="tnn-serving",
+            producer_version=VERSION,
+            metadata_props={"tnn.source": self.graph.source, "tnn.sha256": fingerprint(self.graph)},
+        )
+        ShapeInferencePass(data_prop=True)(model)
+        blobs = {name: Blob(name, value.dtype, value.dims) for name, value in self.values.items()}
+        return Translation(
+            model,
+            [Blob(value.ir.name or "", value.dtype, value.dims) for value in self.inputs],
+            [blobs[name] for name in wanted],
+            blobs,
+            defaults=self.defaults,
+            fixed=tuple(self.builder.fixed),
+        )
+
+    def _layer(self, layer: Layer) -> None:
+        self._check_arity(layer)
+        inputs = [self._blob(name) for name in layer.inputs]
+        if self.before is not None:
+            self.before(layer, inputs)
+        self.builder.scope = layer.name
+        made = layer.to_onnx(self.builder, *inputs)
+        values = [made] if isinstance(made, Value) else list(made)
+        if len(values) != len(layer.outputs):
+            raise UnsupportedLayer("number of outputs differs", expected=len(values), found=len(layer.outputs))
+        for name, value in zip(layer.outputs, values, strict=True):
+            if name in self.values:
+                raise ShapeError(f"blob `{name}` is written twice")
+            self.values[name] = self._named(value, name)
+        self.builder.scope = ""
+
+    @staticmethod
+    def _check_arity(layer: Layer) -> None:
+        for what, names, (least, most) in (
+            ("inputs", layer.inputs, layer.arity_in),
+            ("outputs", layer.outputs, layer.arity_out),
+        ):
+            if len(names) < least or (most is not None and len(names) > most):
+                wanted = str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
+                raise ShapeError(f"wrong number of {what}", expected=wanted, found=len(names))
+
+    def _blob(self, name: str) -> Value:
+        if name not in self.values:
+            tensor = self.graph.constants.get(name)
+            if tensor is None:
+                raise ShapeError(
+                    f"input `{name}` is not available at this point",
+                    expected="a network input, an output of an earlier layer, or a constant of the model file",
+                )
+            self.values[name] = self.builder.const(self._restored(name, tensor), name=name)
+        return self.values[name]
+
+    def _restored(self, name: str, tensor: Tensor) -> Tensor | np.ndarray:
+        """A constant as layers want it: int8 codes of a dynamic-range model times the scale that lies beside them."""
+        scale = self.graph.constants.get(name + DYNAMIC_RANGE_SUFFIX)
+        if tensor.dtype is not DataType.INT8 or scale is None:
+            return tensor
+        if scale.size != 1:
+            raise WeightsError(f"scale of constant `{name}` must be one value", found=f"{scale.size} values")
+        return tensor.shaped() * scale.array().astype(np.float32)
+
+    def _named(self, value: Value, name: str) -> Value:
+        """Gives a blob's name to the value a layer returned; a value that has one already is passed through."""
+        if value.ir.producer() is None or (value.ir.name or "") in self.values:
+            value = self.builder.op("Identity", value)
+        value.ir.name = name
+        return value
+
+    def _output(self, name: str) -> Value:
+        if name not in self.values:
+            raise ShapeError(f"output `{name}` is not produced by any layer")
+        value = self.values[name]
+        if value.ir.producer() is None:
+            raise ShapeError(f"`{name}` is an input or a constant", expected="a blob that a layer produces")
+        return value
+
+
+def _symbol(name: str, axis: int) -> str:
+    """Name of a free dim: unique to input and axis, since nothing says that two inputs agree."""
+    return f"{name}.dim{axis}"
+
+
+def fingerprint(graph: Graph) -> str:
+    """SHA-256 over everything that decides what the network computes, as hex."""
+    digest = hashlib.sha256(repr([(i.name, i.dims, i.dtype) for i in graph.inputs]).encode())
+    digest.update(repr(graph.outputs).encode())
+    for layer in graph.layers:
+        digest.update(repr((layer.type, layer.name, layer.inputs, layer.outputs, layer.tokens())).encode())
+        for _, tensor in layer.weights():
+            digest.update(repr((tensor.dtype, tensor.dims)).encode())
+            digest.update(tensor.data)
+    for name, tensor in sorted(graph.constants.items()):
+        digest.update(repr((name, tensor.dtype, tensor.dims)).encode())
+        digest.update(tensor.data)
+    for name, scale in sorted(graph.scales.items()):
+        digest.update(name.encode() + scale.scales().tobytes() + scale.zero_points().tobytes())
+    return digest.hexdigest()
+
+
+def free_dims(graph: Graph, given: Sequence[str] = ()) -> dict[str, tuple[bool, ...]]:
+    """For each input, which dims the caller may choose: those that no layer refuses at another size.
+
+    A size is tried alone, then together with the same axis of all inputs (a batch that several inputs share).
+    """
+    fed = [item for item in graph.inputs if item.name not in graph.constants or item.name in given]
+    free = {item.name: [False] * len(item.dims) for item in fed}
+    fixed = translate(graph, given=given).fixed
+
+    def takes(shapes: Mapping[str, Shape]) -> bool:
+        try:
+            return translate(graph, shapes=shapes, given=given).fixed == fixed
+        except TnnError:
+            return False
+
+    for item in fed:
+        for axis in range(len(item.dims)):
+            free[item.name][axis] = any(
+                takes({item.name: _with(item.dims, axis, size)}) for size in _other_sizes(item.dims[axis])
+            )
+    for axis in range(max((len(item.dims) for item in fed), default=0)):
+        stuck = [i for i in fed if axis < len(i.dims) and not free[i.name][axis]]
+        if len(stuck) > 1 and len({i.dims[axis] for i in stuck}) == 1:
+            size = stuck[0].dims[axis]
+            if any(takes({i.name: _with(i.dims, axis, n) for i in stuck}) for n in _other_sizes(size)):
+                for item in stuck:
+                    free[item.name][axis] = True
+    return {name: tuple(axes) for name, axes in free.items()}
+
+
+def _other_sizes(size: int) -> tuple[int, ...]:
+    """Sizes to try: twice (batches and pyramids with strides), one more (sequences)."""
+    return (2 * size, size + 1) if size else (1,)
+
+
+def _with(dims: Shape, axis: int, size: int) -> Shape:
+    return (*dims[:axis], size, *dims[axis + 1 :])

@@ -1,0 +1,56 @@
+/* What the three parts of the backend share:
+ *   interpreter.c  starts and ends CPython, lets server threads in and out of it, turns exceptions into Triton errors
+ *   batch.c        one call of Execute: requests to Python tuples, results to responses
+ *   shim.c         the entry points Triton looks up, and the functions Python can call
+ * All serving logic is in Python (bridge.py and below). */
+#ifndef TNN_SHIM_H
+#define TNN_SHIM_H
+
+#include "python_api.h"
+#include "triton_api.h"
+
+/* Copies above this many bytes are done without the GIL: below, giving it up costs more than the copy. */
+enum { COPY_WITH_GIL_BYTES = 64 * 1024 };
+
+#define TRY(call) \
+  do { \
+    TritonResult try_error = (call); \
+    if (try_error) return try_error; \
+  } while (0)
+
+/* ---- interpreter.c ---- */
+
+/* Starts CPython at the first call and imports the bridge; later calls give the outcome of the first. Waits. */
+TritonResult interpreter_start(TRITONBACKEND_Backend *backend, PyMethodDef *methods);
+/* Ends CPython; to be called when no model is left. Waits. */
+void interpreter_stop(void);
+PyObject *interpreter_bridge(void); /* borrowed */
+
+/* Takes the GIL for a server thread; false when Python is not running (any more). `leave` undoes it. */
+typedef struct { int gil_state; bool borrowed; } PythonEntry;
+bool python_enter(PythonEntry *entry);
+void python_leave(PythonEntry entry);
+
+/* All three need the GIL. The first clears the pending exception and writes its traceback into Triton's log. */
+TritonResult error_from_pending(const char *where);
+TritonResult error_from_exception(PyObject *exception);
+PyObject *raise_triton(TritonResult error); /* as RuntimeError; deletes the error; returns NULL */
+
+PyObject *python_text(const char *utf8); /* never fails for bad UTF-8: Triton does not check names and ids */
+
+/* Neither needs the GIL; they may block on stderr, so don't hold it. */
+void log_message(int level, const char *message);
+void log_and_delete(TritonResult error); /* NULL is fine */
+
+TritonResult error_new(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* ---- batch.c ---- */
+
+/* Answers and releases every request, whatever happens; an error is returned only before any was touched. */
+TritonResult batch_execute(
+    TRITONBACKEND_ModelInstance *instance, PyObject *execute, bool batched, TRITONBACKEND_Request **requests,
+    uint32_t count);
+PyObject *batch_is_cancelled(PyObject *module, PyObject *arguments);
+PyObject *batch_alloc_output(PyObject *module, PyObject *arguments);
+
+#endif

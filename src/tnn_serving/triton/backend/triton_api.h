@@ -1,0 +1,100 @@
+/* The part of Triton's C API (tritonserver.h, tritonbackend.h, backend API 1.x) that the backend uses.
+ *
+ * Declared by hand, so that building needs no headers; the symbols are found in the tritonserver process, which
+ * brings libtritonserver into the global scope. Nothing is linked. */
+#ifndef TNN_TRITON_API_H
+#define TNN_TRITON_API_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct TRITONSERVER_Error TRITONSERVER_Error;
+typedef struct TRITONSERVER_Message TRITONSERVER_Message;
+typedef struct TRITONSERVER_Server TRITONSERVER_Server;
+typedef struct TRITONBACKEND_Backend TRITONBACKEND_Backend;
+typedef struct TRITONBACKEND_BackendAttribute TRITONBACKEND_BackendAttribute;
+typedef struct TRITONBACKEND_Model TRITONBACKEND_Model;
+typedef struct TRITONBACKEND_ModelInstance TRITONBACKEND_ModelInstance;
+typedef struct TRITONBACKEND_Request TRITONBACKEND_Request;
+typedef struct TRITONBACKEND_Response TRITONBACKEND_Response;
+typedef struct TRITONBACKEND_Input TRITONBACKEND_Input;
+typedef struct TRITONBACKEND_Output TRITONBACKEND_Output;
+
+enum { ERROR_UNKNOWN, ERROR_INTERNAL, ERROR_NOT_FOUND, ERROR_INVALID_ARG, ERROR_UNAVAILABLE, ERROR_UNSUPPORTED,
+       ERROR_ALREADY_EXISTS, ERROR_CANCELLED };
+enum { LOG_INFO, LOG_WARN, LOG_ERROR, LOG_VERBOSE };
+enum { MEMORY_CPU, MEMORY_CPU_PINNED, MEMORY_GPU };
+enum { PARAMETER_STRING, PARAMETER_INT, PARAMETER_BOOL, PARAMETER_BYTES, PARAMETER_DOUBLE };
+enum { KIND_CPU = 1, ARTIFACT_FILESYSTEM = 0, RELEASE_ALL = 1, RESPONSE_FINAL = 1, CONFIG_VERSION = 1 };
+
+typedef TRITONSERVER_Error *TritonResult; /* NULL: done; otherwise an error that the receiver must delete */
+
+TRITONSERVER_Error *TRITONSERVER_ErrorNew(int code, const char *message);
+void TRITONSERVER_ErrorDelete(TRITONSERVER_Error *);
+int TRITONSERVER_ErrorCode(TRITONSERVER_Error *);
+const char *TRITONSERVER_ErrorMessage(TRITONSERVER_Error *);
+TritonResult TRITONSERVER_LogMessage(int level, const char *file, int line, const char *message);
+bool TRITONSERVER_LogIsEnabled(int level);
+const char *TRITONSERVER_DataTypeString(int datatype);
+int TRITONSERVER_StringToDataType(const char *datatype);
+uint32_t TRITONSERVER_DataTypeByteSize(int datatype); /* 0 for BYTES */
+TritonResult TRITONSERVER_MessageNewFromSerializedJson(TRITONSERVER_Message **, const char *json, size_t length);
+TritonResult TRITONSERVER_MessageSerializeToJson(TRITONSERVER_Message *, const char **json, size_t *length);
+TritonResult TRITONSERVER_MessageDelete(TRITONSERVER_Message *);
+TritonResult TRITONSERVER_ServerUnloadModel(TRITONSERVER_Server *, const char *name);
+
+TritonResult TRITONBACKEND_ApiVersion(uint32_t *major, uint32_t *minor);
+TritonResult TRITONBACKEND_BackendConfig(TRITONBACKEND_Backend *, TRITONSERVER_Message **);
+TritonResult TRITONBACKEND_BackendAttributeAddPreferredInstanceGroup(
+    TRITONBACKEND_BackendAttribute *, int kind, uint64_t count, const uint64_t *devices, uint64_t device_count);
+
+TritonResult TRITONBACKEND_ModelName(TRITONBACKEND_Model *, const char **);
+TritonResult TRITONBACKEND_ModelVersion(TRITONBACKEND_Model *, uint64_t *);
+TritonResult TRITONBACKEND_ModelRepository(TRITONBACKEND_Model *, int *artifact_type, const char **location);
+TritonResult TRITONBACKEND_ModelConfig(TRITONBACKEND_Model *, uint32_t config_version, TRITONSERVER_Message **);
+TritonResult TRITONBACKEND_ModelSetConfig(TRITONBACKEND_Model *, uint32_t config_version, TRITONSERVER_Message *);
+TritonResult TRITONBACKEND_ModelAutoCompleteConfig(TRITONBACKEND_Model *, bool *);
+TritonResult TRITONBACKEND_ModelServer(TRITONBACKEND_Model *, TRITONSERVER_Server **);
+TritonResult TRITONBACKEND_ModelState(TRITONBACKEND_Model *, void **);
+TritonResult TRITONBACKEND_ModelSetState(TRITONBACKEND_Model *, void *);
+
+TritonResult TRITONBACKEND_ModelInstanceModel(TRITONBACKEND_ModelInstance *, TRITONBACKEND_Model **);
+TritonResult TRITONBACKEND_ModelInstanceState(TRITONBACKEND_ModelInstance *, void **);
+TritonResult TRITONBACKEND_ModelInstanceSetState(TRITONBACKEND_ModelInstance *, void *);
+TritonResult TRITONBACKEND_ModelInstanceReportStatistics(
+    TRITONBACKEND_ModelInstance *, TRITONBACKEND_Request *, bool success, uint64_t exec_start_ns,
+    uint64_t compute_start_ns, uint64_t compute_end_ns, uint64_t exec_end_ns);
+TritonResult TRITONBACKEND_ModelInstanceReportBatchStatistics(
+    TRITONBACKEND_ModelInstance *, uint64_t batch_size, uint64_t exec_start_ns, uint64_t compute_start_ns,
+    uint64_t compute_end_ns, uint64_t exec_end_ns);
+
+TritonResult TRITONBACKEND_RequestId(TRITONBACKEND_Request *, const char **);
+TritonResult TRITONBACKEND_RequestCorrelationId(TRITONBACKEND_Request *, uint64_t *);
+TritonResult TRITONBACKEND_RequestCorrelationIdString(TRITONBACKEND_Request *, const char **);
+TritonResult TRITONBACKEND_RequestFlags(TRITONBACKEND_Request *, uint32_t *);
+TritonResult TRITONBACKEND_InferenceRequestTimeoutMicroseconds(TRITONBACKEND_Request *, uint64_t *);
+TritonResult TRITONBACKEND_RequestIsCancelled(TRITONBACKEND_Request *, bool *);
+TritonResult TRITONBACKEND_RequestInputCount(TRITONBACKEND_Request *, uint32_t *);
+TritonResult TRITONBACKEND_RequestInputByIndex(TRITONBACKEND_Request *, uint32_t, TRITONBACKEND_Input **);
+TritonResult TRITONBACKEND_RequestOutputCount(TRITONBACKEND_Request *, uint32_t *);
+TritonResult TRITONBACKEND_RequestOutputName(TRITONBACKEND_Request *, uint32_t, const char **);
+TritonResult TRITONBACKEND_RequestParameterCount(TRITONBACKEND_Request *, uint32_t *);
+TritonResult TRITONBACKEND_RequestParameter(
+    TRITONBACKEND_Request *, uint32_t, const char **key, int *type, const void **value);
+TritonResult TRITONBACKEND_RequestRelease(TRITONBACKEND_Request *, uint32_t flags);
+TritonResult TRITONBACKEND_InputProperties(
+    TRITONBACKEND_Input *, const char **name, int *datatype, const int64_t **shape, uint32_t *rank,
+    uint64_t *byte_size, uint32_t *buffer_count);
+TritonResult TRITONBACKEND_InputBuffer(
+    TRITONBACKEND_Input *, uint32_t, const void **, uint64_t *byte_size, int *memory_type, int64_t *memory_id);
+
+TritonResult TRITONBACKEND_ResponseNew(TRITONBACKEND_Response **, TRITONBACKEND_Request *);
+TritonResult TRITONBACKEND_ResponseOutput(
+    TRITONBACKEND_Response *, TRITONBACKEND_Output **, const char *name, int datatype, const int64_t *shape,
+    uint32_t rank);
+TritonResult TRITONBACKEND_OutputBuffer(
+    TRITONBACKEND_Output *, void **, uint64_t byte_size, int *memory_type, int64_t *memory_id);
+TritonResult TRITONBACKEND_ResponseSend(TRITONBACKEND_Response *, uint32_t flags, TRITONSERVER_Error *);
+
+#endif

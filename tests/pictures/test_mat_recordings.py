@@ -1,0 +1,114 @@
+"""Every recorded picture conversion of the real TNN, to the bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tnn_serving.pictures import (
+    MatConvertParam,
+    MatType,
+    blob_to_mat,
+    copy_make_border,
+    crop,
+    cvt_color,
+    mat_to_blob,
+    resize,
+    warp_affine,
+)
+from tnn_serving.pictures.resize import scaled_size
+
+COUNTS = {
+    "blob_to_mat": 11,
+    "copy_make_border": 6,
+    "crop": 9,
+    "cvt_color": 24,
+    "mat_to_blob": 70,
+    "resize": 36,
+    "warp_affine": 30,
+}
+
+
+def recordings() -> Path | None:
+    here = Path(__file__).resolve()
+    candidates = [here.parents[1] / "data" / "mat", here.parents[3] / "shared" / "conformance" / "_mat"]
+    return next((folder for folder in candidates if any(folder.glob("*.npz"))), None)
+
+
+FOLDER = recordings()
+CASES = sorted(path.stem for path in FOLDER.glob("*.npz")) if FOLDER else []
+needs_recordings = pytest.mark.skipif(not FOLDER, reason="no recordings: tests/data/mat holds no .npz files")
+
+
+STD, MEAN = (0.229, 0.224, 0.225), (0.485, 0.456, 0.406)
+EXACT = {
+    f"{value:g}": value
+    for value in (1 / 255, 2 / 255, *(1 / (255 * s) for s in STD), *(-m / s for m, s in zip(MEAN, STD, strict=True)))
+}
+"""The recordings print scale and bias with six digits; TNN was given these."""
+
+
+def _convert_param(meta: dict[str, Any]) -> MatConvertParam:
+    scale, bias = (tuple(EXACT.get(f"{value:g}", value) for value in meta[key]) for key in ("scale", "bias"))
+    return MatConvertParam(scale, bias, meta["reverse_channel"])
+
+
+def _mat_to_blob(src: np.ndarray, meta: dict[str, Any]) -> np.ndarray:
+    scale = meta.get("blob_scale")
+    return mat_to_blob(
+        src,
+        MatType[meta["mat_type"]],
+        _convert_param(meta),
+        channels=meta["blob_dims"][1],
+        blob_scale=None if scale is None else np.array(scale, np.float32),
+    )
+
+
+def _resize(src: np.ndarray, meta: dict[str, Any]) -> np.ndarray:
+    height, width = meta["dst_dims_nchw"][2:]
+    if meta["scale_w"] > 0:
+        assert scaled_size(*meta["src_dims_nchw"][2:], meta["scale_h"], meta["scale_w"]) == (height, width)
+    return resize(src, height, width, meta["interp"])
+
+
+RUN = {
+    "blob_to_mat": lambda src, m: blob_to_mat(src, MatType[m["mat_type"]], _convert_param(m)),
+    "mat_to_blob": _mat_to_blob,
+    "cvt_color": lambda src, m: cvt_color(src, m["conversion"]),
+    "crop": lambda src, m: crop(
+        src, top_left_x=m["top_left_x"], top_left_y=m["top_left_y"], width=m["width"], height=m["height"]
+    ),
+    "copy_make_border": lambda src, m: copy_make_border(
+        src, top=m["top"], bottom=m["bottom"], left=m["left"], right=m["right"], border_val=m["border_val"]
+    ),
+    "resize": _resize,
+    "warp_affine": lambda src, m: warp_affine(
+        src,
+        np.array(m["transform"]).reshape(2, 3),
+        *m["dst_dims_nchw"][2:],
+        interp=m["interp"],
+        border=m["border"],
+        border_val=m["border_val"],
+    ),
+}
+
+
+@needs_recordings
+def test_all_recordings_are_there() -> None:
+    found = {op: sum(case.startswith(op) for case in CASES) for op in COUNTS}
+    assert found == COUNTS
+
+
+@pytest.mark.parametrize("case", CASES or [pytest.param("none", marks=needs_recordings)])
+def test_recorded_conversion(case: str) -> None:
+    assert FOLDER is not None
+    with np.load(FOLDER / f"{case}.npz") as file:
+        meta = json.loads(file["meta"].tobytes())
+        src, expected = file["src"], file["out"]
+    got = RUN[meta["op"]](src, meta)
+    assert got.dtype == expected.dtype
+    np.testing.assert_array_equal(got, expected)
