@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,7 +14,7 @@ from tnn_serving.engines import Executable, Options, TensorSpec, engine_named
 from tnn_serving.errors import EngineError, RequestError, located
 from tnn_serving.formats import read_model
 from tnn_serving.graph import Graph
-from tnn_serving.translate.graph import Translation, free_dims, translate
+from tnn_serving.translate.graph import Blob, free_dims, translate
 from tnn_serving.translate.pictures import PictureInput
 
 log = logging.getLogger(__name__)
@@ -81,11 +80,9 @@ class Model:
         free = free_dims(graph, given=self._optional) if self._optional else free_dims(graph)
         self._free = free
         everything = translate(graph, given=self._optional, symbolic=free, pictures=self._pictures)
-        self._inputs = {
-            blob.name: TensorSpec(blob.name, blob.dtype, self._declared(blob.name, blob.dims)) for blob in everything.inputs
-        }
+        self._inputs = {blob.name: _spec(blob) for blob in everything.inputs}
+        self._blobs = everything.blobs
         self._executable(tuple(graph.outputs), ())
-        self._outputs = self._output_specs(everything)
 
     @property
     def engine(self) -> str:
@@ -100,7 +97,7 @@ class Model:
     @property
     def outputs(self) -> list[TensorSpec]:
         """Name, type and shape of each output (``None`` where it follows the inputs), in file order."""
-        return list(self._outputs)
+        return list(self.blobs(self.graph.outputs).values())
 
     @property
     def optional_inputs(self) -> list[str]:
@@ -113,12 +110,11 @@ class Model:
         return {item.name: item.dims for item in self.graph.inputs}
 
     def blobs(self, names: Sequence[str]) -> dict[str, TensorSpec]:
-        """Type and shape of any blobs. Raises ShapeError for a name that no layer produces."""
-        own = {spec.name: spec for spec in self._outputs}
-        return {name: own[name] if name in own else self._blob(name) for name in names}
-
-    def _blob(self, name: str) -> TensorSpec:
-        return next(spec for spec in self._executable((name,), ()).outputs if spec.name == name)
+        """Type and shape of any blobs. Raises RequestError for a name that the network does not have."""
+        unknown = [name for name in names if name not in self._blobs]
+        if unknown:
+            raise RequestError(f"there is no blob `{unknown[0]}`")
+        return {name: _spec(self._blobs[name]) for name in names}
 
     def run(
         self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
@@ -179,12 +175,6 @@ class Model:
             )
         return np.ascontiguousarray(array) if array.ndim else array
 
-    def _declared(self, name: str, dims: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        free = self._free[name]
-        if name in self._pictures:
-            free = (free[0], free[2], free[3], False)
-        return tuple(None if axis else dim for dim, axis in zip(dims, free, strict=True))
-
     def _executable(self, outputs: tuple[str, ...], given: tuple[str, ...]) -> Executable:
         key = (outputs, given)
         with self._lock:
@@ -207,20 +197,10 @@ class Model:
                 failures.append(error)
         raise failures[0]
 
-    def _output_specs(self, translation: Translation) -> list[TensorSpec]:
-        """Output dims as the engine knows them: numbers where they hold at any shape."""
-        fixed = self._executable(tuple(self.graph.outputs), ()).outputs
-        by_name = {spec.name: spec.shape for spec in fixed}
-        return [
-            TensorSpec(blob.name, blob.dtype, by_name.get(blob.name, tuple(blob.dims))) for blob in translation.outputs
-        ]
+
+def _spec(blob: Blob) -> TensorSpec:
+    return TensorSpec(blob.name, blob.dtype, blob.known)
 
 
 def _spelled(shape: Sequence[int | None]) -> str:
     return "[" + ", ".join("any" if dim is None else str(dim) for dim in shape) + "]"
-
-
-def default_cache_dir() -> Path:
-    """Where compiled models are kept, as the desktop's base directory rules say."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "tnn-serving"

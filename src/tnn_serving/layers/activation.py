@@ -6,20 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
+from tnn_serving.errors import ShapeError, WeightsError
 from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import Layer, label, layer, token, weight
+from tnn_serving.layers.base import Layer, entry_label, layer, need_floats, token, buffer
 from tnn_serving.layers.unary import Unary
 
 if TYPE_CHECKING:
     from tnn_serving.translate.builder import Builder, Value
-
-
-def need_floats(*values: Value) -> None:
-    """Raises UnsupportedLayer unless all values are float32."""
-    for value in values:
-        if value.dtype != np.float32:
-            raise UnsupportedLayer("element type is not supported", expected="float32", found=value.dtype)
 
 
 def ramp(g: Builder, x: Value, alpha: float, beta: float) -> Value:
@@ -300,8 +293,8 @@ class PReLU(Layer):
     channel_shared: bool = token("1 if the first slope holds for all channels", default=False)
     has_filler: bool = token("nobody reads it", default=False)
 
-    label: str | None = label()
-    slope: Tensor | None = weight("[C], or [1] if shared")
+    label: str | None = entry_label()
+    slope: Tensor | None = buffer("[C], or [1] if shared")
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""

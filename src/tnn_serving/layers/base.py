@@ -1,6 +1,6 @@
 """How a layer is declared: its TNN type names, parameters in token order, weights in file order, meaning.
 
-A declaration is one dataclass. :func:`token` fields are parameters, :func:`weight` and its relatives are the
+A declaration is one dataclass. :func:`token` fields are parameters, :func:`buffer` and its relatives are the
 payload of the model-file entry, ``to_onnx`` is the meaning. Reader, writer, ``inspect``, the generated reference
 and the converter all walk these fields; none of them knows a layer by name.
 """
@@ -78,9 +78,14 @@ _INTEGER = re.compile(r"[+-]?\d+")
 
 
 def parse(text: str, kind: type) -> Any:
-    """One token as ``int`` (32 bit), ``Int64``, ``float`` (narrowed to float32) or ``str``. Raises ProtoError."""
+    """One token as ``int`` (32 bit), ``Int64``, ``float`` (narrowed to float32), ``bool`` or ``str``.
+
+    A ``bool`` is true for exactly "1", as TNN reads the few parameters that are one. Raises ProtoError.
+    """
     if kind is str:
         return text
+    if kind is bool:
+        return text == "1"
     if kind is float:
         try:
             value = float(text)
@@ -268,7 +273,7 @@ class Stored:
     name: str = ""
 
 
-def label() -> Any:
+def entry_label() -> Any:
     """The string at the start of an entry: usually the layer's name again; ignored, but kept for the writer."""
     return _stored(Stored("usually the layer's name again; nobody reads it", "text"))
 
@@ -278,7 +283,7 @@ def flag(doc: str, *, byte: bool = False) -> Any:
     return _stored(Stored(doc, "byte" if byte else "flag"))
 
 
-def weight(doc: str, *, when: str | None = None, may_be_empty: bool = False) -> Any:
+def buffer(doc: str, *, when: str | None = None, may_be_empty: bool = False) -> Any:
     """A raw buffer; ``doc`` gives its layout. With ``when``, it is there only if that flag is not 0."""
     return _stored(Stored(doc, "tensor", when, may_be_empty=may_be_empty))
 
@@ -380,8 +385,8 @@ class Layer(_Declared):
         """How messages name this layer."""
         return f"layer `{self.name}` ({self.type})"
 
-    def to_onnx(self, g: Builder, *inputs: Value) -> Value | Sequence[Value]:
-        """Says the meaning with ONNX operators: one value an output.
+    def to_onnx(self, g: Builder, *inputs: Any, **_: Any) -> Value | Sequence[Value]:
+        """Says the meaning with ONNX operators: one value an output. Layers name the inputs they take.
 
         Raises UnsupportedLayer for what TNN cannot run either, ShapeError for inputs that do not fit.
         """
@@ -405,11 +410,23 @@ class Reserved(Layer):
         )
 
 
+def need_floats(*values: Value) -> None:
+    """Raises UnsupportedLayer unless all values are float32."""
+    for value in values:
+        if value.dtype != np.float32:
+            raise UnsupportedLayer("element type is not supported", expected="float32", found=value.dtype)
+
+
 _BY_TYPE: dict[str, type[Layer]] = {}
 _BY_NUMBER: dict[int, str] = {}
 _RESERVED: dict[str, int] = {}
 
 L = TypeVar("L", bound=Layer)
+
+
+def family(cls: type[L]) -> type[L]:
+    """Declares a base class of several layer types that share parameters or weights."""
+    return dataclasses.dataclass(kw_only=True, eq=False)(cls)
 
 
 def layer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
@@ -11,7 +10,7 @@ import numpy as np
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
 from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import Layer, layer, token, weight
+from tnn_serving.layers.base import Layer, family, layer, token, buffer
 
 if TYPE_CHECKING:
     from tnn_serving.translate.builder import Builder, Value
@@ -33,10 +32,10 @@ def operand_dims(count: int, dims: Sequence[int | None]) -> tuple[int, ...]:
     for begin, end in kept:
         if 0 < count == math.prod(sizes[begin:end]):
             return (*(1,) * begin, *sizes[begin:end], *(1,) * (rank - end))
-    raise WeightsError("stored operand fits no axes of the input", expected=f"part of {list(dims)}", found=f"{count} values")
+    raise WeightsError("stored operand fits no axes of the input", expected=f"part of {list(dims)}", found=count)
 
 
-@dataclasses.dataclass(kw_only=True, eq=False)
+@family
 class Binary(Layer):
     """Operands broadcast as in NumPy; three or more are combined from left to right.
 
@@ -47,7 +46,7 @@ class Binary(Layer):
 
     weight_input_index: int = token("place of the stored operand, if there is one", default=1, values=OPERAND_PLACES)
 
-    element: Tensor | None = weight("the stored operand: with dims, or without where it fits axes of the input")
+    element: Tensor | None = buffer("the stored operand: with dims, or without where it fits axes of the input")
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class."""
@@ -58,9 +57,8 @@ class Binary(Layer):
 
     def combine(self, g: Builder, a: Value, b: Value) -> Value:
         """The operation on two operands. Raises UnsupportedLayer for int8, which has no arithmetic of its own."""
-        for operand in (a, b):
-            if operand.dtype in (np.int8, np.bool_):
-                raise UnsupportedLayer("element type is not supported", expected="float32 or int32", found=operand.dtype)
+        if np.int8 in (a.dtype, b.dtype):
+            raise UnsupportedLayer("element type is not supported", expected="float32 or int32", found="int8")
         return g.op(self.operator, a, b)
 
     def stored_operand(self, g: Builder, x: Value) -> Value:
@@ -204,7 +202,9 @@ class Comparison(Binary):
         values = self.need("element").array()
         if not values.size or values.dtype != x.dtype:
             raise WeightsError(
-                "stored operand does not fit the input", expected=x.dtype, found=f"{values.size} values of {values.dtype}"
+                "stored operand does not fit the input",
+                expected=x.dtype,
+                found=f"{values.size} values of {values.dtype}",
             )
         return g.const(values[:1], dims=())
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
 from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import DHW, HW, Layer, beside, flag, int8_scale, label, layer, token, weight
+from tnn_serving.layers.base import DHW, HW, Layer, beside, flag, int8_scale, entry_label, layer, token, buffer
 
 if TYPE_CHECKING:
     from tnn_serving.translate.builder import Builder, Value
@@ -155,10 +155,10 @@ class Convolution(Layer):
     dilation: HW = token("dilation", default=HW(1, 1), ge=1)
     activation: int = token("fused activation", default=0, values=ACTIVATIONS)
 
-    label: str | None = label()
+    label: str | None = entry_label()
     stored_bias: int | None = flag("1 if a bias is stored")
-    filter: Tensor | None = weight("[C_out, C/group, kernel.h, kernel.w]")
-    bias: Tensor | None = weight("[C_out]", when="stored_bias")
+    filter: Tensor | None = buffer("[C_out, C/group, kernel.h, kernel.w]")
+    bias: Tensor | None = buffer("[C_out]", when="stored_bias")
     zero_point: Tensor | None = beside("[1] or [C_out] int8")
     scale: Tensor | None = int8_scale(
         "filter", "[1] or [C_out]; for int8 layers the input scale is in it", zero_points="zero_point"
@@ -208,10 +208,10 @@ class Convolution1D(Layer):
     dilation: int = token("dilation", default=1, ge=1)
     activation: int = token("fused activation", default=0, values=ACTIVATIONS)
 
-    label: str | None = label()
+    label: str | None = entry_label()
     stored_bias: int | None = flag("1 if a bias is stored")
-    filter: Tensor | None = weight("[C_out, C/group, kernel]")
-    bias: Tensor | None = weight("[C_out]", when="stored_bias")
+    filter: Tensor | None = buffer("[C_out, C/group, kernel]")
+    bias: Tensor | None = buffer("[C_out]", when="stored_bias")
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -256,10 +256,10 @@ class Convolution3D(Layer):
     dilation: DHW = token("dilation", default=DHW(1, 1, 1), ge=1)
     activation: int = token("fused activation", default=0, values=ACTIVATIONS)
 
-    label: str | None = label()
+    label: str | None = entry_label()
     stored_bias: int | None = flag("1 if a bias is stored")
-    filter: Tensor | None = weight("[C_out, C/group, kernel.d, kernel.h, kernel.w]")
-    bias: Tensor | None = weight("[C_out]", when="stored_bias")
+    filter: Tensor | None = buffer("[C_out, C/group, kernel.d, kernel.h, kernel.w]")
+    bias: Tensor | None = buffer("[C_out]", when="stored_bias")
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -305,10 +305,10 @@ class Deconvolution(Layer):
     dilation: HW = token("dilation", default=HW(1, 1), ge=1)
     activation: int = token("fused activation", default=0, values=ACTIVATIONS)
 
-    label: str | None = label()
+    label: str | None = entry_label()
     stored_bias: int | None = flag("1 if a bias is stored")
-    filter: Tensor | None = weight("[C, C_out/group, kernel.h, kernel.w]; the group is the leading part of C")
-    bias: Tensor | None = weight("[C_out]", when="stored_bias")
+    filter: Tensor | None = buffer("[C, C_out/group, kernel.h, kernel.w]; the group is the leading part of C")
+    bias: Tensor | None = buffer("[C_out]", when="stored_bias")
     zero_point: Tensor | None = beside("[1] or [C_out] int8; nobody executes it")
     scale: Tensor | None = int8_scale("filter", "[1] or [C_out]; nobody executes it", zero_points="zero_point")
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from tnn_serving.errors import ShapeError
 from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import Layer, layer, weight
+from tnn_serving.layers.base import Layer, layer, buffer
 
 if TYPE_CHECKING:
     from tnn_serving.translate.builder import Builder, Value
@@ -24,12 +24,12 @@ class HDRGuide(Layer):
     ONNX: three Conv 1 x 1 (colours; shifts, one group a channel; slopes times projection), Relu, Clip(0, 1).
     """
 
-    ccm_weight: Tensor | None = weight("[3, 3], row-major")
-    ccm_bias: Tensor | None = weight("[3]")
-    shifts: Tensor | None = weight("[3, 4]")
-    slopes: Tensor | None = weight("[3, 4]")
-    projection_weight: Tensor | None = weight("[3]")
-    projection_bias: Tensor | None = weight("[1]")
+    ccm_weight: Tensor | None = buffer("[3, 3], row-major")
+    ccm_bias: Tensor | None = buffer("[3]")
+    shifts: Tensor | None = buffer("[3, 4]")
+    slopes: Tensor | None = buffer("[3, 4]")
+    projection_weight: Tensor | None = buffer("[3]")
+    projection_bias: Tensor | None = buffer("[1]")
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
 from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import Layer, beside, int8_scale, label, layer, token, weight
+from tnn_serving.layers.base import Layer, beside, int8_scale, entry_label, layer, token, buffer
 from tnn_serving.layers.convolution import float_weight
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ class InnerProduct(Layer):
     transpose: int = token("nobody reads it")
     axis: int = token("first flattened axis")
 
-    label: str | None = label()
-    weight: Tensor | None = weight("[num_output, K]")
-    bias: Tensor | None = weight("[num_output], or empty", may_be_empty=True)
+    label: str | None = entry_label()
+    weight: Tensor | None = buffer("[num_output, K]")
+    bias: Tensor | None = buffer("[num_output], or empty", may_be_empty=True)
     zero_point: Tensor | None = beside("[1] or [num_output] int8")
     scale: Tensor | None = int8_scale(
         "weight", "[1] or [num_output]; for int8 layers the input scale is in it", zero_points="zero_point"
@@ -74,7 +74,7 @@ class MatMul(Layer):
         "which operand is stored", default=-1, values={-1: "none", 0: "the left one", 1: "the right one"}
     )
 
-    weight: Tensor | None = weight("[..., m, k] or [..., k, n], with dims")
+    weight: Tensor | None = buffer("[..., m, k] or [..., k, n], with dims")
     scale: Tensor | None = int8_scale("weight", "[1]")
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from tnn_serving.errors import UnsupportedLayer
-from tnn_serving.layers.base import Layer, layer, rest, token
+from tnn_serving.layers.base import Layer, family, layer, rest, token
 
 if TYPE_CHECKING:
     from tnn_serving.translate.builder import Builder, Value
 
 
-@dataclasses.dataclass(kw_only=True, eq=False)
+@family
 class Reduce(Layer):
-    """Takes some axes, or all, down to one element each, and keeps or drops them."""
+    """Takes some axes, or all, down to one element each; int32 stays int32."""
 
     operator: ClassVar[str]
 
@@ -24,18 +23,197 @@ class Reduce(Layer):
     axes: tuple[int, ...] = rest("axes to reduce, negative ones from the end; all if there are none")
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
-        """See the class. Raises ShapeError for axes that x has not, UnsupportedLayer for types other than these two."""
-        if x.dtype not in (np.float32, np.int32):
-            raise UnsupportedLayer("element type is not supported", expected="float32 or int32", found=x.dtype)
+        """See the class. Raises ShapeError for axes that x has not, UnsupportedLayer for other types."""
         axes = sorted({x.axis(axis) for axis in self.axes}) or list(range(x.rank))
-        compute = self.on_floats if x.dtype == np.float32 else self.on_integers
-        y = compute(g, x, axes)
+        if x.dtype == np.float32:
+            return over(g, self.operator, x, axes, keep=self.keep_dims != 0)
+        if x.dtype != np.int32:
+            raise UnsupportedLayer("element type is not supported", expected="float32 or int32", found=x.dtype)
+        y = self.on_integers(g, x, axes)
         return y if self.keep_dims else g.op("Squeeze", y, g.ints(*axes))
 
-    def on_floats(self, g: Builder, x: Value, axes: list[int]) -> Value:
-        """The reduction of float32 elements; the axes rise and stay."""
+    def on_integers(self, g: Builder, x: Value, axes: list[int]) -> Value:
+        """The reduction of int32 elements over rising axes, which are kept."""
         return over(g, self.operator, x, axes)
 
+
+def over(g: Builder, operator: str, x: Value, axes: list[int], *, keep: bool = True) -> Value:
+    """An ONNX reduction over these axes."""
+    return g.op(operator, x, g.ints(*axes), keepdims=int(keep))
+
+
+def whole(g: Builder, operator: str, x: Value) -> Value:
+    """A float function of int32 elements, cut toward zero."""
+    return g.cast(g.op(operator, g.cast(x, np.float32)), np.int32)
+
+
+@layer(188, "ReduceL1")
+class ReduceL1(Reduce):
+    """Sum of absolute values.
+
+    Inputs: x [...] float32 or int32.
+    Outputs: y, type of x.
+    ONNX: ReduceL1.
+    """
+
+    operator = "ReduceL1"
+
+
+@layer(189, "ReduceL2")
+class ReduceL2(Reduce):
+    """Square root of the sum of squares; of int32 the root is cut to a whole number.
+
+    Inputs: x [...] float32 or int32.
+    Outputs: y, type of x.
+    ONNX: ReduceL2; for int32 Mul, ReduceSum and Sqrt of float32.
+    """
+
+    operator = "ReduceL2"
+
     def on_integers(self, g: Builder, x: Value, axes: list[int]) -> Value:
-        """The reduction of int32 elements; the axes rise and stay."""
-        return over(g, self.operator, x, axes)
+        """See the class."""
+        return whole(g, "Sqrt", over(g, "ReduceSum", g.op("Mul", x, x), axes))
+
+
+@layer(190, "ReduceLogSum")
+class ReduceLogSum(Reduce):
+    """Logarithm of the sum; of int32 it is cut to a whole number.
+
+    Inputs: x [...] float32 or int32.
+    Outputs: y, type of x.
+    ONNX: ReduceLogSum; for int32 ReduceSum and Log of float32.
+    """
+
+    operator = "ReduceLogSum"
+
+    def on_integers(self, g: Builder, x: Value, axes: list[int]) -> Value:
+        """See the class."""
+        return whole(g, "Log", over(g, "ReduceSum", x, axes))
+
+
+@layer(191, "ReduceLogSumExp")
+class ReduceLogSumExp(Reduce):
+    """Logarithm of the sum of exp(x), without overflow.
+
+    TNN goes axis by axis and cuts every exp and log of int32 to a whole number, so that the largest element plus the
+    logarithm of how often it stands there is left.
+
+    Inputs: x [...] float32 or int32.
+    Outputs: y, type of x.
+    ONNX: ReduceLogSumExp; for int32, axis by axis, ReduceMax, Equal, ReduceSum, Log and Add.
+    """
+
+    operator = "ReduceLogSumExp"
+
+    def on_integers(self, g: Builder, x: Value, axes: list[int]) -> Value:
+        """See the class."""
+        for axis in axes:
+            largest = over(g, "ReduceMax", x, [axis])
+            count = over(g, "ReduceSum", g.cast(g.op("Equal", x, largest), np.int32), [axis])
+            x = g.op("Add", largest, whole(g, "Log", count))
+        return x
+
+
+@layer(177, "ReduceMax")
+class ReduceMax(Reduce):
+    """Largest element.
+
+    Inputs: x [...] float32 or int32.
+    Outputs: y, type of x.
+    ONNX: ReduceMax.
+    TNN differs: the result is never below -FLT_MAX.
+    """
+
+    operator = "ReduceMax"
+
+
+@layer(169, "ReduceMean")
+class ReduceMean(Reduce):
+    """Mean; of int32 axis by axis, cut toward zero each time.
+
+    Inputs: x [...] float32 or int32.
+    Outputs: y, type of x.
+    ONNX: ReduceMean; for int32, axis by axis, ReduceSum and Div.
+    """
+
+    operator = "ReduceMean"
+
+    def on_integers(self, g: Builder, x: Value, axes: list[int]) -> Value:
+        """See the class."""
+        for axis in axes:
+            x = g.op("Div", over(g, "ReduceSum", x, [axis]), g.cast(g.size(x, axis), np.int32))
+        return x
+
+
+@layer(192, "ReduceMin")
+class ReduceMin(Reduce):
+    """Smallest element.
+
+    Inputs: x [...] float32 or int32.
+    Outputs: y, type of x.
+    ONNX: ReduceMin.
+    TNN differs: the result is never above FLT_MAX.
+    """
+
+    operator = "ReduceMin"
+
+
+@layer(193, "ReduceProd")
+class ReduceProd(Reduce):
+    """Product.
+
+    Inputs: x [...] float32 or int32.
+    Outputs: y, type of x.
+    ONNX: ReduceProd.
+    """
+
+    operator = "ReduceProd"
+
+
+@layer(133, "ReduceSum", "Reduce_Sum")
+class ReduceSum(Reduce):
+    """Sum.
+
+    Inputs: x [...] float32 or int32.
+    Outputs: y, type of x.
+    ONNX: ReduceSum.
+    """
+
+    operator = "ReduceSum"
+
+
+@layer(194, "ReduceSumSquare")
+class ReduceSumSquare(Reduce):
+    """Sum of squares.
+
+    Inputs: x [...] float32 or int32.
+    Outputs: y, type of x.
+    ONNX: ReduceSumSquare; for int32 Mul and ReduceSum.
+    """
+
+    operator = "ReduceSumSquare"
+
+    def on_integers(self, g: Builder, x: Value, axes: list[int]) -> Value:
+        """See the class."""
+        return over(g, "ReduceSum", g.op("Mul", x, x), axes)
+
+
+@layer(199, "ArgMaxOrMin")
+class ArgMaxOrMin(Layer):
+    """Index of the largest or smallest element along one axis; the first one of several.
+
+    Inputs: x [...] float32 or int32.
+    Outputs: y int32; the axis has size 1 or is dropped.
+    ONNX: ArgMax or ArgMin, Cast to int32.
+    TNN differs: compares int32 by their bits read as floats, which turns the order of negative ones round.
+    """
+
+    mode: int = token("what to look for", default=0, values={0: "minimum", 1: "maximum"})
+    axis: int = token("axis to search", default=0)
+    keep_dims: int = token("0 drops the axis, anything else keeps it with size 1", default=1)
+    select_last_index: int = token("nobody reads it: the first one of several is taken", default=0)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        operator = "ArgMax" if self.mode else "ArgMin"
+        return g.cast(g.op(operator, x, axis=x.axis(self.axis), keepdims=int(self.keep_dims != 0)), np.int32)

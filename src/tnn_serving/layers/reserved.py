@@ -6,7 +6,6 @@ from tnn_serving.layers.base import reserve
 
 reserve(
     {
-        "Split": 7,
         "Dropout": 11,
         "Proposal": 13,
         "ROIPooling": 14,

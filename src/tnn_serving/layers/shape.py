@@ -14,7 +14,7 @@ import numpy as np
 
 from tnn_serving.errors import ShapeError, WeightsError
 from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import Layer, counted, layer, rest, weight
+from tnn_serving.layers.base import Layer, buffer, counted, layer, rest
 
 if TYPE_CHECKING:
     from tnn_serving.translate.builder import Builder, Value
@@ -80,7 +80,7 @@ class ConstantOfShape(Layer):
     TNN differs: takes only shapes that it can compute at load, and crashes if no Shape layer is in the network.
     """
 
-    value: Tensor | None = weight("[1]; its type is the output's")
+    value: Tensor | None = buffer("[1]; its type is the output's")
 
     def to_onnx(self, g: Builder, shape: Value) -> Value:
         """See the class. Raises WeightsError unless exactly one value is stored."""
@@ -90,7 +90,7 @@ class ConstantOfShape(Layer):
         return g.op("Expand", g.const(value, dims=()), shape_operand(g, shape))
 
 
-@layer(311, "Range")
+@layer(311, "Range", inputs=3)
 class Range(Layer):
     """Numbers from a start, by a step, up to a limit that is not reached.
 
@@ -113,4 +113,54 @@ class Range(Layer):
         return g.op("Range", *(x if x.rank == 0 else g.reshape(x) for x in operands))
 
 
-Range = layer_arity if False else Range
+@layer(304, "Expand", inputs=(1, 2))
+class Expand(Layer):
+    """Broadcasts to a shape: a dim of 1 in either list takes the other's size.
+
+    Inputs: x [...] of any type; shape [n] int32, optional, used instead of the parameter.
+    Outputs: y [broadcast of the dims of x and the shape], type of x; -1 in the shape keeps the dim of x.
+    ONNX: Expand; -1 becomes 1.
+    TNN differs: ignores the second input if no Shape layer is in the network; keeps the dim of the longer list where
+        the two do not fit, which is refused here.
+    """
+
+    shape: tuple[int, ...] = counted("target dims, aligned right", default=(), missing=0)
+
+    def to_onnx(self, g: Builder, x: Value, shape: Value | None = None) -> Value:
+        """See the class. Raises ShapeError for dims that cannot be broadcast."""
+        if shape is None or shape.constant:
+            wanted = self.shape if shape is None else numbers(shape)
+            return g.op("Expand", x, g.ints(*(1 if dim == -1 else dim for dim in wanted))) if wanted else x
+        dims = shape_operand(g, shape)
+        kept = g.op("Where", g.op("Less", dims, g.ints(0)), g.ints(1), dims)
+        return g.op("Expand", x, kept)
+
+
+@layer(148, "Tile", "Repeat", inputs=(1, 2))
+class Tile(Layer):
+    """Repeats the input along its axes.
+
+    Inputs: x [...] of any type; reps [n] int32, optional, used instead of the parameters.
+    Outputs: y [dim * rep ...], type of x; dims and repeats are aligned right, the shorter list is filled with 1.
+    ONNX: Tile, after Reshape where there are more repeats than dims.
+    """
+
+    reps: tuple[int, ...] = rest("repeats, aligned right with the dims")
+
+    def to_onnx(self, g: Builder, x: Value, reps: Value | None = None) -> Value:
+        """See the class. Raises ShapeError for a negative repeat."""
+        if reps is None or reps.constant:
+            given = self.reps if reps is None else numbers(reps)
+            if any(rep < 0 for rep in given):
+                raise ShapeError("repeats must not be negative", found=list(given))
+            pieces: list[int | Value] = [*given]
+            count = len(given)
+        else:
+            operand = shape_operand(g, reps)
+            pieces = [operand]
+            count = operand.dim(0)
+        if not count:
+            return x
+        if count > x.rank:
+            x = g.op("Unsqueeze", x, g.ints(*range(count - x.rank)))
+        return g.op("Tile", x, joined(g, [*[1] * (x.rank - count), *pieces]))

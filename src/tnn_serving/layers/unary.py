@@ -295,7 +295,8 @@ class BitShift(Layer):
         if not 0 <= self.bits < 32:
             raise UnsupportedLayer("cannot shift that far", expected="0 to 31 bits", found=self.bits)
         if x.dtype == np.uint32:
-            return g.op("BitShift", x, g.const(np.array(self.bits, np.uint32)), direction="LEFT" if self.direction else "RIGHT")
+            direction = "LEFT" if self.direction else "RIGHT"
+            return g.op("BitShift", x, g.const(np.array(self.bits, np.uint32)), direction=direction)
         if x.dtype != np.int32:
             raise UnsupportedLayer("element type is not supported", expected="int32 or uint32", found=x.dtype)
         if self.bits == 0:

@@ -48,8 +48,9 @@ BROKEN = (
     MemoryError,
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
+    UserWarning,
 )
-"""What Pillow's decoders raise for files that are not what they claim."""
+"""What Pillow's decoders raise for files that are not what they claim; the warnings only where they are errors."""
 
 
 def decode(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -42,18 +42,26 @@ class Value:
     Attributes:
         dtype: element type.
         dims: dims at the network's default shapes; ``None`` where they depend on data.
+        known: dims that hold at any shape; ``None`` where the caller's shapes decide.
         sample: the value at the default shapes, for constants and for small results of shape arithmetic.
         constant: True if ``sample`` holds at any shape.
     """
 
-    __slots__ = ("constant", "dims", "dtype", "ir", "sample")
+    __slots__ = ("constant", "dims", "dtype", "ir", "known", "sample")
 
     def __init__(
-        self, value: ir.Value, dtype: np.dtype, dims: Dims, sample: np.ndarray | None = None, constant: bool = False
+        self,
+        value: ir.Value,
+        dtype: np.dtype,
+        dims: Dims,
+        sample: np.ndarray | None = None,
+        constant: bool = False,
+        known: Dims | None = None,
     ) -> None:
         self.ir = value
         self.dtype = dtype
         self.dims = dims
+        self.known = dims if known is None else known
         self.sample = sample
         self.constant = constant
 
@@ -107,7 +115,8 @@ class Builder:
         """A graph input with its default dims, and the dims (numbers and names) that the model declares."""
         value = ir.Value(name=name, type=ir.TensorType(ir.DataType.from_numpy(dtype)), shape=ir.Shape(symbols))
         self._names.setdefault(name, 0)
-        return Value(value, np.dtype(dtype), tuple(dims))
+        known = tuple(symbol if isinstance(symbol, int) else None for symbol in symbols)
+        return Value(value, np.dtype(dtype), tuple(dims), known=known)
 
     def const(
         self,
@@ -169,9 +178,9 @@ class Builder:
     # ---- operators ----
 
     @overload
-    def op(self, op_type: str, *inputs: Value | None, **attributes: Any) -> Value: ...
-    @overload
     def op(self, op_type: str, *inputs: Value | None, outputs: int, **attributes: Any) -> list[Value]: ...
+    @overload
+    def op(self, op_type: str, *inputs: Value | None, **attributes: Any) -> Value: ...
     def op(self, op_type: str, *inputs: Value | None, outputs: int | None = None, **attributes: Any) -> Any:
         """Adds an ONNX operator; ``None`` stands for an input left out. Returns its output (a list if asked for).
 
@@ -196,38 +205,31 @@ class Builder:
 
     def _inferred(self, node: ir.Node, op_type: str, inputs: Sequence[Value | None], names: list[str]) -> list[Value]:
         proto = ir.serde.serialize_node(node)
-        types: dict[str, onnx.TypeProto] = {}
-        known: dict[str, onnx.TensorProto] = {}
-        for value in inputs:
-            if value is None:
-                continue
-            name = value.ir.name or ""
-            types[name] = onnx.helper.make_tensor_type_proto(
-                onnx.helper.np_dtype_to_tensor_dtype(value.dtype), list(value.dims)
-            )
-            if value.sample is not None and value.sample.size <= SAMPLE_LIMIT:
-                known[name] = onnx.numpy_helper.from_array(value.sample)
+        operands = [value for value in inputs if value is not None]
         try:
-            inferred = shape_inference.infer_node_outputs(
-                _schema(op_type), proto, types, known, opset_imports=_OPSETS, ir_version=IR_VERSION
-            )
+            inferred = _infer(proto, [(v, v.dims, v.sample) for v in operands])
         except Exception as error:
             reason = str(error).removeprefix("[ShapeInferenceError] ").removeprefix("[TypeInferenceError] ")
-            seen = ", ".join(f"{v.dtype}{list(v.dims)}" for v in inputs if v is not None)
+            seen = ", ".join(f"{v.dtype}{list(v.dims)}" for v in operands)
             raise ShapeError(f"inputs do not fit ONNX {op_type}", expected=reason, found=seen) from error
+        lasting = inferred
+        if any(v.known != v.dims or (v.sample is not None and not v.constant) for v in operands):
+            lasting = _infer(proto, [(v, v.known, v.sample if v.constant else None) for v in operands])
         samples = self._samples(proto, op_type, inputs, names)
         constant = samples is not None and all(v is None or v.constant for v in inputs)
         made = []
         for k, name in enumerate(names):
-            tensor = inferred[name].tensor_type
-            dims: Dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+            dims = _dims(inferred[name])
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(inferred[name].tensor_type.elem_type)
             sample = None if samples is None else samples[k]
             if sample is not None:
                 dims = sample.shape
+            known = _dims(lasting[name])
+            if len(known) != len(dims):
+                known = dims if constant else (None,) * len(dims)
             output = node.outputs[k]
             output.type = ir.TensorType(ir.DataType.from_numpy(dtype))
-            made.append(Value(output, dtype, dims, sample, constant))
+            made.append(Value(output, dtype, dims, sample, constant, known))
         if op_type == "Reshape":
             _check_reshape(inputs[0], made[0])
         return made
@@ -259,7 +261,10 @@ class Builder:
         return self.op("Shape", x)
 
     def size(self, x: Value, axis: int) -> Value:
-        """One dim of ``x`` at run time as int64 [1]; a constant where only the weights decide it."""
+        """One dim of ``x`` as int64 [1]: read at run time, a constant where it is the same at any shape."""
+        lasting = x.known[x.axis(axis)]
+        if lasting is not None:
+            return self.ints(lasting)
         return self.op("Gather", self.shape(x), self.ints(x.axis(axis)), axis=0)
 
     def fix(self, x: Value, axis: int) -> int:
@@ -280,7 +285,8 @@ class Builder:
         if wanted == np.int64 and x.dtype == np.int32 and producer is not None and producer.op_type == "Cast":
             source = producer.inputs[0]
             if source is not None and source.dtype == ir.DataType.INT64:
-                return Value(source, wanted, x.dims, None if x.sample is None else x.sample.astype(wanted), x.constant)
+                sample = None if x.sample is None else x.sample.astype(wanted)
+                return Value(source, wanted, x.dims, sample, x.constant, x.known)
         return self.op("Cast", x, to=onnx.helper.np_dtype_to_tensor_dtype(wanted))
 
     def reshape(self, x: Value, *shape: int) -> Value:
@@ -306,6 +312,29 @@ class Builder:
     def claim(self, name: str) -> None:
         """Keeps a blob name from being used for anything else."""
         self._names.setdefault(name, 0)
+
+
+def _infer(
+    node: onnx.NodeProto, operands: Sequence[tuple[Value, Dims, np.ndarray | None]]
+) -> dict[str, onnx.TypeProto]:
+    types: dict[str, onnx.TypeProto] = {}
+    data: dict[str, onnx.TensorProto] = {}
+    for value, dims, sample in operands:
+        name = value.ir.name or ""
+        types[name] = onnx.helper.make_tensor_type_proto(
+            onnx.helper.np_dtype_to_tensor_dtype(value.dtype), list(dims)
+        )
+        if sample is not None and sample.size <= SAMPLE_LIMIT:
+            data[name] = onnx.numpy_helper.from_array(sample)
+    return dict(
+        shape_inference.infer_node_outputs(
+            _schema(node.op_type), node, types, data, opset_imports=_OPSETS, ir_version=IR_VERSION
+        )
+    )
+
+
+def _dims(inferred: onnx.TypeProto) -> Dims:
+    return tuple(d.dim_value if d.HasField("dim_value") else None for d in inferred.tensor_type.shape.dim)
 
 
 _SCHEMAS: dict[str, OpSchema] = {}

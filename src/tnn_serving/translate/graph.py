@@ -28,11 +28,13 @@ LayerHook = Callable[[Layer, Sequence[Value]], None]
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """What is known of a blob: type, and dims at the shapes that were translated (``None``: depends on data)."""
+    """What is known of a blob: its type; its dims at the shapes that were translated (``None``: they depend on data);
+    and the dims that hold at any shape (``None``: the caller's shapes decide)."""
 
     name: str
     dtype: np.dtype
     dims: Dims
+    known: Dims
 
 
 @dataclass(slots=True)
@@ -44,7 +46,6 @@ class Translation:
         inputs: network inputs with the dims they were translated at.
         outputs: network outputs.
         blobs: every blob by name, for inspection.
-        free: for each input, True at the axes whose size the caller may choose.
         defaults: values of inputs that may be left out.
         fixed: sizes (value, axis, size) that the model had to write down: it holds at no others.
     """
@@ -53,7 +54,6 @@ class Translation:
     inputs: list[Blob]
     outputs: list[Blob]
     blobs: dict[str, Blob]
-    free: dict[str, tuple[bool, ...]] = field(default_factory=dict)
     defaults: dict[str, np.ndarray] = field(default_factory=dict)
     fixed: tuple[tuple[str, int, int], ...] = ()
 
@@ -155,10 +155,10 @@ class _Translator:
             metadata_props={"tnn.source": self.graph.source, "tnn.sha256": fingerprint(self.graph)},
         )
         ShapeInferencePass(data_prop=True)(model)
-        blobs = {name: Blob(name, value.dtype, value.dims) for name, value in self.values.items()}
+        blobs = {name: Blob(name, value.dtype, value.dims, value.known) for name, value in self.values.items()}
         return Translation(
             model,
-            [Blob(value.ir.name or "", value.dtype, value.dims) for value in self.inputs],
+            [Blob(value.ir.name or "", value.dtype, value.dims, value.known) for value in self.inputs],
             [blobs[name] for name in wanted],
             blobs,
             defaults=self.defaults,

@@ -107,8 +107,8 @@ class TritonError(Exception):
         self.triton_code = triton_code
 
 
-def triton_error(error: BaseException, where: str) -> TritonError:
-    """``error`` in Triton's terms. What nobody raised on purpose also goes to the log, with its traceback.
+def triton_error(error: BaseException) -> TritonError:
+    """``error`` in Triton's terms.
 
     The frames of ``error`` are emptied: a reference cycle through them would keep arrays over request memory, which
     Triton frees after the answer.
@@ -119,8 +119,6 @@ def triton_error(error: BaseException, where: str) -> TritonError:
     else:
         text = str(error)
         result = TritonError(INTERNAL, f"{type(error).__name__}: {text}" if text else type(error).__name__)
-    if result.triton_code == INTERNAL:
-        log_exception(where, error, error.__traceback__)
     _drop_frames(error)
     return result
 
@@ -176,7 +174,8 @@ def backend_init(config_json: str) -> None:
     cmdline = json.loads(config_json).get("cmdline", {})
     _Backend.options = {key: value for key, value in cmdline.items() if key not in TRITONS_OWN_OPTIONS}
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    # A crash in an engine then shows the Python frames of all threads in front of Triton's own stack trace.
+    # For crashes while models are loaded at the server's start, when Triton has no handler yet: shows which model and
+    # step. Later Triton's own handler, which replaces this one, shows the C frames.
     faulthandler.enable()
     root = logging.getLogger()
     root.addHandler(TritonLogHandler(_Backend.shim))
@@ -194,8 +193,8 @@ def backend_fini() -> None:
 
 
 def log_exception(where: str, error: BaseException, frames: TracebackType | None) -> None:
-    """Writes an error that nobody expected into Triton's log."""
-    if not isinstance(error, TritonError):
+    """Writes an error that nobody raised on purpose into Triton's log, with its traceback."""
+    if not isinstance(error, TritonError | TnnError):
         log.error("%s", where, exc_info=(type(error), error, frames))
 
 
@@ -218,7 +217,8 @@ def open_model(
             Path(folder), json.loads(config_json), version=version, complete=complete, options=_Backend.options
         )
     except BaseException as error:
-        raise triton_error(error, f"opening model {name} version {version}") from None
+        log_exception(f"opening model {name} version {version}", error, error.__traceback__)
+        raise triton_error(error) from None
     return Model(handle, name, version, servable)
 
 
@@ -243,19 +243,18 @@ class Model:
         try:
             results = self._servable.execute([_request(request) for request in batch])
         except BaseException as error:  # SystemExit too: a model must not end the server's thread
-            return [triton_error(error, self._where())] * len(batch)
+            log_exception(f"executing model {self.name} version {self.version}", error, error.__traceback__)
+            return [triton_error(error)] * len(batch)
         return [self._result(result) for result in results]
 
     def _result(self, result: list[ResponseTensor] | Exception) -> list[OutputTuple] | TritonError:
         if isinstance(result, BaseException):
-            return triton_error(result, self._where())
+            return triton_error(result)  # the Servable has logged what it did not expect
         try:
             return [(tensor.name, tensor.datatype, tensor.shape, tensor.data) for tensor in result]
         except Exception as error:  # not what a Servable returns; the other requests still get their answers
-            return triton_error(error, self._where())
-
-    def _where(self) -> str:
-        return f"executing model {self.name} version {self.version}"
+            log_exception(f"result of model {self.name} version {self.version}", error, error.__traceback__)
+            return triton_error(error)
 
     def close(self) -> None:
         """Called by the shim when Triton has unloaded the model and its instances are gone."""

@@ -1,0 +1,208 @@
+"""Commands that serve: the supervised tritonserver, and installing it."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from tnn_serving.cli.output import stderr, stdout
+from tnn_serving.errors import ServerError
+from tnn_serving.triton.launch import (
+    SERVER_REQUIREMENT,
+    Launch,
+    check_wheel_platform,
+    flag_values,
+    install_command,
+    prepare,
+    split_arguments,
+)
+from tnn_serving.triton.overlay import Overlay
+from tnn_serving.triton.supervise import Callbacks, Restarts, ServedModel, Supervisor
+
+Port = Annotated[int, typer.Option(min=1, max=65535)]
+
+
+def serve(
+    context: typer.Context,
+    repositories: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="REPOSITORY... [TRITONSERVER FLAGS]",
+            help="Folders of model folders (REPOSITORY/NAME/1/proto.tnnproto), or s3://, gs://, as:// locations.",
+        ),
+    ],
+    host: Annotated[str, typer.Option(help="Address of all endpoints; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
+    http_port: Port = 8000,
+    grpc_port: Port = 8001,
+    metrics_port: Port = 8002,
+    exit_timeout: Annotated[int, typer.Option(min=0, help="Seconds that running requests get at the end.")] = 10,
+    restarts: Annotated[int, typer.Option(min=0, help="How many times in a row a server that died is restarted.")] = 10,
+    tritonserver: Annotated[
+        Path | None, typer.Option(help="The tritonserver to start, instead of the installed one.")
+    ] = None,
+    server_log: Annotated[
+        bool | None,
+        typer.Option(
+            "--server-log/--no-server-log",
+            help="Show all of tritonserver's log, or only warnings and errors. On a terminal: the latter.",
+        ),
+    ] = None,
+) -> None:
+    """Serve the models of a repository over HTTP and gRPC, with tritonserver.
+
+    config.pbtxt is not needed. Every flag of tritonserver may be given too, and wins over ours. The server is
+    restarted when it dies, and stopped by Ctrl-C or SIGTERM.
+
+    Examples:
+
+      tnn-serving serve models
+
+      tnn-serving serve models --host 0.0.0.0 --http-port 9000
+
+      tnn-serving serve models --model-control-mode=poll --log-verbose=1
+
+      tnn-serving serve models s3://bucket/more-models
+    """
+    words, flags = split_arguments([*repositories, *context.args])
+    words += flag_values(flags, "model-repository") + flag_values(flags, "model-store")
+    flags = _without_repositories(flags)
+    if not words:
+        raise typer.BadParameter("no repository given", param_hint="REPOSITORY")
+    control = (flag_values(flags, "model-control-mode") or ["none"])[-1]
+    with Overlay(words, changing=control != "none") as overlay:
+        launch = prepare(
+            overlay.locations,
+            host=host,
+            http_port=http_port,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            exit_timeout_s=exit_timeout,
+            flags=flags,
+            tritonserver=tritonserver,
+        )
+        for skipped in overlay.skipped:
+            _note(f"{skipped.folder} is not served: {skipped.reason}")
+        show_all = not stderr.is_terminal if server_log is None else server_log
+        supervisor = Supervisor(launch, overlay, _callbacks(launch, show_all=show_all), Restarts(limit=restarts))
+        code = supervisor.run()
+    raise typer.Exit(code)
+
+
+def _without_repositories(flags: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    rest = iter(flags)
+    for flag in rest:
+        name, separator, _ = flag.lstrip("-").partition("=")
+        if name not in ("model-repository", "model-store"):
+            kept.append(flag)
+        elif not separator:
+            next(rest, None)
+    return kept
+
+
+def _note(text: str) -> None:
+    stderr.print(f"[yellow]note:[/] {escape(text)}", highlight=False)
+
+
+def _callbacks(launch: Launch, *, show_all: bool) -> Callbacks:
+    waited_s = 0.0
+
+    def on_log(line: str) -> None:
+        # Triton's lines begin with their level: I, W, E, F and the date, or with the date in ISO8601 format.
+        if show_all or line[:1] in ("W", "E", "F") or "Z W " in line[:32] or "Z E " in line[:32]:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+
+    def on_waiting(seconds: float) -> None:
+        nonlocal waited_s
+        if seconds < waited_s:  # a new start
+            waited_s = 0.0
+        if seconds - waited_s >= 5:
+            waited_s = seconds
+            _note(f"tritonserver is still loading models ({seconds:.0f} s)")
+
+    def on_ready(models: Sequence[ServedModel]) -> None:
+        stdout.print(_served(models), _next_steps(launch, models), highlight=False)
+
+    def on_restart(what: str, delay_s: float) -> None:
+        stderr.print(f"[bold red]{escape(what)}[/]; restarting in {delay_s:.0f} s", highlight=False)
+
+    def on_stop(longest_s: float) -> None:
+        stderr.print(f"stopping (at most {longest_s:.0f} s; once more to stop at once)", highlight=False)
+
+    return Callbacks(on_log, on_waiting, on_ready, on_restart, on_stop, _note)
+
+
+def _served(models: Sequence[ServedModel]) -> Table | str:
+    if not models:
+        return "no model is loaded yet"
+    table = Table("model", "version", "state", "inputs", "outputs", box=None, pad_edge=False)
+    for model in models:
+        state = model.state if model.ready else f"{model.state}: {model.reason}" if model.reason else model.state
+        colour = "green" if model.ready else "red"
+        table.add_row(
+            escape(model.name),
+            model.version,
+            f"[{colour}]{escape(state)}[/]",
+            escape("\n".join(model.inputs)),
+            escape("\n".join(model.outputs)),
+        )
+    return table
+
+
+def _next_steps(launch: Launch, models: Sequence[ServedModel]) -> Group:
+    lines = [""]
+    for protocol in ("http", "grpc", "metrics"):
+        endpoint = launch.endpoint(protocol)
+        if endpoint is not None:
+            lines.append(f"{protocol + ':':9}{endpoint[0]}:{endpoint[1]}")
+    ready = next((model for model in models if model.ready), None)
+    if launch.url is not None and ready is not None:
+        lines.append(f"\nnext:    tnn-serving request --help, or curl {launch.url}/v2/models/{escape(ready.name)}")
+    lines.append("stop:    Ctrl-C")
+    return Group(*lines)
+
+
+def install_server(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command instead of running it.")] = False,
+) -> None:
+    """Install tritonserver into this Python environment, from the wheel that contains it.
+
+    Only the server is used of that wheel. It is installed without its dependencies, since they include numpy < 2,
+    which nothing here needs.
+
+    Examples:
+
+      tnn-serving install-server
+
+      tnn-serving install-server --dry-run
+    """
+    command = _installer()
+    if dry_run:
+        stdout.print(shlex.join(command), highlight=False)
+        return
+    check_wheel_platform()
+    stderr.print(shlex.join(command), highlight=False)
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise ServerError(f"the installation of {SERVER_REQUIREMENT} failed", found=f"exit code {code}")
+    stderr.print("tritonserver is installed; next: tnn-serving serve REPOSITORY", highlight=False)
+
+
+def _installer() -> list[str]:
+    """pip of this environment; uv where an environment has no pip, as those that uv makes."""
+    has_pip = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
+    uv = shutil.which("uv")
+    if has_pip or uv is None:
+        return install_command()
+    return [uv, "pip", "install", "--python", sys.executable, "--no-deps", SERVER_REQUIREMENT]

@@ -1,0 +1,66 @@
+"""Changes of element type."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tnn_serving.errors import UnsupportedLayer
+from tnn_serving.graph import COMPUTED, DataType
+from tnn_serving.layers.base import Layer, layer, token
+
+if TYPE_CHECKING:
+    from tnn_serving.translate.builder import Builder, Value
+
+DATA_TYPES = {kind.value: kind.name.lower() for kind in DataType}
+
+
+@layer(103, "Cast")
+class Cast(Layer):
+    """Changes the element type; floats are cut toward zero, int32 keeps its low byte as int8.
+
+    Inputs: x [...] any type.
+    Outputs: y [...] of the given type; half and bfp16 are computed as float32.
+    ONNX: Cast.
+    TNN differs: leaves the output unset for pairs that it does not know: half, bfp16 and int64 with any other.
+    """
+
+    to: int = token("data type", default=0, values=DATA_TYPES)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        return g.cast(x, computed_type(self.to))
+
+
+@layer(170, "Reformat", inputs=(1, None), outputs=(1, None))
+class Reformat(Layer):
+    """Carries blobs over between two data types; TNN puts it between float and int8 layers itself.
+
+    Inputs: any number of blobs [...].
+    Outputs: as many, in the destination type.
+    ONNX: Cast for half and bfp16, which are float32 here; between float32 and int8 codes
+        as at the border of an int8 network.
+    """
+
+    source: int = token("data type of the inputs", default=0, values=DATA_TYPES)
+    destination: int = token("data type of the outputs", default=0, values=DATA_TYPES)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.source = self.source if self.source in DATA_TYPES else 0
+        self.destination = self.destination if self.destination in DATA_TYPES else 0
+
+    def to_onnx(self, g: Builder, *inputs: Value) -> list[Value]:
+        """See the class. Raises UnsupportedLayer for types whose values need a scale."""
+        wanted = computed_type(self.destination)
+        if any(value.dtype != wanted and np.int8 in (value.dtype, wanted) for value in inputs):
+            raise UnsupportedLayer("int8 codes without the scale of their blob")
+        return [g.cast(value, wanted) for value in inputs]
+
+
+def computed_type(code: int) -> np.dtype:
+    """The type that a data type number is computed in. Raises UnsupportedLayer for numbers that TNN has not."""
+    if code not in DATA_TYPES:
+        raise UnsupportedLayer("data type is unknown", expected=DATA_TYPES, found=code)
+    return COMPUTED[DataType(code)]

@@ -1,0 +1,103 @@
+"""Layers that move elements between channels and positions, or between channels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tnn_serving.errors import ShapeError, UnsupportedLayer
+from tnn_serving.layers.base import Layer, layer, token
+from tnn_serving.layers.shape import joined
+
+if TYPE_CHECKING:
+    from tnn_serving.translate.builder import Builder, Value
+
+DCR, CRD = 0, 1
+MODES = {DCR: "DCR: channels vary fastest", CRD: "CRD: positions in a block vary fastest"}
+
+
+def shuffled(g: Builder, x: Value, group: int) -> Value:
+    """``x`` [N, C, ...] with channel i * (C / group) + j moved to j * group + i. Raises ShapeError if C % group."""
+    if x.rank < 2 or group < 1 or x.dim(1) % group:
+        raise ShapeError(f"channels cannot be cut into {group} groups", found=list(x.dims))
+    channels = g.op("Div", g.size(x, 1), g.ints(group))
+    y = g.op("Reshape", x, joined(g, [0, group, channels, -1]))
+    return g.op("Reshape", g.op("Transpose", y, perm=[0, 2, 1, 3]), g.shape(x))
+
+
+def _check_image(x: Value) -> None:
+    if x.rank != 4:
+        raise ShapeError("input must have 4 dims", expected="[N, C, H, W]", found=list(x.dims))
+
+
+def _depth_to_space(g: Builder, x: Value, block: int, mode: str) -> Value:
+    """Raises ShapeError for channels that the block's area does not divide."""
+    _check_image(x)
+    if block < 1 or x.dim(1) % (block * block):
+        raise ShapeError(
+            "channels do not fit the block", expected=f"a multiple of {block} x {block}", found=f"{x.dim(1)} channels"
+        )
+    return g.op("DepthToSpace", x, blocksize=block, mode=mode)
+
+
+@layer(63, "ShuffleChannel")
+class ShuffleChannel(Layer):
+    """Interleaves groups of channels, as ShuffleNet does.
+
+    Inputs: x [N, C, ...] of any type.
+    Outputs: y, shape and type of x; channel i * (C / group) + j goes to j * group + i.
+    ONNX: Reshape, Transpose, Reshape.
+    """
+
+    group: int = token("groups; divides C", default=1, ge=1)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class. Raises ShapeError if the groups do not divide the channels."""
+        return shuffled(g, x, self.group)
+
+
+@layer(303, "PixelShuffle")
+class PixelShuffle(Layer):
+    """Channels become positions, as in sub-pixel convolution.
+
+    Inputs: x [N, C * r * r, H, W] float32.
+    Outputs: y [N, C, H * r, W * r]; y[n, c, h*r + i, w*r + j] = x[n, c*r*r + i*r + j, h, w].
+    ONNX: DepthToSpace, mode CRD.
+    """
+
+    upscale_factor: int = token("r", ge=1)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class. Raises ShapeError if r * r does not divide the channels."""
+        return _depth_to_space(g, x, self.upscale_factor, "CRD")
+
+
+@layer(131, "Reorg")
+class Reorg(Layer):
+    """Moves channels into blocks of positions (``forward``), or blocks into channels.
+
+    Inputs: x [N, C, H, W] float32.
+    Outputs: forward: y [N, C / s^2, H * s, W * s]; else y [N, C * s^2, H / s, W / s]. With D channels on the wide side,
+        position (i, j) of a block of channel c is, on the deep side, channel (i*s + j) * D + c in mode DCR and
+        c * s^2 + i*s + j in mode CRD.
+    ONNX: DepthToSpace forward; else SpaceToDepth, and for CRD the channels shuffled (Reshape, Transpose, Reshape).
+    TNN differs: "forward" is the opposite of what Darknet calls so.
+    """
+
+    stride: int = token("s, the side of a block", ge=1)
+    forward: int = token("0: blocks to channels, else channels to blocks")
+    unused: int = token("nobody reads it", default=0, written="0")
+    mode: int = token("order of the channels", default=DCR, values=MODES)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class. Raises ShapeError if the stride does not divide what it has to."""
+        if self.mode not in MODES:
+            raise UnsupportedLayer("mode is unknown", expected=MODES, found=self.mode)
+        if self.forward:
+            return _depth_to_space(g, x, self.stride, "CRD" if self.mode == CRD else "DCR")
+        _check_image(x)
+        if self.stride < 1 or x.dim(2) % self.stride or x.dim(3) % self.stride:
+            raise ShapeError(
+                "height and width must be multiples of the stride", expected=self.stride, found=list(x.dims)
+            )
+        y = g.op("SpaceToDepth", x, blocksize=self.stride)
+        return shuffled(g, y, self.stride * self.stride) if self.mode == CRD else y

@@ -1,0 +1,207 @@
+"""Layers that read or write elements at computed places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
+from tnn_serving.graph import Tensor
+from tnn_serving.layers.base import Layer, buffer, family, flag, int8_scale, layer, token
+
+if TYPE_CHECKING:
+    from tnn_serving.translate.builder import Builder, Value
+
+
+def as_indices(g: Builder, x: Value) -> Value:
+    """Indices as int64."""
+    return g.cast(x, np.int64)
+
+
+def with_fixed_depth(g: Builder, indices: Value) -> Value:
+    """Index tuples [..., k] whose k is written into the graph: it decides ranks, and OpenVINO wants to know it."""
+    if indices.rank < 1:
+        raise ShapeError("index tuples need at least one dim", found=list(indices.dims))
+    if indices.constant:
+        return indices
+    return g.reshape(indices, *(0,) * (indices.rank - 1), indices.dim(-1))
+
+
+@layer(104, "Gather", "DynamicRangeQuantizedGather", inputs=(0, 2))
+class Gather(Layer):
+    """Slices of an axis by index.
+
+    Inputs: data [d0, ...] of any type unless it is stored; indices [...] int32 unless they are stored. Negative
+        indices count from the end. Stored indices without dims are one index, which removes the axis.
+    Outputs: y [dims of data before the axis, dims of indices, dims of data behind it], type of data.
+    ONNX: Gather.
+    """
+
+    axis: int = token("axis of data; negative from the end", default=0)
+    data_in_resource: int = token("1 if data is stored", default=0)
+    indices_in_resource: int = token("1 if indices are stored", default=1)
+
+    has_data: int | None = flag("1 if data follows")
+    data: Tensor | None = buffer("[d0, ...]", when="has_data")
+    has_indices: int | None = flag("1 if indices follow")
+    indices: Tensor | None = buffer("[...] int32", when="has_indices")
+    scale: Tensor | None = int8_scale("data", "[d0], one for each row of int8 data")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # TNN keeps these as truth values, and writes them so.
+        self.data_in_resource = int(self.data_in_resource != 0)
+        self.indices_in_resource = int(self.indices_in_resource != 0)
+
+    def to_onnx(self, g: Builder, *inputs: Value) -> Value:
+        """See the class. Raises ShapeError if operands are neither given nor stored."""
+        wanted = 2 - self.data_in_resource - self.indices_in_resource
+        if len(inputs) < wanted:
+            raise ShapeError("operands are missing", expected=f"{wanted} inputs", found=len(inputs))
+        data = self._stored_data(g) if self.data_in_resource else inputs[0]
+        indices = self._stored_indices(g) if self.indices_in_resource else inputs[-1]
+        if indices.dtype not in (np.int32, np.int64):
+            indices = g.cast(indices, np.int32)
+        return g.op("Gather", data, indices, axis=data.axis(self.axis))
+
+    def _stored_data(self, g: Builder) -> Value:
+        data = self.need("data")
+        if not self.dynamic_range or self.scale is None:
+            return g.const(data)
+        codes, scale = data.shaped(), self.scale.array()
+        if not codes.shape or scale.size != codes.shape[0]:
+            raise WeightsError(
+                "scale does not fit the rows",
+                expected=f"{codes.shape[0] if codes.shape else 1} values",
+                found=scale.size,
+            )
+        return g.const(codes.astype(np.float32) * scale.reshape(-1, *(1,) * (codes.ndim - 1)))
+
+    def _stored_indices(self, g: Builder) -> Value:
+        indices = self.need("indices")
+        return g.const(indices, dims=() if not indices.shape and indices.size == 1 else None)
+
+
+@layer(315, "GatherND", inputs=2)
+class GatherND(Layer):
+    """Elements or slices by index tuples.
+
+    Inputs: data [d0, ..., dr] of any type; indices [..., k] int32, k <= r.
+    Outputs: y [dims of indices but the last, dims of data from k on], type of data.
+    ONNX: GatherND.
+    TNN differs: right only for one slice, or for tuples as long as the rank; the meaning here is ONNX's.
+    """
+
+    batch_dims: int = token("must be 0", default=0)
+
+    def to_onnx(self, g: Builder, data: Value, indices: Value) -> Value:
+        """See the class. Raises UnsupportedLayer for batch dims, ShapeError for tuples longer than the rank."""
+        if self.batch_dims:
+            raise UnsupportedLayer("batch dims are not supported", expected=0, found=self.batch_dims)
+        tuples = with_fixed_depth(g, as_indices(g, indices))
+        if not 1 <= tuples.dim(-1) <= data.rank:
+            raise ShapeError(
+                "index tuples do not fit the data", expected=f"1 to {data.rank} long", found=tuples.dim(-1)
+            )
+        return g.op("GatherND", data, tuples)
+
+
+@family
+class Scattering(Layer):
+    """Writes updates into a copy of the data, at indices that may be stored."""
+
+    has_indices: int | None = flag("1 if indices follow", byte=True)
+    indices: Tensor | None = buffer("int32: [...] of Scatter, [..., k] of ScatterND", when="has_indices")
+    has_updates: int | None = flag("1 if updates follow", byte=True)
+    updates: Tensor | None = buffer("nobody reads it", when="has_updates")
+
+    def operands(self, g: Builder, inputs: Sequence[Value]) -> tuple[Value, Value, Value]:
+        """Data, int64 indices and updates of one type. Raises WeightsError if indices are nowhere."""
+        if len(inputs) == 3:
+            data, indices, updates = inputs
+        else:
+            data, updates = inputs
+            indices = g.const(self.need("indices"))
+        if data.dtype != updates.dtype:
+            raise ShapeError("updates must be of the data's type", expected=data.dtype, found=updates.dtype)
+        return data, as_indices(g, indices), updates
+
+
+@layer(336, "Scatter", inputs=(2, 3))
+class Scatter(Scattering):
+    """Elements written along an axis; the last one wins where indices are equal.
+
+    Inputs: data [d0, ...] float32; indices [...] int32 unless they are stored; updates, dims of indices.
+    Outputs: y, data with y[.., indices[i], ..] = updates[i]; negative
+        indices count from the end.
+    ONNX: ScatterElements.
+    """
+
+    axis: int = token("axis; negative from the end", default=0)
+
+    def to_onnx(self, g: Builder, *inputs: Value) -> Value:
+        """See the class. Raises ShapeError if indices and updates have different dims."""
+        data, indices, updates = self.operands(g, inputs)
+        return scattered(g, data, indices, updates, axis=self.axis, reduction="none")
+
+
+def scattered(g: Builder, data: Value, indices: Value, updates: Value, *, axis: int, reduction: str) -> Value:
+    """ONNX ``ScatterElements``. Raises ShapeError if the operands' dims do not fit."""
+    if indices.rank != updates.rank or any(
+        None not in pair and pair[0] != pair[1] for pair in zip(indices.dims, updates.dims, strict=True)
+    ):
+        raise ShapeError("indices and updates differ", expected=list(indices.dims), found=list(updates.dims))
+    place = data.axis(axis)
+    if indices.rank != data.rank or any(
+        k != place and have is not None and want is not None and want > have
+        for k, (have, want) in enumerate(zip(data.dims, indices.dims, strict=True))
+    ):
+        raise ShapeError("indices do not fit the data", expected=f"at most {list(data.dims)}", found=list(indices.dims))
+    return g.op("ScatterElements", data, indices, updates, axis=place, reduction=reduction)
+
+
+@layer(331, "ScatterElements", inputs=3)
+class ScatterElements(Layer):
+    """Elements written or added along an axis.
+
+    Inputs: data [d0, ...] float32; indices [...] int32; updates, dims of indices.
+    Outputs: y, data with y[.., indices[i], ..] set to, or increased by, updates[i]; negative
+        indices count from the end.
+    ONNX: ScatterElements.
+    TNN differs: a negative axis is undefined; it counts from the end here.
+    """
+
+    axis: int = token("axis; negative from the end", default=0)
+    op: int = token("0 sets, anything else adds", default=0)
+
+    def to_onnx(self, g: Builder, data: Value, indices: Value, updates: Value) -> Value:
+        """See the class. Raises ShapeError if indices and updates have different dims."""
+        reduction = "add" if self.op else "none"
+        return scattered(g, data, as_indices(g, indices), updates, axis=self.axis, reduction=reduction)
+
+
+@layer(305, "ScatterND", inputs=(2, 3))
+class ScatterND(Scattering):
+    """Elements or slices written at index tuples; the last one wins where tuples are equal.
+
+    Inputs: data [d0, ..., dr] float32; indices [..., k] int32 unless they are stored; updates [dims of indices but the
+        last, dims of data from k on].
+    Outputs: y, data with y[indices[i]] = updates[i].
+    ONNX: ScatterND.
+    """
+
+    def to_onnx(self, g: Builder, *inputs: Value) -> Value:
+        """See the class. Raises ShapeError if the dims of the three do not fit."""
+        data, indices, updates = self.operands(g, inputs)
+        tuples = with_fixed_depth(g, indices)
+        depth = tuples.dim(-1)
+        if not 1 <= depth <= data.rank:
+            raise ShapeError("index tuples do not fit the data", expected=f"1 to {data.rank} long", found=depth)
+        want = (*tuples.dims[:-1], *data.dims[depth:])
+        if len(want) != updates.rank or any(
+            None not in pair and pair[0] != pair[1] for pair in zip(want, updates.dims, strict=True)
+        ):
+            raise ShapeError("updates do not fit", expected=list(want), found=list(updates.dims))
+        return g.op("ScatterND", data, tuples, updates)

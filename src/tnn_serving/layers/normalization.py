@@ -1,0 +1,247 @@
+"""Normalisations, and scale and bias per channel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
+from tnn_serving.graph import Tensor
+from tnn_serving.layers.base import Layer, flag, entry_label, layer, need_floats, token, buffer
+
+if TYPE_CHECKING:
+    from tnn_serving.translate.builder import Builder, Value
+
+
+def need_channels(x: Value, *, least: int = 2) -> None:
+    """Raises ShapeError unless ``x`` has a channel axis (and ``least`` axes)."""
+    if x.rank < least:
+        raise ShapeError("too few axes", expected=f"rank {least} or more", found=f"rank {x.rank}")
+
+
+def affine(g: Builder, x: Value, scale: Tensor, bias: Tensor | None) -> Value:
+    """scale * x + bias along axis 1; one value of each may stand for all channels.
+
+    Raises WeightsError if the numbers of values do not fit each other or the channels.
+    """
+    need_floats(x)
+    need_channels(x)
+    y = g.op("Mul", x, g.per_channel(scale, x))
+    if bias is None or not bias.size:
+        return y
+    if bias.size != scale.size:
+        raise WeightsError("bias does not fit the scale", expected=f"{scale.size} values", found=f"{bias.size} values")
+    return g.op("Add", y, g.per_channel(bias, x)) if bias.array().any() else y
+
+
+@layer(2, "BatchNormCxx", "BatchNormalization", "BatchNormCxx_nhwc")
+class BatchNormCxx(Layer):
+    """scale * x + bias for each channel: a batch normalisation whose statistics are folded in.
+
+    Inputs: x [N, C, ...] float32.
+    Outputs: y, shape and type of x.
+    ONNX: Mul, Add.
+    """
+
+    scale: Tensor | None = buffer("[C], or [1] for all channels")
+    bias: Tensor | None = buffer("as scale; empty for zeros", may_be_empty=True)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        return affine(g, x, self.need("scale"), self.bias)
+
+
+@layer(16, "Scale")
+class Scale(Layer):
+    """scale * x + bias for each channel.
+
+    Inputs: x [N, C, ...] float32.
+    Outputs: y, shape and type of x.
+    ONNX: Mul, Add.
+    TNN differs: reads none of its parameters, as here: the channels are axis 1, and a stored bias counts.
+    """
+
+    axis: int = token("nobody reads it: the channels are axis 1")
+    num_axes: int = token("nobody reads it")
+    bias_term: int = token("nobody reads it")
+
+    label: str | None = entry_label()
+    stored_bias: int | None = flag("1 if a bias is stored")
+    scale: Tensor | None = buffer("[C], or [1] for all channels")
+    bias: Tensor | None = buffer("as scale", when="stored_bias")
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        return affine(g, x, self.need("scale"), self.bias)
+
+
+@layer(54, "BiasAdd", "QuantizedBiasAdd", "QuantizedSum")
+class BiasAdd(Layer):
+    """x + bias for each channel.
+
+    Inputs: x [N, C, ...] float32.
+    Outputs: y, shape and type of x.
+    ONNX: Add.
+    TNN differs: cannot run it from a file.
+    """
+
+    bias: Tensor | None = buffer("[C], or [1] for all channels")
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        need_floats(x)
+        need_channels(x)
+        return g.op("Add", x, g.per_channel(self.need("bias"), x))
+
+
+@layer(43, "InstBatchNormCxx")
+class InstBatchNormCxx(Layer):
+    """(x - mean) / sqrt(variance + eps) * scale + bias, with mean and variance of each channel of each item.
+
+    Inputs: x [N, C, ...] float32.
+    Outputs: y, shape and type of x.
+    ONNX: InstanceNormalization; the bias alone for [N, C], where every element is its own mean.
+    """
+
+    channels: int = token("nobody reads it", default=0)
+    eps: float = token("added to the variance", default=1e-5)
+
+    scale: Tensor | None = buffer("[C]")
+    bias: Tensor | None = buffer("[C]; empty for zeros", may_be_empty=True)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        need_floats(x)
+        need_channels(x)
+        channels = (x.dim(1),)
+        scale = g.const(self.need("scale"), dims=channels)
+        stored = self.bias if self.bias is not None and self.bias.size else np.zeros(channels, np.float32)
+        bias = g.const(stored, dims=channels)
+        if x.rank == 2:
+            return g.op("Add", g.op("Mul", x, g.const(0.0)), bias)
+        return g.op("InstanceNormalization", x, scale, bias, epsilon=self.eps)
+
+
+@layer(318, "GroupNorm", inputs=3)
+class GroupNorm(Layer):
+    """(x - mean) / sqrt(variance + eps) * scale + bias, with mean and variance of each group of channels of each item.
+
+    Inputs: x [N, C, ...], scale [C], bias [C] float32.
+    Outputs: y, shape and type of x.
+    ONNX: InstanceNormalization of [N, group, -1], Reshape, Mul, Add.
+    """
+
+    group: int = token("groups of channels", default=0, ge=1)
+    eps: float = token("added to the variance", default=1e-5)
+
+    def to_onnx(self, g: Builder, x: Value, scale: Value, bias: Value) -> Value:
+        """See the class."""
+        need_floats(x, scale, bias)
+        need_channels(x)
+        if self.group < 1 or x.dim(1) % self.group:
+            raise ShapeError("channels cannot be grouped", expected=f"a divisor of {x.dim(1)}", found=self.group)
+        ones = g.const(np.ones(self.group, np.float32))
+        zeros = g.const(np.zeros(self.group, np.float32))
+        grouped = g.op("InstanceNormalization", g.reshape(x, 0, self.group, -1), ones, zeros, epsilon=self.eps)
+        y = g.op("Reshape", grouped, g.shape(x))
+        column = (-1, *(1,) * (x.rank - 2))
+        return g.op("Add", g.op("Mul", y, g.reshape(scale, *column)), g.reshape(bias, *column))
+
+
+@layer(326, "LayerNorm", inputs=3)
+class LayerNorm(Layer):
+    """(x - mean) / sqrt(variance + eps) * scale + bias, with mean and variance over the last axes.
+
+    Inputs: x [...], scale, bias [last axes of x] float32.
+    Outputs: y, shape and type of x.
+    ONNX: LayerNormalization over as many axes as scale has.
+    TNN differs: refuses a ``reduce_dims_size`` that is not the rank of scale, unless a Shape layer is in the network.
+    """
+
+    reduce_dims_size: int = token("number of last axes; the rank of scale decides", default=0)
+    eps: float = token("added to the variance", default=1e-5)
+
+    def to_onnx(self, g: Builder, x: Value, scale: Value, bias: Value) -> Value:
+        """See the class."""
+        need_floats(x, scale, bias)
+        if not 0 < scale.rank <= x.rank or scale.dims != x.dims[-scale.rank :] or bias.dims != scale.dims:
+            raise ShapeError(
+                "scale and bias do not fit the last axes",
+                expected=f"part of {list(x.dims)}",
+                found=[scale.dims, bias.dims],
+            )
+        return g.op("LayerNormalization", x, scale, bias, axis=-scale.rank, epsilon=self.eps)
+
+
+@layer(12, "LRN")
+class LRN(Layer):
+    """x / (bias + alpha / size * sum of the squares of the neighbouring channels) ^ beta.
+
+    The sum goes over (size - 1) / 2 channels on both sides, cut to a whole number, and the channel itself.
+
+    Inputs: x [N, C, H, W] float32.
+    Outputs: y, shape and type of x.
+    ONNX: LRN for odd sizes and a whole bias, which is all that OpenVINO has; otherwise the mean of the squares by
+        AveragePool over the channels as an axis of depth.
+    """
+
+    alpha: float = token("factor of the mean square")
+    beta: float = token("exponent")
+    bias: float = token("added to the mean square")
+    size: int = token("channels in the mean", ge=1)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        need_floats(x)
+        if x.rank != 4:
+            raise ShapeError("LRN takes pictures", expected="rank 4", found=f"rank {x.rank}")
+        if self.size < 1:
+            raise ShapeError("size makes no sense", expected="1 or more", found=self.size)
+        reach = (self.size - 1) // 2
+        window = 2 * reach + 1
+        alpha = self.alpha * window / self.size
+        if self.bias == int(self.bias):
+            return g.op("LRN", x, alpha=alpha, beta=self.beta, bias=self.bias, size=window)
+        depth = g.op("Unsqueeze", g.op("Mul", x, x), g.ints(1))
+        mean = g.op(
+            "AveragePool", depth, kernel_shape=[window, 1, 1], pads=[reach, 0, 0, reach, 0, 0], count_include_pad=1
+        )
+        base = g.op("Add", g.op("Mul", g.op("Squeeze", mean, g.ints(1)), g.const(alpha)), g.const(self.bias))
+        return g.op("Div", x, g.op("Pow", base, g.const(self.beta)))
+
+
+NORMS = {1: "sum of absolute values", 2: "Euclidean", 2**31 - 1: "maximum", -(2**31): "minimum"}
+
+
+@layer(45, "Normalize")
+class Normalize(Layer):
+    """x divided by a norm over the channels.
+
+    Inputs: x [N, C, ...] float32.
+    Outputs: y, shape and type of x.
+    ONNX: ReduceL2 and Max with epsilon, or ReduceL1, ReduceMax or ReduceMin; Div.
+    TNN differs: its plain CPU device adds the norms of earlier items of the batch for p = 1 and 2.
+    """
+
+    across_spatial: int = token("must be 0", default=0)
+    epsilon: float = token("least norm, for p = 2 only", default=1e-12)
+    channel_shared: int = token("nobody reads it", default=1)
+    axis: int = token("must be 1", default=1)
+    p: int = token("norm", default=2, values=NORMS)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class. Raises UnsupportedLayer for what TNN refuses: other axes, other norms, whole pictures."""
+        need_floats(x)
+        need_channels(x)
+        reductions = dict(zip(NORMS, ("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin"), strict=True))
+        if self.across_spatial or self.axis != 1 or self.p not in reductions:
+            raise UnsupportedLayer(
+                "normalisation is not supported",
+                expected="across_spatial 0, axis 1 and p 1, 2, the largest or the smallest int32",
+                found=f"across_spatial {self.across_spatial}, axis {self.axis}, p {self.p}",
+            )
+        norm = g.op(reductions[self.p], x, g.ints(1), keepdims=1)
+        if self.p == 2:
+            norm = g.op("Max", norm, g.const(self.epsilon))
+        return g.op("Div", x, norm)

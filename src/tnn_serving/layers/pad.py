@@ -1,0 +1,117 @@
+"""Layers that add elements around a tensor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tnn_serving.errors import ShapeError, UnsupportedLayer
+from tnn_serving.layers.base import INT32_MIN, Layer, counted, layer, token
+from tnn_serving.layers.shape import numbers, shape_operand
+
+if TYPE_CHECKING:
+    from tnn_serving.translate.builder import Builder, Value
+
+CONSTANT, REFLECT, EDGE = 0, 1, 2
+MODES = {CONSTANT: "constant", REFLECT: "reflect", EDGE: "edge"}
+
+
+def padded(g: Builder, x: Value, pads: Value, mode: int, value: float) -> Value:
+    """``x`` with elements around it.
+
+    Args:
+        pads: int64 [2 * rank], all begins, then all ends; negative ones crop.
+        mode: one of :data:`MODES`.
+        value: the new elements in mode constant.
+
+    Raises:
+        UnsupportedLayer: an unknown mode.
+        ShapeError: another number of pads, or a reflection of more than there is.
+    """
+    if mode not in MODES:
+        raise UnsupportedLayer("padding mode is unknown", expected=MODES, found=mode)
+    if pads.dim(0) != 2 * x.rank:
+        raise ShapeError("number of pads differs from the axes", expected=2 * x.rank, found=pads.dim(0))
+    if pads.constant:
+        _check(x, numbers(pads), mode)
+        if not any(numbers(pads)):
+            return x
+    fill = None if mode != CONSTANT else g.const(_as_type(value, x.dtype))
+    return g.op("Pad", x, pads, fill, mode=MODES[mode])
+
+
+def _check(x: Value, pads: tuple[int, ...], mode: int) -> None:
+    for axis, size in enumerate(x.dims):
+        begin, end = pads[axis], pads[axis + x.rank]
+        if size is None:
+            continue
+        if size + begin + end < 1:
+            raise ShapeError(f"nothing is left of axis {axis}", found=f"{size} with pads {begin} and {end}")
+        if mode == REFLECT and max(begin, end) >= size:
+            raise ShapeError(
+                f"axis {axis} is too short to be reflected", expected=f"pads below {size}", found=f"{begin} and {end}"
+            )
+
+
+def _as_type(value: float, dtype: np.dtype) -> np.ndarray:
+    if dtype.kind != "i":
+        return np.array(value, dtype)
+    limits = np.iinfo(dtype)
+    return np.array(min(max(value, limits.min), limits.max)).astype(dtype)
+
+
+@layer(44, "Pad")
+class Pad(Layer):
+    """Pads height, width and channels of NCHW.
+
+    Inputs: x [N, C, H, W] float32 or int32.
+    Outputs: y [N, channel_begin + C + channel_end, top + H + bottom, left + W + right], type of x.
+    ONNX: Pad. Reflection does not repeat the border; negative pads crop.
+    TNN differs: cannot run the edge mode; stores the bits of the float value in int32 tensors.
+    """
+
+    unused: int = token("nobody reads it", default=0, written="0")
+    unused_too: int = token("nobody reads it", default=0, written="0")
+    top: int = token("rows before the first", default=INT32_MIN)
+    bottom: int = token("rows behind the last", default=INT32_MIN)
+    left: int = token("columns before the first", default=INT32_MIN)
+    right: int = token("columns behind the last", default=INT32_MIN)
+    channel_begin: int = token("channels before the first", default=INT32_MIN)
+    channel_end: int = token("channels behind the last", default=INT32_MIN)
+    mode: int = token("what the new elements are", default=CONSTANT, values=MODES)
+    value: float = token("the constant", default=0.0)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class. Raises ShapeError unless x has 4 dims and all six pads are given."""
+        if x.rank != 4:
+            raise ShapeError("input must have 4 dims", expected="[N, C, H, W]", found=list(x.dims))
+        begins, ends = (self.channel_begin, self.top, self.left), (self.channel_end, self.bottom, self.right)
+        if INT32_MIN in (*begins, *ends):
+            raise ShapeError("pads are missing", expected="top, bottom, left, right, channel begin, channel end")
+        if self.mode != CONSTANT and (self.channel_begin or self.channel_end):
+            raise UnsupportedLayer(
+                "channels can be padded only with a constant", found=f"{self.channel_begin} and {self.channel_end}"
+            )
+        return padded(g, x, g.ints(0, *begins, 0, *ends), self.mode, self.value)
+
+
+@layer(316, "PadV2", inputs=(1, 3))
+class PadV2(Layer):
+    """Pads any axis.
+
+    Inputs: x [...] float32 or int32; pads [2 * rank] integers, optional, used instead of the parameter; a third one
+        (the constant in other formats) is ignored as by TNN: the value is always the parameter.
+    Outputs: y [begin + dim + end ...], type of x.
+    ONNX: Pad. Reflection does not repeat the border; negative pads crop.
+    TNN differs: cannot run the edge mode.
+    """
+
+    pads: tuple[int, ...] = counted("all begins, then all ends", default=(), per=2)
+    mode: int = token("what the new elements are", default=CONSTANT, values=MODES)
+    value: float = token("the constant", default=0.0)
+
+    def to_onnx(self, g: Builder, x: Value, pads: Value | None = None, value: Value | None = None) -> Value:
+        """See the class. Raises ShapeError if there are not two pads for each axis."""
+        operand = g.ints(*self.pads) if pads is None else shape_operand(g, pads)
+        return padded(g, x, operand, self.mode, self.value)

@@ -1,0 +1,184 @@
+"""Layers that give the same elements other dims, or the same dims in another order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tnn_serving.errors import ShapeError, UnsupportedLayer
+from tnn_serving.layers.base import Layer, counted, layer, token
+from tnn_serving.layers.shape import joined, numbers, shape_operand
+
+if TYPE_CHECKING:
+    from tnn_serving.translate.builder import Builder, Value
+
+NCHW_ORDER, NHWC_ORDER = 0, 1
+ORDERS = {NCHW_ORDER: "NCHW, as they lie", NHWC_ORDER: "NHWC, as in TensorFlow"}
+
+
+def channels_last(rank: int) -> list[int]:
+    """The permutation that moves axis 1 to the end."""
+    return [0, *range(2, rank), 1] if rank > 2 else list(range(rank))
+
+
+def channels_first(rank: int) -> list[int]:
+    """The permutation that moves the last axis to axis 1: undoes :func:`channels_last`."""
+    return [0, rank - 1, *range(1, rank - 1)] if rank > 2 else list(range(rank))
+
+
+@layer(9, "Reshape", "QuantizedReshape", "QuantizedReshapeTensorflow", inputs=(1, 2))
+class Reshape(Layer):
+    """The same elements in another shape.
+
+    Inputs: x [...] of any type; shape [n] int32, optional, used instead of ``shape`` and ``num_axes``.
+    Outputs: y [dims of x before ``axis``, then the entries of the shape, then 1 for entries that ``num_axes`` leaves
+        out], type of x. An entry of -1 is inferred, 0 copies the dim of x at the same position of y.
+    ONNX: Reshape; for NHWC order between two Transpose.
+    TNN differs: does not compare the numbers of elements where no entry is -1.
+    """
+
+    axis: int = token("leading dims of x that are kept", default=0, ge=0)
+    num_axes: int = token("how many entries of the shape count; -1 for all", default=0, ge=-1)
+    shape: tuple[int, ...] = counted("entries: a size, -1 to infer it, 0 to copy it", default=(), missing=0)
+    reshape_type: int = token("order in which the elements are taken", default=NCHW_ORDER, values=ORDERS)
+
+    def to_onnx(self, g: Builder, x: Value, shape: Value | None = None) -> Value:
+        """See the class. Raises ShapeError for a shape that the elements do not fit."""
+        target = self._target(g, x, shape)
+        if self.reshape_type == NHWC_ORDER:
+            return self._channels_last(g, x, target)
+        if self.reshape_type != NCHW_ORDER:
+            raise UnsupportedLayer("reshape type is unknown", expected=ORDERS, found=self.reshape_type)
+        return g.op("Reshape", x, joined(g, target))
+
+    def _target(self, g: Builder, x: Value, shape: Value | None) -> list[int | Value]:
+        """The dims of y: numbers, and at most one run that is known at run time."""
+        if not 0 <= self.axis <= x.rank:
+            raise ShapeError("axis is out of range", expected=f"0 to {x.rank}", found=self.axis)
+        kept = [0] * self.axis
+        if shape is not None and not shape.constant:
+            return [*kept, shape_operand(g, shape)]
+        if shape is not None:
+            entries = numbers(shape)
+        else:
+            if not self.shape:
+                raise ShapeError("no shape is given", expected="a parameter or a second input")
+            count = len(self.shape) if self.num_axes == -1 else min(max(self.num_axes, 0), len(self.shape))
+            entries = (*self.shape[:count], *(1,) * (len(self.shape) - count))
+        target = [*kept, *entries]
+        if any(entry < -1 for entry in entries) or entries.count(-1) > 1:
+            raise ShapeError("shape makes no sense", expected="sizes, 0, and -1 at most once", found=list(entries))
+        if any(entry == 0 for entry in target[x.rank :]):
+            raise ShapeError(
+                "shape copies a dim that the input does not have",
+                expected=f"0 in the first {x.rank} places",
+                found=target,
+            )
+        return [*target]
+
+    @staticmethod
+    def _channels_last(g: Builder, x: Value, target: list[int | Value]) -> Value:
+        """Takes the elements in NHWC order. Dims stay in NCHW order outside; a 0 copies by NCHW position."""
+        dims: list[int | Value] = []
+        for piece in target:
+            if isinstance(piece, int):
+                dims.append(piece)
+            else:
+                dims += [g.op("Gather", piece, g.ints(k), axis=0) for k in range(piece.dim(0))]
+        if x.rank > 4 or len(dims) > 4:
+            raise UnsupportedLayer("NHWC order is for up to 4 dims", found=f"{x.rank} to {len(dims)} dims")
+        if x.rank != len(dims) and len(dims) > 1:
+            # The channels stand at different places of the two NHWC shapes, so that ONNX would copy another dim.
+            channels = dims[1]
+            if isinstance(channels, int):
+                dims[1] = channels or g.size(x, 1)
+            elif x.rank > 1:
+                dims[1] = g.op("Where", g.op("Equal", channels, g.ints(0)), g.size(x, 1), channels)
+        if x.rank > 2:
+            x = g.op("Transpose", x, perm=channels_last(x.rank))
+        y = g.op("Reshape", x, joined(g, [dims[k] for k in channels_last(len(dims))]))
+        return g.op("Transpose", y, perm=channels_first(len(dims))) if len(dims) > 2 else y
+
+
+@layer(10, "Flatten", "Flatten_nhwc")
+class Flatten(Layer):
+    """Two dims: the product of those before an axis, and of the rest.
+
+    Inputs: x [d0, ..., dn] of any type.
+    Outputs: y [d0 * ... * d(axis-1), d(axis) * ... * dn], type of x.
+    ONNX: Flatten.
+    """
+
+    axis: int = token("first dim of the second group", ge=0)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class. Raises ShapeError for an axis outside 0 to rank."""
+        if not 0 <= self.axis <= x.rank:
+            raise ShapeError("axis is out of range", expected=f"0 to {x.rank}", found=self.axis)
+        return g.op("Flatten", x, axis=self.axis)
+
+
+@layer(118, "Squeeze")
+class Squeeze(Layer):
+    """Removes axes of size 1.
+
+    Inputs: x [...] of any type.
+    Outputs: y [dims of x without the axes], type of x. No axes: the same dims.
+    ONNX: Squeeze.
+    TNN differs: goes through the axes from the last to the first, and counts a negative one in the rank that is left
+        at that moment; this is followed here.
+    """
+
+    axes: tuple[int, ...] = counted("axes to remove", default=(), missing=0)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class. Raises ShapeError for an axis that is not there or not of size 1."""
+        left = list(range(x.rank))
+        removed = []
+        for axis in reversed(self.axes):
+            if not -len(left) <= axis < len(left):
+                raise ShapeError("axis is out of range", expected=f"{-len(left)} to {len(left) - 1}", found=axis)
+            removed.append(left.pop(axis))
+        return g.op("Squeeze", x, g.ints(*sorted(removed))) if removed else x
+
+
+@layer(164, "Unsqueeze")
+class Unsqueeze(Layer):
+    """Inserts axes of size 1.
+
+    Inputs: x [...] of any type.
+    Outputs: y [dims of x with ones at the axes], type of x. No axes: the same dims.
+    ONNX: Unsqueeze.
+    TNN differs: inserts one by one in the order of the list, and counts a negative axis in the rank reached so far;
+        this is followed here.
+    """
+
+    axes: tuple[int, ...] = counted("places of the new axes", default=(), missing=0)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class. Raises ShapeError for a place outside the rank."""
+        is_new = [False] * x.rank
+        for axis in self.axes:
+            reach = len(is_new)
+            if not -reach - 1 <= axis <= reach:
+                raise ShapeError("axis is out of range", expected=f"{-reach - 1} to {reach}", found=axis)
+            is_new.insert(axis if axis >= 0 else axis + reach + 1, True)
+        places = [place for place, new in enumerate(is_new) if new]
+        return g.op("Unsqueeze", x, g.ints(*places)) if places else x
+
+
+@layer(32, "Permute", "QuantizedPermute")
+class Permute(Layer):
+    """Axes in another order.
+
+    Inputs: x [...] of any type.
+    Outputs: y, dim i is dim ``orders[i]`` of x; type of x.
+    ONNX: Transpose. Axes that the list leaves out follow behind it in rising order.
+    """
+
+    orders: tuple[int, ...] = counted("axis of x for each axis of y")
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class. Raises ShapeError if the list is no order of the axes."""
+        if len(set(self.orders)) < len(self.orders) or not set(self.orders) <= set(range(x.rank)):
+            raise ShapeError("orders must be different axes", expected=f"0 to {x.rank - 1}", found=list(self.orders))
+        return g.op("Transpose", x, perm=[*self.orders, *(k for k in range(x.rank) if k not in self.orders)])

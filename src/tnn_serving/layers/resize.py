@@ -1,0 +1,191 @@
+"""Resizing and sampling of pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tnn_serving.errors import ShapeError, UnsupportedLayer
+from tnn_serving.layers.base import HW, Layer, layer, pair, token
+
+if TYPE_CHECKING:
+    from tnn_serving.translate.builder import Builder, Value
+
+LAST = 2**63 - 1
+RESIZE_MODES = {1: "nearest", 2: "linear", 3: "cubic"}
+SAMPLE_MODES = {1: "nearest", 2: "linear", 3: "cubic"}
+SAMPLE_PADS = {0: "zeros", 1: "reflection", 2: "border"}
+CUBIC_A = -0.75
+
+
+@layer(149, "Upsample", "QuantizedUpsample", inputs=(1, 4))
+class Upsample(Layer):
+    """Resizes the last two axes: nearest, bilinear or bicubic (a = -0.75, taps clamped to the border).
+
+    Inputs: x [N, C, H, W] float32; alone, or with scales [2 or 4] float32, or with an ignored blob and scales, or
+        with those and sizes [2 or 4] int32.
+    Outputs: y [N, C, H', W'] float32: the sizes, or H, W times the scales rounded half up.
+    ONNX: Resize: asymmetric with floor for nearest, else pytorch_half_pixel or align_corners.
+    TNN differs: positions follow from the sizes, never from the scales; nearest ignores align_corners; cubic
+        resizing to one pixel without align_corners reads position -0.5.
+    """
+
+    mode: int = token("interpolation", values=RESIZE_MODES)
+    scale_h: float = token("H' / H; unused when sizes are given")
+    scale_w: float = token("W' / W; unused when sizes are given")
+    align_corners: int = token(
+        "whether corners map to corners; -1: not when both scales are at least 1",
+        default=0,
+        values={-1: "by scale", 0: "no", 1: "yes"},
+    )
+    size: HW | None = pair("H' and W'; 0 0 stands for the sizes blob")
+
+    def to_onnx(self, g: Builder, *inputs: Value) -> Value:
+        """See the class."""
+        x = inputs[0]
+        if x.rank != 4:
+            raise ShapeError("rank of the input differs", expected="4 dims", found=list(x.dims))
+        if self.mode not in RESIZE_MODES:
+            raise UnsupportedLayer("interpolation is unknown", expected=RESIZE_MODES, found=self.mode)
+        sizes = self._sizes(g, inputs)
+        if sizes is not None:
+            return self._resize(g, x, self.align_corners != 0, sizes=sizes)
+        scales = inputs[min(len(inputs), 3) - 1] if len(inputs) > 1 else g.const([self.scale_h, self.scale_w])
+        align = self.align_corners > 0
+        if self.align_corners < 0:
+            align = not bool(np.all(scales.fixed().reshape(-1)[-2:] >= 1))
+        if scales.constant:
+            factors = scales.fixed().reshape(-1)[-2:].astype(np.float32)
+            if factors.size != 2 or not np.all(factors > 0):
+                raise ShapeError("scales must be two positive numbers", found=factors.tolist())
+            if np.all(factors == np.floor(factors)):
+                return self._resize(g, x, align, scales=g.const(np.concatenate([np.ones(2, np.float32), factors])))
+            scales = g.const(factors)
+        else:
+            scales = g.op("Slice", g.reshape(scales, -1), g.ints(-2), g.ints(LAST))
+        old = g.op("Cast", g.op("Slice", g.shape(x), g.ints(2), g.ints(4)), to=1)
+        rounded = g.op("Floor", g.op("Add", g.op("Mul", old, scales), g.const(0.5)))
+        return self._resize(g, x, align, sizes=g.cast(rounded, np.int64))
+
+    def _sizes(self, g: Builder, inputs: tuple[Value, ...]) -> Value | None:
+        """H' and W' as int64 [2], where they are given."""
+        if len(inputs) == 4:
+            given = g.reshape(g.cast(inputs[3], np.int64), -1)
+            sizes = g.op("Slice", given, g.ints(-2), g.ints(LAST))
+        elif self.size is not None and self.size != (0, 0):
+            sizes = g.ints(*self.size)
+        else:
+            return None
+        if sizes.sample is not None and (sizes.sample.size != 2 or sizes.sample.min() < 1):
+            raise ShapeError("output sizes must be two positive numbers", found=sizes.sample.tolist())
+        return sizes
+
+    def _resize(
+        self, g: Builder, x: Value, align: bool, *, scales: Value | None = None, sizes: Value | None = None
+    ) -> Value:
+        whole = None
+        if sizes is not None:
+            whole = g.op("Concat", g.op("Slice", g.shape(x), g.ints(0), g.ints(2)), sizes, axis=0)
+        if self.mode == 1:
+            return g.op(
+                "Resize",
+                x,
+                None,
+                scales,
+                whole,
+                mode="nearest",
+                coordinate_transformation_mode="asymmetric",
+                nearest_mode="floor",
+            )
+        return g.op(
+            "Resize",
+            x,
+            None,
+            scales,
+            whole,
+            mode=RESIZE_MODES[self.mode],
+            coordinate_transformation_mode="align_corners" if align else "pytorch_half_pixel",
+            cubic_coeff_a=CUBIC_A if self.mode == 3 else None,
+        )
+
+
+@layer(323, "GridSample", inputs=2)
+class GridSample(Layer):
+    """Samples a picture at given positions, x and y from -1 to 1.
+
+    Inputs: x [N, C, H, W] float32; grid [N, H', W', 2] float32.
+    Outputs: y [N, C, H', W'] float32.
+    ONNX: GridSample.
+    TNN differs: knows only bilinear sampling with zeros outside and without align_corners.
+    """
+
+    mode: int = token("interpolation", default=2, values=SAMPLE_MODES)
+    pad_type: int = token("what lies outside", default=0, values=SAMPLE_PADS)
+    align_corners: int = token("1: -1 and 1 are centres of corner pixels, not their edges", default=0)
+
+    def to_onnx(self, g: Builder, x: Value, grid: Value) -> Value:
+        """See the class."""
+        if x.rank != 4 or grid.rank != 4 or grid.dims[3] != 2:
+            raise ShapeError(
+                "picture and grid do not fit",
+                expected="[N, C, H, W] and [N, H', W', 2]",
+                found=f"{list(x.dims)} and {list(grid.dims)}",
+            )
+        if self.mode not in SAMPLE_MODES or self.pad_type not in SAMPLE_PADS:
+            raise UnsupportedLayer(
+                "sampling is unknown",
+                expected=f"mode {SAMPLE_MODES}, pad_type {SAMPLE_PADS}",
+                found=f"mode {self.mode}, pad_type {self.pad_type}",
+            )
+        return g.op(
+            "GridSample",
+            x,
+            grid,
+            mode=SAMPLE_MODES[self.mode],
+            padding_mode=SAMPLE_PADS[self.pad_type],
+            align_corners=int(self.align_corners != 0),
+        )
+
+
+@layer(317, "RoiAlign", inputs=3)
+class RoiAlign(Layer):
+    """Pools regions of a picture to one size, bilinear, without half-pixel shift.
+
+    Inputs: x [N, C, H, W] float32; rois [R, 4] float32 (x1, y1, x2, y2); indices [R] int32, the picture of each.
+    Outputs: y [R, C, H', W'] float32.
+    ONNX: RoiAlign (output_half_pixel).
+    """
+
+    mode: int = token("what is taken of the samples", default=1, values={0: "maximum", 1: "average"})
+    output_height: int = token("H'", default=0, ge=1)
+    output_width: int = token("W'", default=0, ge=1)
+    sampling_ratio: int = token("samples a bin on each axis; 0: as many as pixels", default=0)
+    spatial_scale: float = token("pixels per unit of the rois", default=0.0)
+
+    def to_onnx(self, g: Builder, x: Value, rois: Value, indices: Value) -> Value:
+        """See the class."""
+        if x.rank != 4 or rois.rank != 2 or (rois.dims[1] or 4) < 4 or indices.rank != 1:
+            raise ShapeError(
+                "picture, rois and indices do not fit",
+                expected="[N, C, H, W], [R, 4] and [R]",
+                found=f"{list(x.dims)}, {list(rois.dims)} and {list(indices.dims)}",
+            )
+        if self.mode not in (0, 1):
+            raise UnsupportedLayer("mode is unknown", expected="0 (maximum) or 1 (average)", found=self.mode)
+        if self.output_height < 1 or self.output_width < 1:
+            raise ShapeError("output size must be at least 1", found=f"{self.output_height} x {self.output_width}")
+        corners = rois if rois.dims[1] == 4 else g.op("Slice", rois, g.ints(0), g.ints(4), g.ints(1))
+        # OpenVINO needs the 4 as a number.
+        return g.op(
+            "RoiAlign",
+            x,
+            g.reshape(corners, -1, 4),
+            g.cast(indices, np.int64),
+            mode="avg" if self.mode else "max",
+            output_height=self.output_height,
+            output_width=self.output_width,
+            sampling_ratio=max(self.sampling_ratio, 0),
+            spatial_scale=self.spatial_scale,
+            coordinate_transformation_mode="output_half_pixel",
+        )

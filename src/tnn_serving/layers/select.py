@@ -1,0 +1,154 @@
+"""Layers that choose elements, or count and find them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tnn_serving.errors import ShapeError
+from tnn_serving.layers.base import Layer, layer, token
+from tnn_serving.layers.shape import numbers, shape_operand
+
+if TYPE_CHECKING:
+    from tnn_serving.translate.builder import Builder, Value
+
+log = logging.getLogger(__name__)
+
+FROM_THE_BACK = -(2**63) + 1
+
+
+@layer(325, "Where", inputs=3, entry=False)
+class Where(Layer):
+    """Elements of one of two tensors, by a condition.
+
+    Inputs: a, b [...] float32 or int32; condition [...] int8, in this order. The three are broadcast.
+    Outputs: y, a where the condition is not 0, else b; type of a.
+    ONNX: Where, the condition cast to bool.
+    TNN differs: infers wrong dims where the ranks differ.
+    """
+
+    def to_onnx(self, g: Builder, a: Value, b: Value, condition: Value) -> Value:
+        """See the class. Raises ShapeError for operands of different types."""
+        if a.dtype != b.dtype:
+            raise ShapeError("both choices must be of one type", expected=a.dtype, found=b.dtype)
+        return g.op("Where", g.cast(condition, np.bool_), a, b)
+
+
+@layer(309, "NonZero", entry=False)
+class NonZero(Layer):
+    """Places of the elements that are not 0.
+
+    Inputs: x [...] float32, int32 or int8.
+    Outputs: y [rank, count] int32, in row-major order; the count depends on the data.
+    ONNX: NonZero, Cast.
+    TNN differs: runs only where x can be computed at load, is right only for rank 1, and takes -0.0 for a hit.
+    """
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class."""
+        return g.cast(g.op("NonZero", g.cast(x, np.bool_) if x.dtype == np.int8 else x), np.int32)
+
+
+@layer(314, "Histogram")
+class Histogram(Layer):
+    """How often each of the numbers 0 to depth - 1 occurs.
+
+    Inputs: x [...] int32.
+    Outputs: y [depth] int32.
+    ONNX: ScatterElements, adding ones.
+    TNN differs: numbers outside the range write outside its output; they are not counted here.
+    """
+
+    depth: int = token("number of bins", default=0, ge=1)
+
+    def to_onnx(self, g: Builder, x: Value) -> Value:
+        """See the class. Raises ShapeError for a negative depth."""
+        if self.depth < 0:
+            raise ShapeError("depth must not be negative", found=self.depth)
+        flat = shape_operand(g, x)
+        beyond = g.ints(self.depth)
+        inside = g.op("And", g.op("GreaterOrEqual", flat, g.ints(0)), g.op("Less", flat, beyond))
+        places = g.op("Where", inside, flat, beyond)
+        ones = g.op("Expand", g.const(np.array([1], np.int32)), g.shape(flat))
+        bins = g.const(np.zeros(self.depth + 1, np.int32))
+        counts = g.op("ScatterElements", bins, places, ones, axis=0, reduction="add")
+        return g.op("Slice", counts, g.ints(0), beyond, g.ints(0))
+
+
+@layer(319, "OneHot", inputs=(1, 3))
+class OneHot(Layer):
+    """A new axis with one value at the index and another everywhere else.
+
+    Inputs: indices [...] int32; depth, one int32, optional: used instead of the parameter if it is constant; values
+        [off, on], optional: only its type counts.
+    Outputs: y, dims of indices with the depth inserted at the axis; type of values, else int32.
+    ONNX: OneHot.
+    TNN differs: runs only with three inputs; takes the values from the third one if a Shape layer is in the network,
+        from the parameters otherwise, which is followed here.
+    """
+
+    axis: int = token("place of the new axis; negative counts in the output", default=-1)
+    depth: int = token("size of the new axis", default=-1)
+    value_off: float = token("value elsewhere", default=0.0)
+    value_on: float = token("value at the index", default=1.0)
+
+    def to_onnx(self, g: Builder, indices: Value, depth: Value | None = None, values: Value | None = None) -> Value:
+        """See the class. Raises ShapeError without a depth, or for an axis outside the output's rank."""
+        if not -indices.rank - 1 <= self.axis <= indices.rank:
+            raise ShapeError("axis is out of range", expected=f"{-indices.rank - 1} to {indices.rank}", found=self.axis)
+        told = np.array([self.value_off, self.value_on], np.float32)
+        if values is not None and values.constant and not np.array_equal(values.fixed().reshape(-1), told):
+            log.warning(
+                "%s: the parameters give off and on as %g and %g; the constant that says %s is not used",
+                self.place(),
+                *told,
+                values.fixed().reshape(-1),
+            )
+        y = g.op("OneHot", g.cast(indices, np.int64), self._depth(g, depth), g.const(told), axis=self.axis)
+        return g.cast(y, np.int32 if values is None else values.dtype)
+
+    def _depth(self, g: Builder, depth: Value | None) -> Value:
+        if depth is not None and not depth.constant and self.depth < 1:
+            return g.reshape(g.cast(depth, np.int64))
+        size = self.depth if depth is None or not depth.constant else (*numbers(depth), 0)[0]
+        if size < 1:
+            raise ShapeError("depth must be at least 1", found=size)
+        return g.const(np.array(size, np.int64))
+
+
+@layer(328, "TopK", inputs=(1, 2), outputs=2)
+class TopK(Layer):
+    """The largest or smallest elements of an axis, and where they were.
+
+    Inputs: x [...] float32 or int32; k, one int32, optional, used instead of the parameter.
+    Outputs: values, type of x; indices int32; both [..., min(k, dim), ...].
+    ONNX: TopK. Unsorted means worst first.
+    TNN differs: which of equal elements it takes, and in which order, is not said; the lowest indices here.
+    """
+
+    axis: int = token("axis; negative from the end", default=-1)
+    largest: int = token("1 largest, 0 smallest", default=1)
+    sorted: int = token("1 best first, 0 worst first", default=1)
+    k: int = token("how many", default=-1)
+
+    def to_onnx(self, g: Builder, x: Value, k: Value | None = None) -> list[Value]:
+        """See the class. Raises ShapeError unless k is at least 1."""
+        axis = x.axis(self.axis)
+        fixed = self.k if k is None else (*numbers(k), 0)[0] if k.constant else 1
+        if fixed < 1:
+            raise ShapeError("k must be at least 1", found=fixed)
+        count = g.ints(fixed) if k is None or k.constant else shape_operand(g, k)
+        found = g.op(
+            "TopK",
+            x,
+            g.op("Min", count, g.size(x, axis)),
+            outputs=2,
+            axis=axis,
+            largest=int(self.largest != 0),
+            sorted=1,
+        )
+        if not self.sorted:
+            found = [g.op("Slice", y, g.ints(-1), g.ints(FROM_THE_BACK), g.ints(axis), g.ints(-1)) for y in found]
+        return [found[0], g.cast(found[1], np.int32)]

@@ -1,0 +1,164 @@
+"""Layers that put tensors together along an axis and take parts out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tnn_serving.errors import ShapeError, UnsupportedLayer
+from tnn_serving.layers.base import INT32_MAX, INT32_MIN, Layer, counted, layer, token
+from tnn_serving.layers.shape import joined, shape_operand
+
+if TYPE_CHECKING:
+    from tnn_serving.translate.builder import Builder, Value
+
+TO_THE_END, BEFORE_THE_FRONT = 2**63 - 1, -(2**63) + 1
+
+
+@layer(8, "Concat", "Concat_nhwc", "QuantizedConcat", inputs=(1, None))
+class Concat(Layer):
+    """Inputs one behind the other along an axis.
+
+    Inputs: x0, x1, ... of one type and rank, with equal dims but for the axis.
+    Outputs: y, the sum of the sizes at the axis.
+    ONNX: Concat. Empty constants, whose dims the model file does not keep, are left out.
+    """
+
+    axis: int = token("axis; negative from the end", default=1)
+
+    def to_onnx(self, g: Builder, *inputs: Value) -> Value:
+        """See the class. Raises ShapeError for inputs that do not fit each other."""
+        filled = [x for x in inputs if not (x.constant and x.fixed().size == 0)] or [inputs[0]]
+        if len({x.dtype for x in filled}) > 1:
+            raise ShapeError("inputs must be of one type", found=", ".join(str(x.dtype) for x in filled))
+        axis = filled[0].axis(self.axis)
+        return g.op("Concat", *filled, axis=axis) if len(filled) > 1 else filled[0]
+
+
+@layer(153, "SplitV", outputs=(1, None))
+class SplitV(Layer):
+    """Cuts an axis into parts.
+
+    Inputs: x [...] of any type.
+    Outputs: one for each part, type of x. No sizes: equal parts, and the axis may be of any size that they divide.
+    ONNX: Split.
+    """
+
+    axis: int = token("axis; negative from the end", default=0)
+    slices: tuple[int, ...] = counted("size of each part", default=(), missing=0)
+
+    def to_onnx(self, g: Builder, x: Value) -> list[Value]:
+        """See the class. Raises ShapeError for sizes that do not add up, or parts that cannot be equal."""
+        axis, parts = x.axis(self.axis), len(self.outputs)
+        if not self.slices:
+            if x.dim(axis) % parts:
+                raise ShapeError(f"axis {axis} cannot be cut into {parts} equal parts", found=x.dim(axis))
+            return g.op("Split", x, outputs=parts, axis=axis, num_outputs=parts)
+        if len(self.slices) != parts:
+            raise ShapeError("number of sizes differs from the outputs", expected=parts, found=len(self.slices))
+        if any(size < 0 for size in self.slices) or sum(self.slices) != x.dim(axis):
+            raise ShapeError("sizes do not add up", expected=x.dim(axis), found=" + ".join(map(str, self.slices)))
+        return g.op("Split", x, g.ints(*self.slices), outputs=parts, axis=axis)
+
+
+@layer(7, "Split", outputs=(1, None), entry=False)
+class Split(Layer):
+    """Gives its input to several names.
+
+    Inputs: x [...] of any type.
+    Outputs: one or more, each equal to x.
+    ONNX: Identity for each output.
+    TNN differs: knows the layer and cannot run it.
+    """
+
+    def to_onnx(self, g: Builder, x: Value) -> list[Value]:
+        """See the class."""
+        return [g.op("Identity", x) for _ in self.outputs]
+
+
+@layer(57, "StridedSlice", "StridedSlice_nhwc", inputs=(1, 2))
+class StridedSlice(Layer):
+    """A range of every axis, by a step.
+
+    Inputs: x [...] of any type; reference, optional, of the same rank: its dims are the sizes to take, the ends are
+        then ignored.
+    Outputs: y, at each axis (end - begin - 1) / stride + 1 elements; type of x.
+    ONNX: Slice. Negative begins and ends count from the end; an end of 0 is the end.
+    TNN differs: reads outside its input where an end is beyond the dim; the end is meant here.
+    """
+
+    begins: tuple[int, ...] = counted("first index of each axis")
+    ends: tuple[int, ...] = counted("index behind the last of each axis; 0 for the end")
+    strides: tuple[int, ...] = counted("step of each axis")
+
+    def to_onnx(self, g: Builder, x: Value, reference: Value | None = None) -> Value:
+        """See the class. Raises ShapeError for lists of another length than the rank, and for an empty result."""
+        for what, numbers in (("begins", self.begins), ("ends", self.ends), ("strides", self.strides)):
+            if len(numbers) != x.rank:
+                raise ShapeError(f"number of {what} differs from the rank", expected=x.rank, found=len(numbers))
+        if any(step < 1 for step in self.strides):
+            raise ShapeError("strides must be at least 1", found=list(self.strides))
+        if reference is not None:
+            return self._as_reference(g, x, reference)
+        ends = [TO_THE_END if end == 0 else end for end in self.ends]
+        y = g.op("Slice", x, g.ints(*self.begins), g.ints(*ends), g.ints(*range(x.rank)), g.ints(*self.strides))
+        if 0 in y.dims:
+            raise ShapeError(
+                "nothing is left", expected="begin < end", found=f"{self.begins} to {self.ends} of {list(x.dims)}"
+            )
+        return y
+
+    def _as_reference(self, g: Builder, x: Value, reference: Value) -> Value:
+        if reference.rank != x.rank:
+            raise ShapeError("rank of the reference differs", expected=x.rank, found=reference.rank)
+        if any(step != 1 for step in self.strides):
+            raise UnsupportedLayer("strides must be 1 with a reference", found=list(self.strides))
+        begins = joined(g, [b if b >= 0 else g.op("Add", g.size(x, k), g.ints(b)) for k, b in enumerate(self.begins)])
+        ends = g.op("Add", begins, g.shape(reference))
+        y = g.op("Slice", x, begins, ends, g.ints(*range(x.rank)))
+        if None not in (*y.dims, *reference.dims) and y.dims != reference.dims:
+            raise ShapeError(
+                "the reference is larger than what is left", expected=list(y.dims), found=list(reference.dims)
+            )
+        return y
+
+
+@layer(306, "StridedSliceV2", inputs=(1, 3))
+class StridedSliceV2(Layer):
+    """A range of some axes, by a step that may be negative.
+
+    Inputs: x [...] of any type; begins [n] and ends [n] int32, optional, used instead of the parameters.
+    Outputs: y, type of x; axes that are not named stay whole.
+    ONNX: Slice. Begins and ends are cut to the dim; 2147483647 is the end, -2147483648 what is before the front.
+    TNN differs: wants the axes rising; does not cut begins to the dim; refuses a full reverse (-2147483648); an
+        instance that is reshaped keeps the begins and ends of its first shape.
+    """
+
+    begins: tuple[int, ...] = counted("first index")
+    ends: tuple[int, ...] = counted("index behind the last")
+    axes: tuple[int, ...] = counted("axes; negative from the end")
+    strides: tuple[int, ...] = counted("steps")
+
+    def to_onnx(self, g: Builder, x: Value, begins: Value | None = None, ends: Value | None = None) -> Value:
+        """See the class. Raises ShapeError for lists of different lengths, an axis named twice, or a step of 0."""
+        axes = [x.axis(axis) for axis in self.axes]
+        starts = self._bound(g, "begins", self.begins, begins)
+        stops = self._bound(g, "ends", self.ends, ends)
+        if len(self.strides) != len(axes) or len(set(axes)) < len(axes) or 0 in self.strides:
+            raise ShapeError(
+                "axes and strides make no sense",
+                expected="different axes and as many strides, none of them 0",
+                found=f"axes {list(self.axes)}, strides {list(self.strides)}",
+            )
+        return g.op("Slice", x, starts, stops, g.ints(*axes), g.ints(*self.strides)) if axes else x
+
+    def _bound(self, g: Builder, what: str, literal: Sequence[int], given: Value | None) -> Value:
+        bound = g.ints(*map(_unbounded, literal)) if given is None else shape_operand(g, given)
+        if bound.dim(0) != len(self.axes):
+            raise ShapeError(f"number of {what} differs from the axes", expected=len(self.axes), found=bound.dim(0))
+        return bound
+
+
+def _unbounded(index: int) -> int:
+    """TNN's marks for "to the end" and "before the front", as ONNX has them."""
+    return {INT32_MAX: TO_THE_END, INT32_MIN: BEFORE_THE_FRONT}.get(index, index)

@@ -1,0 +1,342 @@
+"""Finds tritonserver and libpython, and builds the command line and environment that start them together.
+
+Nothing is started here; :mod:`tnn_serving.triton.supervise` does that. tritonserver comes from the wheel
+``nvidia-pytriton``, of which only the binary is used, or from an installation of its own. libpython is the shared
+library of the Python that runs this code: the backend loads it into the server.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tnn_serving.errors import ServerError, located
+
+SERVER_REQUIREMENT = "nvidia-pytriton==0.7.0"
+"""The wheel with tritonserver 2.51.0. Its metadata asks for numpy < 2, which only parts of it need that are not used
+here; hence ``--no-deps``."""
+
+WHEEL_GLIBC = (2, 35)
+"""The oldest glibc for which the wheel was built (its tag is manylinux_2_35)."""
+
+BACKENDS = Path(__file__).parent / "backends"
+BACKEND_LIBRARY = BACKENDS / "tnn" / "libtriton_tnn.so"
+
+SWITCHES = frozenset({"help", "disable-auto-complete-config"})
+"""tritonserver's flags that take no value."""
+
+log = logging.getLogger(__name__)
+
+
+def install_command(python: str = sys.executable) -> list[str]:
+    """The command that installs tritonserver beside ``python``."""
+    return [python, "-m", "pip", "install", "--no-deps", SERVER_REQUIREMENT]
+
+
+# ---- tritonserver ----
+
+
+def find_tritonserver(path: Path | None = None) -> Path:
+    """The tritonserver executable: ``path``, or the wheel's in this environment, or one on PATH.
+
+    Raises:
+        ServerError: there is none, it can't be executed, or the wheel's doesn't suit this system.
+    """
+    if path is not None:
+        if not os.access(path, os.X_OK) or path.is_dir():
+            raise ServerError("no executable tritonserver there", expected="an executable file", found=path)
+        return path.absolute()
+    in_wheel = _wheel_tritonserver()
+    if in_wheel is not None:
+        check_wheel_platform()
+        return in_wheel
+    for candidate in (shutil.which("tritonserver"), "/opt/tritonserver/bin/tritonserver"):
+        if candidate is not None and os.access(candidate, os.X_OK):
+            return Path(candidate)
+    raise ServerError(
+        "tritonserver is not installed in this environment",
+        hint=f"type: tnn-serving install-server, which is: python {' '.join(install_command()[1:])}",
+    )
+
+
+def _wheel_tritonserver() -> Path | None:
+    spec = importlib.util.find_spec("pytriton")  # finds without importing: the package needs things that we don't
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        candidate = Path(folder) / "tritonserver" / "bin" / "tritonserver"
+        if os.access(candidate, os.X_OK):
+            return candidate
+    return None
+
+
+def check_wheel_platform() -> None:
+    """Checks that the binaries of the wheel can run here.
+
+    Raises:
+        ServerError: another machine type, another C library, or too old a glibc.
+    """
+    expected = f"Linux on x86-64 with glibc {'.'.join(map(str, WHEEL_GLIBC))} or later"
+    hint = (
+        "use a newer system (Ubuntu 22.04, Debian 12, RHEL 10 or later) or a Triton container, and give the path of "
+        "its tritonserver with --tritonserver"
+    )
+    library, version = platform.libc_ver()
+    found = f"{platform.system()} on {platform.machine()} with {library or 'an unknown C library'} {version}".strip()
+    suits = platform.system() == "Linux" and platform.machine() == "x86_64" and library == "glibc"
+    if not suits or _numbers(version) < WHEEL_GLIBC:
+        raise ServerError(f"the tritonserver of {SERVER_REQUIREMENT} can't run here", expected=expected, found=found, hint=hint)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+# ---- libpython ----
+
+
+def find_libpython() -> Path:
+    """The shared library of the running Python.
+
+    One that belongs to another installation of the same X.Y is taken only when there is no better one, since its
+    built-in modules may differ from this Python's standard library.
+
+    Raises:
+        ServerError: there is none, with what to install.
+    """
+    wanted = ".".join(map(str, sys.version_info[:3]))
+    other: Path | None = None
+    for path, ours in _libpython_candidates():
+        if not path.is_file():
+            continue
+        if ours or _libpython_version(path) == wanted:
+            return path
+        other = other or path
+    if other is not None:
+        log.warning("%s is of Python %s, not %s; it will probably do", other, _libpython_version(other), wanted)
+        return other
+    short = ".".join(map(str, sys.version_info[:2]))
+    raise ServerError(
+        "this Python has no shared library, which tritonserver needs to run Python inside",
+        expected=_libpython_name(),
+        found=f"none beside {sys.base_prefix} or in the system's library folders",
+        hint=f"Debian, Ubuntu: apt install libpython{short}; pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install {wanted}",
+    )
+
+
+def _libpython_name() -> str:
+    return f"libpython{sysconfig.get_config_var('LDVERSION')}.so.1.0"
+
+
+def _libpython_candidates() -> Iterator[tuple[Path, bool]]:
+    """Where it may be (sysconfig names files that need not exist), and whether it is surely of this installation."""
+    name = _libpython_name()
+    folder, file = sysconfig.get_config_var("LIBDIR"), str(sysconfig.get_config_var("INSTSONAME"))
+    prefix = Path(sys.base_prefix)
+    if folder and ".so" in file:
+        yield Path(folder) / file, Path(folder).is_relative_to(prefix)
+    yield prefix / "lib" / name, True
+    multiarch = sysconfig.get_config_var("MULTIARCH") or f"{platform.machine()}-linux-gnu"
+    for system in (f"/usr/lib/{multiarch}", f"/lib/{multiarch}", "/usr/local/lib", "/usr/lib64", "/usr/lib"):
+        yield Path(system) / name, False
+    server = _wheel_tritonserver()
+    if server is not None and sys.version_info[:2] == (3, 13):
+        bundled = server.parents[3] / "nvidia_pytriton.libs"
+        for path in sorted(bundled.glob("libpython3-*.13.so.1.0")):
+            yield path, False
+
+
+def _libpython_version(path: Path) -> str:
+    """"3.11.7", asked of the library in a process of its own: two libpythons in one would be one too many."""
+    code = (
+        "import ctypes, sys; f = ctypes.CDLL(sys.argv[1]).Py_GetVersion; f.restype = ctypes.c_char_p;"
+        "print(f().decode().split()[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+# ---- command line ----
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A server ready to be started.
+
+    Attributes:
+        command: tritonserver and its flags, ours first, so that the user's win.
+        environment: the whole environment of the process.
+        exit_timeout_s: how long tritonserver waits for running requests when it is asked to stop.
+    """
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(repr=False)
+
+    def flag(self, name: str, default: str = "") -> str:
+        """The value that tritonserver will use for ``--name``: the last one given."""
+        values = flag_values(self.command[1:], name)
+        return values[-1] if values else default
+
+    @property
+    def exit_timeout_s(self) -> float:
+        return float(self.flag("exit-timeout-secs", "30"))
+
+    @property
+    def control_mode(self) -> str:
+        """"none", "poll" or "explicit"."""
+        return self.flag("model-control-mode", "none")
+
+    def endpoint(self, protocol: str) -> tuple[str, int] | None:
+        """Address and port of "http", "grpc" or "metrics"; None when it is switched off.
+
+        Raises:
+            ServerError: the port is no number.
+        """
+        if not is_true(self.flag(f"allow-{protocol}", "true")):
+            return None
+        host = self.flag(f"{protocol}-address")
+        port = self.flag(f"{protocol}-port")
+        if not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ServerError(f"--{protocol}-port is no port", expected="a number from 1 to 65535", found=port)
+        return host, int(port)
+
+    @property
+    def url(self) -> str | None:
+        """Where this machine reaches the HTTP endpoint, e.g. ``http://127.0.0.1:8000``."""
+        endpoint = self.endpoint("http")
+        if endpoint is None:
+            return None
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(endpoint[0], endpoint[0])
+        return f"http://[{host}]:{endpoint[1]}" if ":" in host else f"http://{host}:{endpoint[1]}"
+
+
+def prepare(
+    repositories: Sequence[str],
+    *,
+    host: str = "127.0.0.1",
+    http_port: int = 8000,
+    grpc_port: int = 8001,
+    metrics_port: int = 8002,
+    exit_timeout_s: int = 10,
+    flags: Sequence[str] = (),
+    tritonserver: Path | None = None,
+) -> Launch:
+    """Builds command line and environment of a server.
+
+    Args:
+        repositories: what Triton gets as ``--model-repository``: folders or remote locations.
+        host: the address of all endpoints, metrics included.
+        exit_timeout_s: short by default, since an idle connection that a client keeps open uses it up in full.
+        flags: further flags of tritonserver; they override ours.
+
+    Raises:
+        ServerError: tritonserver, libpython or the backend is missing.
+    """
+    server = find_tritonserver(tritonserver)
+    if not BACKEND_LIBRARY.is_file():
+        raise ServerError(
+            "the Triton backend has not been built",
+            expected=BACKEND_LIBRARY,
+            hint="install the package again: python -m pip install --force-reinstall --no-deps tnn-serving, or -e . in a checkout",
+        )
+    command = [str(server)]
+    command += [f"--model-repository={repository}" for repository in repositories]
+    command.append(f"--backend-directory={BACKENDS}")
+    caches = server.parent.parent / "caches"
+    if caches.is_dir():
+        command.append(f"--cache-directory={caches}")
+    for protocol, port in (("http", http_port), ("grpc", grpc_port), ("metrics", metrics_port)):
+        command += [f"--{protocol}-address={host}", f"--{protocol}-port={port}"]
+    command += [
+        "--exit-on-error=false",  # a model that can't be loaded does not keep the others from being served
+        f"--exit-timeout-secs={exit_timeout_s}",
+        "--allow-gpu-metrics=false",
+        "--pinned-memory-pool-byte-size=0",
+        *flags,
+    ]
+    environment = {
+        **os.environ,
+        "TNN_LIBPYTHON": str(find_libpython()),
+        "TNN_PYTHON": sys.executable,
+    }
+    return Launch(tuple(command), environment)
+
+
+def is_true(text: str) -> bool:
+    """A boolean flag as tritonserver reads it."""
+    return text.lower() in ("true", "1", "on")
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Parts words and flags of a command line: ``["repo", "--log-verbose", "1"]`` -> ``(["repo"], [...])``.
+
+    A flag without ``=`` takes the next word as its value, as tritonserver does.
+    """
+    words: list[str] = []
+    flags: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-") or argument == "-":
+            words.append(argument)
+            continue
+        flags.append(argument)
+        if "=" not in argument and argument.lstrip("-") not in SWITCHES:
+            flags += [value for value in (next(rest, None),) if value is not None]
+    return words, flags
+
+
+def flag_values(arguments: Sequence[str], name: str) -> list[str]:
+    """All values of ``--name value`` and ``--name=value``, in order."""
+    values = []
+    _, flags = split_arguments(arguments)
+    following = [*flags[1:], ""]
+    for argument, value in zip(flags, following, strict=True):
+        if argument == f"--{name}":
+            values.append(value)
+        elif argument.startswith(f"--{name}="):
+            values.append(argument.partition("=")[2])
+    return values
+
+
+def check_ports(launch: Launch) -> None:
+    """Checks that the ports can be listened on, before a server is started that would fail late and obscurely.
+
+    Raises:
+        ServerError: with the port and the flag that changes it.
+    """
+    taken: dict[int, str] = {}
+    for protocol in ("http", "grpc", "metrics"):
+        endpoint = launch.endpoint(protocol)
+        if endpoint is None or is_true(launch.flag(f"reuse-{protocol}-port", "false")):
+            continue
+        host, port = endpoint
+        flag = f"--{protocol}-port"
+        if port in taken:
+            raise ServerError(f"{flag} and {taken[port]} are the same port: {port}", hint=f"give another one with {flag}")
+        taken[port] = flag
+        with located(f"{protocol} endpoint {host}:{port}"):
+            _check_port(host, port, flag, f"--{protocol}-address")
+
+
+def _check_port(host: str, port: int, flag: str, address_flag: str) -> None:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        # Sets SO_REUSEADDR as tritonserver does: connections of a server that has just ended are no obstacle.
+        socket.create_server((host, port), family=family).close()
+    except socket.gaierror as error:
+        raise ServerError("no such address", found=host, hint=f"give another one with {address_flag}") from error
+    except PermissionError as error:
+        raise ServerError("the port may not be used", hint=f"give one above 1023 with {flag}") from error
+    except OSError as error:
+        raise ServerError(
+            f"the port can't be used: {error.strerror or error}",
+            hint=f"stop what listens there, or give another port with {flag}",
+        ) from error

@@ -1,0 +1,241 @@
+"""Repositories that Triton can read, over repositories that need a ``backend: "tnn"`` line somewhere.
+
+Triton finds the backend of a model in its ``config.pbtxt``. A TNN model without that file, or with one that names
+neither backend nor platform, is served from an overlay: a temporary folder in which each such model has a
+``config.pbtxt`` with the line and links to everything else. All other folders are linked as they are. Repositories
+that need none of this, and remote ones, are given to Triton unchanged.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from tnn_serving.errors import ServerError
+
+REMOTE = ("s3://", "gs://", "as://")
+CONFIG = "config.pbtxt"
+BACKEND_LINE = b'backend: "tnn"\n'
+TNN_SUFFIXES = (".tnnproto", ".tnnmodel")
+
+_TOKEN = re.compile(
+    r"""\#[^\n]* | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' | [{}\[\]<>] | (?P<field>[A-Za-z_]\w*)\s*(?=[:{<\[])""",
+    re.VERBOSE,
+)
+
+
+def top_level_fields(text: str) -> set[str]:
+    """The names of the fields that a protobuf text (config.pbtxt) sets at its top level."""
+    fields = set()
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        if token["field"] and depth == 0:
+            fields.add(token["field"])
+        elif token[0] in ("{", "[", "<"):
+            depth += 1
+        elif token[0] in ("}", "]", ">"):
+            depth -= 1
+    return fields
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A folder of a repository that is no model, and why."""
+
+    folder: Path
+    reason: str
+
+
+def versions(model: Path) -> list[Path]:
+    """The numbered version folders of a model folder."""
+    return sorted((path for path in model.iterdir() if path.name.isdecimal() and path.is_dir()), key=lambda p: int(p.name))
+
+
+def is_tnn(model: Path) -> bool:
+    """Whether any version of a model holds TNN's files."""
+    return any(file.suffix in TNN_SUFFIXES for version in versions(model) for file in version.iterdir())
+
+
+def config_of(model: Path) -> bytes | None:
+    """What ``config.pbtxt`` must be in the overlay; None when the model folder can be used as it is."""
+    config = model / CONFIG
+    text = config.read_bytes() if config.is_file() else b""
+    if top_level_fields(text.decode("latin-1")) & {"backend", "platform"} or not is_tnn(model):
+        return None
+    return text + b"\n" + BACKEND_LINE if text else BACKEND_LINE
+
+
+class Overlay:
+    """The repositories of one server: what Triton is to be given for each, kept in step with the sources.
+
+    Args:
+        repositories: folders and remote locations.
+        changing: models may come and go while the server runs (its control mode is poll or explicit). Every local
+            repository then gets an overlay, since a model that needs one may be added later.
+
+    Raises:
+        ServerError: a folder is missing, or is a model and no repository.
+
+    Attributes:
+        locations: what to give to Triton, in the order of ``repositories``.
+        skipped: folders that are no models, as of the last :meth:`sync`.
+    """
+
+    def __init__(self, repositories: Sequence[str], *, changing: bool = False) -> None:
+        self.skipped: list[Skipped] = []
+        self._root: Path | None = None
+        self._overlays: list[tuple[Path, Path]] = []
+        self.locations = [self._location(repository, changing) for repository in repositories]
+        try:
+            self.sync()
+        except BaseException:
+            self.close()
+            raise
+
+    def _location(self, repository: str, changing: bool) -> str:
+        if repository.startswith(REMOTE):
+            return repository
+        source = Path(repository).absolute()
+        check_repository(source)
+        if not changing and not any(config_of(model) for model in model_folders(source)[0]):
+            return str(source)
+        if self._root is None:
+            self._root = Path(tempfile.mkdtemp(prefix="tnn-serving-"))
+            (self._root / "staging").mkdir()
+        target = self._root / f"repository{len(self._overlays)}"
+        target.mkdir()
+        self._overlays.append((source, target))
+        return str(target)
+
+    def sync(self) -> None:
+        """Takes over what has changed in the sources: new, changed and removed models. What is unchanged is not
+        touched, so that Triton's polling sees no change either."""
+        self.skipped = []
+        for source, target in self._overlays:
+            models, skipped = model_folders(source)
+            self.skipped += skipped
+            names = {model.name for model in models}
+            for entry in list(target.iterdir()):
+                if entry.name not in names:
+                    self._remove(entry)
+            for model in models:
+                try:
+                    self._sync_model(model, target / model.name)
+                except FileNotFoundError:
+                    continue  # it is being removed; the next sync sees it gone
+                except OSError as error:
+                    self.skipped.append(Skipped(model, f"it can't be read: {error.strerror}"))
+
+    def _sync_model(self, model: Path, entry: Path) -> None:
+        config = config_of(model)
+        if config is None:
+            if not (entry.is_symlink() and entry.readlink() == model):
+                self._remove(entry)
+                entry.symlink_to(model)
+            return
+        if entry.is_symlink() or not entry.exists():
+            self._create(model, entry, config)
+            return
+        if (entry / CONFIG).read_bytes() != config:
+            self._replace(entry / CONFIG, config)
+        _sync_links(model, entry)
+
+    def _create(self, model: Path, entry: Path, config: bytes) -> None:
+        # Made elsewhere and moved in whole: Triton must not see half a model.
+        fresh = self._staging(entry.name)
+        fresh.mkdir()
+        (fresh / CONFIG).write_bytes(config)
+        _sync_links(model, fresh)
+        self._remove(entry)
+        fresh.rename(entry)
+
+    def _replace(self, file: Path, content: bytes) -> None:
+        fresh = self._staging(CONFIG)
+        fresh.write_bytes(content)
+        fresh.replace(file)
+
+    def _remove(self, entry: Path) -> None:
+        if not entry.is_symlink() and not entry.exists():
+            return
+        gone = self._staging(entry.name)
+        entry.rename(gone)
+        self._delete(gone)
+
+    def _staging(self, name: str) -> Path:
+        assert self._root is not None  # there is an overlay, or nobody would ask
+        place = self._root / "staging" / name
+        self._delete(place)
+        return place
+
+    @staticmethod
+    def _delete(path: Path) -> None:
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        elif path.exists():
+            shutil.rmtree(path)  # removes links, never what they point to
+
+    def close(self) -> None:
+        """Removes the temporary folder. To be called when the server has ended."""
+        if self._root is not None:
+            shutil.rmtree(self._root, ignore_errors=True)
+            self._root = None
+            self._overlays = []
+
+    def __enter__(self) -> Overlay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _sync_links(model: Path, entry: Path) -> None:
+    """Makes ``entry`` hold a link for each file and folder of ``model``, its config.pbtxt excepted."""
+    wanted = {path.name: path for path in model.iterdir() if path.name != CONFIG}
+    for link in list(entry.iterdir()):
+        if link.name != CONFIG and (link.name not in wanted or link.readlink() != wanted[link.name]):
+            link.unlink()
+    for name, path in wanted.items():
+        if not (entry / name).is_symlink():
+            (entry / name).symlink_to(path)
+
+
+def model_folders(repository: Path) -> tuple[list[Path], list[Skipped]]:
+    """The model folders of a repository, and its folders that are none (hidden ones are not looked at)."""
+    models, skipped = [], []
+    for folder in sorted(repository.iterdir()):
+        if folder.name.startswith(".") or not folder.is_dir():
+            continue
+        try:
+            found = bool(versions(folder))
+        except OSError as error:
+            skipped.append(Skipped(folder, f"it can't be read: {error.strerror}"))
+            continue
+        if found:
+            models.append(folder)
+        else:
+            skipped.append(Skipped(folder, "it has no version folder (a number, such as 1)"))
+    return models, skipped
+
+
+def check_repository(path: Path) -> None:
+    """Checks that a path can be a repository.
+
+    Raises:
+        ServerError: it is missing, no folder, unreadable, or a model (version) folder.
+    """
+    if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK):
+        found = "nothing" if not path.exists() else "no folder" if not path.is_dir() else "a folder that can't be read"
+        raise ServerError(f"no model repository at {path}", expected="a folder of model folders", found=found)
+    layout = "a repository looks like REPOSITORY/NAME/1/proto.tnnproto"
+    if any(file.suffix in TNN_SUFFIXES for file in path.iterdir()):
+        raise ServerError(f"{path} holds a model's files itself", hint=f"give its folder's parent; {layout}")
+    if versions(path) and is_tnn(path):
+        raise ServerError(f"{path} is a model, not a repository", hint=f"give its parent, {path.parent}; {layout}")
