@@ -55,7 +55,7 @@ def on_linux() -> bool:
 
 
 def compiler() -> str:
-    """"cc" or "zig"."""
+    """Which compiler builds the library: "cc" or "zig"."""
     return os.environ.get("TNN_SERVING_COMPILER") or ("cc" if shutil.which("cc") else "zig")
 
 

@@ -124,9 +124,12 @@ class Tensor:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Tensor):
             return NotImplemented
-        return (self.dtype, self.dims, self.version) == (other.dtype, other.dims, other.version) and bytes(
-            self.data
-        ) == bytes(other.data)
+        mine, theirs = (self.dtype, self.dims, self.version), (other.dtype, other.dims, other.version)
+        return mine == theirs and self.data == other.data
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Tensor:
+        """Itself: nothing writes into a tensor, and its data may be a mapped file."""
+        return self
 
 
 @dataclass(slots=True)
@@ -168,35 +171,69 @@ class EntryHeader:
     type: str | None
 
 
+Payload = dict[str, "Tensor | int | str"]
+"""The fields of a layer's entry that are there, by their declared names."""
+
+
 @dataclass(slots=True)
 class Entry:
-    """One entry of the model file and the object that holds its payload."""
+    """One entry of the model file, as it was read.
+
+    Attributes:
+        header: how the entry names itself.
+        layer: the layer that it filled.
+        orphan: what it holds, where that is nobody's: no layer has its name, or a later entry of that name counts.
+    """
 
     header: EntryHeader
-    content: Layer | BlobScale
+    layer: Layer | None = None
+    orphan: Payload | BlobScale | None = None
+
+
+@dataclass(slots=True)
+class LayerText:
+    """A piece of the proto behind the header: its bytes, and its layer, unless it is empty (as the last piece is).
+
+    ``line`` is what the writer would have written for the layer when it was read: as long as it would write the same,
+    the piece stays as it is.
+    """
+
+    piece: bytes
+    layer: Layer | None = None
+    line: str = ""
 
 
 @dataclass(slots=True)
 class ProtoText:
-    """The proto as it was read: kept so that what nobody changed is written back byte for byte.
+    """The proto as it was read, so that what nobody changed is written back byte for byte.
 
-    ``segments`` are the five header pieces between commas; ``layers`` the pieces behind them, each with the layer
-    that it holds, or ``None`` for an empty one (the end of the file is such a piece).
+    ``segments`` are the five header pieces between commas, ``names`` the blobs that the layers had.
     """
 
     segments: tuple[bytes, ...]
-    layers: tuple[tuple[bytes, Layer | None], ...]
+    names: tuple[str, ...]
+    layers: tuple[LayerText, ...]
 
 
 @dataclass(slots=True)
 class ModelBytes:
-    """Order and oddities of the model file as it was read."""
+    """Order and oddities of the model file as it was read.
 
-    magic: int | None
-    entries: list[Entry]
-    trailer: int | None
-    constants: tuple[str, ...]
+    Attributes:
+        magic: version number at its start, if there is one.
+        count_bits: upper bits of the entry count, which TNN ignores.
+        entries: in file order.
+        trailer: word and count before the constants, if they are there.
+        constants: names in file order, each with its tensor if a later one of that name counts.
+        stray: bytes at the end that nobody reads.
+        empty: the file has no bytes at all.
+    """
+
+    magic: int | None = PROTO_V2
     count_bits: int = 0
+    entries: list[Entry] = field(default_factory=list)
+    trailer: tuple[int, int] | None = None
+    constants: list[tuple[str, Tensor | None]] = field(default_factory=list)
     stray: bytes = b""
     empty: bool = False
 

@@ -14,6 +14,7 @@ from tnn_serving.engines import Executable, Options, TensorSpec, engine_named
 from tnn_serving.errors import EngineError, RequestError, located
 from tnn_serving.formats import read_model
 from tnn_serving.graph import Graph
+from tnn_serving.layers.quantized import Form
 from tnn_serving.translate.graph import Blob, free_dims, translate
 from tnn_serving.translate.pictures import PictureInput
 
@@ -31,12 +32,13 @@ def to_graph(source: Source) -> Graph:
     return read_model(source)
 
 
-def load(source: Source, engine: str = "auto", **options: object) -> Model:
+def load(source: Source, engine: str = "auto", *, raw_int8: bool = False, **options: object) -> Model:
     """Loads a model: reads, translates, compiles.
 
     Args:
         source: a model folder, a .tnnproto with its .tnnmodel beside it, (proto, model) as paths or bytes, or a Graph.
         engine: "openvino", "onnxruntime", or "auto": OpenVINO, and ONNX Runtime for what it cannot compile.
+        raw_int8: int8 blobs are codes at the border too, instead of float32.
         options: see :class:`tnn_serving.engines.Options`.
 
     Raises:
@@ -46,7 +48,7 @@ def load(source: Source, engine: str = "auto", **options: object) -> Model:
         EngineError: no engine compiles the network.
         ConfigError: an unknown engine or option.
     """
-    return Model(to_graph(source), engine, Options.of(options))
+    return Model(to_graph(source), engine, Options.of(options), raw_int8=raw_int8)
 
 
 def to_onnx(source: Source) -> onnx.ModelProto:
@@ -69,8 +71,12 @@ class Model:
         options: Options | None = None,
         *,
         pictures: Mapping[str, PictureInput] | None = None,
+        form: Form = Form.EXACT,
+        raw_int8: bool = False,
     ) -> None:
         self.graph = graph
+        self._form = form
+        self._raw_int8 = raw_int8
         self._pictures = dict(pictures or {})
         self._engines = engine_named(engine)
         self._options = options or Options()
@@ -79,7 +85,7 @@ class Model:
         self._optional = [item.name for item in graph.inputs if item.name in graph.constants]
         free = free_dims(graph, given=self._optional) if self._optional else free_dims(graph)
         self._free = free
-        everything = translate(graph, given=self._optional, symbolic=free, pictures=self._pictures)
+        everything = translate(graph, given=self._optional, symbolic=free, pictures=self._pictures, raw_int8=raw_int8)
         self._inputs = {blob.name: _spec(blob) for blob in everything.inputs}
         self._blobs = everything.blobs
         self._executable(tuple(graph.outputs), ())
@@ -184,7 +190,8 @@ class Model:
 
     def _compile(self, outputs: tuple[str, ...], given: tuple[str, ...]) -> Executable:
         translation = translate(
-            self.graph, outputs=outputs, given=given, symbolic=self._free, pictures=self._pictures
+            self.graph, outputs=outputs, given=given, symbolic=self._free, pictures=self._pictures,
+            form=self._form, raw_int8=self._raw_int8,
         )
         data = translation.proto().SerializeToString()
         failures: list[EngineError] = []

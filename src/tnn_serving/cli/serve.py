@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 import shutil
 import subprocess
@@ -27,7 +28,7 @@ from tnn_serving.triton.launch import (
     split_arguments,
 )
 from tnn_serving.triton.overlay import Overlay
-from tnn_serving.triton.supervise import Callbacks, Restarts, ServedModel, Supervisor
+from tnn_serving.triton.supervise import Callbacks, Restarts, ServedModel, Supervisor, is_harmless
 
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 
@@ -75,7 +76,7 @@ def serve(
     """
     words, flags = split_arguments([*repositories, *context.args])
     words += flag_values(flags, "model-repository") + flag_values(flags, "model-store")
-    flags = _without_repositories(flags)
+    flags = [flag for flag in flags if not flag.startswith(("--model-repository=", "--model-store="))]
     if not words:
         raise typer.BadParameter("no repository given", param_hint="REPOSITORY")
     control = (flag_values(flags, "model-control-mode") or ["none"])[-1]
@@ -98,18 +99,6 @@ def serve(
     raise typer.Exit(code)
 
 
-def _without_repositories(flags: Sequence[str]) -> list[str]:
-    kept: list[str] = []
-    rest = iter(flags)
-    for flag in rest:
-        name, separator, _ = flag.lstrip("-").partition("=")
-        if name not in ("model-repository", "model-store"):
-            kept.append(flag)
-        elif not separator:
-            next(rest, None)
-    return kept
-
-
 def _note(text: str) -> None:
     stderr.print(f"[yellow]note:[/] {escape(text)}", highlight=False)
 
@@ -119,7 +108,8 @@ def _callbacks(launch: Launch, *, show_all: bool) -> Callbacks:
 
     def on_log(line: str) -> None:
         # Triton's lines begin with their level: I, W, E, F and the date, or with the date in ISO8601 format.
-        if show_all or line[:1] in ("W", "E", "F") or "Z W " in line[:32] or "Z E " in line[:32]:
+        alarming = line[:1] in ("W", "E", "F") or "Z W " in line[:32] or "Z E " in line[:32]
+        if show_all or (alarming and not is_harmless(line)):
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
 
@@ -133,6 +123,10 @@ def _callbacks(launch: Launch, *, show_all: bool) -> Callbacks:
 
     def on_ready(models: Sequence[ServedModel]) -> None:
         stdout.print(_served(models), _next_steps(launch, models), highlight=False)
+        for model in models:
+            if model.reason:
+                label = f"{model.name}, version {model.version or '?'}, {model.state}"
+                stderr.print(f"[bold red]{escape(label)}:[/] {escape(model.reason)}", highlight=False)
 
     def on_restart(what: str, delay_s: float) -> None:
         stderr.print(f"[bold red]{escape(what)}[/]; restarting in {delay_s:.0f} s", highlight=False)
@@ -148,12 +142,11 @@ def _served(models: Sequence[ServedModel]) -> Table | str:
         return "no model is loaded yet"
     table = Table("model", "version", "state", "inputs", "outputs", box=None, pad_edge=False)
     for model in models:
-        state = model.state if model.ready else f"{model.state}: {model.reason}" if model.reason else model.state
         colour = "green" if model.ready else "red"
         table.add_row(
             escape(model.name),
             model.version,
-            f"[{colour}]{escape(state)}[/]",
+            f"[{colour}]{escape(model.state)}[/]",
             escape("\n".join(model.inputs)),
             escape("\n".join(model.outputs)),
         )
@@ -201,8 +194,7 @@ def install_server(
 
 def _installer() -> list[str]:
     """pip of this environment; uv where an environment has no pip, as those that uv makes."""
-    has_pip = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
     uv = shutil.which("uv")
-    if has_pip or uv is None:
+    if uv is None or importlib.util.find_spec("pip") is not None:
         return install_command()
     return [uv, "pip", "install", "--python", sys.executable, "--no-deps", SERVER_REQUIREMENT]

@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 import struct
 
-from tnn_serving.errors import WeightsError
+from tnn_serving.errors import FormatError, WeightsError
 from tnn_serving.graph import PROTO_V1, PROTO_V2, STORAGE, DataType, Tensor
 
 MAX_RANK = 16
 """More dims than any TNN tensor has: a longer list is garbage."""
 
-_EMPTY = memoryview(b"")
+MAX_BYTES = 2**31 - 1
+"""Lengths are signed 32-bit numbers."""
+
+EMPTY = Tensor(DataType.FLOAT, None, memoryview(b""))
+"""A buffer without data: it has no dims, and whatever its type number says, it counts as float."""
 
 
 class ByteReader:
     """Reads a model file front to back; nothing is copied and no size is believed before it is checked."""
 
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, data: memoryview, encoding: str = "utf-8") -> None:
         self.data = data
+        self.encoding = encoding
         self.at = 0
 
     @property
@@ -48,15 +53,18 @@ class ByteReader:
         """One byte."""
         return self.take(1, what)[0]
 
-    def text(self, what: str) -> bytes:
-        """A string: its length as int32, then the bytes. Raises WeightsError for a length that cannot be."""
+    def text(self, what: str) -> str:
+        """A string: its length as int32, then the bytes. Raises WeightsError for a length that cannot be.
+
+        Bytes that the encoding does not have become lone surrogates, which :class:`ByteWriter` turns back.
+        """
         start = self.at
         length = self.int32(what)
         if length < 0 or length > self.left:
             raise WeightsError(
                 f"corrupt string length at byte {start}, in {what}", expected=f"0 to {self.left}", found=length
             )
-        return bytes(self.take(length, what))
+        return bytes(self.take(length, what)).decode(self.encoding, "surrogateescape")
 
     def tensor(self, what: str) -> Tensor:
         """A raw buffer. Raises WeightsError unless magic, type, length and dims agree with each other."""
@@ -78,7 +86,7 @@ class ByteReader:
         if length < 0:
             raise WeightsError(f"negative buffer length at byte {start}, in {what}", found=length)
         if length == 0:
-            return Tensor(dtype, None, _EMPTY, version)
+            return Tensor(dtype, None, EMPTY.data, version)
         dims = self._dims(what) if version == PROTO_V2 else None
         item = STORAGE[dtype].itemsize
         if length % item or (dims and math.prod(dims) * item != length):
@@ -101,10 +109,16 @@ class ByteReader:
         return tuple(dims)
 
 
+def shown(name: str) -> str:
+    """A name from a model file as a message may carry it: printable, and not too long."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[:80])
+
+
 class ByteWriter:
     """Collects the bytes of a model file."""
 
-    def __init__(self) -> None:
+    def __init__(self, encoding: str = "utf-8") -> None:
+        self.encoding = encoding
         self._parts: list[bytes | memoryview] = []
 
     def int32(self, value: int) -> None:
@@ -119,13 +133,19 @@ class ByteWriter:
         """One byte."""
         self._parts.append(bytes((value,)))
 
-    def text(self, value: bytes) -> None:
-        """A string with its length before it."""
-        self.int32(len(value))
-        self._parts.append(value)
+    def text(self, value: str) -> None:
+        """A string with its length before it. Raises FormatError for what the encoding does not have."""
+        try:
+            data = value.encode(self.encoding, "surrogateescape")
+        except UnicodeEncodeError:
+            raise FormatError(f"name `{shown(value)}` cannot be written", expected=f"text in {self.encoding}") from None
+        self.int32(len(data))
+        self._parts.append(data)
 
     def tensor(self, tensor: Tensor, *, version: int | None = None) -> None:
-        """A raw buffer, in its own version or in another."""
+        """A raw buffer, in its own version or in another. Raises FormatError for more than 2 GiB."""
+        if len(tensor.data) > MAX_BYTES:
+            raise FormatError("a buffer is too large", expected=f"at most {MAX_BYTES} bytes", found=len(tensor.data))
         magic = tensor.version if version is None else version
         self.uint32(magic)
         self.int32(tensor.dtype)

@@ -8,10 +8,12 @@ import numpy as np
 
 from tnn_serving.errors import ShapeError, WeightsError
 from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import Layer, entry_label, layer, need_floats, token, buffer
+from tnn_serving.layers.base import Layer, buffer, entry_label, layer, need_floats, token
+from tnn_serving.layers.quantized import Codes, Scale
 from tnn_serving.layers.unary import Unary
 
 if TYPE_CHECKING:
+    from tnn_serving.layers.quantized import Int8, Operands
     from tnn_serving.translate.builder import Builder, Value
 
 
@@ -37,6 +39,13 @@ class ReLU(Unary):
     def on_integers(self, g: Builder, x: Value) -> Value:
         """See the class."""
         return g.op("Max", x, g.const(np.array(0, np.int32)))
+
+    def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
+        """max(code, 0): TNN looks at neither scale nor zero point."""
+        (x,) = inputs.codes
+        if a.form.fast:
+            return Codes(a.at_least(x.value, 0), out)
+        return Codes(a.pack(a.g.op("Relu", a.plain(x))), out)
 
 
 @layer(125, "ReLU6", "Relu6", entry=False)
@@ -68,6 +77,13 @@ class Sigmoid(Unary):
     """
 
     operator = "Sigmoid"
+
+    def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
+        """Of the real value without zero point, rounded without zero point."""
+        (x,) = inputs.codes
+        bare = Scale(x.scale.scale, np.zeros_like(x.scale.zero))
+        y = a.g.op("Sigmoid", a.real(Codes(x.value, bare)))
+        return Codes(a.quantised(y, Scale(out.scale, np.zeros_like(out.zero))).value, out)
 
 
 @layer(39, "Tanh", entry=False)
@@ -293,7 +309,7 @@ class PReLU(Layer):
     channel_shared: bool = token("1 if the first slope holds for all channels", default=False)
     has_filler: bool = token("nobody reads it", default=False)
 
-    label: str | None = entry_label()
+    label: str | None = entry_label("kept")
     slope: Tensor | None = buffer("[C], or [1] if shared")
 
     def to_onnx(self, g: Builder, x: Value) -> Value:

@@ -8,9 +8,10 @@ and the converter all walk these fields; none of them knows a layer by name.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar, get_type_hints
 
 import numpy as np
 from typing_extensions import dataclass_transform
@@ -19,7 +20,10 @@ from tnn_serving.errors import ProtoError, UnsupportedLayer, WeightsError, locat
 from tnn_serving.graph import Tensor
 
 if TYPE_CHECKING:
+    from tnn_serving.layers.quantized import Codes, Int8, Operands, Scale
     from tnn_serving.translate.builder import Builder, Value
+
+log = logging.getLogger(__name__)
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
@@ -27,6 +31,13 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 class Int64(int):
     """A parameter that TNN reads with 64 bits; all others have 32."""
+
+
+class CBool(int):
+    """A parameter that TNN keeps as a C++ bool: every number but 0 is 1."""
+
+    def __new__(cls, value: int = 0) -> CBool:
+        return super().__new__(cls, value != 0)
 
 
 class HW(NamedTuple):
@@ -74,38 +85,37 @@ class Cursor:
         return left
 
 
-_INTEGER = re.compile(r"[+-]?\d+")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
+_DECIMAL = re.compile(r"[+-]?([0-9]{1,40}\.[0-9]*|\.[0-9]+)")
+_FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(inf|infinity|nan)", re.IGNORECASE)
 
 
 def parse(text: str, kind: type) -> Any:
-    """One token as ``int`` (32 bit), ``Int64``, ``float`` (narrowed to float32), ``bool`` or ``str``.
+    """One token as ``int`` (32 bit), ``Int64``, ``float`` (narrowed to float32), ``bool``, ``CBool`` or ``str``.
 
-    A ``bool`` is true for exactly "1", as TNN reads the few parameters that are one. Raises ProtoError.
+    What C's ``atoi`` and ``atof`` would silently misread is refused; a decimal number in the place of an integer is
+    cut off as they do, with a warning. A ``bool`` is true for exactly 1. Raises ProtoError.
     """
     if kind is str:
         return text
-    if kind is bool:
-        return text == "1"
     if kind is float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise ProtoError("parameter is not a number", found=repr(text)) from None
+        if not _FLOAT.fullmatch(text):
+            raise ProtoError("parameter is not a number", found=repr(text))
         with np.errstate(over="ignore"):
-            return float(np.float32(value))
+            return float(np.float32(float(text)))
+    if _DECIMAL.fullmatch(text):
+        log.warning("a parameter that must be an integer is %s; its fraction is cut off", text)
+        text = text.partition(".")[0]
+        text = text if text.strip("+-") else "0"
     if not _INTEGER.fullmatch(text):
-        try:
-            whole = float(text)
-        except ValueError:
-            whole = float("nan")
-        if whole != whole or abs(whole) > INT32_MAX:
-            raise ProtoError("parameter is not an integer", found=repr(text))
-        return int(whole)
+        raise ProtoError("parameter is not an integer", found=repr(text[:80]))
     number = int(text)
     least, most, bits = (INT64_MIN, INT64_MAX, 64) if kind is Int64 else (INT32_MIN, INT32_MAX, 32)
     if not least <= number <= most:
         raise ProtoError(f"integer does not fit {bits} bits", found=text)
-    return number
+    if kind is bool:
+        return number == 1
+    return CBool(number) if kind is CBool else number
 
 
 def spell(value: float | str) -> str:
@@ -137,6 +147,7 @@ class Parameter:
         missing: what members that a counted list announces and does not have are read as; ``None`` refuses them.
         spread: a missing or -1 later member of a group takes the first one's value.
         backwards: TNN's writer puts the last member of a group first, though its reader does not.
+        negative_is_empty: a negative count of a list means 0.
     """
 
     doc: str
@@ -149,6 +160,7 @@ class Parameter:
     missing: int | None = None
     spread: bool = False
     backwards: bool = False
+    negative_is_empty: bool = False
     name: str = ""
     kind: type = int
     group: type | None = None
@@ -194,6 +206,8 @@ class Parameter:
         if count is None:
             found = self._default()
             return tuple(found)
+        if count < 0 and self.negative_is_empty:
+            return ()
         if count < 0:
             raise ProtoError(f"count of `{self.name}` is negative", found=count)
         if cursor.left < count * self.per and (self.missing is None or count > SHORT_LIST):
@@ -203,8 +217,8 @@ class Parameter:
         members = (cursor.next(self.kind) for _ in range(count * self.per))
         return tuple(self.missing if member is None else member for member in members)
 
-    def write(self, value: Any) -> list[str]:
-        """The tokens of ``value`` as TNN's writer lays them out."""
+    def write(self, value: Any, *, canonical: bool = False) -> list[str]:
+        """The tokens of ``value``, as this class reads them, or with the quirks of TNN's writer."""
         if self.written is not None:
             return self.written.split()
         if self.form == "one":
@@ -213,7 +227,7 @@ class Parameter:
             return [str(len(value) // self.per), *(spell(self.kind(v)) for v in value)]
         if self.form == "pair" and value is None:
             return []
-        return [spell(self.kind(v)) for v in (reversed(value) if self.backwards else value)]
+        return [spell(self.kind(v)) for v in (reversed(value) if canonical and self.backwards else value)]
 
 
 def token(
@@ -230,9 +244,11 @@ def token(
     return _parameter(Parameter(doc, default, "one", values, written, ge, spread=spread, backwards=backwards))
 
 
-def counted(doc: str, *, default: Any = REQUIRED, per: int = 1, missing: int | None = None) -> Any:
+def counted(
+    doc: str, *, default: Any = REQUIRED, per: int = 1, missing: int | None = None, negative_is_empty: bool = False
+) -> Any:
     """A list that starts with its count (``per`` values for each counted one)."""
-    return _parameter(Parameter(doc, default, "counted", per=per, missing=missing))
+    return _parameter(Parameter(doc, default, "counted", per=per, missing=missing, negative_is_empty=negative_is_empty))
 
 
 def rest(doc: str) -> Any:
@@ -262,6 +278,10 @@ class Stored:
         when_int8: name of a tensor field; this one follows only if that tensor is int8.
         zero_points: the buffer may be preceded by int8 zero points, kept under this field name.
         may_be_empty: an empty buffer means "not there".
+        parameter: the parameter that TNN's writer takes a flag from, whatever was stored.
+        rewritten: what TNN's writer puts for a string: the layer's "name", what was "kept", or an "empty" one.
+        zeros_like: TNN's reader makes zeros, as large as this field, of an empty buffer.
+        needs_dims: TNN's writer leaves the buffer out if it has no dims.
     """
 
     doc: str
@@ -270,22 +290,33 @@ class Stored:
     when_int8: str | None = None
     zero_points: str | None = None
     may_be_empty: bool = False
+    parameter: str | None = None
+    rewritten: Literal["name", "kept", "empty"] = "name"
+    zeros_like: str | None = None
+    needs_dims: bool = False
     name: str = ""
 
 
-def entry_label() -> Any:
+def entry_label(rewritten: Literal["name", "kept", "empty"] = "name") -> Any:
     """The string at the start of an entry: usually the layer's name again; ignored, but kept for the writer."""
-    return _stored(Stored("usually the layer's name again; nobody reads it", "text"))
+    return _stored(Stored("usually the layer's name again; nobody reads it", "text", rewritten=rewritten))
 
 
-def flag(doc: str, *, byte: bool = False) -> Any:
+def flag(doc: str, *, byte: bool = False, parameter: str | None = None) -> Any:
     """A stored 0 or 1 that says whether a buffer follows; an int32, or one byte."""
-    return _stored(Stored(doc, "byte" if byte else "flag"))
+    return _stored(Stored(doc, "byte" if byte else "flag", parameter=parameter))
 
 
-def buffer(doc: str, *, when: str | None = None, may_be_empty: bool = False) -> Any:
+def buffer(
+    doc: str,
+    *,
+    when: str | None = None,
+    may_be_empty: bool = False,
+    zeros_like: str | None = None,
+    needs_dims: bool = False,
+) -> Any:
     """A raw buffer; ``doc`` gives its layout. With ``when``, it is there only if that flag is not 0."""
-    return _stored(Stored(doc, "tensor", when, may_be_empty=may_be_empty))
+    return _stored(Stored(doc, "tensor", when, may_be_empty=may_be_empty, zeros_like=zeros_like, needs_dims=needs_dims))
 
 
 def int8_scale(of: str, doc: str, *, zero_points: str | None = None) -> Any:
@@ -358,10 +389,16 @@ class Layer(_Declared):
         values["surplus"] = cursor.rest()
         return values
 
-    def tokens(self) -> list[str]:
-        """The parameter tokens as TNN's writer lays them out; surplus ones behind them."""
-        written = [text for spec in self.parameters for text in spec.write(getattr(self, spec.name))]
-        return [*written, *self.surplus]
+    def tokens(self, *, canonical: bool = False) -> list[str]:
+        """The parameter tokens, so that reading them gives this layer again; surplus ones behind them.
+
+        Args:
+            canonical: as TNN's writer lays them out, with its quirks and without surplus ones.
+        """
+        written = [
+            text for spec in self.parameters for text in spec.write(getattr(self, spec.name), canonical=canonical)
+        ]
+        return written if canonical else [*written, *self.surplus]
 
     def weights(self) -> Iterator[tuple[Stored, Tensor]]:
         """Declared buffers that are there, in file order."""
@@ -392,6 +429,18 @@ class Layer(_Declared):
         """
         raise UnsupportedLayer(
             f"type `{self.type}` has no translation", hint="docs/layers.md lists what can be executed"
+        )
+
+    def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
+        """Says what the layer does on int8 codes, where its type is marked ``Quantized``.
+
+        Args:
+            a: the arithmetic, in the form that was chosen.
+            inputs: the operands.
+            out: scale of the output.
+        """
+        raise UnsupportedLayer(
+            f"type `{self.type}` has no int8 form", hint="docs/layers.md lists what can be executed in int8"
         )
 
 

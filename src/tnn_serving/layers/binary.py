@@ -10,9 +10,11 @@ import numpy as np
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
 from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import Layer, family, layer, token, buffer
+from tnn_serving.layers.base import Layer, buffer, family, layer, token
+from tnn_serving.layers.quantized import Codes, Form
 
 if TYPE_CHECKING:
+    from tnn_serving.layers.quantized import Int8, Operands, Scale
     from tnn_serving.translate.builder import Builder, Value
 
 OPERAND_PLACES = {-1: "nothing is stored", 0: "the stored operand is the first", 1: "the stored operand is the second"}
@@ -92,6 +94,23 @@ class Add(Binary):
     """
 
     operator = "Add"
+
+    def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
+        """Real values added in input order, then rounded once; TNN does not broadcast here."""
+        codes = inputs.codes
+        g = a.g
+        first = codes[0].value
+        if any(c.value.dims != first.dims for c in codes):
+            raise ShapeError("int8 operands must have equal dims", found=[list(c.value.dims) for c in codes])
+        if a.form is Form.FAST_U8 and all(c.scale.per_tensor for c in codes) and out.per_tensor:
+            total = a.dequantised(codes[0].value, codes[0].scale.scale[0], codes[0].scale.zero[0])
+            for c in codes[1:]:
+                total = g.op("Add", total, a.dequantised(c.value, c.scale.scale[0], c.scale.zero[0]))
+            return Codes(a.coded(total, out.scale[0], out.zero[0]), out)
+        total = a.real(codes[0])
+        for c in codes[1:]:
+            total = g.op("Add", total, a.real(c))
+        return a.quantised(total, out)
 
 
 @layer(108, "Sub", inputs=(1, None))

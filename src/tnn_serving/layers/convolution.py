@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
 from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import DHW, HW, Layer, beside, flag, int8_scale, entry_label, layer, token, buffer
+from tnn_serving.layers.base import DHW, HW, Layer, beside, buffer, entry_label, flag, int8_scale, layer, token
+from tnn_serving.layers.quantized import Form, Weights
 
 if TYPE_CHECKING:
+    from tnn_serving.layers.quantized import Codes, Int8, Operands, Scale
     from tnn_serving.translate.builder import Builder, Value
 
 ACTIVATIONS = {0: "none", 1: "ReLU", 2: "ReLU6", 256: "x * sigmoid(x)"}
@@ -105,7 +107,11 @@ def window(
     if pad_type == 0 and all(s == 1 for s in stride):
         fronts = [(k - 1) // 2 for k in counted]
         return x, {"pads": [*fronts, *(ke - 1 - front for ke, front in zip(reach, fronts, strict=True))]}
-    if pad_type == 0 and all(d == 1 for d in dilation) and all(s - ke <= 1 for s, ke in zip(stride, reach, strict=True)):
+    if (
+        pad_type == 0
+        and all(d == 1 for d in dilation)
+        and all(s - ke <= 1 for s, ke in zip(stride, reach, strict=True))
+    ):
         return x, {"auto_pad": "SAME_UPPER"}
     none = [0] * len(reach)
     if pad_type == 1 and all(s <= 2 for s in stride):
@@ -144,7 +150,7 @@ class Convolution(Layer):
         with dilation_h != dilation_w the plain CPU device uses dilation_h twice (a defect: both are honoured here).
     """
 
-    group: int = token("channel groups", ge=1)
+    group: int = token("channel groups", default=0, ge=1)
     input_channel: int = token("channels per group; nobody reads it", default=0)
     output_channel: int = token("C_out, all groups together", default=0, ge=1)
     kernel: HW = token("kernel size", default=HW(0, 0), ge=1)
@@ -156,7 +162,7 @@ class Convolution(Layer):
     activation: int = token("fused activation", default=0, values=ACTIVATIONS)
 
     label: str | None = entry_label()
-    stored_bias: int | None = flag("1 if a bias is stored")
+    stored_bias: int | None = flag("1 if a bias is stored", parameter="has_bias")
     filter: Tensor | None = buffer("[C_out, C/group, kernel.h, kernel.w]")
     bias: Tensor | None = buffer("[C_out]", when="stored_bias")
     zero_point: Tensor | None = beside("[1] or [C_out] int8")
@@ -166,23 +172,56 @@ class Convolution(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
+        shape = self._filter_shape(x)
+        filters = float_weight(g, self.need("filter"), self.scale, dims=shape)
+        bias = g.const(self.bias, np.float32, dims=shape[:1]) if self.has_bias and self.bias else None
+        return activated(g, self._convolved(g, x, filters, bias, self.stride), self.activation)
+
+    def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
+        """The bias counts whenever one is stored; an activation of 256 is ignored, as TNN does in int8."""
+        (x,) = inputs.codes
+        shape = self._filter_shape(x.value)
+        weights = Weights.of(
+            self, "filter", shape, scale=self.scale, zero=self.zero_point, bias=self.bias if self.stored_bias else None
+        )
+        stride, move = self.stride, None
+        if a.form is Form.FAST_S8 and self.kernel == (1, 1) and self.pad == (0, 0) and max(stride) > 1:
+            # OpenVINO has no int8 kernel for a strided 1x1 convolution; subsampled codes give it a dense one.
+            stride, move = HW(1, 1), self._subsampled(a.g)
+
+        def convolved(v: Value, filters: Value, bias: Value | None) -> Value:
+            return self._convolved(a.g, v, filters, bias, stride)
+
+        code = self.activation if self.activation in (1, 2) else 0
+        return a.linear(x, weights, out, apply=convolved, move=move, activation=code, absorbed=inputs.absorbed)
+
+    def _filter_shape(self, x: Value) -> tuple[int, ...]:
         check_groups(x, self.group, self.output_channel, 2)
-        shape = (self.output_channel, x.dim(1) // self.group, *self.kernel)
+        return (self.output_channel, x.dim(1) // self.group, *self.kernel)
+
+    def _subsampled(self, g: Builder) -> Callable[[Value], Value]:
+        return lambda value: g.op("MaxPool", value, kernel_shape=[1, 1], strides=list(self.stride))
+
+    def _convolved(self, g: Builder, x: Value, filters: Value, bias: Value | None, stride: HW) -> Value:
         y, padding = window(
             g,
             x,
             pad_type=self.pad_type,
             kernel=self.kernel,
-            stride=self.stride,
+            stride=stride,
             pads=[(p, p) for p in self.pad],
             dilation=self.dilation,
         )
-        filters = float_weight(g, self.need("filter"), self.scale, dims=shape)
-        bias = g.const(self.bias, np.float32, dims=shape[:1]) if self.has_bias and self.bias else None
-        y = g.op(
-            "Conv", y, filters, bias, group=self.group, strides=list(self.stride), dilations=list(self.dilation), **padding
+        return g.op(
+            "Conv",
+            y,
+            filters,
+            bias,
+            group=self.group,
+            strides=list(stride),
+            dilations=list(self.dilation),
+            **padding,
         )
-        return activated(g, y, self.activation)
 
 
 @layer(203, "Convolution1D")
@@ -209,7 +248,7 @@ class Convolution1D(Layer):
     activation: int = token("fused activation", default=0, values=ACTIVATIONS)
 
     label: str | None = entry_label()
-    stored_bias: int | None = flag("1 if a bias is stored")
+    stored_bias: int | None = flag("1 if a bias is stored", parameter="has_bias")
     filter: Tensor | None = buffer("[C_out, C/group, kernel]")
     bias: Tensor | None = buffer("[C_out]", when="stored_bias")
 
@@ -257,7 +296,7 @@ class Convolution3D(Layer):
     activation: int = token("fused activation", default=0, values=ACTIVATIONS)
 
     label: str | None = entry_label()
-    stored_bias: int | None = flag("1 if a bias is stored")
+    stored_bias: int | None = flag("1 if a bias is stored", parameter="has_bias")
     filter: Tensor | None = buffer("[C_out, C/group, kernel.d, kernel.h, kernel.w]")
     bias: Tensor | None = buffer("[C_out]", when="stored_bias")
 
@@ -277,7 +316,14 @@ class Convolution3D(Layer):
         bias = g.const(self.bias, np.float32, dims=shape[:1]) if self.has_bias and self.bias else None
         filters = g.const(self.need("filter"), np.float32, dims=shape)
         y = g.op(
-            "Conv", y, filters, bias, group=self.group, strides=list(self.stride), dilations=list(self.dilation), **padding
+            "Conv",
+            y,
+            filters,
+            bias,
+            group=self.group,
+            strides=list(self.stride),
+            dilations=list(self.dilation),
+            **padding,
         )
         return activated(g, y, self.activation)
 
@@ -306,7 +352,7 @@ class Deconvolution(Layer):
     activation: int = token("fused activation", default=0, values=ACTIVATIONS)
 
     label: str | None = entry_label()
-    stored_bias: int | None = flag("1 if a bias is stored")
+    stored_bias: int | None = flag("1 if a bias is stored", parameter="has_bias")
     filter: Tensor | None = buffer("[C, C_out/group, kernel.h, kernel.w]; the group is the leading part of C")
     bias: Tensor | None = buffer("[C_out]", when="stored_bias")
     zero_point: Tensor | None = beside("[1] or [C_out] int8; nobody executes it")

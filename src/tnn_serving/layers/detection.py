@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
+from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import Int64, Layer, counted, label, layer, token, weight
+from tnn_serving.layers.base import CBool, Int64, Layer, buffer, counted, entry_label, layer, token
 
 if TYPE_CHECKING:
     from tnn_serving.translate.builder import Builder, Value
@@ -201,8 +201,8 @@ class DetectionPostProcess(Layer):
     num_anchors: int = token("nobody reads it: the anchors say it", default=0)
     anchors_coord_num: int = token("nobody reads it: 4", default=0)
 
-    label: str | None = label()
-    anchors: Tensor | None = weight("[number, 4]: y, x, h, w")
+    label: str | None = entry_label("empty")
+    anchors: Tensor | None = buffer("[number, 4]: y, x, h, w")
 
     def to_onnx(self, g: Builder, boxes: Value, scores: Value) -> Sequence[Value]:
         """See the class."""
@@ -299,9 +299,9 @@ class DetectionOutput(Layer):
     """
 
     num_classes: int = token("classes, background among them", default=0, ge=1)
-    share_location: bool = token("1: one box a prior for all classes", default=False)
+    share_location: CBool = token("1: one box a prior for all classes", default=CBool(0))
     background_label_id: int = token("class to skip, or -1", default=0)
-    variance_encoded_in_target: bool = token("1: variances are 1", default=False)
+    variance_encoded_in_target: CBool = token("1: variances are 1", default=CBool(0))
     code_type: int = token("how boxes are coded", default=0, values=CODE_TYPES)
     keep_top_k: int = token("most rows of an image", default=0, ge=1)
     confidence_threshold: float = token("scores must be above", default=0.0)
@@ -373,13 +373,13 @@ class DetectionOutput(Layer):
         if arms:
             object_score = g.op("Slice", g.reshape(arms[0], 0, -1, 2), g.ints(1), g.ints(2), g.ints(2))
             background = np.eye(self.num_classes, dtype=np.float32)[0]
-            scores = g.op(
-                "Where", g.op("Less", object_score, g.const(ARM_CONFIDENCE)), g.const(background), scores
-            )
+            scores = g.op("Where", g.op("Less", object_score, g.const(ARM_CONFIDENCE)), g.const(background), scores)
         if len(arms) == 2:
             priors = self._decoded(g, priors, variances, g.reshape(arms[1], 0, -1, 1, 4))
         each = 1 if self.share_location else self.num_classes
-        boxes = g.op("Transpose", self._decoded(g, priors, variances, g.reshape(loc, 0, -1, each, 4)), perm=[0, 2, 1, 3])
+        boxes = g.op(
+            "Transpose", self._decoded(g, priors, variances, g.reshape(loc, 0, -1, each, 4)), perm=[0, 2, 1, 3]
+        )
         scores = g.op("Transpose", scores, perm=[0, 2, 1])
         if len(labels) < self.num_classes:
             scores = g.op("Gather", scores, g.ints(*labels), axis=1)
@@ -403,9 +403,7 @@ class DetectionOutput(Layer):
         half = g.op("Mul", g.op("Mul", g.op("Exp", growth), size), g.const(0.5))
         return g.op("Concat", g.op("Sub", at, half), g.op("Add", at, half), axis=-1)
 
-    def _best(
-        self, g: Builder, boxes: Value, scores: Value, images: Value, classes: int
-    ) -> tuple[Value, Value, Value]:
+    def _best(self, g: Builder, boxes: Value, scores: Value, images: Value, classes: int) -> tuple[Value, Value, Value]:
         """The nms_top_k best candidates K of each class: boxes [N, L*K, 4], scores [N, L*K], K as int64 [1].
 
         TNN cuts before it suppresses, ONNX's NonMaxSuppression behind.
@@ -423,9 +421,7 @@ class DetectionOutput(Layer):
         flat = g.op("Concat", images, g.ints(-1), axis=0)
         return g.op("Reshape", chosen, g.op("Concat", flat, g.ints(4), axis=0)), g.op("Reshape", best, flat), per_class
 
-    def _kept(
-        self, g: Builder, boxes: Value, scores: Value, images: Value, per_class: Value, classes: int
-    ) -> Value:
+    def _kept(self, g: Builder, boxes: Value, scores: Value, images: Value, per_class: Value, classes: int) -> Value:
         """bool [N, L*K]: which candidates are left after suppression and the cut to keep_top_k."""
         lists = g.op("Mul", images, g.ints(classes))
         first = g.op("Slice", boxes, g.ints(0), g.ints(2), g.ints(2))
@@ -450,5 +446,7 @@ class DetectionOutput(Layer):
         alive = g.op("Greater", mask, g.const(0.5))
         most = g.op("Min", g.ints(self.keep_top_k), g.size(scores, 1))
         _, order = g.op("TopK", g.op("Where", alive, scores, g.const(LOWEST)), most, axis=1, outputs=2)
-        selected = g.op("ScatterElements", g.op("Sub", mask, mask), order, g.op("Expand", g.const(1.0), g.shape(order)), axis=1)
+        selected = g.op(
+            "ScatterElements", g.op("Sub", mask, mask), order, g.op("Expand", g.const(1.0), g.shape(order)), axis=1
+        )
         return g.op("And", alive, g.op("Greater", selected, g.const(0.5)))

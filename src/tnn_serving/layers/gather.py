@@ -9,7 +9,7 @@ import numpy as np
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
 from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import Layer, buffer, family, flag, int8_scale, layer, token
+from tnn_serving.layers.base import CBool, Layer, buffer, family, flag, int8_scale, layer, token
 
 if TYPE_CHECKING:
     from tnn_serving.translate.builder import Builder, Value
@@ -40,12 +40,12 @@ class Gather(Layer):
     """
 
     axis: int = token("axis of data; negative from the end", default=0)
-    data_in_resource: int = token("1 if data is stored", default=0)
-    indices_in_resource: int = token("1 if indices are stored", default=1)
+    data_in_resource: CBool = token("1 if data is stored", default=CBool(0))
+    indices_in_resource: CBool = token("1 if indices are stored", default=CBool(1))
 
-    has_data: int | None = flag("1 if data follows")
+    has_data: int | None = flag("1 if data follows", parameter="data_in_resource")
     data: Tensor | None = buffer("[d0, ...]", when="has_data")
-    has_indices: int | None = flag("1 if indices follow")
+    has_indices: int | None = flag("1 if indices follow", parameter="indices_in_resource")
     indices: Tensor | None = buffer("[...] int32", when="has_indices")
     scale: Tensor | None = int8_scale("data", "[d0], one for each row of int8 data")
 
@@ -113,9 +113,9 @@ class Scattering(Layer):
     """Writes updates into a copy of the data, at indices that may be stored."""
 
     has_indices: int | None = flag("1 if indices follow", byte=True)
-    indices: Tensor | None = buffer("int32: [...] of Scatter, [..., k] of ScatterND", when="has_indices")
+    indices: Tensor | None = buffer("int32: [...] of Scatter, [..., k] of ScatterND", when="has_indices", needs_dims=True)
     has_updates: int | None = flag("1 if updates follow", byte=True)
-    updates: Tensor | None = buffer("nobody reads it", when="has_updates")
+    updates: Tensor | None = buffer("nobody reads it", when="has_updates", needs_dims=True)
 
     def operands(self, g: Builder, inputs: Sequence[Value]) -> tuple[Value, Value, Value]:
         """Data, int64 indices and updates of one type. Raises WeightsError if indices are nowhere."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from tnn_serving.errors import ShapeError
 from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import Layer, layer, buffer
+from tnn_serving.layers.base import Layer, buffer, layer
 
 if TYPE_CHECKING:
     from tnn_serving.translate.builder import Builder, Value

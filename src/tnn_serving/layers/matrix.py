@@ -9,10 +9,12 @@ import numpy as np
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
 from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import Layer, beside, int8_scale, entry_label, layer, token, buffer
+from tnn_serving.layers.base import Layer, beside, buffer, entry_label, int8_scale, layer, token
 from tnn_serving.layers.convolution import float_weight
+from tnn_serving.layers.quantized import Weights
 
 if TYPE_CHECKING:
+    from tnn_serving.layers.quantized import Codes, Int8, Operands, Scale
     from tnn_serving.translate.builder import Builder, Value
 
 
@@ -47,13 +49,30 @@ class InnerProduct(Layer):
         matrix = self.need("weight")
         inner = math.prod(x.dim(k) for k in range(axis, x.rank))
         weights = float_weight(g, matrix, self.scale, dims=(self.num_output, inner))
-        bias = g.const(self.bias, np.float32, dims=(self.num_output,)) if self.has_bias and _filled(self.bias) else None
+        bias = None
+        if self.has_bias and self.bias is not None and self.bias.size:
+            bias = g.const(self.bias, np.float32, dims=(self.num_output,))
         flat = x if axis == 1 and x.rank == 2 else g.op("Flatten", x, axis=axis)
         y = g.op("Gemm", flat, weights, bias, transB=1)
         if axis == 1:
             return y
         outer = g.op("Slice", g.shape(x), g.ints(0), g.ints(axis))
         return g.op("Reshape", y, g.op("Concat", outer, g.ints(self.num_output), axis=0))
+
+    def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
+        """Flattened from axis 1 on, as TNN's int8 layer does; the input's zero point goes by channel."""
+        (x,) = inputs.codes
+        g = a.g
+        shape = (self.num_output, math.prod(x.value.dim(k) for k in range(1, x.value.rank)))
+        bias = self.bias if self.has_bias and _filled(self.bias) else None
+        weights = Weights.of(self, "weight", shape, scale=self.scale, zero=self.zero_point, bias=bias)
+        return a.linear(
+            x,
+            weights,
+            out,
+            apply=lambda v, rows, added: g.op("Gemm", v, rows, added, transB=1),
+            move=lambda value: g.op("Flatten", value, axis=1),
+        )
 
 
 def _filled(tensor: Tensor | None) -> bool:
@@ -92,7 +111,9 @@ class MatMul(Layer):
         if self.weight_position == 1:
             return product(g, inputs[0], matrix)
         raise UnsupportedLayer(
-            "with one input, weight_position must say which operand is stored", expected="0 or 1", found=self.weight_position
+            "with one input, weight_position must say which operand is stored",
+            expected="0 or 1",
+            found=self.weight_position,
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
 from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import Layer, flag, entry_label, layer, need_floats, token, buffer
+from tnn_serving.layers.base import Layer, buffer, entry_label, flag, layer, need_floats, token
 
 if TYPE_CHECKING:
     from tnn_serving.translate.builder import Builder, Value
@@ -45,7 +45,7 @@ class BatchNormCxx(Layer):
     """
 
     scale: Tensor | None = buffer("[C], or [1] for all channels")
-    bias: Tensor | None = buffer("as scale; empty for zeros", may_be_empty=True)
+    bias: Tensor | None = buffer("as scale; empty for zeros", may_be_empty=True, zeros_like="scale")
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -67,7 +67,7 @@ class Scale(Layer):
     bias_term: int = token("nobody reads it")
 
     label: str | None = entry_label()
-    stored_bias: int | None = flag("1 if a bias is stored")
+    stored_bias: int | None = flag("1 if a bias is stored", parameter="bias_term")
     scale: Tensor | None = buffer("[C], or [1] for all channels")
     bias: Tensor | None = buffer("as scale", when="stored_bias")
 
@@ -108,7 +108,7 @@ class InstBatchNormCxx(Layer):
     eps: float = token("added to the variance", default=1e-5)
 
     scale: Tensor | None = buffer("[C]")
-    bias: Tensor | None = buffer("[C]; empty for zeros", may_be_empty=True)
+    bias: Tensor | None = buffer("[C]; empty for zeros", may_be_empty=True, zeros_like="scale")
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -182,8 +182,9 @@ class LRN(Layer):
 
     Inputs: x [N, C, H, W] float32.
     Outputs: y, shape and type of x.
-    ONNX: LRN for odd sizes and a whole bias, which is all that OpenVINO has; otherwise the mean of the squares by
-        AveragePool over the channels as an axis of depth.
+    ONNX: LRN for a whole bias and channels in sixteens; otherwise the mean of the squares by AveragePool over the
+        channels as an axis of depth. OpenVINO's LRN cuts the bias to a whole number, and with size 5 and a number of
+        channels that it does not know beforehand it has code for whole blocks of 16 only.
     """
 
     alpha: float = token("factor of the mean square")
@@ -201,7 +202,7 @@ class LRN(Layer):
         reach = (self.size - 1) // 2
         window = 2 * reach + 1
         alpha = self.alpha * window / self.size
-        if self.bias == int(self.bias):
+        if self.bias == np.floor(self.bias) and x.dim(1) % 16 == 0:
             return g.op("LRN", x, alpha=alpha, beta=self.beta, bias=self.bias, size=window)
         depth = g.op("Unsqueeze", g.op("Mul", x, x), g.ints(1))
         mean = g.op(

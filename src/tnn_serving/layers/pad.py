@@ -107,7 +107,7 @@ class PadV2(Layer):
     TNN differs: cannot run the edge mode.
     """
 
-    pads: tuple[int, ...] = counted("all begins, then all ends", default=(), per=2)
+    pads: tuple[int, ...] = counted("all begins, then all ends", default=(), per=2, negative_is_empty=True)
     mode: int = token("what the new elements are", default=CONSTANT, values=MODES)
     value: float = token("the constant", default=0.0)
 

@@ -10,8 +10,10 @@ import numpy as np
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import DHW, HW, Layer, layer, token
 from tnn_serving.layers.convolution import PAD_TYPES
+from tnn_serving.layers.quantized import Codes
 
 if TYPE_CHECKING:
+    from tnn_serving.layers.quantized import Int8, Operands, Scale
     from tnn_serving.translate.builder import Builder, Value
 
 POOL_TYPES = {0: "maximum", 1: "average"}
@@ -76,9 +78,7 @@ def _reduced(g: Builder, x: Value, average: bool, axes: Sequence[Axis]) -> tuple
 def _pool(
     g: Builder, x: Value, average: bool, kernel: Sequence[int], stride: Sequence[int], **padding: str | int | list[int]
 ) -> Value:
-    return g.op(
-        "AveragePool" if average else "MaxPool", x, kernel_shape=list(kernel), strides=list(stride), **padding
-    )
+    return g.op("AveragePool" if average else "MaxPool", x, kernel_shape=list(kernel), strides=list(stride), **padding)
 
 
 def _out(g: Builder, x: Value, a: Axis, ceil: bool) -> Value:
@@ -230,6 +230,20 @@ class Pooling(Layer):
         axes = [Axis(2 + k, *axis) for k, axis in enumerate(zip(sizes, self.stride, self.pad, strict=True))]
         return pooled(g, x, average, axes, self.pad_type, self.ceil_mode == 1)
 
+    def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
+        """On the codes: TNN looks at no scale. The maximum starts at -127, the average is truncated toward zero."""
+        (x,) = inputs.codes
+        g = a.g
+        if self.pool_type == 0 and a.form.fast:
+            inside = a.dequantised(x.value, np.float32(1), np.float32(0))
+            return Codes(a.coded(self.to_onnx(g, inside), np.float32(1), np.float32(0)), out)
+        pooled_codes = self.to_onnx(g, a.plain(x))
+        if self.pool_type == 0:
+            return Codes(a.pack(g.op("Max", pooled_codes, g.const(np.float32(-127)))), out)
+        # The average of n integers is at least 1/n from the next integer: this much more never reaches it.
+        nudged = g.op("Mul", pooled_codes, g.const(np.float32(1 + 2**-20)))
+        return Codes(a.pack(nudged), out)
+
 
 @layer(204, "Pooling1D")
 class Pooling1D(Layer):
@@ -298,7 +312,9 @@ def old_pooled(
         starts = n if pad_type == SAME else g.op("Sub", n, g.ints(a.kernel - 1))
         up = pad_type == VALID or ceil
         out = g.op("Div", g.op("Add", starts, g.ints(a.stride - 1)) if up else starts, g.ints(a.stride))
-        total = g.op("Sub", g.op("Add", g.op("Mul", g.op("Sub", out, g.ints(1)), g.ints(a.stride)), g.ints(a.kernel)), n)
+        total = g.op(
+            "Sub", g.op("Add", g.op("Mul", g.op("Sub", out, g.ints(1)), g.ints(a.stride)), g.ints(a.kernel)), n
+        )
         outs.append(out)
         begins.append(_ceil_div(g, total, divisor))
         simple = simple and a.stride <= divisor

@@ -8,17 +8,19 @@ factor in the weights), which engines turn into int8 kernels: within one step a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from tnn_serving.errors import ShapeError, WeightsError
-from tnn_serving.graph import BlobScale
+from tnn_serving.graph import BlobScale, DataType, Tensor
 
 if TYPE_CHECKING:
+    from tnn_serving.layers.base import Layer
     from tnn_serving.translate.builder import Builder, Value
 
 FLOAT_MIN = np.float32(1.17549435e-38)
@@ -72,6 +74,59 @@ class Absorbed:
     after_activation: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """Inputs of an int8 layer: blobs as codes, constants such as sizes as they are, and what TNN adds inside."""
+
+    codes: tuple[Codes, ...]
+    others: tuple[Value, ...] = ()
+    absorbed: Absorbed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Stored int8 weights: codes [rows, ...], zero points and scale [1 or rows] float32, bias [rows] int32."""
+
+    codes: np.ndarray
+    zero: np.ndarray
+    scale: np.ndarray
+    bias: np.ndarray | None
+
+    @classmethod
+    def of(
+        cls,
+        layer: Layer,
+        field: str,
+        shape: tuple[int, ...],
+        *,
+        scale: Tensor | None,
+        zero: Tensor | None,
+        bias: Tensor | None,
+    ) -> Weights:
+        """From a layer's buffers. Raises WeightsError if they are missing, not int8, or of another size."""
+        codes = layer.need(field)
+        if codes.dtype is not DataType.INT8:
+            raise WeightsError("an int8 layer needs int8 weights", found=codes.dtype.name.lower())
+        if codes.size != math.prod(shape):
+            raise WeightsError(
+                "weights do not fit the layer", expected=f"{math.prod(shape)} values {shape}", found=codes.size
+            )
+        if scale is None:
+            raise WeightsError("an int8 layer needs the scale of its weights", expected=f"1 or {shape[0]} values")
+        if bias is not None and bias.size != shape[0]:
+            raise WeightsError("bias does not fit the layer", expected=f"{shape[0]} values", found=bias.size)
+        points = np.zeros(1, np.float32) if zero is None else zero.array().astype(np.float32)
+        return cls(
+            codes.array().reshape(shape), points, scale.array(), None if bias is None else bias.array().astype(np.int64)
+        )
+
+
+class Apply(Protocol):
+    """Makes the operator of a linear layer from float operands."""
+
+    def __call__(self, x: Value, weights: Value, bias: Value | None, /) -> Value: ...
+
+
 class Int8:
     """Int8 arithmetic on a builder, in one of the forms."""
 
@@ -96,9 +151,7 @@ class Int8:
         tail = (1,) * (x.rank - 2)
         known = x.known[1]
         if x.dim(1) > values.size:
-            raise WeightsError(
-                "fewer scales than channels", expected=f"1 or at least {x.dim(1)}", found=values.size
-            )
+            raise WeightsError("fewer scales than channels", expected=f"1 or at least {x.dim(1)}", found=values.size)
         if known is not None:
             return g.const(values[:known], dims=(known, *tail))
         column = g.const(values, dims=(values.size, *tail))
@@ -130,7 +183,9 @@ class Int8:
         if least >= 0:
             half: Value = g.const(np.float32(0.5))
         else:
-            half = g.op("Where", g.op("Less", v, g.const(np.float32(0))), g.const(np.float32(-0.5)), g.const(np.float32(0.5)))
+            half = g.op(
+                "Where", g.op("Less", v, g.const(np.float32(0))), g.const(np.float32(-0.5)), g.const(np.float32(0.5))
+            )
         return g.op("Clip", g.op("Add", v, half), g.const(np.float32(least)), g.const(np.float32(127)))
 
     def pack(self, v: Value) -> Value:
@@ -163,9 +218,136 @@ class Int8:
             least = -128
         return Codes(self.pack(self.rounded(v, least=least)), scale)
 
-    def moved(self, codes: Codes, scale: Scale, move: Callable[[Value], Value]) -> Codes:
-        """The codes after an operation that only moves them."""
-        return Codes(move(codes.value), scale)
+    def rescaled(self, codes: Codes, out: Scale) -> Codes:
+        """Codes of one scale brought to another: ``R((q - z) * s / so + zo)``."""
+        same = codes.scale.scale[0] == out.scale[0] and codes.scale.zero[0] == out.zero[0]
+        if same:
+            return Codes(codes.value, out)
+        if self.form.fast:
+            real = self.dequantised(codes.value, codes.scale.scale[0], codes.scale.zero[0])
+            return Codes(self.coded(real, out.scale[0], out.zero[0]), out)
+        return self.quantised(self.real(codes), out)
+
+    # ---- what several layers share ----
+
+    def linear(
+        self,
+        x: Codes,
+        weights: Weights,
+        out: Scale,
+        *,
+        apply: Apply,
+        move: Callable[[Value], Value] | None = None,
+        activation: int = 0,
+        absorbed: Absorbed | None = None,
+    ) -> Codes:
+        """A convolution or matrix product: ``R(sum * m + zero)`` with TNN's activation and absorbed addition inside.
+
+        Args:
+            weights: int8 rows, zero points, scale and bias.
+            apply: makes the operator from float input, weights and bias.
+            move: brings the codes into place first (a flattening, a subsampling).
+            activation: 0 none, 1 ReLU, 2 ReLU6.
+            absorbed: a second operand that is added before the only rounding.
+        """
+        factor = multiplier(weights.scale, out, weights.codes.shape[0])
+        uniform = np.all(x.scale.zero == x.scale.zero[0])
+        if self.form.fast and uniform and not weights.zero.any() and np.all(out.zero == out.zero[0]):
+            v = self._fast_sum(x, weights, factor, apply, move)
+        else:
+            v = self._exact_sum(x, weights, factor, apply, move)
+            return self._finished(v, out, activation, absorbed)
+        return self._finished_fast(v, out, activation, absorbed)
+
+    def _exact_sum(
+        self, x: Codes, weights: Weights, factor: np.ndarray, apply: Apply, move: Callable[[Value], Value] | None
+    ) -> Value:
+        g = self.g
+        floats = self.centred(x)
+        if move is not None:
+            floats = move(floats)
+        codes = weights.codes.astype(np.float32)
+        centred = codes - weights.zero.reshape(-1, *(1,) * (codes.ndim - 1))
+        bias = None if weights.bias is None else g.const(weights.bias.astype(np.float32))
+        total = apply(floats, g.const(centred), bias)
+        # Rounding changes no integer, but keeps engines from folding the factor into the weights.
+        return g.op("Mul", g.op("Round", total), self.channels(factor, total))
+
+    def _fast_sum(
+        self, x: Codes, weights: Weights, factor: np.ndarray, apply: Apply, move: Callable[[Value], Value] | None
+    ) -> Value:
+        g = self.g
+        value = x.value if move is None else move(x.value)
+        rows = g.op(
+            "DequantizeLinear", g.const(weights.codes), g.const(factor), g.const(np.zeros(factor.size, np.int8)), axis=0
+        )
+        bias = None if weights.bias is None else g.const((weights.bias.astype(np.float32) * factor).astype(np.float32))
+        return apply(self.dequantised(value, np.float32(1), x.scale.zero[0]), rows, bias)
+
+    def _finished(self, v: Value, out: Scale, activation: int, absorbed: Absorbed | None) -> Codes:
+        g = self.g
+        if absorbed is not None and not absorbed.after_activation:
+            v = g.op("Add", v, self._term(absorbed.codes, out, v))
+        if activation == 2:
+            return Codes(self.pack(self._capped(self.rounded(v), out)), out)
+        if activation == 1:
+            v = g.op("Relu", v)
+        if absorbed is not None and absorbed.after_activation:
+            v = g.op("Add", v, self._term(absorbed.codes, out, v))
+            activation = 0
+        return self.requantised(v, out, least=0 if activation == 1 else -128)
+
+    def _capped(self, v: Value, out: Scale) -> Value:
+        """ReLU6 in steps of the output; TNN adds no zero point here."""
+        six = np.minimum(np.floor(np.float32(6) / np.maximum(out.scale, FLOAT_MIN) + np.float32(0.5)), 127)
+        capped = self.g.op("Min", v, self.channels(six.astype(np.float32), v))
+        return self.g.op("Max", capped, self.g.const(np.float32(0)))
+
+    def _term(self, codes: Codes, out: Scale, v: Value) -> Value:
+        """The absorbed operand in steps of the output: ``q * k - zero * k`` with k = its scale over the output's."""
+        g = self.g
+        safe = np.where(out.scale < FLOAT_MIN, np.float32(1), out.scale)
+        k = np.where(out.scale < FLOAT_MIN, np.float32(0), codes.scale.scale / safe).astype(np.float32)
+        term = g.op("Mul", self.plain(codes), self.channels(k, v))
+        shift = (codes.scale.zero * k).astype(np.float32)
+        return g.op("Sub", term, self.channels(shift, v)) if shift.any() else term
+
+    def _finished_fast(self, v: Value, out: Scale, activation: int, absorbed: Absorbed | None) -> Codes:
+        g = self.g
+        zero = out.zero[0]
+        if absorbed is not None and not absorbed.after_activation:
+            v = g.op("Add", v, self._term(absorbed.codes, out, v))
+        if activation == 2:
+            return Codes(self.coded(self._capped(v, out), np.float32(1), np.float32(0)), out)
+        inside = activation == 1 and (self.form is Form.FAST_S8 or absorbed is not None)
+        if inside:
+            v = g.op("Relu", v)
+        if absorbed is not None and absorbed.after_activation:
+            v = g.op("Add", v, self._term(absorbed.codes, out, v))
+        codes = self.coded(v, np.float32(1), zero)
+        if activation == 1 and not inside:
+            codes = self.at_least(codes, int(zero))
+        return Codes(codes, out)
+
+    # ---- Quantize and Dequantize, for int8 kernels ----
+
+    def dequantised(self, value: Value, scale: np.float32, zero: np.float32) -> Value:
+        """``scale * (code - zero)`` as DequantizeLinear."""
+        return self.g.op("DequantizeLinear", value, self.g.const(scale), self._zero(zero))
+
+    def coded(self, v: Value, scale: np.float32, zero: np.float32) -> Value:
+        """QuantizeLinear in the spelling of the form; halves go to even."""
+        return self.g.op("QuantizeLinear", v, self.g.const(scale), self._zero(zero))
+
+    def _zero(self, zero: np.float32) -> Value:
+        if self.form is Form.FAST_U8:
+            return self.g.const(np.array(int(zero) + 128, np.uint8))
+        return self.g.const(np.array(int(zero), np.int8))
+
+    def at_least(self, value: Value, code: int) -> Value:
+        """Codes below ``code`` raised to it."""
+        least = np.array(code + 128, np.uint8) if value.dtype == np.uint8 else np.array(code, np.int8)
+        return self.g.op("Max", value, self.g.const(least))
 
 
 def multiplier(weight_scale: np.ndarray, out: Scale, channels: int) -> np.ndarray:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from tnn_serving.layers.base import reserve
+from tnn_serving.layers.base import Layer, layer, reserve, rest, token
 
 reserve(
     {
         "Dropout": 11,
         "Proposal": 13,
-        "ROIPooling": 14,
         "Eltwise": 15,
         "ArbitraryDimensionSpp": 17,
         "BatchNorm": 18,
@@ -79,3 +78,24 @@ reserve(
         "AnyType": 1001,
     }
 )
+
+
+@layer(14, "ROIPooling", inputs=(1, None))
+class RoiPooling(Layer):
+    """Pools regions of interest; TNN reads its parameters and has no code for it.
+
+    Inputs: any.
+    Outputs: one.
+    ONNX: none.
+    """
+
+    pool_type: int = token("what is taken of a window")
+    spatial_scale: float = token("from picture to feature map")
+    width: int = token("width of the output")
+    height: int = token("height of the output")
+    further: tuple[int, ...] = rest("depth of the output, where it has one; nobody reads more")
+
+    def tokens(self, *, canonical: bool = False) -> list[str]:
+        """As they were read; TNN's writer puts width and height, and then all dims again."""
+        read = super().tokens(canonical=canonical)
+        return [*read[:4], *read[2:5]] if canonical else read

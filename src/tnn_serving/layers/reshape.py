@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import Layer, counted, layer, token
+from tnn_serving.layers.quantized import Codes
 from tnn_serving.layers.shape import joined, numbers, shape_operand
 
 if TYPE_CHECKING:
+    from tnn_serving.layers.quantized import Int8, Operands, Scale
     from tnn_serving.translate.builder import Builder, Value
 
 NCHW_ORDER, NHWC_ORDER = 0, 1
@@ -98,6 +100,10 @@ class Reshape(Layer):
         y = g.op("Reshape", x, joined(g, [dims[k] for k in channels_last(len(dims))]))
         return g.op("Transpose", y, perm=channels_first(len(dims))) if len(dims) > 2 else y
 
+    def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
+        """Moves the codes."""
+        return Codes(self.to_onnx(a.g, inputs.codes[0].value, *inputs.others), out)
+
 
 @layer(10, "Flatten", "Flatten_nhwc")
 class Flatten(Layer):
@@ -182,3 +188,7 @@ class Permute(Layer):
         if len(set(self.orders)) < len(self.orders) or not set(self.orders) <= set(range(x.rank)):
             raise ShapeError("orders must be different axes", expected=f"0 to {x.rank - 1}", found=list(self.orders))
         return g.op("Transpose", x, perm=[*self.orders, *(k for k in range(x.rank) if k not in self.orders)])
+
+    def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
+        """Moves the codes."""
+        return Codes(self.to_onnx(a.g, inputs.codes[0].value, *inputs.others), out)

@@ -8,8 +8,10 @@ import numpy as np
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import HW, Layer, layer, pair, token
+from tnn_serving.layers.quantized import Codes, Scale
 
 if TYPE_CHECKING:
+    from tnn_serving.layers.quantized import Int8, Operands
     from tnn_serving.translate.builder import Builder, Value
 
 LAST = 2**63 - 1
@@ -108,6 +110,17 @@ class Upsample(Layer):
             coordinate_transformation_mode="align_corners" if align else "pytorch_half_pixel",
             cubic_coeff_a=CUBIC_A if self.mode == 3 else None,
         )
+
+    def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
+        """Resized real values without zero points, rounded."""
+        (x,) = inputs.codes
+        same = x.scale.per_tensor and out.per_tensor and x.scale.scale[0] == out.scale[0]
+        if a.form.fast and self.mode == 1 and same:
+            return Codes(self.to_onnx(a.g, x.value, *inputs.others), out)
+        bare = Scale(x.scale.scale, np.zeros_like(x.scale.zero))
+        resized = self.to_onnx(a.g, a.real(Codes(x.value, bare)), *inputs.others)
+        quantised = a.quantised(resized, Scale(out.scale, np.zeros_like(out.zero)))
+        return Codes(quantised.value, out)
 
 
 @layer(323, "GridSample", inputs=2)

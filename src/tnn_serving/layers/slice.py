@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import INT32_MAX, INT32_MIN, Layer, counted, layer, token
+from tnn_serving.layers.quantized import Codes, Scale
 from tnn_serving.layers.shape import joined, shape_operand
 
 if TYPE_CHECKING:
+    from tnn_serving.layers.quantized import Int8, Operands
     from tnn_serving.translate.builder import Builder, Value
 
 TO_THE_END, BEFORE_THE_FRONT = 2**63 - 1, -(2**63) + 1
@@ -33,6 +35,18 @@ class Concat(Layer):
             raise ShapeError("inputs must be of one type", found=", ".join(str(x.dtype) for x in filled))
         axis = filled[0].axis(self.axis)
         return g.op("Concat", *filled, axis=axis) if len(filled) > 1 else filled[0]
+
+    def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
+        """Brought to the output's first scale; if any input has one a channel, TNN copies the codes as they are."""
+        codes = inputs.codes
+        g = a.g
+        axis = codes[0].value.axis(self.axis)
+        if all(c.scale.per_tensor for c in codes):
+            target = Scale(out.scale[:1], out.zero[:1])
+            parts = [a.rescaled(c, target).value for c in codes]
+        else:
+            parts = [c.value for c in codes]
+        return Codes(g.op("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0], out)
 
 
 @layer(153, "SplitV", outputs=(1, None))

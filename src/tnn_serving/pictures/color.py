@@ -59,7 +59,8 @@ def gray(picture: np.ndarray, *, blue: int) -> np.ndarray:
     """
     b, g, r = picture[..., blue], picture[..., 1], picture[..., 2 - blue]
     sum_ = (b * np.float32(0.114)).astype(np.float64) + 0.587 * g + 0.299 * r
-    return sum_.astype(np.float32).astype(np.uint8)[..., None]
+    luma: np.ndarray = sum_.astype(np.float32).astype(np.uint8)[..., None]
+    return luma
 
 
 def yuv_to_bgr(yuv: np.ndarray, *, nv12: bool) -> np.ndarray:

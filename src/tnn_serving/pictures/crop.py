@@ -14,9 +14,8 @@ def crop(picture: np.ndarray, *, top_left_x: int, top_left_y: int, width: int, h
     Raises:
         RequestError: the rectangle is empty or leaves the picture (TNN would read out of bounds).
     """
-    rows, columns = checked_picture(picture).shape[-3:-1]
-    _check(rows, columns, top_left_x, top_left_y, width, height)
-    return picture[..., top_left_y : top_left_y + height, top_left_x : top_left_x + width, :].copy()
+    _check(checked_picture(picture).shape[-3:-1], top_left_x, top_left_y, width, height)
+    return np.array(picture[..., top_left_y : top_left_y + height, top_left_x : top_left_x + width, :])
 
 
 def crop_yuv(yuv: np.ndarray, *, top_left_x: int, top_left_y: int, width: int, height: int) -> np.ndarray:
@@ -27,14 +26,16 @@ def crop_yuv(yuv: np.ndarray, *, top_left_x: int, top_left_y: int, width: int, h
             "NV12 and NV21 are cropped at even positions and sizes",
             found=f"x {top_left_x}, y {top_left_y}, {width} x {height}",
         )
-    _check(*luma.shape[-2:], top_left_x, top_left_y, width, height)
+    _check(luma.shape[-2:], top_left_x, top_left_y, width, height)
     x, y, w, h = top_left_x // 2, top_left_y // 2, width // 2, height // 2
     return join_yuv(
-        luma[..., top_left_y : top_left_y + height, top_left_x : top_left_x + width], chroma[..., y : y + h, x : x + w, :]
+        luma[..., top_left_y : top_left_y + height, top_left_x : top_left_x + width],
+        chroma[..., y : y + h, x : x + w, :],
     )
 
 
-def _check(rows: int, columns: int, x: int, y: int, width: int, height: int) -> None:
+def _check(size: tuple[int, ...], x: int, y: int, width: int, height: int) -> None:
+    rows, columns = size
     if x < 0 or y < 0 or width < 1 or height < 1 or x + width > columns or y + height > rows:
         raise RequestError(
             "crop leaves the picture",

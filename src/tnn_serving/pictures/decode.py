@@ -1,7 +1,7 @@
 """Encoded pictures to uint8 R, G, B arrays.
 
-Pillow does the decoding: it is the library that knows CMYK JPEGs, palettes, 16-bit PNGs and EXIF, refuses truncated files,
-tells the size before anything is decoded, and releases the interpreter lock while it works.
+Pillow does the decoding: it is the library that knows CMYK JPEGs, palettes, 16-bit PNGs and EXIF, refuses truncated
+files, tells the size before anything is decoded, and releases the interpreter lock while it works.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from tnn_serving.errors import RequestError
 
@@ -68,7 +68,7 @@ def decode(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise RequestError(
             "not a picture", expected=", ".join(FORMATS), found=f"{len(data)} bytes starting {bytes(data[:8])!r}"
         ) from None

@@ -104,7 +104,9 @@ def mat_to_blob(
     else:
         expected = PIXEL_CHANNELS[kind]
         if checked_picture(mat).ndim != 4 or mat.shape[-1] != expected:
-            raise RequestError("mat does not fit its type", expected=f"{kind.name}: [N, H, W, {expected}]", found=mat.shape)
+            raise RequestError(
+                "mat does not fit its type", expected=f"{kind.name}: [N, H, W, {expected}]", found=mat.shape
+            )
         wanted = channels or expected
         if wanted != expected and (kind, wanted) != (MatType.N8UC4, 3):
             raise RequestError("mat and blob differ in channels", expected=f"{wanted} channels", found=kind.name)
@@ -143,12 +145,14 @@ def blob_to_mat(
         return _scaled(values, param)
     bytes_a_pixel = PIXEL_CHANNELS.get(kind)
     if bytes_a_pixel is None:
-        raise RequestError("blobs do not become this mat type", expected="N8UC3, N8UC4, NGRAY, NCHW_FLOAT", found=kind.name)
-    fits = values.ndim == 4 and (
-        values.shape[1] == bytes_a_pixel or (kind is MatType.N8UC4 and values.shape[1] == 3)
-    )
+        raise RequestError(
+            "blobs do not become this mat type", expected="N8UC3, N8UC4, NGRAY, NCHW_FLOAT", found=kind.name
+        )
+    fits = values.ndim == 4 and (values.shape[1] == bytes_a_pixel or (kind is MatType.N8UC4 and values.shape[1] == 3))
     if not fits:
-        raise RequestError("blob and mat differ in channels", expected=f"[N, C, H, W] for {kind.name}", found=values.shape)
+        raise RequestError(
+            "blob and mat differ in channels", expected=f"[N, C, H, W] for {kind.name}", found=values.shape
+        )
     batch, count, height, width = values.shape
     scale, bias = param.channels(count)
     mat = np.zeros((batch, height, width, bytes_a_pixel), np.uint8)
@@ -166,7 +170,8 @@ def quantize(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | Non
         code = values / s + z
     code = np.where(s == 0, np.float32(0), code)
     code = code + np.where(code >= 0, np.float32(0.5), np.float32(-0.5))
-    return np.trunc(np.clip(code, -128, 127)).astype(np.int8)
+    codes: np.ndarray = np.trunc(np.clip(code, -128, 127)).astype(np.int8)
+    return codes
 
 
 def dequantize(codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None = None) -> np.ndarray:
@@ -176,9 +181,7 @@ def dequantize(codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | No
     return values
 
 
-def _per_channel(
-    blob: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _per_channel(blob: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     s = np.asarray(scale, np.float32).reshape(-1)
     z = np.zeros_like(s) if zero_point is None else np.asarray(zero_point).astype(np.float32).reshape(-1)
     channels = blob.shape[1] if blob.ndim > 1 else 1
@@ -196,7 +199,7 @@ def _typed(array: np.ndarray, dtype: type[np.generic], kind: MatType) -> np.ndar
 
 def _scaled(values: np.ndarray, param: MatConvertParam) -> np.ndarray:
     if param.identity:
-        return values.copy()
+        return np.array(values)
     if param.reverse_channel:
         raise RequestError("reverse_channel needs pixels of 3 or 4 bytes", found="NCHW_FLOAT")
     if values.ndim < 2:

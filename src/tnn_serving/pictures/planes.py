@@ -16,7 +16,9 @@ def checked_picture(picture: np.ndarray) -> np.ndarray:
     if picture.dtype != np.uint8:
         raise RequestError("a picture must hold bytes", expected="uint8", found=picture.dtype)
     if picture.ndim < 3 or not 1 <= picture.shape[-1] <= 4:
-        raise RequestError("a picture has height, width and channels", expected="[..., H, W, 1..4]", found=picture.shape)
+        raise RequestError(
+            "a picture has height, width and channels", expected="[..., H, W, 1..4]", found=picture.shape
+        )
     if 0 in picture.shape[-3:]:
         raise RequestError("a picture without pixels", found=picture.shape)
     return picture
@@ -29,7 +31,9 @@ def split_yuv(yuv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         RequestError: the bytes cannot be a picture of even height and width.
     """
     if yuv.dtype != np.uint8 or yuv.ndim < 2:
-        raise RequestError("not an NV12 or NV21 picture", expected="uint8 [..., H*3/2, W]", found=f"{yuv.dtype} {yuv.shape}")
+        raise RequestError(
+            "not an NV12 or NV21 picture", expected="uint8 [..., H*3/2, W]", found=f"{yuv.dtype} {yuv.shape}"
+        )
     rows, width = yuv.shape[-2:]
     if rows % 3 or width % 2 or rows == 0 or width == 0:
         raise RequestError(

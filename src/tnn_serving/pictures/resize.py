@@ -25,8 +25,8 @@ def resize(picture: np.ndarray, height: int, width: int, interp: Interp = "linea
     """A picture of another size, equal to the bit to TNN's.
 
     Args:
-        picture: uint8 [..., H, W, C], C from 1 to 4. TNN reads out of bounds for a side of one pixel; here that pixel is
-            repeated.
+        picture: uint8 [..., H, W, C], C from 1 to 4. TNN reads out of bounds for a side of one pixel; here that pixel
+            is repeated.
         height, width: of the result.
         interp: "linear" (2 x 2 taps, no anti-aliasing) or "nearest".
 
@@ -112,12 +112,13 @@ def _linear(source: np.ndarray, columns: int, height: int, width: int, channels:
     top += bottom
     top += 2
     top >>= 2
-    return top.astype(np.uint8)
+    result: np.ndarray = top.astype(np.uint8)
+    return result
 
 
 def _nearest(source: np.ndarray, columns: int, height: int, width: int, channels: int) -> np.ndarray:
     upper, lower, ratio_y = _taps(source.shape[0], height)
     left, right, ratio_x = _taps(columns, width)
     rows = np.where(ratio_y <= 0.5, upper, lower)
-    picked = source[rows][:, _columns(np.where(ratio_x <= 0.5, left, right), channels)]
-    return picked
+    columns_of = _columns(np.where(ratio_x <= 0.5, left, right), channels)
+    return source[rows][:, columns_of]

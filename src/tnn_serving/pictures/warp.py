@@ -112,10 +112,12 @@ def _positions(axis: np.ndarray, height: int, width: int) -> np.ndarray:
     """int64 [height, width]: source positions of one axis in 1/1024 pixels, with half a 1/32 step added."""
     along = _round_int32(axis[0] * np.arange(width) * 1024)
     down = _round_int32((axis[1] * np.arange(height) + axis[2]) * 1024)
-    return along[None, :] + down[:, None] + 16
+    positions: np.ndarray = along[None, :] + down[:, None] + 16
+    return positions
 
 
 def _round_int32(values: np.ndarray) -> np.ndarray:
     """Halves away from zero, saturated to 32 bits; int64."""
     rounded = np.trunc(values + np.where(values >= 0, 0.5, -0.5))
-    return np.clip(rounded, INT32_MIN, INT32_MAX).astype(np.int64)
+    clipped: np.ndarray = np.clip(rounded, INT32_MIN, INT32_MAX).astype(np.int64)
+    return clipped

@@ -193,7 +193,7 @@ class Builder:
         names = [f"{label}_out{k}" if count > 1 else f"{label}_out" for k in range(count)]
         node = ir.node(
             op_type,
-            [None if value is None else value.ir for value in inputs],
+            _without_trailing([None if value is None else value.ir for value in inputs]),
             given,
             outputs=[ir.Value(name=name) for name in names],
             name=label,
@@ -321,9 +321,7 @@ def _infer(
     data: dict[str, onnx.TensorProto] = {}
     for value, dims, sample in operands:
         name = value.ir.name or ""
-        types[name] = onnx.helper.make_tensor_type_proto(
-            onnx.helper.np_dtype_to_tensor_dtype(value.dtype), list(dims)
-        )
+        types[name] = onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(value.dtype), list(dims))
         if sample is not None and sample.size <= SAMPLE_LIMIT:
             data[name] = onnx.numpy_helper.from_array(sample)
     return dict(
@@ -335,6 +333,13 @@ def _infer(
 
 def _dims(inferred: onnx.TypeProto) -> Dims:
     return tuple(d.dim_value if d.HasField("dim_value") else None for d in inferred.tensor_type.shape.dim)
+
+
+def _without_trailing(values: list[ir.Value | None]) -> list[ir.Value | None]:
+    """Inputs up to the last one given: OpenVINO does not compile some operators with an empty name at the end."""
+    while values and values[-1] is None:
+        values.pop()
+    return values
 
 
 _SCHEMAS: dict[str, OpSchema] = {}

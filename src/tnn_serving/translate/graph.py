@@ -16,9 +16,11 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from tnn_serving.errors import ShapeError, TnnError, UnsupportedLayer, WeightsError, located
-from tnn_serving.graph import COMPUTED, DYNAMIC_RANGE_SUFFIX, DataType, Graph, Tensor
+from tnn_serving.graph import COMPUTED, DYNAMIC_RANGE_SUFFIX, SCALE_SUFFIX, DataType, Graph, Input, Tensor
 from tnn_serving.layers.base import Layer
+from tnn_serving.layers.quantized import Absorbed, Codes, Form, Int8, Operands, Scale
 from tnn_serving.translate.builder import IR_VERSION, OPSET, Builder, Dims, Value
+from tnn_serving.translate.fusion import Step, steps
 from tnn_serving.translate.pictures import PictureInput, pixels
 from tnn_serving.version import VERSION
 
@@ -70,6 +72,8 @@ def translate(
     given: Sequence[str] = (),
     symbolic: Mapping[str, Sequence[bool]] | None = None,
     pictures: Mapping[str, PictureInput] | None = None,
+    form: Form = Form.EXACT,
+    raw_int8: bool = False,
     before: LayerHook | None = None,
 ) -> Translation:
     """Translates a network.
@@ -81,6 +85,8 @@ def translate(
         given: inputs with a stored constant that the caller will feed; the others of that kind stay constants.
         symbolic: for each input, which dims to declare by name rather than by size. None at all if left out.
         pictures: inputs to take as uint8 pixels [N, H, W, C]. ``shapes`` and ``symbolic`` stay those of the network.
+        form: how int8 layers are written.
+        raw_int8: take and give int8 blobs as codes instead of real numbers.
         before: called for each layer before it is translated, with its input values.
 
     Raises:
@@ -89,7 +95,9 @@ def translate(
         WeightsError: weights are missing or do not fit.
     """
     with located(graph.source):
-        return _Translator(graph, shapes or {}, given, symbolic or {}, pictures or {}, before).run(outputs)
+        return _Translator(graph, shapes or {}, given, symbolic or {}, pictures or {}, form, raw_int8, before).run(
+            outputs
+        )
 
 
 class _Translator:
@@ -100,12 +108,17 @@ class _Translator:
         given: Sequence[str],
         symbolic: Mapping[str, Sequence[bool]],
         pictures: Mapping[str, PictureInput],
+        form: Form,
+        raw_int8: bool,
         before: LayerHook | None,
     ) -> None:
         self.graph = graph
         self.builder = Builder()
+        self.arithmetic = Int8(self.builder, form)
+        self.raw_int8 = raw_int8
         self.before = before
         self.values: dict[str, Value] = {}
+        self.codes: dict[str, Codes] = {}
         self.defaults: dict[str, np.ndarray] = {}
         self.inputs: list[Value] = []
         for name in (*(i.name for i in graph.inputs), *graph.constants, *graph.blob_names()):
@@ -125,18 +138,32 @@ class _Translator:
             declared = tuple(_symbol(item.name, k) if names[k] else dim for k, dim in enumerate(dims))
             if item.name in pictures:
                 entry, value = pixels(self.builder, item, pictures[item.name], dims, declared)
+            elif raw_int8 and _is_int8_blob(graph, item):
+                entry = self.builder.input(item.name, np.dtype(np.int8), dims, declared)
+                self.codes[item.name] = Codes(self.arithmetic.spelled(entry), self._scale(item.name))
+                self.inputs.append(entry)
+                continue
             else:
-                dtype = COMPUTED[item.dtype] if item.dtype is not None else np.dtype(np.float32)
+                stored = DataType.FLOAT if item.dtype is None or _is_int8_blob(graph, item) else item.dtype
+                dtype = COMPUTED[stored]
                 entry = value = self.builder.input(item.name, dtype, dims, declared)
             self.values[item.name] = value
             self.inputs.append(entry)
 
     def run(self, outputs: Sequence[str] | None) -> Translation:
-        for index, layer in enumerate(self.graph.layers):
-            with located(f"layer {index} `{layer.name}` ({layer.type})"):
-                self._layer(layer)
         wanted = list(outputs) if outputs is not None else self.graph.outputs
+        for step in steps(self.graph, wanted):
+            layer = step.layer
+            with located(f"layer {step.index} `{layer.name}` ({layer.type})"):
+                self._check_arity(layer)
+                self.builder.scope = layer.name
+                if layer.quantized:
+                    self._int8_layer(step)
+                else:
+                    self._layer(layer)
+                self.builder.scope = ""
         results = [self._output(name) for name in wanted]
+        self._name_codes()
         for value in results:
             value.ir.shape = ir.Shape([_symbol(value.ir.name or "", k) for k in range(value.rank)])
         used = {value for node in self.builder.nodes for value in node.inputs} | {value.ir for value in results}
@@ -155,7 +182,7 @@ class _Translator:
             metadata_props={"tnn.source": self.graph.source, "tnn.sha256": fingerprint(self.graph)},
         )
         ShapeInferencePass(data_prop=True)(model)
-        blobs = {name: Blob(name, value.dtype, value.dims, value.known) for name, value in self.values.items()}
+        blobs = {name: Blob(name, value.dtype, value.dims, value.known) for name, value in self._presented().items()}
         return Translation(
             model,
             [Blob(value.ir.name or "", value.dtype, value.dims, value.known) for value in self.inputs],
@@ -166,20 +193,64 @@ class _Translator:
         )
 
     def _layer(self, layer: Layer) -> None:
-        self._check_arity(layer)
         inputs = [self._blob(name) for name in layer.inputs]
         if self.before is not None:
             self.before(layer, inputs)
-        self.builder.scope = layer.name
         made = layer.to_onnx(self.builder, *inputs)
         values = [made] if isinstance(made, Value) else list(made)
         if len(values) != len(layer.outputs):
             raise UnsupportedLayer("number of outputs differs", expected=len(values), found=len(layer.outputs))
         for name, value in zip(layer.outputs, values, strict=True):
-            if name in self.values:
-                raise ShapeError(f"blob `{name}` is written twice")
+            self._check_new(name)
             self.values[name] = self._named(value, name)
-        self.builder.scope = ""
+
+    def _int8_layer(self, step: Step) -> None:
+        layer = step.layer
+        codes = tuple(self._code(name) for name in layer.inputs if name not in self.graph.constants)
+        others = tuple(self._blob(name) for name in layer.inputs if name in self.graph.constants)
+        if self.before is not None:
+            self.before(layer, [*(code.value for code in codes), *others])
+        absorbed = None
+        if step.absorbed is not None:
+            absorbed = Absorbed(self._code(step.absorbed), step.after_activation)
+        (name,) = layer.outputs
+        self._check_new(name)
+        self.codes[name] = layer.to_onnx_int8(self.arithmetic, Operands(codes, others, absorbed), self._scale(name))
+
+    def _check_new(self, name: str) -> None:
+        if name in self.values or name in self.codes:
+            raise ShapeError(f"blob `{name}` is written twice")
+
+    def _code(self, name: str) -> Codes:
+        """A blob as int8 codes, quantised here if a float layer or the caller gave it."""
+        if name not in self.codes:
+            self.codes[name] = self.arithmetic.quantised(self._blob(name), self._scale(name))
+        return self.codes[name]
+
+    def _scale(self, name: str) -> Scale:
+        stored = self.graph.scales.get(name)
+        if stored is None:
+            raise WeightsError(
+                f"scale of int8 blob `{name}` is missing", expected=f"an entry `{name}{SCALE_SUFFIX}` in the model file"
+            )
+        return Scale.of(stored)
+
+    def _name_codes(self) -> None:
+        """Codes carry the blob's name, unless its real numbers do."""
+        for name, codes in self.codes.items():
+            if codes.value.ir.producer() is not None and codes.value.ir.name not in self.codes:
+                codes.value.ir.name = f"{name}.codes" if name in self.values else name
+
+    def _presented(self) -> dict[str, Value]:
+        """Every blob as the caller sees it: real numbers, or codes where these were asked for."""
+        if self.raw_int8:
+            return {**self.values, **{name: codes.value for name, codes in self.codes.items()}}
+        shown = dict(self.values)
+        for name, codes in self.codes.items():
+            if name not in shown:
+                value = codes.value
+                shown[name] = Value(value.ir, np.dtype(np.float32), value.dims, known=value.known)
+        return shown
 
     @staticmethod
     def _check_arity(layer: Layer) -> None:
@@ -192,6 +263,9 @@ class _Translator:
                 raise ShapeError(f"wrong number of {what}", expected=wanted, found=len(names))
 
     def _blob(self, name: str) -> Value:
+        """A blob as layers take it that are not int8."""
+        if name not in self.values and name in self.codes:
+            self.values[name] = self._named(self.arithmetic.real(self.codes[name]), name)
         if name not in self.values:
             tensor = self.graph.constants.get(name)
             if tensor is None:
@@ -219,12 +293,42 @@ class _Translator:
         return value
 
     def _output(self, name: str) -> Value:
-        if name not in self.values:
+        if name not in self.values and name not in self.codes:
             raise ShapeError(f"output `{name}` is not produced by any layer")
-        value = self.values[name]
+        if self.raw_int8 and name in self.codes and not self._entered_as_real(name):
+            return self._raw_output(name)
+        value = self._blob(name)
         if value.ir.producer() is None:
             raise ShapeError(f"`{name}` is an input or a constant", expected="a blob that a layer produces")
         return value
+
+    def _entered_as_real(self, name: str) -> bool:
+        """The codes were made from real numbers that came first."""
+        return name in self.values and not self._made_by_int8(name)
+
+    def _made_by_int8(self, name: str) -> bool:
+        return any(name in layer.outputs for layer in self.graph.layers if layer.quantized)
+
+    def _raw_output(self, name: str) -> Value:
+        """The codes as int8, whatever spelling they travel in."""
+        value = self.codes[name].value
+        if value.dtype == np.uint8:
+            shifted = self.builder.op("Sub", self.builder.cast(value, np.int32), self.builder.const(np.int32(128)))
+            value = self.builder.cast(shifted, np.int8)
+            self.codes[name] = Codes(value, self.codes[name].scale)
+        if value.ir.producer() is None:
+            raise ShapeError(f"`{name}` is an input", expected="a blob that a layer produces")
+        if name in self.values:
+            self.values[name].ir.name = f"{name}.real"
+            del self.values[name]
+        value.ir.name = name
+        return value
+
+
+def _is_int8_blob(graph: Graph, item: Input) -> bool:
+    """An input whose readers are all int8 layers, whatever type is declared; or some of them, and int8 is declared."""
+    marks = [layer.quantized for layer in graph.consumers(item.name)]
+    return bool(marks) and (all(marks) or (any(marks) and item.dtype is DataType.INT8))
 
 
 def _symbol(name: str, axis: int) -> str:

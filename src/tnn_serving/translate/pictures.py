@@ -31,7 +31,9 @@ class PictureInput:
     resize: tuple[int, int] | None = None
 
 
-def pixels(g: Builder, item: Input, picture: PictureInput, dims: tuple[int, ...], symbols: tuple[int | str, ...]) -> tuple[Value, Value]:
+def pixels(
+    g: Builder, item: Input, picture: PictureInput, dims: tuple[int, ...], symbols: tuple[int | str, ...]
+) -> tuple[Value, Value]:
     """The uint8 graph input [N, H, W, C] and the float32 blob [N, C, H, W] made from it.
 
     Args:

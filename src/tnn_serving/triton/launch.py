@@ -93,7 +93,9 @@ def check_wheel_platform() -> None:
     found = f"{platform.system()} on {platform.machine()} with {library or 'an unknown C library'} {version}".strip()
     suits = platform.system() == "Linux" and platform.machine() == "x86_64" and library == "glibc"
     if not suits or _numbers(version) < WHEEL_GLIBC:
-        raise ServerError(f"the tritonserver of {SERVER_REQUIREMENT} can't run here", expected=expected, found=found, hint=hint)
+        raise ServerError(
+            f"the tritonserver of {SERVER_REQUIREMENT} can't run here", expected=expected, found=found, hint=hint
+        )
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -128,7 +130,8 @@ def find_libpython() -> Path:
         "this Python has no shared library, which tritonserver needs to run Python inside",
         expected=_libpython_name(),
         found=f"none beside {sys.base_prefix} or in the system's library folders",
-        hint=f"Debian, Ubuntu: apt install libpython{short}; pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install {wanted}",
+        hint=f"Debian, Ubuntu: apt install libpython{short}; "
+        f"pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install {wanted}",
     )
 
 
@@ -155,7 +158,7 @@ def _libpython_candidates() -> Iterator[tuple[Path, bool]]:
 
 
 def _libpython_version(path: Path) -> str:
-    """"3.11.7", asked of the library in a process of its own: two libpythons in one would be one too many."""
+    """Like "3.11.7". The library is asked in a process of its own: two libpythons in one would be one too many."""
     code = (
         "import ctypes, sys; f = ctypes.CDLL(sys.argv[1]).Py_GetVersion; f.restype = ctypes.c_char_p;"
         "print(f().decode().split()[0])"
@@ -191,7 +194,7 @@ class Launch:
 
     @property
     def control_mode(self) -> str:
-        """"none", "poll" or "explicit"."""
+        """How models come and go: "none", "poll" or "explicit"."""
         return self.flag("model-control-mode", "none")
 
     def endpoint(self, protocol: str) -> tuple[str, int] | None:
@@ -235,7 +238,7 @@ def prepare(
         repositories: what Triton gets as ``--model-repository``: folders or remote locations.
         host: the address of all endpoints, metrics included.
         exit_timeout_s: short by default, since an idle connection that a client keeps open uses it up in full.
-        flags: further flags of tritonserver; they override ours.
+        flags: further flags of tritonserver, each in one piece (``--name=value``); they override ours.
 
     Raises:
         ServerError: tritonserver, libpython or the backend is missing.
@@ -245,7 +248,7 @@ def prepare(
         raise ServerError(
             "the Triton backend has not been built",
             expected=BACKEND_LIBRARY,
-            hint="install the package again: python -m pip install --force-reinstall --no-deps tnn-serving, or -e . in a checkout",
+            hint="install the package again; in a checkout: python -m pip install -e .",
         )
     command = [str(server)]
     command += [f"--model-repository={repository}" for repository in repositories]
@@ -276,9 +279,9 @@ def is_true(text: str) -> bool:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Parts words and flags of a command line: ``["repo", "--log-verbose", "1"]`` -> ``(["repo"], [...])``.
+    """Parts a command line into words and flags: ``repo --log-verbose 1`` -> ``["repo"], ["--log-verbose=1"]``.
 
-    A flag without ``=`` takes the next word as its value, as tritonserver does.
+    A flag without ``=`` takes the next word as its value, as tritonserver does, and is written with one.
     """
     words: list[str] = []
     flags: list[str] = []
@@ -286,24 +289,17 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     for argument in rest:
         if not argument.startswith("-") or argument == "-":
             words.append(argument)
-            continue
-        flags.append(argument)
-        if "=" not in argument and argument.lstrip("-") not in SWITCHES:
-            flags += [value for value in (next(rest, None),) if value is not None]
+        elif "=" in argument or argument.lstrip("-") in SWITCHES:
+            flags.append(argument)
+        else:
+            value = next(rest, None)
+            flags.append(argument if value is None else f"{argument}={value}")
     return words, flags
 
 
-def flag_values(arguments: Sequence[str], name: str) -> list[str]:
-    """All values of ``--name value`` and ``--name=value``, in order."""
-    values = []
-    _, flags = split_arguments(arguments)
-    following = [*flags[1:], ""]
-    for argument, value in zip(flags, following, strict=True):
-        if argument == f"--{name}":
-            values.append(value)
-        elif argument.startswith(f"--{name}="):
-            values.append(argument.partition("=")[2])
-    return values
+def flag_values(flags: Sequence[str], name: str) -> list[str]:
+    """The values of all ``--name=value`` among flags, in order."""
+    return [flag.partition("=")[2] for flag in flags if flag.startswith(f"--{name}=")]
 
 
 def check_ports(launch: Launch) -> None:
@@ -320,7 +316,9 @@ def check_ports(launch: Launch) -> None:
         host, port = endpoint
         flag = f"--{protocol}-port"
         if port in taken:
-            raise ServerError(f"{flag} and {taken[port]} are the same port: {port}", hint=f"give another one with {flag}")
+            raise ServerError(
+                f"{flag} and {taken[port]} are the same port: {port}", hint=f"give another one with {flag}"
+            )
         taken[port] = flag
         with located(f"{protocol} endpoint {host}:{port}"):
             _check_port(host, port, flag, f"--{protocol}-address")

@@ -54,7 +54,8 @@ class Skipped:
 
 def versions(model: Path) -> list[Path]:
     """The numbered version folders of a model folder."""
-    return sorted((path for path in model.iterdir() if path.name.isdecimal() and path.is_dir()), key=lambda p: int(p.name))
+    found = (path for path in model.iterdir() if path.name.isdecimal() and path.is_dir())
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def is_tnn(model: Path) -> bool:
@@ -179,6 +180,12 @@ class Overlay:
             path.unlink()
         elif path.exists():
             shutil.rmtree(path)  # removes links, never what they point to
+
+    def in_source(self, text: str) -> str:
+        """``text`` with the paths of overlays replaced by those of the repositories that the user knows."""
+        for source, target in self._overlays:
+            text = text.replace(str(target), str(source))
+        return text
 
     def close(self) -> None:
         """Removes the temporary folder. To be called when the server has ended."""

@@ -20,7 +20,7 @@ import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import IO, Any
 
@@ -35,7 +35,7 @@ KILL_AFTER_S = 5.0
 """How long after tritonserver's own exit timeout it is killed."""
 HEALTHY_AFTER_S = 60.0
 """A server that ran this long has started well: its next failure is the first of a new series."""
-LOG_LINES = 400
+LOG_LINES = 4000  # more than tritonserver's usage text, which follows the word on a bad flag
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -44,7 +44,7 @@ _CLEAN_CODES = (0, 1)
 
 _REASONS = (
     re.compile(r"^error: (?P<text>.+)"),
-    re.compile(r"unrecognized option (?P<text>.+)"),
+    re.compile(r"(?P<text>unrecognized option .+)"),
     re.compile(r"^(?P<text>(?:Bad option|Invalid option value|invalid argument for).*)"),
     re.compile(r'^E\d{4} \S+ \d+ \S+\] "(?P<text>.*)"'),
     re.compile(r'^\S+Z E \d+ \S+\] "(?P<text>.*)"'),
@@ -116,7 +116,7 @@ class Restarts:
     def delay_s(self, attempt: int) -> float:
         """The delay before the ``attempt``-th restart of a series, from 1."""
         doublings = min(attempt - 1, 30)
-        return min(self.first_delay_s * 2**doublings, self.longest_delay_s)
+        return min(self.first_delay_s * 2.0**doublings, self.longest_delay_s)
 
 
 @dataclass(slots=True)
@@ -227,8 +227,11 @@ class Supervisor:
     def _read_log(self, stream: IO[str]) -> None:
         with stream:
             for line in stream:
-                self._log.append(line.rstrip("\n"))
-                self.callbacks.on_log(line.rstrip("\n"))
+                text = line.rstrip("\n")
+                if self.overlay is not None:
+                    text = self.overlay.in_source(text)
+                self._log.append(text)
+                self.callbacks.on_log(text)
 
     def _wait_until_ready(self, child: subprocess.Popen[str]) -> bool:
         """False when the child ended or a stop was asked for first. Triton listens when all models have been tried."""
@@ -315,6 +318,8 @@ class Supervisor:
         except OSError as error:
             self.callbacks.on_warning(f"the server runs, but won't tell its models: {error}")
             return []
+        if self.overlay is not None:
+            models = [replace(model, reason=self.overlay.in_source(model.reason)) for model in models]
         if first and self.launch.control_mode == "none" and not any(model.ready for model in models):
             raise self._no_model(models)
         return models
@@ -346,9 +351,14 @@ def failure_reasons(lines: Sequence[str]) -> list[str]:
     for pattern in _REASONS:
         for line in lines:
             match = pattern.search(line)
-            if match and not any(text in line for text in _HARMLESS):
-                found[match["text"].strip()] = None
+            if match and not is_harmless(line):
+                found[match["text"].strip().rstrip(".")] = None
     return list(found)
+
+
+def is_harmless(line: str) -> bool:
+    """Whether a line of the log looks like an error and is none: there is no GPU, and none is needed."""
+    return any(text in line for text in _HARMLESS)
 
 
 def _ending(code: int) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+from typing import Protocol, TypeAlias, cast
 
 from tnn_serving.errors import (
     CancelledError,
@@ -32,9 +32,6 @@ from tnn_serving.errors import (
     UnsupportedLayer,
 )
 from tnn_serving.serving.servable import Request, RequestTensor, ResponseTensor, Servable
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 # TRITONSERVER_Error_Code
 UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE, UNSUPPORTED, ALREADY_EXISTS, CANCELLED = range(8)
@@ -82,7 +79,7 @@ RequestTuple: TypeAlias = tuple[
     tuple[tuple[str, str | int | bool | float | None], ...],  # parameters
     int,  # timeout_us
 ]
-OutputTuple: TypeAlias = "tuple[str, str, tuple[int, ...], Buffer]"
+OutputTuple: TypeAlias = tuple[str, str, tuple[int, ...], object]  # the last: any C-contiguous buffer
 
 log = logging.getLogger(__name__)
 
@@ -198,9 +195,7 @@ def log_exception(where: str, error: BaseException, frames: TracebackType | None
         log.error("%s", where, exc_info=(type(error), error, frames))
 
 
-def open_model(
-    handle: int, name: str, version: int, folder: str, config_json: str, complete: bool
-) -> Model:
+def open_model(handle: int, name: str, version: int, folder: str, config_json: str, complete: bool) -> Model:
     """Opens one version of a model; called by the shim in one of Triton's loading threads.
 
     Args:

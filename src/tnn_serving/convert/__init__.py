@@ -1,0 +1,12 @@
+"""ONNX networks to TNN graphs.
+
+In: an ONNX model.  Out: :class:`tnn_serving.graph.Graph` of declared layers, ready to be written.  Must not import an
+engine or anything that serves; docs/layers.md lists what a TNN network can hold.
+"""
+
+from __future__ import annotations
+
+from tnn_serving.convert import operators as _operators  # registers the converters
+from tnn_serving.convert.onnx_graph import convert_onnx
+
+__all__ = ["convert_onnx"]

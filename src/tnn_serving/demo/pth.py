@@ -1,0 +1,182 @@
+"""PyTorch state dicts of the old, unzipped kind, read without PyTorch.
+
+The file is five pickles in a row (magic number, protocol version, system information, the state dict with references to
+storages, the list of storage keys), then for each key in that order an int64 element count and the raw elements, all
+little-endian. The unpickler knows tensors, storages and ordered dicts, and calls nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tnn_serving.errors import FormatError
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+PROTOCOL_VERSION = 1001
+
+STORAGE_TYPES: dict[str, np.dtype] = {
+    "DoubleStorage": np.dtype("<f8"),
+    "FloatStorage": np.dtype("<f4"),
+    "HalfStorage": np.dtype("<f2"),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("i1"),
+    "ByteStorage": np.dtype("u1"),
+    "BoolStorage": np.dtype("?"),
+}
+
+UNREADABLE = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    UnicodeError,
+)
+"""What the unpickler raises for bytes that are no pickle."""
+
+
+class _Storage(NamedTuple):
+    key: str
+    dtype: np.dtype
+    count: int
+
+
+class _TensorRef(NamedTuple):
+    storage: _Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class _Rebuild(NamedTuple):
+    """What stands for PyTorch's functions. Immutable, like all that a pickle gets hold of: it could set attributes."""
+
+    tensor: bool
+
+    def __call__(self, *arguments: Any) -> Any:
+        return _TensorRef(*arguments[:4]) if self.tensor else arguments[0]
+
+
+ADMITTED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _Rebuild(tensor=True),
+    ("torch._utils", "_rebuild_parameter"): _Rebuild(tensor=False),
+    **{("torch", name): dtype for name, dtype in STORAGE_TYPES.items()},
+}
+"""Every name that a file may mention."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        admitted = ADMITTED.get((module, name))
+        if admitted is None:
+            raise FormatError(
+                "state dict asks for something else than tensors",
+                expected=", ".join(f"{m}.{n}" for m, n in ADMITTED),
+                found=f"{module}.{name}",
+            )
+        return admitted
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
+            raise FormatError("state dict refers to something else than a storage", found=repr(pid)[:80])
+        _, dtype, key, _, count, *_ = pid
+        if not isinstance(dtype, np.dtype) or not isinstance(key, str) or not isinstance(count, int) or count < 0:
+            raise FormatError("storage is described wrongly", found=repr(pid)[:80])
+        return _Storage(key, dtype, count)
+
+
+def read_state_dict(data: bytes) -> dict[str, np.ndarray]:
+    """Name to array of every tensor in the state dict.
+
+    Raises:
+        FormatError: another kind of file, anything but tensors in it, or storages that do not fit.
+    """
+    if data[:4] == b"PK\x03\x04":
+        raise FormatError("state dict is of the newer, zipped kind", expected="the kind that PyTorch wrote before 1.6")
+    file = io.BytesIO(data)
+    magic, version, system, state, keys = (_unpickle(file, what) for what in _PARTS)
+    if magic != MAGIC_NUMBER or version != PROTOCOL_VERSION:
+        raise FormatError("not a PyTorch state dict", expected=f"version {PROTOCOL_VERSION}", found=repr(version)[:40])
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise FormatError("state dict was written on a big-endian machine")
+    if not isinstance(state, dict) or not isinstance(keys, list):
+        raise FormatError("file holds no state dict", found=type(state).__name__)
+    tensors = {name: value for name, value in state.items() if isinstance(value, _TensorRef)}
+    if len(tensors) != len(state) or not all(isinstance(name, str) for name in state):
+        raise FormatError("state dict holds something else than named tensors")
+    known = {ref.storage.key: ref.storage for ref in tensors.values() if isinstance(ref.storage, _Storage)}
+    storages = _read_storages(data, file.tell(), keys, known)
+    return {name: _view(name, ref, storages) for name, ref in tensors.items()}
+
+
+_PARTS = ("magic number", "version", "system information", "state dict", "storage keys")
+
+
+def _unpickle(file: io.BytesIO, what: str) -> Any:
+    try:
+        return _Unpickler(file, encoding="utf-8").load()
+    except UNREADABLE as error:
+        raise FormatError(f"{what} cannot be read", found=f"{type(error).__name__}: {error}") from error
+
+
+def _read_storages(
+    data: bytes, start: int, keys: Sequence[Any], known: dict[str, _Storage]
+) -> dict[str, np.ndarray]:
+    storages: dict[str, np.ndarray] = {}
+    at = start
+    for key in keys:
+        storage = known.get(key) if isinstance(key, str) else None
+        if storage is None:
+            raise FormatError("a storage belongs to no tensor", found=repr(key)[:80])
+        header = data[at : at + 8]
+        count = int.from_bytes(header, "little", signed=True)
+        size = storage.count * storage.dtype.itemsize
+        if len(header) < 8 or count != storage.count or at + 8 + size > len(data):
+            raise FormatError(
+                f"storage `{key}` does not fit, byte {at}",
+                expected=f"{storage.count} elements of {storage.dtype}",
+                found=f"count {count}, {max(len(data) - at - 8, 0)} bytes left",
+            )
+        storages[key] = np.frombuffer(data, storage.dtype, storage.count, at + 8)
+        at += 8 + size
+    return storages
+
+
+def _view(name: str, ref: _TensorRef, storages: dict[str, np.ndarray]) -> np.ndarray:
+    """The tensor as a read-only view of its storage; nothing of ``ref`` is believed."""
+    flat = storages.get(ref.storage.key) if isinstance(ref.storage, _Storage) else None
+    if flat is None:
+        raise FormatError(f"tensor `{name}` has no storage")
+    sizes, steps = _whole_numbers(ref.size), _whole_numbers(ref.stride)
+    offset = ref.offset if isinstance(ref.offset, int) and ref.offset >= 0 else flat.size
+    last = offset + sum((n - 1) * step for n, step in zip(sizes, steps, strict=False))
+    count = math.prod(sizes)
+    if len(sizes) != len(steps) or count > flat.size or (count and last >= flat.size):
+        raise FormatError(
+            f"tensor `{name}` leaves its storage", expected=f"within {flat.size} elements", found=f"{count}, up to {last}"
+        )
+    if not count:
+        return np.empty(sizes, flat.dtype)
+    strides = [step * flat.itemsize for step in steps]
+    return np.lib.stride_tricks.as_strided(flat[offset:], sizes, strides, writeable=False)
+
+
+def _whole_numbers(value: object) -> tuple[int, ...]:
+    if not isinstance(value, tuple) or not all(isinstance(v, int) and v >= 0 for v in value):
+        raise FormatError("a size or stride is no tuple of whole numbers", found=repr(value)[:80])
+    return value

