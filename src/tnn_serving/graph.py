@@ -276,7 +276,7 @@ class Graph:
     def blob_names(self) -> list[str]:
         """Distinct inputs and outputs of all layers in byte order, as TNN's writer lists them."""
         names = {name for layer in self.layers for name in (*layer.inputs, *layer.outputs)}
-        return sorted(names, key=lambda name: name.encode(self.encoding))
+        return sorted(names, key=lambda name: name.encode(self.encoding, "replace"))
 
     def consumers(self, blob: str) -> Iterator[Layer]:
         """Layers that read ``blob``, in file order."""

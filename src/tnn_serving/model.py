@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -79,7 +80,7 @@ class Model:
         self._raw_int8 = raw_int8
         self._pictures = dict(pictures or {})
         self._engines = engine_named(engine)
-        self._options = options or Options()
+        self._options = replace(options or Options(), ieee_division=graph.quantized)
         self._lock = threading.Lock()
         self._compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], Executable] = {}
         self._optional = [item.name for item in graph.inputs if item.name in graph.constants]

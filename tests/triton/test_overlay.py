@@ -27,7 +27,9 @@ def repository(tmp_path: Path) -> Path:
     return folder
 
 
-def add_model(repository: Path, name: str, config: str | None = None, version: int = 1, suffix: str = ".tnnproto") -> Path:
+def add_model(
+    repository: Path, name: str, config: str | None = None, version: int = 1, suffix: str = ".tnnproto"
+) -> Path:
     model = repository / name
     folder = model / str(version)
     folder.mkdir(parents=True)
@@ -50,7 +52,9 @@ def seen(location: str) -> dict[str, str]:
     root = Path(location)
     files = {}
     for model in root.iterdir():
-        for path in sorted([*model.iterdir(), *(file for sub in model.iterdir() if sub.is_dir() for file in sub.iterdir())]):
+        for path in sorted(
+            [*model.iterdir(), *(file for sub in model.iterdir() if sub.is_dir() for file in sub.iterdir())]
+        ):
             if path.is_file():
                 files[str(path.relative_to(root))] = path.read_text()
     return files
@@ -133,7 +137,7 @@ def test_folders_that_are_no_models_are_reported(repository: Path) -> None:
     with Overlay([str(repository)]) as overlay:
         assert [item.folder.name for item in overlay.skipped] == ["notes"]
         assert "version folder" in overlay.skipped[0].reason
-        assert set(p.name for p in Path(overlay.locations[0]).iterdir()) == {"face"}
+        assert {path.name for path in Path(overlay.locations[0]).iterdir()} == {"face"}
 
 
 def test_several_repositories_keep_their_order(tmp_path: Path) -> None:
@@ -215,7 +219,12 @@ def test_paths_are_told_as_the_user_knows_them(repository: Path) -> None:
 @pytest.mark.parametrize("kind", ["missing", "file", "model", "version"])
 def test_paths_that_are_no_repository(repository: Path, kind: str) -> None:
     model = add_model(repository, "face")
-    path = {"missing": repository / "x", "file": model / "1" / "proto.tnnproto", "model": model, "version": model / "1"}[kind]
+    path = {
+        "missing": repository / "x",
+        "file": model / "1" / "proto.tnnproto",
+        "model": model,
+        "version": model / "1",
+    }[kind]
     with pytest.raises(ServerError) as raised:
         Overlay([str(path)])
     assert str(path) in str(raised.value)

@@ -6,7 +6,6 @@ engine or anything that serves; docs/layers.md lists what a TNN network can hold
 
 from __future__ import annotations
 
-from tnn_serving.convert import operators as _operators  # registers the converters
-from tnn_serving.convert.onnx_graph import convert_onnx
+from tnn_serving.convert.network import convert_onnx
 
 __all__ = ["convert_onnx"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 
-from tnn_serving.convert.onnx_graph import OnnxGraph, attributes, converts
+from tnn_serving.convert.onnx_graph import OnnxGraph, attributes
 from tnn_serving.errors import UnsupportedLayer, WeightsError
 from tnn_serving.graph import Tensor
 from tnn_serving.layers.activation import ReLU, Sigmoid
@@ -19,6 +19,22 @@ from tnn_serving.layers.normalization import BatchNormCxx
 
 EXPLICIT = -1
 """TNN's pad_type for paddings that are given as numbers."""
+
+Converter = Callable[[OnnxGraph, onnx.NodeProto], Layer]
+CONVERTERS: dict[str, Converter] = {}
+"""Operator name to the function that makes a layer of a node."""
+
+
+def converts(operator: str) -> Callable[[Converter], Converter]:
+    """Registers the converter of an ONNX operator."""
+
+    def register(function: Converter) -> Converter:
+        if operator in CONVERTERS:
+            raise ValueError(f"operator {operator} has two converters")
+        CONVERTERS[operator] = function
+        return function
+
+    return register
 
 
 def fold_batch_norm(

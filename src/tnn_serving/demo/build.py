@@ -113,7 +113,12 @@ class DemoModel:
 
 MODELS = (
     DemoModel(
-        "classification", "EfficientNet-Lite0", efficientnet_lite0, EFFICIENTNET, CLASSIFICATION_CONFIG, label_wheel=TIMM
+        "classification",
+        "EfficientNet-Lite0",
+        efficientnet_lite0,
+        EFFICIENTNET,
+        CLASSIFICATION_CONFIG,
+        label_wheel=TIMM,
     ),
     DemoModel("face_detection", "CenterFace", centerface, CENTERFACE, FACE_DETECTION_CONFIG),
 )

@@ -1,7 +1,8 @@
 """CenterFace as a TNN graph: faces with five landmarks, in pictures of any size that 32 divides.
 
 Y. Xu et al., CenterFace: Joint Face Detection and Alignment Using Face as Point, 2019. Outputs at a quarter of the
-input's size: 537 heat map [1, 1, h, w], 538 log size [1, 2, h, w], 539 offset [1, 2, h, w], 540 landmarks [1, 10, h, w].
+input's size: heat map 537 [1, 1, h, w], log size 538 [1, 2, h, w], offset 539 [1, 2, h, w], landmarks 540
+[1, 10, h, w].
 """
 
 from __future__ import annotations

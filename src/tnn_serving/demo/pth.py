@@ -52,7 +52,7 @@ UNREADABLE = (
 class _Storage(NamedTuple):
     key: str
     dtype: np.dtype
-    count: int
+    elements: int
 
 
 class _TensorRef(NamedTuple):
@@ -134,9 +134,7 @@ def _unpickle(file: io.BytesIO, what: str) -> Any:
         raise FormatError(f"{what} cannot be read", found=f"{type(error).__name__}: {error}") from error
 
 
-def _read_storages(
-    data: bytes, start: int, keys: Sequence[Any], known: dict[str, _Storage]
-) -> dict[str, np.ndarray]:
+def _read_storages(data: bytes, start: int, keys: Sequence[Any], known: dict[str, _Storage]) -> dict[str, np.ndarray]:
     storages: dict[str, np.ndarray] = {}
     at = start
     for key in keys:
@@ -145,14 +143,14 @@ def _read_storages(
             raise FormatError("a storage belongs to no tensor", found=repr(key)[:80])
         header = data[at : at + 8]
         count = int.from_bytes(header, "little", signed=True)
-        size = storage.count * storage.dtype.itemsize
-        if len(header) < 8 or count != storage.count or at + 8 + size > len(data):
+        size = storage.elements * storage.dtype.itemsize
+        if len(header) < 8 or count != storage.elements or at + 8 + size > len(data):
             raise FormatError(
                 f"storage `{key}` does not fit, byte {at}",
-                expected=f"{storage.count} elements of {storage.dtype}",
+                expected=f"{storage.elements} elements of {storage.dtype}",
                 found=f"count {count}, {max(len(data) - at - 8, 0)} bytes left",
             )
-        storages[key] = np.frombuffer(data, storage.dtype, storage.count, at + 8)
+        storages[key] = np.frombuffer(data, storage.dtype, storage.elements, at + 8)
         at += 8 + size
     return storages
 
@@ -168,7 +166,9 @@ def _view(name: str, ref: _TensorRef, storages: dict[str, np.ndarray]) -> np.nda
     count = math.prod(sizes)
     if len(sizes) != len(steps) or count > flat.size or (count and last >= flat.size):
         raise FormatError(
-            f"tensor `{name}` leaves its storage", expected=f"within {flat.size} elements", found=f"{count}, up to {last}"
+            f"tensor `{name}` leaves its storage",
+            expected=f"within {flat.size} elements",
+            found=f"{count}, up to {last}",
         )
     if not count:
         return np.empty(sizes, flat.dtype)

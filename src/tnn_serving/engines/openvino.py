@@ -11,6 +11,7 @@ import numpy as np
 import openvino as ov
 
 from tnn_serving.engines.base import Options, TensorSpec
+from tnn_serving.engines.openvino_division import round_divisions
 from tnn_serving.errors import EngineError
 
 
@@ -43,6 +44,8 @@ class OpenVINO:
             properties["CACHE_DIR"] = str(options.cache_dir)
         try:
             network = _core().read_model(model)
+            if options.ieee_division:
+                round_divisions(network)
             compiled = _core().compile_model(network, "CPU", properties)
         except RuntimeError as error:
             raise EngineError("OpenVINO cannot compile the network", found=_reason(error)) from error

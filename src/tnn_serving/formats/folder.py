@@ -8,13 +8,11 @@ from pathlib import Path
 
 from tnn_serving.errors import FormatError, ProtoError, WeightsError, located
 from tnn_serving.formats.model import read_weights, write_weights
-from tnn_serving.formats.proto import read_proto, write_proto
+from tnn_serving.formats.proto import MAX_BYTES, read_proto, write_proto
 from tnn_serving.graph import Graph
 
 PROTO_NAME = "proto.tnnproto"
 MODEL_NAME = "model.tnnmodel"
-MAX_PROTO_BYTES = 64 << 20
-"""Far above any proto; keeps a wrong file from being read as text."""
 
 Source = str | os.PathLike[str] | bytes
 
@@ -50,7 +48,8 @@ def read_model(proto: Source, model: Source | None = None) -> Graph:
     Args:
         proto: path or bytes of the .tnnproto; or a folder that holds the pair.
         model: path or bytes of the .tnnmodel. Left out with a path of a proto: the .tnnmodel of the same name beside
-            it, if there is one. A graph without weights can be inspected, and filled with random ones.
+            it (model.tnnmodel beside proto.tnnproto), if there is one. A graph without weights can be inspected, and
+            filled with random ones.
 
     Raises:
         ProtoError: the text is broken.
@@ -58,10 +57,10 @@ def read_model(proto: Source, model: Source | None = None) -> Graph:
         FormatError: a folder without a model.
     """
     if not isinstance(proto, bytes) and Path(proto).is_dir():
-        proto, model = model_files(proto)
-    if model is None and not isinstance(proto, bytes):
-        beside = Path(proto).with_suffix(".tnnmodel")
-        model = beside if beside.is_file() else None
+        proto, found = model_files(proto)
+        model = found if model is None else model
+    elif model is None and not isinstance(proto, bytes):
+        model = _model_beside(Path(proto))
     with located(_label(proto)):
         graph = read_proto(_read_text(proto))
     graph.source = _label(proto)
@@ -92,6 +91,11 @@ def write_model(
     return pair
 
 
+def _model_beside(proto: Path) -> Path | None:
+    names = [proto.with_suffix(".tnnmodel").name, *([MODEL_NAME] if proto.name == PROTO_NAME else [])]
+    return next((path for name in names if (path := proto.with_name(name)).is_file()), None)
+
+
 def _label(source: Source) -> str:
     return "model" if isinstance(source, bytes) else os.fspath(source)
 
@@ -100,9 +104,8 @@ def _read_text(source: Source) -> bytes:
     if isinstance(source, bytes):
         return source
     try:
-        if os.path.getsize(source) > MAX_PROTO_BYTES:
-            raise ProtoError("file is too large for a proto", expected=f"at most {MAX_PROTO_BYTES} bytes")
-        return Path(source).read_bytes()
+        with open(source, "rb") as file:
+            return file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ProtoError(f"cannot be read: {error.strerror}") from error
 

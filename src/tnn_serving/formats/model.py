@@ -6,25 +6,34 @@ Entries have no length, so each is read by the declaration of its type: the fiel
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator
 
-import numpy as np
-
-from tnn_serving.errors import WeightsError, located
-from tnn_serving.formats.tensor import ByteReader, ByteWriter
+from tnn_serving.errors import FormatError, WeightsError, located
+from tnn_serving.formats.payload import (
+    canonical_payload,
+    fill,
+    read_blob_scale,
+    read_payload,
+    stored_payload,
+    write_blob_scale,
+    write_payload,
+    write_tensor,
+)
+from tnn_serving.formats.tensor import ByteReader, ByteWriter, shown
 from tnn_serving.graph import (
     PROTO_V1,
     PROTO_V2,
     SCALE_SUFFIX,
     BlobScale,
-    DataType,
     Entry,
     EntryHeader,
     Graph,
     ModelBytes,
+    Payload,
     Tensor,
 )
-from tnn_serving.layers.base import Layer, Reserved, Stored, declaration, is_known, type_number, type_of_number
+from tnn_serving.layers.base import Layer, Reserved, declaration, is_known, type_number, type_of_number
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +42,7 @@ SCALE_NUMBER = 600
 MAX_ENTRIES = 10_000
 MAX_NUMBER = 10_000
 COUNT_MASK = 0x1FFFFFFF
+"""TNN keeps the low 29 bits of the entry count."""
 LEAST_CONSTANT = 16
 """Bytes of the smallest constant: an empty name and an empty buffer."""
 
@@ -43,241 +53,247 @@ def read_weights(graph: Graph, data: memoryview) -> None:
     Raises:
         WeightsError: the bytes are no model file, are cut off, or do not belong to this proto.
     """
-    if not len(data) and not any(layer.payload for layer in graph.layers):
-        graph.model_bytes = ModelBytes(None, [], None, (), empty=True)
+    if not len(data) and not any(_needs_entry(layer) for layer in graph.layers):
+        graph.model_bytes = ModelBytes(None, empty=True)
         return
     if len(data) < 4:
-        raise WeightsError("model file is truncated" if len(data) else "model file is empty")
-    reader = ByteReader(data)
+        raise WeightsError(
+            "model file is truncated" if len(data) else "model file is empty", found=f"{len(data)} bytes"
+        )
+    reader = ByteReader(data, graph.encoding)
     magic: int | None = reader.uint32("the version")
     if magic not in (PROTO_V1, PROTO_V2):
         magic, reader.at = None, 0
     if reader.left < 4:
-        raise WeightsError("model file is truncated", expected="an entry count after the version")
-    raw = reader.uint32("the entry count")
-    count = raw & COUNT_MASK
-    if raw & 0x80000000 and count or count >= MAX_ENTRIES or (raw ^ count) & ~0xE0000000:
-        raise WeightsError("not a .tnnmodel", expected=f"fewer than {MAX_ENTRIES} entries", found=raw)
+        raise WeightsError("model file is truncated", expected="an entry count after the version", found="nothing")
+    kept = ModelBytes(magic)
+    count = _read_count(reader, kept)
     loader = _Loader(graph, reader)
-    entries = [loader.entry(index) for index in range(count)]
-    trailer, constants = _read_constants(graph, reader)
-    graph.model_bytes = ModelBytes(
-        magic, entries, trailer, constants, raw & ~COUNT_MASK & 0xFFFFFFFF, bytes(reader.data[reader.at :])
-    )
-    weighted = [entry for entry in entries if not isinstance(entry.content, BlobScale)]
-    if weighted and not any(layer.stored for layer in graph.layers):
+    for index in range(count):
+        kept.entries.append(loader.entry(index))
+    _read_constants(graph, reader, kept)
+    kept.stray = bytes(reader.data[reader.at :])
+    graph.model_bytes = kept
+    if kept.entries and all(entry.orphan is not None for entry in kept.entries):
         log.warning("no entry of the model file belongs to a layer of the proto: they may be of different networks")
 
 
-def _decoded(raw: bytes, graph: Graph) -> str:
-    """A name in the encoding of the proto; one that does not decode belongs to no layer of it anyway."""
-    try:
-        return raw.decode(graph.encoding)
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
+def _needs_entry(layer: Layer) -> bool:
+    """A layer that cannot run without an entry: it has a buffer that always follows, and no further input instead."""
+    always = any(spec.form == "tensor" and spec.when is None and spec.when_int8 is None for spec in layer.payload)
+    return always and len(layer.inputs) <= layer.arity_in[0]
+
+
+def _read_count(reader: ByteReader, kept: ModelBytes) -> int:
+    start = reader.at
+    raw = reader.int32("the entry count")
+    count = raw & COUNT_MASK
+    if count >= MAX_ENTRIES:
+        raise WeightsError(
+            f"not a .tnnmodel: entry count at byte {start}", expected=f"at most {MAX_ENTRIES - 1}", found=raw
+        )
+    kept.count_bits = raw & ~COUNT_MASK & 0xFFFFFFFF
+    return count
 
 
 class _Loader:
     def __init__(self, graph: Graph, reader: ByteReader) -> None:
         self.graph = graph
         self.reader = reader
-        self.layers = {layer.name: layer for layer in graph.layers}
-        self.seen: set[str] = set()
+        self.layers: dict[str, list[Layer]] = defaultdict(list)
+        self.latest: dict[str, tuple[Entry, Payload | BlobScale]] = {}
+        for layer in graph.layers:
+            self.layers[layer.name].append(layer)
 
     def entry(self, index: int) -> Entry:
-        with located(f"byte {self.reader.at}", f"entry {index}"):
+        with located(f"entry {index} at byte {self.reader.at}"):
             header = self._header()
-        with located(f"entry {index} `{header.name}` ({header.type or header.number})"):
-            if header.name in self.seen:
-                log.warning("entry `%s` stands twice in the model file; the last one counts", header.name)
-            self.seen.add(header.name)
-            kind = header.type or type_of_number(header.number) or ""
-            if kind == SCALE_TYPE or (header.type is None and header.number == SCALE_NUMBER):
-                return Entry(header, self._scale(header.name))
-            return Entry(header, self._layer(header.name, kind))
+        kind = header.type or (SCALE_TYPE if header.number == SCALE_NUMBER else type_of_number(header.number) or "")
+        with located(f"entry {index} `{shown(header.name)}` ({kind})"):
+            entry, content = self._scale(header) if kind == SCALE_TYPE else self._layer(header, kind)
+        if header.name in self.latest:
+            log.warning("entry `%s` stands twice in the model file; the last one counts", shown(header.name))
+            earlier, its_content = self.latest[header.name]
+            earlier.orphan = its_content
+        self.latest[header.name] = entry, content
+        if entry.orphan is not None:
+            log.debug("entry `%s` belongs to nothing in the proto", shown(header.name))
+        return entry
 
     def _header(self) -> EntryHeader:
         start = self.reader.at
         number = self.reader.int32("the type number")
         if not 0 <= number <= MAX_NUMBER:
-            raise WeightsError("type number is out of range", expected=f"0 to {MAX_NUMBER}", found=number)
-        first = self._text("the type")
+            raise WeightsError(f"type number at byte {start}", expected=f"0 to {MAX_NUMBER}", found=number)
+        first = self.reader.text("the type")
         if is_known(first) or first == SCALE_TYPE:
-            return EntryHeader(self._text("the name"), number, first)
+            return EntryHeader(self.reader.text("the name"), number, first)
         if number == SCALE_NUMBER or (number and type_of_number(number)):
             return EntryHeader(first, number, None)
         raise WeightsError(
-            f"unknown entry type at byte {start}", found=f"number {number}, {first[:40]!r}", hint="is this a .tnnmodel?"
+            f"unknown entry type at byte {start}",
+            expected="the name or the number of a layer type",
+            found=f"number {number}, `{shown(first)}`",
+            hint="is this a .tnnmodel?",
         )
 
-    def _text(self, what: str) -> str:
-        return _decoded(self.reader.text(what), self.graph)
+    def _scale(self, header: EntryHeader) -> tuple[Entry, BlobScale]:
+        scale = read_blob_scale(self.reader)
+        if not header.name.endswith(SCALE_SUFFIX):
+            return Entry(header, orphan=scale), scale
+        self.graph.scales[header.name.removesuffix(SCALE_SUFFIX)] = scale
+        return Entry(header), scale
 
-    def _scale(self, name: str) -> BlobScale:
-        first = self.reader.tensor("the scale")
-        if first.dtype is DataType.INT8:
-            scale, zero_point = self.reader.tensor("the scale"), first
-        else:
-            scale, zero_point = first, None
-        if scale.dtype is not DataType.FLOAT:
-            raise WeightsError("bad quantisation block", expected="float scales", found=scale.dtype.name.lower())
-        if zero_point is not None and zero_point.size != scale.size:
-            raise WeightsError("bad quantisation block", expected=f"{scale.size} zero points", found=zero_point.size)
-        made = BlobScale(scale, zero_point, self.reader.tensor("the bias"))
-        self.graph.scales[name.removesuffix(SCALE_SUFFIX)] = made
-        return made
-
-    def _layer(self, name: str, kind: str) -> Layer:
-        layer = self.layers.get(name)
-        number = type_number(kind)
-        if layer is None or layer.stored or isinstance(layer, Reserved):
-            layer = _holder(kind, name)
-        elif layer.number != number:
-            raise WeightsError(
-                "entry is of another type than the layer", expected=f"{layer.type} ({layer.number})", found=f"{kind} ({number})"
-            )
-        if isinstance(layer, Reserved) or not layer.entry_allowed:
+    def _layer(self, header: EntryHeader, kind: str) -> tuple[Entry, Payload]:
+        cls, number = declaration(kind), type_number(kind)
+        if cls is Reserved or not cls.entry_allowed:
             raise WeightsError(f"type `{kind}` has no weights", expected="an entry of a type that has")
-        duplicate = self.layers.get(name)
-        _read_payload(self.reader, layer)
-        if duplicate is not None and duplicate is not layer and duplicate.stored:
-            for spec in layer.payload:
-                setattr(duplicate, spec.name, getattr(layer, spec.name))
-        return layer
+        namesakes = self.layers.get(header.name, [])
+        owners = [layer for layer in namesakes if layer.number == number]
+        other = next((layer for layer in namesakes if layer.payload), None)
+        if not owners and other is not None:
+            raise WeightsError(
+                "entry is of another type than the layer",
+                expected=f"{other.type} ({other.number})",
+                found=f"{kind} ({number})",
+                hint="proto and model may belong to different networks",
+            )
+        payload = read_payload(self.reader, cls.payload)
+        for layer in owners:
+            fill(layer, payload)
+        if owners:
+            return Entry(header, owners[0]), payload
+        return Entry(header, orphan=payload), payload
 
 
-def _holder(kind: str, name: str) -> Layer:
-    """Keeps the payload of an entry without a layer; its parameters are made up and never used."""
-    cls = declaration(kind)
-    if cls is Reserved:
-        return Reserved(name=name, type=kind)
-    holder = cls.__new__(cls)
-    holder.name, holder.type, holder.inputs, holder.outputs, holder.surplus = name, kind, (), (), ()
-    holder.stored = False
-    for spec in cls.payload:
-        setattr(holder, spec.name, None)
-    return holder
-
-
-def _read_payload(reader: ByteReader, layer: Layer) -> None:
-    for spec in layer.payload:
-        what = f"field `{spec.name}`"
-        if not _follows(layer, spec):
-            continue
-        if spec.form == "text":
-            setattr(layer, spec.name, reader.text(what).decode("utf-8", "surrogateescape"))
-        elif spec.form == "flag":
-            setattr(layer, spec.name, reader.int32(what))
-        elif spec.form == "byte":
-            setattr(layer, spec.name, reader.byte(what))
-        elif spec.form == "tensor":
-            setattr(layer, spec.name, _read_tensor(reader, layer, spec, what))
-    layer.stored = True
-
-
-def _read_tensor(reader: ByteReader, layer: Layer, spec: Stored, what: str) -> Tensor:
-    tensor = reader.tensor(what)
-    if spec.zero_points and tensor.dtype is DataType.INT8 and tensor.size:
-        setattr(layer, spec.zero_points, tensor)
-        tensor = reader.tensor(what)
-    if spec.when_int8 and (tensor.dtype is not DataType.FLOAT or not tensor.size):
+def _read_constants(graph: Graph, reader: ByteReader, kept: ModelBytes) -> None:
+    if reader.left < 4:
+        return
+    start = reader.at
+    word = reader.uint32("the constants")
+    if reader.left < 4:
         raise WeightsError(
-            "bad quantisation block", expected="float scales", found=f"{tensor.size} values of {tensor.dtype.name.lower()}"
+            f"trailing data at byte {start}", expected="a number of constants", found=f"{reader.left} more bytes"
         )
-    return tensor
-
-
-def _follows(layer: Layer, spec: Stored) -> bool:
-    if spec.form == "beside":
-        return False
-    if spec.when is not None:
-        return bool(getattr(layer, spec.when))
-    if spec.when_int8 is not None:
-        of = getattr(layer, spec.when_int8)
-        return of is not None and of.dtype is DataType.INT8 and of.size > 0
-    return True
-
-
-def _read_constants(graph: Graph, reader: ByteReader) -> tuple[int | None, tuple[str, ...]]:
-    if reader.left < 4:
-        return None, ()
-    trailer = reader.uint32("the constants")
-    if reader.left < 4:
-        raise WeightsError("trailing data", expected="a number of constants", found=f"{reader.left} bytes")
     count = reader.int32("the number of constants")
     if count > 0 and count * LEAST_CONSTANT > reader.left:
         raise WeightsError(
-            "trailing data is no constant map", expected=f"at most {reader.left // LEAST_CONSTANT} constants", found=count
+            f"trailing data at byte {start} is no constant map",
+            expected=f"at most {reader.left // LEAST_CONSTANT} constants",
+            found=count,
         )
-    order = []
-    for index in range(max(count, 0)):
+    kept.trailer = word, count
+    place: dict[str, int] = {}
+    for index in range(count):
         with located(f"constant {index}"):
-            name = _decoded(reader.text("the name"), graph)
-            with located(f"`{name}`"):
-                graph.constants[name] = reader.tensor("the data")
-        order.append(name)
-    return trailer, tuple(order)
+            name = reader.text("the name")
+            with located(f"`{shown(name)}`"):
+                tensor = reader.tensor("the data")
+        if name in place:
+            log.warning("constant `%s` stands twice in the model file; the last one counts", shown(name))
+            kept.constants[place[name]] = name, graph.constants[name]
+        place[name] = index
+        graph.constants[name] = tensor
+        kept.constants.append((name, None))
 
 
 def write_weights(graph: Graph, *, canonical: bool = False) -> bytes:
     """The model file of a graph, in the order and form it was read in, or as TNN's packer writes it.
 
     Args:
-        canonical: write version 2 throughout, and keep nothing of the file that was read.
+        canonical: write exactly what the packer writes, version 2 throughout, keeping nothing of the file that was
+            read. It leaves out what it does not know of: see docs/formats.md.
+
+    Raises:
+        FormatError: the graph cannot be said in this format.
     """
-    writer = ByteWriter()
-    kept = None if canonical else graph.model_bytes
-    if kept is not None and kept.empty:
-        return b""
-    entries = list(_kept_entries(graph, kept) if kept else _canonical_entries(graph))
-    if kept is None:
-        writer.uint32(PROTO_V2)
-        writer.uint32(len(entries))
+    writer = ByteWriter(graph.encoding)
+    if canonical or graph.model_bytes is None:
+        kept, version = ModelBytes(), PROTO_V2
     else:
-        if kept.magic is not None:
-            writer.uint32(kept.magic)
-        writer.uint32(len(entries) | kept.count_bits)
-    version = PROTO_V2 if kept is None else None
+        kept, version = graph.model_bytes, None
+    entries = list(_canonical_entries(graph) if canonical else _entries(graph, kept))
+    constants = list(_constants(graph, kept))
+    if kept.empty and not entries and not constants:
+        return b""
+    if len(entries) >= MAX_ENTRIES:
+        raise FormatError("too many entries for a .tnnmodel", expected=f"at most {MAX_ENTRIES - 1}", found=len(entries))
+    if version is not None:
+        _check_names(entries)
+    if kept.magic is not None:
+        writer.uint32(kept.magic)
+    writer.uint32(len(entries) | kept.count_bits)
     for entry in entries:
-        _write_entry(writer, entry, graph, version)
-    if kept is not None:
-        known = set(kept.constants)
-        order = [name for name in kept.constants if name in graph.constants]
-        order += sorted(set(graph.constants) - known, key=lambda name: name.encode(graph.encoding))
-        if kept.trailer is not None or order:
-            _write_constants(writer, graph, kept.trailer or PROTO_V2, order, version)
-        writer.raw(kept.stray)
-    elif graph.constants:
-        order = sorted(graph.constants, key=lambda name: name.encode(graph.encoding))
-        _write_constants(writer, graph, PROTO_V2, order, version)
+        _write_entry(writer, entry, graph, version, canonical)
+    if kept.trailer is not None or constants:
+        word, count = kept.trailer or (PROTO_V2, 0)
+        writer.uint32(word)
+        writer.int32(len(constants) or min(count, 0))
+        for name, tensor in constants:
+            writer.text(name)
+            write_tensor(writer, tensor, version=version, canonical=canonical)
+    writer.raw(kept.stray)
     return writer.getvalue()
 
 
-def _write_constants(writer: ByteWriter, graph: Graph, word: int, order: list[str], version: int | None) -> None:
-    writer.uint32(word)
-    writer.int32(len(order))
-    for name in order:
-        writer.text(name.encode(graph.encoding))
-        writer.tensor(graph.constants[name], version=version)
+def _constants(graph: Graph, kept: ModelBytes) -> Iterator[tuple[str, Tensor]]:
+    """Constants in the order of the file; new ones behind them in byte order, as the packer sorts them."""
+    for name, replaced in kept.constants:
+        if replaced is not None:
+            yield name, replaced
+        elif name in graph.constants:
+            yield name, graph.constants[name]
+    new = set(graph.constants) - {name for name, _ in kept.constants}
+    yield from ((name, graph.constants[name]) for name in sorted(new, key=lambda name: _bytes(name, graph)))
 
 
-def _kept_entries(graph: Graph, kept: ModelBytes) -> Iterator[Entry]:
-    layers = {id(layer) for layer in graph.layers}
-    names = {layer.name for layer in graph.layers}
-    written: set[int] = set()
+def _bytes(name: str, graph: Graph) -> bytes:
+    return name.encode(graph.encoding, "surrogateescape")
+
+
+def _entries(graph: Graph, kept: ModelBytes) -> Iterator[Entry]:
+    """Entries in the order of the file, without those of layers and scales that are gone; new ones behind them."""
+    _check_shared(graph)
+    present = {id(layer) for layer in graph.layers}
+    by_key = {(layer.name, layer.number): layer for layer in reversed(graph.layers)}
+    done: set[tuple[str, int] | str] = set()
     for entry in kept.entries:
-        content = entry.content
-        if isinstance(content, BlobScale):
-            blob = entry.header.name.removesuffix(SCALE_SUFFIX)
-            if blob not in graph.scales:
-                continue
-        elif content.inputs and id(content) not in layers and content.name not in names:
-            continue
-        written.add(id(content))
-        yield entry
-    for entry in _canonical_entries(graph):
-        if id(entry.content) not in written:
+        header, layer = entry.header, entry.layer
+        if entry.orphan is not None:
             yield entry
+        elif layer is not None:
+            if id(layer) in present:
+                header = EntryHeader(layer.name, header.number, header.type)
+            current = by_key.get((header.name, layer.number))
+            if current is not None and (current.name, current.number) not in done:
+                done.add((current.name, current.number))
+                yield Entry(header, current)
+        elif header.name.removesuffix(SCALE_SUFFIX) in graph.scales:
+            done.add(header.name)
+            yield entry
+    for entry in (*_canonical_entries(graph), *_unmarked_scales(graph)):
+        key = entry.header.name if entry.layer is None else (entry.layer.name, entry.layer.number)
+        if key not in done:
+            done.add(key)
+            yield entry
+
+
+def _check_shared(graph: Graph) -> None:
+    """Raises FormatError if layers of one name hold different weights: the file has one entry for all of them."""
+    first: dict[tuple[str, int], Layer] = {}
+    for layer in graph.layers:
+        if not layer.payload:
+            continue
+        other = first.setdefault((layer.name, layer.number), layer)
+        if other is not layer and stored_payload(layer) != stored_payload(other):
+            raise FormatError(f"two layers named `{layer.name}` hold different weights", expected="a name for each")
+
+
+def _check_names(entries: list[Entry]) -> None:
+    """Raises FormatError for a layer that TNN would take for the scale of a blob."""
+    for entry in entries:
+        if entry.layer is not None and SCALE_SUFFIX in entry.header.name:
+            raise FormatError(f"a layer with weights must not be named `{entry.header.name}`", found=SCALE_SUFFIX)
 
 
 def _canonical_entries(graph: Graph) -> Iterator[Entry]:
@@ -288,64 +304,40 @@ def _canonical_entries(graph: Graph) -> Iterator[Entry]:
         for blob in blobs:
             if blob in graph.scales and blob not in scaled:
                 scaled.add(blob)
-                yield Entry(EntryHeader(blob + SCALE_SUFFIX, SCALE_NUMBER, SCALE_TYPE), graph.scales[blob])
+                yield _scale_entry(blob)
 
     for layer in graph.layers:
         if layer.quantized:
             yield from scales(layer.inputs)
-        if any(True for _ in layer.weights()):
+        if layer.payload and (layer.stored or any(True for _ in layer.weights())):
             yield Entry(EntryHeader(layer.name, layer.number, layer.type), layer)
         if layer.quantized:
             yield from scales(layer.outputs)
 
 
-def _write_entry(writer: ByteWriter, entry: Entry, graph: Graph, version: int | None) -> None:
+def _unmarked_scales(graph: Graph) -> Iterator[Entry]:
+    """Scales that the packer would drop, since no layer at their blob is marked int8."""
+    return (_scale_entry(blob) for blob in graph.scales)
+
+
+def _scale_entry(blob: str) -> Entry:
+    return Entry(EntryHeader(blob + SCALE_SUFFIX, SCALE_NUMBER, SCALE_TYPE))
+
+
+def _write_entry(writer: ByteWriter, entry: Entry, graph: Graph, version: int | None, canonical: bool) -> None:
     header = entry.header
     writer.int32(header.number)
     if header.type is not None:
-        writer.text(header.type.encode(graph.encoding))
-    writer.text(header.name.encode(graph.encoding))
-    content = entry.content
+        writer.text(header.type)
+    writer.text(header.name)
+    content = entry.orphan
+    if content is None and entry.layer is None:
+        content = graph.scales[header.name.removesuffix(SCALE_SUFFIX)]
     if isinstance(content, BlobScale):
-        _write_scale(writer, content, version)
-        return
-    for spec in content.payload:
-        value = getattr(content, spec.name)
-        if spec.form == "text":
-            text = content.name if value is None or version is not None else value
-            writer.text(text.encode("utf-8", "surrogateescape"))
-        elif spec.form in ("flag", "byte"):
-            follows = any(s.when == spec.name and isinstance(getattr(content, s.name), Tensor) for s in content.payload)
-            number = int(follows) if value is None else value
-            writer.int32(number) if spec.form == "flag" else writer.byte(number)
-        elif spec.form == "tensor":
-            _write_tensor(writer, content, spec, value, version)
-
-
-def _write_tensor(writer: ByteWriter, layer: Layer, spec: Stored, value: Tensor | None, version: int | None) -> None:
-    if spec.when is not None and not isinstance(value, Tensor):
-        return
-    if spec.when_int8 is not None:
-        if not _follows(layer, spec):
-            return
-        points = getattr(layer, spec.zero_points) if spec.zero_points else None
-        if points is None and version is not None and layer.quantized and value is not None:
-            points = Tensor(DataType.INT8, (), memoryview(bytes(value.size)))
-        if points is not None:
-            writer.tensor(points, version=version)
-    if value is None:
-        value = Tensor(DataType.FLOAT, None, memoryview(b""), PROTO_V2)
-    writer.tensor(value, version=version)
-
-
-def _write_scale(writer: ByteWriter, scale: BlobScale, version: int | None) -> None:
-    points = scale.zero_point
-    if points is None and version is not None:
-        points = Tensor(DataType.INT8, (), memoryview(bytes(scale.scale.size)))
-    if points is not None:
-        writer.tensor(points, version=version)
-    writer.tensor(scale.scale, version=version)
-    bias = scale.bias
-    if bias is None:
-        bias = Tensor.of(np.zeros(scale.scale.size, np.int32), dims=())
-    writer.tensor(bias, version=version)
+        write_blob_scale(writer, content, version=version, canonical=canonical)
+    elif entry.layer is not None and content is None:
+        payload = canonical_payload(entry.layer) if canonical else stored_payload(entry.layer)
+        write_payload(writer, entry.layer.payload, payload, version=version, canonical=canonical)
+    elif content is not None:
+        fields = declaration(header.type or type_of_number(header.number) or "").payload
+        write_payload(writer, fields, content, version=version)

@@ -171,7 +171,9 @@ def _set_scale(layer: Layer, spec: Stored, payload: Payload) -> None:
     elif layer.dynamic_range:
         payload.pop(spec.zero_points or "", None)
     else:
-        log.warning("%s is not marked int8: its scale is not written, as by TNN, which cannot read such a file", layer.place())
+        log.warning(
+            "%s is not marked int8: its scale is not written, as by TNN, which cannot read such a file", layer.place()
+        )
         _drop_scale(payload, spec)
 
 

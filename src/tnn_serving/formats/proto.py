@@ -12,15 +12,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tnn_serving.errors import ProtoError, located
-from tnn_serving.graph import PROTO_V1, PROTO_V2, SCALE_SUFFIX, DataType, Graph, Input, ProtoText
+from tnn_serving.errors import FormatError, ProtoError, located
+from tnn_serving.graph import (
+    PROTO_V1,
+    PROTO_V2,
+    DataType,
+    Graph,
+    Input,
+    LayerText,
+    ProtoText,
+)
 from tnn_serving.layers.base import Layer, make
 
 log = logging.getLogger(__name__)
 
 HEADER_SEGMENTS = 5
+MAX_BYTES = 16 << 20
+MAX_SEGMENTS = 1 << 18
+"""Both far above any proto: they keep a file of another kind from filling the memory."""
+
 _WHITE = bytes(range(33))
-_NUMBERS = re.compile(r"\d+")
+_BLANKS = _WHITE.decode("ascii")
+_NUMBER = re.compile(r"[0-9]{1,40}")
+_SEPARATOR = re.compile(r'[\x00-\x20",]')
 
 Encoding = Literal["utf-8", "latin-1"]
 
@@ -40,6 +54,12 @@ def read_proto(data: bytes) -> Graph:
     Raises:
         ProtoError: the text is not a proto, is cut off, or says something that TNN would silently misread.
     """
+    if len(data) > MAX_BYTES or data.count(b",") > MAX_SEGMENTS:
+        raise ProtoError(
+            "file is too large for a proto",
+            expected=f"at most {MAX_BYTES} bytes and {MAX_SEGMENTS} commas",
+            found=f"{len(data)} bytes",
+        )
     if not data.strip(_WHITE + b'"'):
         raise ProtoError("proto file is empty")
     if b"\0" in data:
@@ -47,28 +67,33 @@ def read_proto(data: bytes) -> Graph:
     pieces = data.split(b",")
     if len(pieces) < HEADER_SEGMENTS + 1:
         raise ProtoError(
-            "proto is truncated", expected="at least 5 header lines ending with a comma", found=f"{len(pieces) - 1} lines"
+            "proto is truncated",
+            expected="at least 5 header lines ending with a comma",
+            found=f"{len(pieces) - 1} commas",
         )
     encoding = _encoding(data)
     texts = [_text(piece, encoding) for piece in pieces]
     header = _read_header(texts[:HEADER_SEGMENTS])
     layers: list[Layer] = []
-    kept: list[tuple[bytes, Layer | None]] = []
+    kept: list[LayerText] = []
     for piece, text in zip(pieces[HEADER_SEGMENTS:], texts[HEADER_SEGMENTS:], strict=True):
-        layer = _read_layer(text, len(layers)) if text else None
-        kept.append((piece, layer))
-        if layer is not None:
-            layers.append(layer)
+        if text:
+            layers.append(_read_layer(text, len(layers)))
+            kept.append(LayerText(piece, layers[-1], layer_line(layers[-1])))
+        else:
+            kept.append(LayerText(piece))
     _check_count(header.count, len(layers))
-    return Graph(
+    _check_names(layers)
+    graph = Graph(
         inputs=header.inputs,
         outputs=header.outputs,
         layers=layers,
         blobs=header.blobs,
         version=header.version,
         encoding=encoding,
-        proto_text=ProtoText(tuple(pieces[:HEADER_SEGMENTS]), tuple(kept)),
     )
+    graph.proto_text = ProtoText(tuple(pieces[:HEADER_SEGMENTS]), tuple(graph.blob_names()), tuple(kept))
+    return graph
 
 
 def _encoding(data: bytes) -> Encoding:
@@ -80,8 +105,7 @@ def _encoding(data: bytes) -> Encoding:
 
 
 def _text(piece: bytes, encoding: Encoding) -> str:
-    stripped = piece.replace(b'"', b"").replace(b"\n", b"").strip(_WHITE)
-    return stripped.removeprefix(b"\xef\xbb\xbf").decode(encoding)
+    return piece.replace(b'"', b"").replace(b"\n", b"").strip(_WHITE).decode(encoding)
 
 
 def _read_header(texts: Sequence[str]) -> _Header:
@@ -91,7 +115,7 @@ def _read_header(texts: Sequence[str]) -> _Header:
         raise ProtoError(
             "not a supported .tnnproto: wrong version number",
             expected=f"{PROTO_V1} or {PROTO_V2} as the fourth word of line 1, single spaces between",
-            found=repr(number) if number else f"{len(first)} words",
+            found=repr(number[:40]) if number else f"{len(first)} words",
         )
     version = int(number)
     with located("input line"):
@@ -99,7 +123,7 @@ def _read_header(texts: Sequence[str]) -> _Header:
     outputs = _split(texts[3])
     if not outputs:
         raise ProtoError("no outputs", expected="at least one name in line 4")
-    count = int(texts[4]) if _NUMBERS.fullmatch(texts[4]) else None
+    count = int(texts[4]) if _NUMBER.fullmatch(texts[4]) else None
     return _Header(version, inputs, _split(texts[2]), outputs, count)
 
 
@@ -110,29 +134,29 @@ def _split(text: str) -> list[str]:
 def _read_inputs(text: str, version: int) -> list[Input]:
     if not text:
         return []
-    found: list[Input] = []
+    found: dict[str, Input] = {}
     for position, part in enumerate(text.split(":")):
-        tokens = part.strip(_WHITE.decode("latin-1")).split(" ")
+        tokens = part.strip(_BLANKS).split(" ")
         if len(tokens) < 2:
-            raise ProtoError(f"entry {position} is incomplete", expected="a name and its dims", found=repr(part.strip()))
+            raise ProtoError(
+                f"entry {position} is incomplete", expected="a name and its dims", found=repr(part.strip())
+            )
         name = tokens[0]
         with located(f"input `{name}`"):
             item = _input_v2(name, tokens) if version == PROTO_V2 else Input(name, _dims(tokens[1:]))
-        if any(item.name == other.name for other in found):
-            raise ProtoError(f"input `{name}` is declared twice")
-        found.append(item)
-    return found
+            if name in found:
+                raise ProtoError("the input is declared twice")
+        found[name] = item
+    return list(found.values())
 
 
 def _input_v2(name: str, tokens: list[str]) -> Input:
     numbers = _dims(tokens[1:])
     rank = numbers[0]
     if rank > len(numbers) - 1:
-        raise ProtoError("rank does not fit the dims", expected=f"{rank} dims", found=f"{len(numbers) - 1}")
+        raise ProtoError(f"rank says {rank}", expected=f"{rank} dims and a data type", found=_words(tokens))
     if len(numbers) != rank + 2:
-        raise ProtoError(
-            "wrong number of words", expected=f"name, rank, {rank} dims, data type", found=" ".join(tokens)
-        )
+        raise ProtoError("wrong number of words", expected=f"name, rank, {rank} dims, data type", found=_words(tokens))
     try:
         kind = DataType(numbers[-1])
     except ValueError:
@@ -140,21 +164,28 @@ def _input_v2(name: str, tokens: list[str]) -> Input:
     return Input(name, numbers[1:-1], kind)
 
 
+def _words(tokens: list[str]) -> str:
+    return repr(" ".join(tokens)[:80])
+
+
 def _dims(tokens: Sequence[str]) -> tuple[int, ...]:
     for text in tokens:
-        if not _NUMBERS.fullmatch(text) or int(text) >= 2**31:
-            raise ProtoError("dim is not a number", expected="digits, single spaces between", found=repr(text))
+        if not _NUMBER.fullmatch(text) or int(text) >= 2**31:
+            raise ProtoError("dim is not a number", expected="digits, single spaces between", found=repr(text[:40]))
     return tuple(int(text) for text in tokens)
 
 
 def _read_layer(text: str, index: int) -> Layer:
     tokens = _split(text)
-    if "\t" in tokens[0] or len(tokens) < 4:
+    hint = "tab is not a separator" if "\t" in text else None
+    if "\t" in tokens[0]:
+        raise ProtoError(f"layer segment {index} has an unknown type", found=repr(tokens[0][:80]), hint=hint)
+    if len(tokens) < 4:
         raise ProtoError(
             f"layer segment {index} is incomplete",
             expected="type, name, number of inputs, number of outputs",
             found=repr(text[:80]),
-            hint="tab is not a separator" if "\t" in text else None,
+            hint=hint,
         )
     kind, name, *counts = tokens[:4]
     with located(f"layer {index} `{name}` ({kind})"):
@@ -165,15 +196,13 @@ def _read_layer(text: str, index: int) -> Layer:
                 expected=f"{n_in + n_out} blob names",
                 found=f"{len(tokens) - 4} words",
             )
-        if SCALE_SUFFIX in name:
-            raise ProtoError(f"a layer name must not hold `{SCALE_SUFFIX}`, which marks blob scales")
         blobs = tokens[4 : 4 + n_in + n_out]
         return make(kind, name, blobs[:n_in], blobs[n_in:], tokens[4 + n_in + n_out :])
 
 
 def _count(word: str, what: str) -> int:
-    if not _NUMBERS.fullmatch(word) or len(word) > 9:
-        raise ProtoError(f"number of {what} is not a number", found=repr(word))
+    if not _NUMBER.fullmatch(word) or len(word) > 9:
+        raise ProtoError(f"number of {what} is not a number", expected="digits", found=repr(word[:40]))
     return int(word)
 
 
@@ -191,82 +220,134 @@ def _check_count(declared: int | None, found: int) -> None:
         log.warning("line 5 declares %d layers, %d found", declared, found)
 
 
+def _check_names(layers: Sequence[Layer]) -> None:
+    seen: set[str] = set()
+    for layer in layers:
+        if layer.name in seen:
+            log.warning("layer name `%s` stands twice; layers of one name and type share their weights", layer.name)
+        seen.add(layer.name)
+
+
 def write_proto(graph: Graph, *, canonical: bool = False) -> bytes:
-    """The proto of a graph: what was read and not changed as it was, the rest as TNN's packer writes it.
+    """The proto of a graph: what was read and not changed as it was, the rest as TNN's packer lays it out.
 
     Args:
-        canonical: write everything as the packer would, version 2, and keep nothing of the file that was read.
+        canonical: write exactly what the packer writes, version 2, and keep nothing of the file that was read: no
+            surplus tokens, and lists that the packer turns around are turned around.
+
+    Raises:
+        FormatError: a name holds a separator, or the version cannot say what the graph does.
     """
-    encoding = graph.encoding
-    fresh = _canonical_header(graph)
-    if canonical or graph.proto_text is None:
-        lines = [*fresh, *(_canonical_layer(layer) for layer in graph.layers)]
-        return "".join(f'"{line},"\n' for line in lines).encode(encoding)
-    kept = graph.proto_text
-    texts = [_text(piece, encoding) for piece in kept.segments]
-    read = _read_header(texts)
-    known = sum(layer is not None for _, layer in kept.layers)
-    same = (
-        read.version == graph.version,
-        read.inputs == graph.inputs,
-        graph.blobs is not None and read.blobs == graph.blobs,
-        read.outputs == graph.outputs,
-        known == len(graph.layers),
-    )
-    pieces = [
-        old if same[k] else _fresh_piece(fresh[k], first=k == 0, encoding=encoding) for k, old in enumerate(kept.segments)
-    ]
-    pieces += _layer_pieces(graph, kept)
+    kept = None if canonical else graph.proto_text
+    if kept is None:
+        header = _header(graph, PROTO_V2, graph.blob_names())
+        lines = [*header, *(_checked_line(layer, canonical=canonical) for layer in graph.layers)]
+        return _encoded("".join(f'"{line},"\n' for line in lines), graph)
+    pieces = [*_header_pieces(graph, kept), *_layer_pieces(graph, kept)]
     return b",".join(pieces)
+
+
+def _header_pieces(graph: Graph, kept: ProtoText) -> list[bytes]:
+    read = _read_header([_text(piece, graph.encoding) for piece in kept.segments])
+    same_blobs = read.blobs == graph.blobs and list(kept.names) == graph.blob_names()
+    same_version = read.version == graph.version
+    same = (
+        same_version and same_blobs,
+        same_version and read.inputs == graph.inputs,
+        same_blobs,
+        read.outputs == graph.outputs,
+        sum(item.layer is not None for item in kept.layers) == len(graph.layers),
+    )
+    if all(same):
+        return list(kept.segments)
+    listed = graph.blobs if graph.blobs is not None and graph.blobs != read.blobs else graph.blob_names()
+    fresh = _header(graph, graph.version, listed)
+    return [
+        old if same[k] else _encoded(f'"{fresh[k]}' if k == 0 else f'"\n"{fresh[k]}', graph)
+        for k, old in enumerate(kept.segments)
+    ]
 
 
 def _layer_pieces(graph: Graph, kept: ProtoText) -> list[bytes]:
     """Old text of unchanged layers in place, empty segments before the layer they stood before."""
     before: dict[int, list[bytes]] = {}
-    text_of: dict[int, bytes] = {}
+    read: dict[int, LayerText] = {}
     waiting: list[bytes] = []
-    for piece, layer in kept.layers:
-        if layer is None:
-            waiting.append(piece)
+    for item in kept.layers:
+        if item.layer is None:
+            waiting.append(item.piece)
         else:
-            text_of[id(layer)] = piece
-            before[id(layer)] = waiting
+            read[id(item.layer)] = item
+            before[id(item.layer)] = waiting
             waiting = []
     pieces: list[bytes] = []
     for layer in graph.layers:
-        pieces += before.get(id(layer), [])
-        old = text_of.get(id(layer))
-        if old is not None and _same_layer(_read_layer(_text(old, graph.encoding), 0), layer):
-            pieces.append(old)
+        pieces += before.pop(id(layer), [])
+        old = read.get(id(layer))
+        if old is not None and old.line == layer_line(layer):
+            pieces.append(old.piece)
         else:
-            pieces.append(_fresh_piece(_canonical_layer(layer), first=False, encoding=graph.encoding))
-    return pieces + waiting
+            pieces.append(_encoded(f'"\n"{_checked_line(layer)}', graph))
+    return pieces + waiting or [b'"\n']
 
 
-def _same_layer(a: Layer, b: Layer) -> bool:
-    place = (a.type, a.name, a.inputs, a.outputs) == (b.type, b.name, b.inputs, b.outputs)
-    return place and type(a) is type(b) and a.tokens() == b.tokens()
-
-
-def _fresh_piece(line: str, *, first: bool, encoding: Encoding) -> bytes:
-    return (f'"{line}' if first else f'"\n"{line}').encode(encoding)
-
-
-def _canonical_header(graph: Graph) -> list[str]:
-    encoding = graph.encoding
-    blobs = graph.blob_names()
-    inputs = sorted(graph.inputs, key=lambda item: item.name.encode(encoding))
-    outputs = sorted(set(graph.outputs), key=lambda name: name.encode(encoding))
-    parts = [f"{i.name} {len(i.dims)} {''.join(f'{d} ' for d in i.dims)}{int(i.dtype or 0)} " for i in inputs]
+def _header(graph: Graph, version: int, blobs: Sequence[str]) -> list[str]:
+    """The five header lines; order and spaces are the packer's."""
+    names = sorted({_checked(name) for name in graph.outputs}, key=lambda name: name.encode(graph.encoding, "replace"))
+    inputs = sorted(graph.inputs, key=lambda item: item.name.encode(graph.encoding, "replace"))
     return [
-        f"1 {len(blobs)} 1 {PROTO_V2} ",
-        ": ".join(parts),
+        f"1 {len(blobs)} 1 {version} ",
+        ": ".join(_input_line(item, version) for item in inputs),
         " " + "".join(f"{name} " for name in blobs),
-        "".join(f"{name} " for name in outputs),
+        "".join(f"{name} " for name in names),
         f" {len(graph.layers)} ",
     ]
 
 
-def _canonical_layer(layer: Layer) -> str:
-    words = [layer.type, layer.name, str(len(layer.inputs)), str(len(layer.outputs)), *layer.inputs, *layer.outputs]
-    return "".join(f"{word} " for word in [*words, *layer.tokens()])
+def _input_line(item: Input, version: int) -> str:
+    if ":" in item.name:
+        raise FormatError(f"input name `{item.name}` holds a colon, which separates inputs")
+    dims = "".join(f"{dim} " for dim in item.dims)
+    if version == PROTO_V2:
+        return f"{_checked(item.name)} {len(item.dims)} {dims}{int(item.dtype or 0)} "
+    if item.dtype not in (None, DataType.FLOAT):
+        raise FormatError(
+            f"input `{item.name}` has a type that version 1 cannot say",
+            found=item.dtype.name.lower() if item.dtype is not None else None,
+            hint="set the graph's version to PROTO_V2",
+        )
+    return f"{_checked(item.name)} {dims}"
+
+
+def layer_line(layer: Layer, *, canonical: bool = False) -> str:
+    """A layer's line without quotes and comma; ``canonical``: with the quirks of TNN's packer."""
+    return "".join(f"{word} " for word in (*_words_of(layer), *layer.tokens(canonical=canonical)))
+
+
+def _words_of(layer: Layer) -> list[str]:
+    places = [str(len(layer.inputs)), str(len(layer.outputs)), *layer.inputs, *layer.outputs]
+    return [layer.type, layer.name, *places]
+
+
+def _checked_line(layer: Layer, *, canonical: bool = False) -> str:
+    with located(layer.place()):
+        for word in _words_of(layer):
+            _checked(word)
+    return layer_line(layer, canonical=canonical)
+
+
+def _checked(name: str) -> str:
+    if not name or _SEPARATOR.search(name):
+        raise FormatError(f"name {name!r} cannot be written", expected="a word without spaces, commas and quotes")
+    return name
+
+
+def _encoded(text: str, graph: Graph) -> bytes:
+    try:
+        return text.encode(graph.encoding)
+    except UnicodeEncodeError as error:
+        raise FormatError(
+            "a name cannot be written",
+            expected=f"text in {graph.encoding}, as the proto was read",
+            found=repr(error.object[error.start : error.end]),
+        ) from None

@@ -189,7 +189,7 @@ class Parameter:
         assert self.group is not None
         width = len(self.group._fields)  # type: ignore[attr-defined]
         default = self.default if self.default is not REQUIRED else (None,) * width
-        members = []
+        members: list[Any] = []
         for k in range(width):
             found = cursor.next(self.kind)
             if found is None:

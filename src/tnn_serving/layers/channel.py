@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer
-from tnn_serving.layers.base import Layer, layer, token
+from tnn_serving.layers.base import CBool, Layer, layer, token
 from tnn_serving.layers.shape import joined
 
 if TYPE_CHECKING:
@@ -19,9 +19,14 @@ def shuffled(g: Builder, x: Value, group: int) -> Value:
     """``x`` [N, C, ...] with channel i * (C / group) + j moved to j * group + i. Raises ShapeError if C % group."""
     if x.rank < 2 or group < 1 or x.dim(1) % group:
         raise ShapeError(f"channels cannot be cut into {group} groups", found=list(x.dims))
-    channels = g.op("Div", g.size(x, 1), g.ints(group))
-    y = g.op("Reshape", x, joined(g, [0, group, channels, -1]))
-    return g.op("Reshape", g.op("Transpose", y, perm=[0, 2, 1, 3]), g.shape(x))
+    channels = x.known[1]
+    if channels is not None:
+        y = g.reshape(x, 0, group, channels // group, -1)
+    else:
+        # With -1 at the channels, an engine refuses a number of them that the groups do not divide.
+        y = g.op("Reshape", x, joined(g, [0, group, -1, *(g.size(x, axis) for axis in range(2, x.rank))]))
+    swapped = g.op("Transpose", y, perm=[0, 2, 1, *range(3, y.rank)])
+    return g.op("Reshape", swapped, g.shape(x))
 
 
 def _check_image(x: Value) -> None:
@@ -84,7 +89,7 @@ class Reorg(Layer):
     """
 
     stride: int = token("s, the side of a block", ge=1)
-    forward: int = token("0: blocks to channels, else channels to blocks")
+    forward: CBool = token("0: blocks to channels, else channels to blocks")
     unused: int = token("nobody reads it", written="0")
     mode: int = token("order of the channels", values=MODES)
 

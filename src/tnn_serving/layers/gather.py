@@ -10,6 +10,7 @@ import numpy as np
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
 from tnn_serving.graph import Tensor
 from tnn_serving.layers.base import CBool, Layer, buffer, family, flag, int8_scale, layer, token
+from tnn_serving.layers.shape import joined
 
 if TYPE_CHECKING:
     from tnn_serving.translate.builder import Builder, Value
@@ -26,7 +27,8 @@ def with_fixed_depth(g: Builder, indices: Value) -> Value:
         raise ShapeError("index tuples need at least one dim", found=list(indices.dims))
     if indices.constant:
         return indices
-    return g.reshape(indices, *(0,) * (indices.rank - 1), indices.dim(-1))
+    depth = g.fix(indices, -1)
+    return indices if indices.known[-1] is not None else g.reshape(indices, *(0,) * (indices.rank - 1), depth)
 
 
 @layer(104, "Gather", "DynamicRangeQuantizedGather", inputs=(0, 2))
@@ -48,12 +50,6 @@ class Gather(Layer):
     has_indices: int | None = flag("1 if indices follow", parameter="indices_in_resource")
     indices: Tensor | None = buffer("[...] int32", when="has_indices")
     scale: Tensor | None = int8_scale("data", "[d0], one for each row of int8 data")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        # TNN keeps these as truth values, and writes them so.
-        self.data_in_resource = int(self.data_in_resource != 0)
-        self.indices_in_resource = int(self.indices_in_resource != 0)
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class. Raises ShapeError if operands are neither given nor stored."""
@@ -90,8 +86,9 @@ class GatherND(Layer):
 
     Inputs: data [d0, ..., dr] of any type; indices [..., k] int32, k <= r.
     Outputs: y [dims of indices but the last, dims of data from k on], type of data.
-    ONNX: GatherND.
-    TNN differs: right only for one slice, or for tuples as long as the rank; the meaning here is ONNX's.
+    ONNX: GatherND, its indices between Min and Max.
+    TNN differs: right only for one slice, or for tuples as long as the rank; the meaning here is ONNX's. Indices beyond
+        the data read foreign memory in TNN; they are cut to the data here.
     """
 
     batch_dims: int = token("must be 0", default=0)
@@ -105,7 +102,20 @@ class GatherND(Layer):
             raise ShapeError(
                 "index tuples do not fit the data", expected=f"1 to {data.rank} long", found=tuples.dim(-1)
             )
-        return g.op("GatherND", data, tuples)
+        return g.op("GatherND", data, self._inside(g, data, tuples))
+
+    @staticmethod
+    def _inside(g: Builder, data: Value, tuples: Value) -> Value:
+        """Indices cut to the data: OpenVINO reads memory outside it, and crashes, where they are beyond."""
+        depth = tuples.dim(-1)
+        if tuples.constant and None not in data.known[:depth]:
+            sizes = np.array(data.known[:depth], np.int64)
+            if np.any(tuples.fixed() < -sizes) or np.any(tuples.fixed() >= sizes):
+                raise ShapeError("indices are outside the data", expected=f"below {sizes.tolist()}")
+            return tuples
+        limits = joined(g, [g.size(data, axis) for axis in range(depth)])
+        low = g.op("Neg", limits)
+        return g.op("Max", g.op("Min", tuples, g.op("Sub", limits, g.ints(1))), low)
 
 
 @family
@@ -113,7 +123,9 @@ class Scattering(Layer):
     """Writes updates into a copy of the data, at indices that may be stored."""
 
     has_indices: int | None = flag("1 if indices follow", byte=True)
-    indices: Tensor | None = buffer("int32: [...] of Scatter, [..., k] of ScatterND", when="has_indices", needs_dims=True)
+    indices: Tensor | None = buffer(
+        "int32: [...] of Scatter, [..., k] of ScatterND", when="has_indices", needs_dims=True
+    )
     has_updates: int | None = flag("1 if updates follow", byte=True)
     updates: Tensor | None = buffer("nobody reads it", when="has_updates", needs_dims=True)
 
@@ -159,6 +171,10 @@ def scattered(g: Builder, data: Value, indices: Value, updates: Value, *, axis: 
         for k, (have, want) in enumerate(zip(data.dims, indices.dims, strict=True))
     ):
         raise ShapeError("indices do not fit the data", expected=f"at most {list(data.dims)}", found=list(indices.dims))
+    if not indices.constant:
+        # OpenVINO refuses indices behind the data and crashes at those before it: they are sent behind it.
+        size = g.size(data, place)
+        indices = g.op("Where", g.op("Less", indices, g.op("Neg", size)), size, indices)
     return g.op("ScatterElements", data, indices, updates, axis=place, reduction=reduction)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from string import ascii_letters
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -164,12 +165,36 @@ class Einsum(Layer):
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class."""
-        terms, arrow, result = self.equation.partition("->")
-        y = g.op("Einsum", *inputs, equation=self.equation.replace(";", ","))
-        labels = [set(term) for term in terms.split(";")]
+        equation = self._spelled_out(inputs)
+        terms, arrow, result = equation.partition("->")
+        y = g.op("Einsum", *inputs, equation=equation)
+        labels = [set(term) for term in terms.split(",")]
         if arrow and not result.strip() and len(labels) > 1 and set.intersection(*labels):
             return g.reshape(y, 1)
         return y
+
+    def _spelled_out(self, inputs: Sequence[Value]) -> str:
+        """The equation as ONNX writes it; with labels for `...` where operands have different numbers of such axes."""
+        equation = self.equation.replace(";", ",")
+        terms, arrow, result = equation.partition("->")
+        operands = terms.split(",")
+        if len(operands) != len(inputs):
+            raise ShapeError("equation does not fit", expected=f"{len(operands)} operands", found=len(inputs))
+        extra = [
+            x.rank - len(term.replace("...", "")) if "..." in term else 0
+            for term, x in zip(operands, inputs, strict=True)
+        ]
+        if len({n for n, term in zip(extra, operands, strict=True) if "..." in term}) < 2:
+            return equation
+        free = [label for label in ascii_letters if label not in equation]
+        batch = free[: max(extra)]
+        spelled = [
+            term.replace("...", "".join(batch[len(batch) - n :])) for term, n in zip(operands, extra, strict=True)
+        ]
+        if not arrow:
+            letters = terms.replace(".", "").replace(",", "")
+            result = "..." + "".join(sorted(label for label in letters if letters.count(label) == 1))
+        return ",".join(spelled) + "->" + result.replace("...", "".join(batch))
 
 
 @layer(322, "Inverse", entry=False)

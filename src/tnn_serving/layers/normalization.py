@@ -146,7 +146,8 @@ class GroupNorm(Layer):
         grouped = g.op("InstanceNormalization", g.reshape(x, 0, self.group, -1), ones, zeros, epsilon=self.eps)
         y = g.op("Reshape", grouped, g.shape(x))
         column = (-1, *(1,) * (x.rank - 2))
-        return g.op("Add", g.op("Mul", y, g.reshape(scale, *column)), g.reshape(bias, *column))
+        scale, bias = (v if v.rank == len(column) == 1 else g.reshape(v, *column) for v in (scale, bias))
+        return g.op("Add", g.op("Mul", y, scale), bias)
 
 
 @layer(326, "LayerNorm", inputs=3)
@@ -165,7 +166,9 @@ class LayerNorm(Layer):
     def to_onnx(self, g: Builder, x: Value, scale: Value, bias: Value) -> Value:
         """See the class."""
         need_floats(x, scale, bias)
-        if not 0 < scale.rank <= x.rank or scale.dims != x.dims[-scale.rank :] or bias.dims != scale.dims:
+        last = x.dims[-scale.rank :] if scale.rank else ()
+        fits = all(want in (None, have) for want, have in zip(last, scale.dims, strict=False))
+        if not 0 < scale.rank <= x.rank or not fits or bias.dims != scale.dims:
             raise ShapeError(
                 "scale and bias do not fit the last axes",
                 expected=f"part of {list(x.dims)}",
@@ -182,9 +185,10 @@ class LRN(Layer):
 
     Inputs: x [N, C, H, W] float32.
     Outputs: y, shape and type of x.
-    ONNX: LRN for a whole bias and channels in sixteens; otherwise the mean of the squares by AveragePool over the
+    ONNX: LRN for a whole bias above 0 and channels in sixteens; otherwise the mean of the squares by AveragePool over the
         channels as an axis of depth. OpenVINO's LRN cuts the bias to a whole number, and with size 5 and a number of
-        channels that it does not know beforehand it has code for whole blocks of 16 only.
+        channels that it does not know beforehand it has code for whole blocks of 16 only; ONNX Runtime's is inexact
+        without a bias.
     """
 
     alpha: float = token("factor of the mean square")
@@ -202,7 +206,7 @@ class LRN(Layer):
         reach = (self.size - 1) // 2
         window = 2 * reach + 1
         alpha = self.alpha * window / self.size
-        if self.bias == np.floor(self.bias) and x.dim(1) % 16 == 0:
+        if self.bias >= 1 and self.bias == np.floor(self.bias) and x.dim(1) % 16 == 0:
             return g.op("LRN", x, alpha=alpha, beta=self.beta, bias=self.bias, size=window)
         depth = g.op("Unsqueeze", g.op("Mul", x, x), g.ints(1))
         mean = g.op(

@@ -42,7 +42,12 @@ def pooled(g: Builder, x: Value, average: bool, axes: Sequence[Axis], pad_type: 
     kernel = [a.kernel for a in axes]
     stride = [a.stride for a in axes]
     if pad_type == SAME:
-        return _pool(g, x, average, kernel, stride, auto_pad="SAME_UPPER")
+        if all(k >= n for k, n in zip(kernel, stride, strict=True)):
+            return _pool(g, x, average, kernel, stride, auto_pad="SAME_UPPER")
+        # ONNX Runtime's pooling refuses SAME_UPPER where the last window ends before the input does.
+        outs, totals = zip(*(_same(g, x, a) for a in axes), strict=True)
+        begins = [g.op("Div", g.op("Max", total, g.ints(0)), g.ints(2)) for total in totals]
+        return placed(g, x, average, axes, outs, begins)
     if pad_type == VALID:
         return _pool(g, x, average, kernel, stride)
     pads = [a.pad for a in axes]
@@ -85,6 +90,13 @@ def _out(g: Builder, x: Value, a: Axis, ceil: bool) -> Value:
     """Number of windows on an axis with explicit pads, int64 [1]."""
     room = g.op("Add", g.size(x, a.axis), g.ints(2 * a.pad - a.kernel + (a.stride - 1 if ceil else 0)))
     return g.op("Add", g.op("Div", room, g.ints(a.stride)), g.ints(1))
+
+
+def _same(g: Builder, x: Value, a: Axis) -> tuple[Value, Value]:
+    """Number of windows ceil(n/s) of an axis, and how much longer than the input they are together; int64 [1]."""
+    n = g.size(x, a.axis)
+    out = g.op("Div", g.op("Add", n, g.ints(a.stride - 1)), g.ints(a.stride))
+    return out, g.op("Sub", g.op("Add", g.op("Mul", out, g.ints(a.stride)), g.ints(a.kernel - a.stride)), n)
 
 
 def _with_hanging(g: Builder, x: Value, y: Value, axes: Sequence[Axis]) -> Value:

@@ -165,6 +165,7 @@ class ReduceProd(Reduce):
     Inputs: x [...] float32 or int32.
     Outputs: y, type of x.
     ONNX: ReduceProd.
+    TNN differs: drops the upper bits of a product beyond int32, where ONNX Runtime gives the largest int32.
     """
 
     operator = "ReduceProd"

@@ -40,7 +40,7 @@ class Reshape(Layer):
 
     axis: int = token("leading dims of x that are kept", default=0, ge=0)
     num_axes: int = token("how many entries of the shape count; -1 for all", default=0, ge=-1)
-    shape: tuple[int, ...] = counted("entries: a size, -1 to infer it, 0 to copy it", default=(), missing=0)
+    shape: tuple[int, ...] = counted("entries: a size, -1 to infer it, 0 to copy it", missing=0)
     reshape_type: int = token("order in which the elements are taken", default=NCHW_ORDER, values=ORDERS)
 
     def to_onnx(self, g: Builder, x: Value, shape: Value | None = None) -> Value:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from tnn_serving.layers.quantized import Int8, Operands
     from tnn_serving.translate.builder import Builder, Value
 
-LAST = 2**63 - 1
 RESIZE_MODES = {1: "nearest", 2: "linear", 3: "cubic"}
 SAMPLE_MODES = {1: "nearest", 2: "linear", 3: "cubic"}
 SAMPLE_PADS = {0: "zeros", 1: "reflection", 2: "border"}
@@ -65,7 +64,7 @@ class Upsample(Layer):
                 return self._resize(g, x, align, scales=g.const(np.concatenate([np.ones(2, np.float32), factors])))
             scales = g.const(factors)
         else:
-            scales = g.op("Slice", g.reshape(scales, -1), g.ints(-2), g.ints(LAST))
+            scales = g.op("Gather", g.reshape(scales, -1), g.ints(-2, -1), axis=0)
         old = g.op("Cast", g.op("Slice", g.shape(x), g.ints(2), g.ints(4)), to=1)
         rounded = g.op("Floor", g.op("Add", g.op("Mul", old, scales), g.const(0.5)))
         return self._resize(g, x, align, sizes=g.cast(rounded, np.int64))
@@ -74,7 +73,7 @@ class Upsample(Layer):
         """H' and W' as int64 [2], where they are given."""
         if len(inputs) == 4:
             given = g.reshape(g.cast(inputs[3], np.int64), -1)
-            sizes = g.op("Slice", given, g.ints(-2), g.ints(LAST))
+            sizes = g.op("Gather", given, g.ints(-2, -1), axis=0)
         elif self.size is not None and self.size != (0, 0):
             sizes = g.ints(*self.size)
         else:

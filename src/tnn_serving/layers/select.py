@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,7 @@ class Histogram(Layer):
         """See the class. Raises ShapeError for a negative depth."""
         if self.depth < 0:
             raise ShapeError("depth must not be negative", found=self.depth)
-        flat = shape_operand(g, x)
+        flat = g.reshape(g.cast(x, np.int64), -1)
         beyond = g.ints(self.depth)
         inside = g.op("And", g.op("GreaterOrEqual", flat, g.ints(0)), g.op("Less", flat, beyond))
         places = g.op("Where", inside, flat, beyond)
@@ -94,20 +95,24 @@ class OneHot(Layer):
     value_off: float = token("value elsewhere", default=0.0)
     value_on: float = token("value at the index", default=1.0)
 
+    reported: bool = dataclasses.field(default=False, init=False, repr=False)
+
     def to_onnx(self, g: Builder, indices: Value, depth: Value | None = None, values: Value | None = None) -> Value:
         """See the class. Raises ShapeError without a depth, or for an axis outside the output's rank."""
         if not -indices.rank - 1 <= self.axis <= indices.rank:
             raise ShapeError("axis is out of range", expected=f"{-indices.rank - 1} to {indices.rank}", found=self.axis)
         told = np.array([self.value_off, self.value_on], np.float32)
-        if values is not None and values.constant and not np.array_equal(values.fixed().reshape(-1), told):
-            log.warning(
-                "%s: the parameters give off and on as %g and %g; the constant that says %s is not used",
-                self.place(),
-                *told,
-                values.fixed().reshape(-1),
-            )
+        if values is not None and values.constant:
+            self._report(told, values.fixed().reshape(-1))
         y = g.op("OneHot", g.cast(indices, np.int64), self._depth(g, depth), g.const(told), axis=self.axis)
         return g.cast(y, np.int32 if values is None else values.dtype)
+
+    def _report(self, told: np.ndarray, given: np.ndarray) -> None:
+        """Says once that the constant is not used, if it differs."""
+        if self.reported or np.array_equal(given, told):
+            return
+        self.reported = True
+        log.warning("%s: off and on are %g and %g; the constant that says %s is not used", self.place(), *told, given)
 
     def _depth(self, g: Builder, depth: Value | None) -> Value:
         if depth is not None and not depth.constant and self.depth < 1:

@@ -21,9 +21,15 @@ if TYPE_CHECKING:
 
 
 def shape_operand(g: Builder, x: Value) -> Value:
-    """A blob of dims, indices or counts as int64 [n], as ONNX's shape operands want it."""
+    """A blob of dims, begins or counts as int64 [n], as ONNX's shape operands want it.
+
+    Its length decides the rank of something else, and is therefore fixed.
+    """
     wide = g.cast(x, np.int64)
-    return wide if wide.rank == 1 else g.reshape(wide, -1)
+    flat = wide if wide.rank == 1 else g.reshape(wide, -1)
+    if not flat.constant:
+        g.fix(flat, 0)
+    return flat
 
 
 def numbers(x: Value) -> tuple[int, ...]:
@@ -33,13 +39,18 @@ def numbers(x: Value) -> tuple[int, ...]:
 
 def joined(g: Builder, pieces: Sequence[int | Value]) -> Value:
     """Dims put together from numbers and from int64 [n] values, as one int64 operand."""
+    flat: list[int | Value] = []
+    for piece in pieces:
+        flat += [piece] if isinstance(piece, int) or not piece.constant else numbers(piece)
     parts: list[Value] = []
-    for literal, run in groupby(pieces, key=lambda piece: isinstance(piece, int)):
+    for literal, run in groupby(flat, key=lambda piece: isinstance(piece, int)):
         if literal:
             parts.append(g.ints(*(piece for piece in run if isinstance(piece, int))))
         else:
             parts += [piece for piece in run if not isinstance(piece, int)]
-    return parts[0] if len(parts) == 1 else g.op("Concat", *parts, axis=0)
+    if len(parts) < 2:
+        return parts[0] if parts else g.ints()
+    return g.op("Concat", *parts, axis=0)
 
 
 @layer(72, "Shape")
@@ -110,7 +121,11 @@ class Range(Layer):
             )
         if delta.constant and not np.all(delta.fixed()):
             raise ShapeError("the step of a range must not be 0", found=delta.fixed())
-        return g.op("Range", *(x if x.rank == 0 else g.reshape(x) for x in operands))
+        if not delta.constant and delta.dtype.kind == "i":
+            # OpenVINO divides by it, which ends the process where it is 0.
+            zero, one = (g.const(np.array(number, delta.dtype)) for number in (0, 1))
+            delta = g.op("Where", g.op("Equal", delta, zero), one, delta)
+        return g.op("Range", *(x if x.rank == 0 else g.reshape(x) for x in (start, limit, delta)))
 
 
 @layer(304, "Expand", inputs=(1, 2))

@@ -67,12 +67,20 @@ class SplitV(Layer):
         if not self.slices:
             if x.dim(axis) % parts:
                 raise ShapeError(f"axis {axis} cannot be cut into {parts} equal parts", found=x.dim(axis))
-            return g.op("Split", x, outputs=parts, axis=axis, num_outputs=parts)
+            return g.op("Split", x, self._equal(g, x, axis, parts), outputs=parts, axis=axis)
         if len(self.slices) != parts:
             raise ShapeError("number of sizes differs from the outputs", expected=parts, found=len(self.slices))
         if any(size < 0 for size in self.slices) or sum(self.slices) != x.dim(axis):
             raise ShapeError("sizes do not add up", expected=x.dim(axis), found=" + ".join(map(str, self.slices)))
         return g.op("Split", x, g.ints(*self.slices), outputs=parts, axis=axis)
+
+    @staticmethod
+    def _equal(g: Builder, x: Value, axis: int, parts: int) -> Value:
+        """Sizes of equal parts. ONNX's ``num_outputs`` would make the last one smaller at a size they do not divide."""
+        size = x.known[axis]
+        if size is not None:
+            return g.ints(*[size // parts] * parts)
+        return joined(g, [g.op("Div", g.size(x, axis), g.ints(parts))] * parts)
 
 
 @layer(7, "Split", outputs=(1, None), entry=False)

@@ -41,7 +41,7 @@ def draw_detections(
         x1, y1, x2, y2 = (float(v) for v in box)
         pen.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=colour, width=line)
         for x, y in landmarks[i] if landmarks is not None else ():
-            pen.ellipse((x - line, y - line, x + line, y + line), fill=colour, outline=(0, 0, 0))
+            pen.ellipse((x - line, y - line, x + line, y + line), fill=colour, outline=(0, 0, 0) if line > 1 else None)
         text = _caption(i, scores, labels)
         if text:
             _tag(pen, text, font, colour, (x1, y1), (width, height), line)
@@ -71,5 +71,5 @@ def _tag(
     y = corner[1] - high if corner[1] >= high else min(max(corner[1], 0), max(size[1] - high, 0))
     pen.rectangle((x, y, x + wide, y + high), fill=colour)
     red, green, blue = colour
-    dark = 0.299 * red + 0.587 * green + 0.114 * blue > 140
+    dark = 0.299 * red + 0.587 * green + 0.114 * blue > 110
     pen.text((x + line - left, y + line - top), text, font=font, fill=(0, 0, 0) if dark else (255, 255, 255))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tnn_serving.graph import Graph
 from tnn_serving.layers.activation import ReLU, ReLU6
@@ -20,12 +20,42 @@ from tnn_serving.layers.convolution import Convolution
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A layer to run, with the blob that it adds (``None``: none) before or after its activation."""
+    """A layer to run, and what was merged into it.
+
+    Attributes:
+        index: of the layer in the graph.
+        layer: the layer as it stands in the graph.
+        followers: layers merged into it, in file order.
+        absorbed: the blob that it adds; ``None`` for none.
+        after_activation: the blob is added behind the activation.
+    """
 
     index: int
     layer: Layer
+    followers: tuple[Layer, ...] = ()
     absorbed: str | None = None
     after_activation: bool = False
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Blobs that the merged layer writes."""
+        return self.followers[-1].outputs if self.followers else self.layer.outputs
+
+    @property
+    def activation(self) -> int:
+        """Code of the activation inside a convolution, merged or its own; 0 for other layers."""
+        codes = [_activation(layer) for layer in self.followers]
+        return max([getattr(self.layer, "activation", 0), *codes])
+
+    def merged(self) -> Layer:
+        """The layer with its followers' activation and outputs."""
+        if not self.followers:
+            return self.layer
+        made = copy.copy(self.layer)
+        made.outputs = self.outputs
+        if isinstance(made, Convolution):
+            made.activation = self.activation
+        return made
 
 
 def steps(graph: Graph, kept: Sequence[str]) -> list[Step]:
@@ -40,24 +70,25 @@ def steps(graph: Graph, kept: Sequence[str]) -> list[Step]:
     return _activations(graph, _additions(graph, _activations(graph, plain, kept), kept), kept)
 
 
+def _activation(layer: Layer) -> int:
+    return 1 if isinstance(layer, ReLU) else 2 if isinstance(layer, ReLU6) else 0
+
+
 def _activations(graph: Graph, found: list[Step], kept: Sequence[str]) -> list[Step]:
     done: list[Step] = []
     for step in found:
         before = done[-1] if done else None
-        code = 1 if isinstance(step.layer, ReLU) else 2 if isinstance(step.layer, ReLU6) else 0
         if (
-            code
-            and before is not None
+            before is not None
+            and not step.followers
+            and _activation(step.layer)
             and isinstance(before.layer, Convolution)
             and before.layer.quantized
-            and not before.layer.activation
-            and _only_reader(graph, before.layer, step.layer, kept)
+            and not before.activation
+            and _only_reader(graph, before, step.layer, kept)
             and step.layer.outputs[0] in graph.scales
         ):
-            merged = copy.copy(before.layer)
-            merged.activation = code
-            merged.outputs = step.layer.outputs
-            done[-1] = Step(before.index, merged, before.absorbed, before.after_activation)
+            done[-1] = replace(before, followers=(*before.followers, step.layer))
         else:
             done.append(step)
     return done
@@ -67,25 +98,28 @@ def _additions(graph: Graph, found: list[Step], kept: Sequence[str]) -> list[Ste
     done: list[Step] = []
     for step in found:
         before = done[-1] if done else None
-        if (
-            isinstance(step.layer, Add)
-            and step.layer.quantized
-            and len(step.layer.inputs) == 2
-            and before is not None
-            and _is_pointwise(before.layer)
-            # TNN loses the addition altogether behind a ReLU6.
-            and getattr(before.layer, "activation", 0) != 2
-            and _only_reader(graph, before.layer, step.layer, kept)
-        ):
-            own = before.layer.outputs[0]
-            others = [name for name in step.layer.inputs if name != own]
-            if len(others) == 1 and others[0] not in graph.constants:
-                merged = copy.copy(before.layer)
-                merged.outputs = step.layer.outputs
-                done[-1] = Step(before.index, merged, others[0], bool(getattr(merged, "activation", 0)))
-                continue
-        done.append(step)
+        other = None if before is None else _added(graph, before, step.layer, kept)
+        if before is not None and other is not None:
+            done[-1] = replace(
+                before,
+                followers=(*before.followers, step.layer),
+                absorbed=other,
+                after_activation=bool(before.activation),
+            )
+        else:
+            done.append(step)
     return done
+
+
+def _added(graph: Graph, before: Step, layer: Layer, kept: Sequence[str]) -> str | None:
+    """The other operand of an addition that moves into the convolution before it; ``None`` if it does not."""
+    if not (isinstance(layer, Add) and layer.quantized and len(layer.inputs) == 2 and _is_pointwise(before.layer)):
+        return None
+    # TNN loses the addition altogether behind a ReLU6.
+    if before.activation == 2 or not _only_reader(graph, before, layer, kept):
+        return None
+    others = [name for name in layer.inputs if name not in before.outputs]
+    return others[0] if len(others) == 1 and others[0] not in graph.constants else None
 
 
 def _is_pointwise(layer: Layer) -> bool:
@@ -99,6 +133,6 @@ def _is_pointwise(layer: Layer) -> bool:
     )
 
 
-def _only_reader(graph: Graph, layer: Layer, reader: Layer, kept: Sequence[str]) -> bool:
-    blob = layer.outputs[0]
+def _only_reader(graph: Graph, step: Step, reader: Layer, kept: Sequence[str]) -> bool:
+    (blob,) = step.outputs
     return blob in reader.inputs and blob not in kept and [r.name for r in graph.consumers(blob)] == [reader.name]

@@ -213,9 +213,9 @@ class _Translator:
         absorbed = None
         if step.absorbed is not None:
             absorbed = Absorbed(self._code(step.absorbed), step.after_activation)
-        (name,) = layer.outputs
+        (name,) = step.outputs
         self._check_new(name)
-        self.codes[name] = layer.to_onnx_int8(self.arithmetic, Operands(codes, others, absorbed), self._scale(name))
+        self.codes[name] = step.merged().to_onnx_int8(self.arithmetic, Operands(codes, others, absorbed), self._scale(name))
 
     def _check_new(self, name: str) -> None:
         if name in self.values or name in self.codes:

@@ -92,8 +92,9 @@ class Overlay:
         self.skipped: list[Skipped] = []
         self._root: Path | None = None
         self._overlays: list[tuple[Path, Path]] = []
-        self.locations = [self._location(repository, changing) for repository in repositories]
+        self.locations: list[str] = []
         try:
+            self.locations += [self._location(repository, changing) for repository in repositories]
             self.sync()
         except BaseException:
             self.close()
@@ -109,6 +110,7 @@ class Overlay:
         if self._root is None:
             self._root = Path(tempfile.mkdtemp(prefix="tnn-serving-"))
             (self._root / "staging").mkdir()
+            (self._root / "trash").mkdir()
         target = self._root / f"repository{len(self._overlays)}"
         target.mkdir()
         self._overlays.append((source, target))
@@ -149,7 +151,7 @@ class Overlay:
 
     def _create(self, model: Path, entry: Path, config: bytes) -> None:
         # Made elsewhere and moved in whole: Triton must not see half a model.
-        fresh = self._staging(entry.name)
+        fresh = self._place("staging", entry.name)
         fresh.mkdir()
         (fresh / CONFIG).write_bytes(config)
         _sync_links(model, fresh)
@@ -157,20 +159,21 @@ class Overlay:
         fresh.rename(entry)
 
     def _replace(self, file: Path, content: bytes) -> None:
-        fresh = self._staging(CONFIG)
+        fresh = self._place("staging", CONFIG)
         fresh.write_bytes(content)
         fresh.replace(file)
 
     def _remove(self, entry: Path) -> None:
         if not entry.is_symlink() and not entry.exists():
             return
-        gone = self._staging(entry.name)
+        gone = self._place("trash", entry.name)
         entry.rename(gone)
         self._delete(gone)
 
-    def _staging(self, name: str) -> Path:
+    def _place(self, folder: str, name: str) -> Path:
+        """A free place on the same file system, where Triton doesn't look."""
         assert self._root is not None  # there is an overlay, or nobody would ask
-        place = self._root / "staging" / name
+        place = self._root / folder / name
         self._delete(place)
         return place
 

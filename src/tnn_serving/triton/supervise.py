@@ -7,12 +7,12 @@ served, or why not, is only in its log and its repository index.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -36,7 +36,17 @@ KILL_AFTER_S = 5.0
 HEALTHY_AFTER_S = 60.0
 """A server that ran this long has started well: its next failure is the first of a new series."""
 LOG_LINES = 4000  # more than tritonserver's usage text, which follows the word on a bad flag
+
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""What the child runs before it becomes tritonserver: whatever happens to its parent, no server is left behind. SIGKILL,
+since after SIGTERM one may stay for ever. Not a ``preexec_fn``: that would run in a fork of this process with whatever
+locks other threads (gRPC's, for one) held."""
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _CLEAN_CODES = (0, 1)
@@ -196,18 +206,8 @@ class Supervisor:
     def _spawn(self) -> tuple[subprocess.Popen[str], threading.Thread]:
         self._sync()
         self._log.clear()
-        parent = os.getpid()
-        prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-        def die_with_parent() -> None:
-            # In the child, before exec: whatever happens to this process, no tritonserver is left behind. SIGKILL,
-            # since after SIGTERM it may stay for ever.
-            prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() != parent:
-                os._exit(1)
-
         child = subprocess.Popen(
-            self.launch.command,
+            [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *self.launch.command],
             env=dict(self.launch.environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -216,7 +216,6 @@ class Supervisor:
             errors="backslashreplace",
             # A session of its own: Ctrl-C reaches this process only, which then stops the server once.
             start_new_session=True,
-            preexec_fn=die_with_parent,
         )
         assert child.stdout is not None
         self._child = child

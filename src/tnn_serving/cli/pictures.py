@@ -1,0 +1,218 @@
+"""Commands that send pictures to a running server."""
+
+from __future__ import annotations
+
+import json as json_text
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from tnn_serving.cli.output import JsonFlag, print_json, stderr, stdout
+from tnn_serving.client import Connection, Face, Prediction
+from tnn_serving.client import classify as classify_picture
+from tnn_serving.client import detect as detect_faces
+from tnn_serving.client.connection import Protocol, connect, parse_url
+from tnn_serving.client.detect import MAX_SIDE
+from tnn_serving.client.pixels import read_picture
+from tnn_serving.client.request import request_body
+from tnn_serving.errors import ConfigError, RequestError, located
+from tnn_serving.pictures import draw_detections, resize, write_picture
+from tnn_serving.pictures.encode import SUFFIXES
+
+ChannelOrder = Literal["rgb", "bgr"]
+"""Order of a pixel's bytes."""
+
+ImagePath = Annotated[
+    Path, typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="JPEG, PNG, WebP or BMP.")
+]
+ImagePaths = Annotated[
+    list[Path], typer.Argument(metavar="IMAGE...", exists=True, dir_okay=False, help="JPEG, PNG, WebP or BMP.")
+]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        help="The server: HOST, HOST:PORT, http://..., https://..., grpc://... or grpcs://...; the local one."
+    ),
+]
+ProtocolOption = Annotated[
+    Protocol | None, typer.Option(help="For a --url without a scheme; HTTP unless it says otherwise.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """What `classify --json` prints for a picture."""
+
+    image: str
+    model: str
+    predictions: list[Prediction]
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """What `detect --json` prints."""
+
+    image: str
+    model: str
+    width: int
+    height: int
+    faces: list[Face]
+
+
+def classify(
+    images: ImagePaths,
+    model: Annotated[str, typer.Option(help="Name of a classifier.")] = "classification",
+    top: Annotated[int, typer.Option(min=1, help="How many labels a picture.")] = 5,
+    url: Url = None,
+    protocol: ProtocolOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Say what pictures show.
+
+    Examples:
+
+      tnn-serving classify cat.jpg
+
+      tnn-serving classify *.jpg --top 1 --url grpc://server:8001
+
+      tnn-serving classify cat.jpg --json | jq -r '.[0].predictions[0].label'
+    """
+    results = []
+    with _connected(url, protocol) as connection:
+        info = connection.model(model)
+        for image in images:
+            pixels = read_picture(image)
+            with located(str(image)):
+                predictions = classify_picture(connection, info, pixels, top=top)
+            results.append(Classified(str(image), model, predictions))
+            if not json:
+                _show_predictions(results[-1], titled=len(images) > 1)
+    if json:
+        print_json(results)
+
+
+def detect(
+    image: ImagePath,
+    out: Annotated[Path | None, typer.Option(help="Write the picture with the faces drawn on it here.")] = None,
+    model: Annotated[str, typer.Option(help="Name of a face detector.")] = "face_detection",
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Smallest score of a face; the detector's own by default.")
+    ] = None,
+    max_side: Annotated[int, typer.Option(min=32, help="Larger pictures are shrunk to this many pixels.")] = MAX_SIDE,
+    url: Url = None,
+    protocol: ProtocolOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Find the faces in a picture.
+
+    Examples:
+
+      tnn-serving detect party.jpg
+
+      tnn-serving detect party.jpg --out faces.png --threshold 0.6
+
+      tnn-serving detect party.jpg --json | jq '.faces | length'
+    """
+    if out is not None and out.suffix.lower() not in SUFFIXES:
+        raise typer.BadParameter(f"{out.name!r}: expected a name ending in {', '.join(SUFFIXES)}", param_hint="--out")
+    pixels = read_picture(image)
+    with _connected(url, protocol) as connection, located(str(image)):
+        faces = detect_faces(connection, connection.model(model), pixels, threshold=threshold, max_side=max_side)
+    if out is not None:
+        write_picture(out, _drawn(pixels, faces))
+        stderr.print(f"written: {out}", highlight=False, markup=False)
+    if json:
+        print_json(Detected(str(image), model, pixels.shape[1], pixels.shape[0], faces))
+    else:
+        _show_faces(faces)
+
+
+def request(
+    image: ImagePath,
+    size: Annotated[
+        str | None, typer.Option("--resize", metavar="HEIGHTxWIDTH", help="Resize first (bilinear, as TNN does).")
+    ] = None,
+    order: Annotated[ChannelOrder, typer.Option(help="Order of the bytes of a pixel.")] = "rgb",
+    input: Annotated[
+        str | None, typer.Option(help="Name of the model's input; without it, the server is asked for it.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="The model that is asked for its input.")] = "classification",
+    url: Url = None,
+    protocol: ProtocolOption = None,
+    json: Annotated[bool, typer.Option("--json", help="Accepted as everywhere; a body is always JSON.")] = False,
+) -> None:
+    """Print the JSON body of an inference request with a picture, for curl.
+
+    Examples:
+
+      tnn-serving request cat.jpg > body.json
+
+      curl -d @body.json localhost:8000/v2/models/classification/infer
+
+      tnn-serving request cat.jpg --input data --resize 224x224 --order bgr > body.json
+    """
+    target = _size(size)
+    pixels = read_picture(image)
+    if target is not None:
+        pixels = resize(pixels, *target)
+    if order == "bgr":
+        pixels = pixels[..., ::-1]
+    name, batch = input, False
+    if name is None:
+        with _connected(url, protocol) as connection:
+            item = connection.model(model).picture_input
+        if item.datatype != "UINT8":
+            raise RequestError(f"model `{model}` takes encoded pictures", expected="UINT8 pixels", found=item.datatype)
+        name, batch = item.name, len(item.shape) == 4
+    json_text.dump(request_body(name, pixels, batch=batch), sys.stdout, separators=(",", ":"))
+    sys.stdout.write("\n")
+
+
+def _connected(url: str | None, protocol: Protocol | None) -> Connection:
+    try:
+        parse_url(url, protocol)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), param_hint="--url") from None
+    return connect(url, protocol)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d{0,4})[x,]([1-9]\d{0,4})", text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r}: expected HEIGHTxWIDTH, such as 224x224", param_hint="--resize")
+    return int(match[1]), int(match[2])
+
+
+def _show_predictions(result: Classified, *, titled: bool) -> None:
+    if titled:
+        stdout.print(f"[bold]{escape(result.image)}[/]", highlight=False)
+    table = Table("probability", "index", "label", box=None, pad_edge=False)
+    for row in result.predictions:
+        table.add_row(f"{row.probability:.4f}", str(row.index), escape(row.label))
+    stdout.print(table)
+
+
+def _show_faces(faces: list[Face]) -> None:
+    if not faces:
+        stderr.print("no face found", highlight=False)
+        return
+    table = Table("score", "left", "top", "right", "bottom", "landmarks (x,y)", box=None, pad_edge=False)
+    for face in faces:
+        marks = " ".join(f"{x:.0f},{y:.0f}" for x, y in face.landmarks)
+        table.add_row(f"{face.score:.4f}", *(f"{v:.0f}" for v in face.box), marks)
+    stdout.print(table)
+
+
+def _drawn(pixels: np.ndarray, faces: list[Face]) -> np.ndarray:
+    boxes = np.array([face.box for face in faces]).reshape(-1, 4)
+    marks = np.array([face.landmarks for face in faces]) if faces else np.zeros((0, 0, 2))
+    return draw_detections(pixels, boxes, scores=[face.score for face in faces], landmarks=marks)

@@ -1,0 +1,47 @@
+"""Pictures as the tensor that a model's picture input takes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from tnn_serving.client.connection import ModelInfo, TensorInfo
+from tnn_serving.errors import RequestError, located
+from tnn_serving.pictures import decode
+
+
+def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
+    """uint8 [H, W, 3] (R, G, B) of a picture file.
+
+    Raises:
+        RequestError: no such file, or not a picture.
+    """
+    with located(os.fspath(path)):
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise RequestError("picture cannot be read", found=error.strerror) from error
+        return decode(data)
+
+
+def picture_tensor(model: ModelInfo, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """The picture as the model's only input, with a batch dim of 1 where the model has one.
+
+    Raises:
+        RequestError: the model does not take one picture of this size.
+    """
+    item = model.picture_input
+    if item.datatype == "BYTES":
+        raise RequestError(f"model `{model.name}` takes encoded pictures", expected="UINT8", found="BYTES")
+    array = pixels[None] if len(item.shape) == 4 else pixels
+    _check_size(item, array.shape)
+    return {item.name: np.ascontiguousarray(array)}
+
+
+def _check_size(item: TensorInfo, shape: tuple[int, ...]) -> None:
+    if any(want not in (-1, have) for want, have in zip(item.shape, shape, strict=True)):
+        raise RequestError(
+            f"input `{item.name}` takes pictures of another size", expected=list(item.shape), found=list(shape)
+        )

@@ -1,0 +1,281 @@
+"""Requests to the real tritonserver: data through the backend unharmed, errors where they belong."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.http
+from tritonclient.utils import InferenceServerException
+
+from tests.end_to_end.conftest import Running, ask, wait_for
+from tests.end_to_end.models import BROKEN, write_model
+
+MODELS = ["relu", "named.with.dots", "configured"]
+
+
+def numbers(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_models_of_any_name_answer(protocol: Any, model: str) -> None:
+    x = numbers(1, 3, 8, 8)
+    np.testing.assert_array_equal(ask(protocol, model, x).as_numpy("y"), np.maximum(x, 0))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 3, 8, 8), (2, 3, 100, 201), (1, 3, 1500, 1200)])
+def test_tensors_of_all_sizes(protocol: Any, shape: tuple[int, ...]) -> None:
+    x = numbers(*shape)
+    np.testing.assert_array_equal(ask(protocol, "relu", x).as_numpy("y"), np.maximum(x, 0))
+
+
+def test_requested_output_only(protocol: Any) -> None:
+    module, _ = protocol
+    result = ask(protocol, "relu", numbers(1, 3, 8, 8), outputs=[module.InferRequestedOutput("y")])
+    assert result.as_numpy("y").shape == (1, 3, 8, 8)
+
+
+def test_config_is_completed(http: Any) -> None:
+    config = http.get_model_config("relu")
+    assert config["backend"] == "tnn"
+    assert [(i["name"], i["data_type"]) for i in config["input"]] == [("x", "TYPE_FP32")]
+    assert [(o["name"], o["data_type"]) for o in config["output"]] == [("y", "TYPE_FP32")]
+    assert config["instance_group"][0]["kind"] == "KIND_CPU"
+    assert http.get_model_config("batched")["max_batch_size"] == 16
+
+
+def test_body_in_many_chunks(server: Running) -> None:
+    """Triton hands such a body to the backend in pieces of 4 KiB."""
+    x = numbers(1, 3, 300, 401)
+    header = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": "x",
+                    "shape": list(x.shape),
+                    "datatype": "FP32",
+                    "parameters": {"binary_data_size": x.nbytes},
+                }
+            ],
+            "outputs": [{"name": "y", "parameters": {"binary_data": True}}],
+        }
+    ).encode()
+    body = header + x.tobytes()
+    connection = http.client.HTTPConnection(server.http_url, timeout=30)
+    connection.request(
+        "POST",
+        "/v2/models/relu/infer",
+        body=(body[at : at + 3000] for at in range(0, len(body), 3000)),
+        headers={"Inference-Header-Content-Length": str(len(header)), "Transfer-Encoding": "chunked"},
+        encode_chunked=True,
+    )
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    assert answer.status == 200, content
+    start = int(answer.headers["Inference-Header-Content-Length"])
+    y = np.frombuffer(content[start:], np.float32).reshape(x.shape)
+    np.testing.assert_array_equal(y, np.maximum(x, 0))
+
+
+@pytest.mark.parametrize("compression", ["gzip", "deflate"])
+def test_compressed_bodies(http: Any, compression: str) -> None:
+    x = np.zeros((1, 3, 200, 200), np.float32)
+    result = ask(
+        (tritonclient.http, http),
+        "relu",
+        x,
+        request_compression_algorithm=compression,
+        response_compression_algorithm=compression,
+    )
+    np.testing.assert_array_equal(result.as_numpy("y"), x)
+
+
+@pytest.mark.parametrize(
+    ("array", "name", "text"),
+    [
+        (np.ones((1, 3, 8, 8), np.float32), "z", "z"),
+        (np.ones((1, 3, 8, 8), np.int32), "x", "FP32"),
+        (np.ones((3,), np.float32), "x", "x"),
+    ],
+    ids=["name", "type", "rank"],
+)
+def test_wrong_requests_are_refused_with_400(http: Any, array: np.ndarray, name: str, text: str) -> None:
+    with pytest.raises(InferenceServerException) as raised:
+        ask((tritonclient.http, http), "relu", array, name)
+    assert raised.value.status() == "400"
+    assert text in raised.value.message()
+
+
+def test_unknown_output_is_refused(protocol: Any) -> None:
+    module, _ = protocol
+    with pytest.raises(InferenceServerException, match="nope"):
+        ask(protocol, "relu", numbers(1, 3, 8, 8), outputs=[module.InferRequestedOutput("nope")])
+
+
+def test_broken_model_says_why_and_does_not_stop_the_others(server: Running, http: Any) -> None:
+    models = {model.name: model for model in server.ready[0]}
+    assert models["broken"].state == "UNAVAILABLE"
+    assert "NoSuchLayer" in models["broken"].reason
+    assert "/broken/1/" in models["broken"].reason
+    assert models["relu"].ready
+    assert models["relu"].inputs == ("x FP32 [-1,-1,-1,-1]",)
+    assert models["relu"].outputs == ("y FP32 [-1,-1,-1,-1]",)
+    with pytest.raises(InferenceServerException):
+        ask((tritonclient.http, http), "broken", numbers(1, 3, 8, 8))
+
+
+def test_dynamic_batch_with_requests_of_other_shapes(server: Running, http: Any) -> None:
+    """Requests that Triton puts into one execution each get their own answer."""
+    arrays = [numbers(1 + k % 3, 3, 8 + 4 * (k % 2), 8, seed=k) for k in range(12)]
+    answers: dict[int, Any] = {}
+
+    def send(k: int) -> None:
+        with server.grpc() as client:
+            try:
+                answers[k] = ask((tritonclient.grpc, client), "batched", arrays[k]).as_numpy("y")
+            except InferenceServerException as error:
+                answers[k] = error
+
+    before = http.get_inference_statistics("batched")["model_stats"][0]
+    threads = [threading.Thread(target=send, args=(k,)) for k in range(len(arrays))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k, x in enumerate(arrays):
+        np.testing.assert_array_equal(answers[k], np.maximum(x, 0), err_msg=f"request {k}")
+    after = http.get_inference_statistics("batched")["model_stats"][0]
+    assert after["inference_count"] - before["inference_count"] == sum(len(x) for x in arrays)
+    assert after["inference_stats"]["success"]["count"] - before["inference_stats"]["success"]["count"] == len(arrays)
+    assert after["execution_count"] - before["execution_count"] < len(arrays)
+
+
+def test_statistics_count_failures(http: Any, repository: Path) -> None:
+    config = 'max_batch_size: 0\ninput [ { name: "x" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] } ]\n'
+    write_model(repository, "counted", config=config)
+    load(http, "counted")
+    client = (tritonclient.http, http)
+    ask(client, "counted", np.ones((8, 8, 3), np.uint8))
+    with pytest.raises(InferenceServerException):
+        ask(client, "counted", np.ones((0, 8, 3), np.uint8))
+    stats = http.get_inference_statistics("counted")["model_stats"][0]
+    assert stats["inference_stats"]["success"]["count"] == 1
+    assert stats["inference_stats"]["fail"]["count"] == 1
+    for part in ("compute_input", "compute_infer", "compute_output"):
+        assert stats["inference_stats"][part]["count"] == 1
+    unload(http, "counted")
+
+
+def test_encoded_pictures_as_bytes(http: Any, repository: Path) -> None:
+    """BYTES elements arrive one by one, whatever is in them; a bad one is that request's error."""
+    cv2 = pytest.importorskip("cv2")
+    config = 'input [ { name: "x" data_type: TYPE_STRING dims: [ 1 ] } ]\n'
+    write_model(repository, "pictures", config=config)
+    load(http, "pictures")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    png = cv2.imencode(".png", pixels)[1].tobytes()
+    client = (tritonclient.http, http)
+    y = ask(client, "pictures", np.array([png], dtype=object)).as_numpy("y")
+    assert y.shape == (1, 3, 40, 30)
+    assert sorted(y[0].astype(np.uint8).ravel()) == sorted(pixels.ravel())
+    for bad in (b"", b"no picture", png[:50]):
+        with pytest.raises(InferenceServerException) as raised:
+            ask(client, "pictures", np.array([bad], dtype=object))
+        assert raised.value.status() == "400"
+    unload(http, "pictures")
+
+
+def load(client: Any, name: str) -> None:
+    """Loads a model that has just been written; the overlay follows the repository within half a second."""
+
+    def loaded() -> bool:
+        try:
+            client.load_model(name)
+        except InferenceServerException as error:
+            if "failed to poll" not in error.message():
+                raise
+            return False
+        return True
+
+    wait_for(loaded, f"{name} is loaded", 10)
+
+
+def unload(client: Any, name: str) -> None:
+    # tritonserver crashes when a model is unloaded within some 30 ms of its load: its worker thread is still on its
+    # way back to the queue.
+    time.sleep(0.1)
+    client.unload_model(name)
+    wait_for(lambda: not client.is_model_ready(name), f"{name} is gone", 10)
+
+
+def test_load_change_and_unload(http: Any, repository: Path) -> None:
+    client = (tritonclient.http, http)
+    model = write_model(repository, "changing")
+    load(http, "changing")
+    x = numbers(1, 3, 4, 4)
+    np.testing.assert_array_equal(ask(client, "changing", x).as_numpy("y"), np.maximum(x, 0))
+    time.sleep(0.1)
+    write_model(repository, "changing", version=2)
+    wait_for(lambda: _versions_after_load(http, "changing") == ["2"], "version 2 is served", 10)
+    np.testing.assert_array_equal(ask(client, "changing", x).as_numpy("y"), np.maximum(x, 0))
+    (model / "3").mkdir()
+    (model / "3" / "proto.tnnproto").write_bytes(BROKEN)
+    wait_for(lambda: _refusal(http, "changing"), "the broken version 3 is refused", 10)
+    unload(http, "changing")
+    with pytest.raises(InferenceServerException):
+        ask(client, "changing", x)
+
+
+def _versions_after_load(client: Any, name: str) -> list[str]:
+    time.sleep(0.1)
+    client.load_model(name)
+    return [
+        entry["version"]
+        for entry in client.get_model_repository_index()
+        if entry["name"] == name and entry.get("state") == "READY"
+    ]
+
+
+def _refusal(client: Any, name: str) -> str:
+    time.sleep(0.1)
+    try:
+        client.load_model(name)
+    except InferenceServerException as error:
+        return str(error.message())
+    return ""
+
+
+def test_many_loads_and_unloads(server: Running, http: Any, repository: Path) -> None:
+    write_model(repository, "again")
+    client = (tritonclient.http, http)
+    load(http, "again")
+    unload(http, "again")
+    pid = server.supervisor.pid
+    for _ in range(10):
+        http.load_model("again")
+        ask(client, "again", numbers(1, 3, 8, 8))
+        unload(http, "again")
+    assert server.supervisor.pid == pid
+    assert not server.restarts
+
+
+def test_sequence_control_inputs_and_ids(http: Any) -> None:
+    """Sequence ids, numbers and strings, arrive with requests of a model that takes no notice of them."""
+    client = (tritonclient.http, http)
+    x = numbers(1, 3, 8, 8)
+    for sequence in (7, "a string"):
+        result = ask(client, "relu", x, request_id="request-é", sequence_id=sequence, sequence_start=True)
+        assert result.get_response()["id"] == "request-é"
+        np.testing.assert_array_equal(result.as_numpy("y"), np.maximum(x, 0))
+
+
+def test_log_of_the_backend_is_in_tritons_log(server: Running) -> None:
+    assert [line for line in server.log if "runs inside the server" in line and line.startswith("I")]

@@ -1,0 +1,258 @@
+"""Servers that are stopped, die, or never come up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+
+from tests.end_to_end.conftest import Running, ask, free_ports, wait_for
+from tests.end_to_end.models import BROKEN, write_model
+from tnn_serving.errors import ServerError
+
+Start = Callable[..., Running]
+PROGRAM = "from tnn_serving.cli.app import main; main()"
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    write_model(folder, "relu")
+    return folder
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_stop_under_load_is_clean(start_server: Start, models: Path) -> None:
+    running = start_server([models])
+    answered, stopping = threading.Event(), threading.Event()
+    wrong: list[str] = []
+
+    def send() -> None:
+        x = np.random.default_rng(0).standard_normal((1, 3, 64, 64), dtype=np.float32)
+        with running.http() as client:
+            while True:
+                try:
+                    y = ask((tritonclient.http, client), "relu", x).as_numpy("y")
+                except Exception as error:
+                    if not stopping.is_set():
+                        wrong.append(repr(error))
+                    return
+                if not np.array_equal(y, np.maximum(x, 0)):
+                    wrong.append("a wrong answer")
+                answered.set()
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert answered.wait(20)
+    pid = running.supervisor.pid
+    assert pid is not None
+    stopping.set()
+    assert running.finish() == 0
+    for thread in threads:
+        thread.join(30)
+    assert not wrong
+    assert gone(pid)
+
+
+def test_stop_with_idle_connection_and_open_stream(start_server: Start, models: Path) -> None:
+    """tritonserver alone would end with code 1 for the first, and never for the second."""
+    running = start_server([models], exit_timeout_s=1)
+    pid = running.supervisor.pid
+    assert pid is not None
+    with running.grpc() as client, socket.create_connection(("127.0.0.1", int(running.http_url.split(":")[1]))):
+        answers: list[Any] = []
+        client.start_stream(lambda result, error: answers.append((result, error)))
+        tensor = tritonclient.grpc.InferInput("x", [1, 3, 2, 2], "FP32")
+        tensor.set_data_from_numpy(np.ones((1, 3, 2, 2), np.float32))
+        client.async_stream_infer("relu", [tensor])
+        wait_for(lambda: answers, "the stream answers")
+        assert answers[0][1] is None
+        started = time.monotonic()
+        assert running.finish() == 0
+        assert time.monotonic() - started < 1 + 5 + 5
+        assert gone(pid)
+
+
+def kill_server(running: Running, number: int = signal.SIGKILL) -> int:
+    """Kills tritonserver and returns its process id."""
+    pid = running.supervisor.pid
+    assert pid is not None
+    os.kill(pid, number)
+    return pid
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_server_that_dies_is_restarted(start_server: Start, models: Path, number: signal.Signals) -> None:
+    running = start_server([models])
+    first = kill_server(running, number)
+    wait_for(lambda: len(running.ready) == 2, "the server is ready again", 60)
+    second = running.supervisor.pid
+    assert second != first
+    assert number.name in running.restarts[0]
+    with running.http() as client:
+        x = np.ones((1, 3, 8, 8), np.float32)
+        np.testing.assert_array_equal(ask((tritonclient.http, client), "relu", x).as_numpy("y"), x)
+
+
+def test_server_that_dies_too_often_is_given_up(start_server: Start, models: Path) -> None:
+    running = start_server([models])
+    running.supervisor.restarts.limit = 1
+    kill_server(running)
+    wait_for(lambda: len(running.ready) == 2, "the server is ready again", 60)
+    kill_server(running)
+    wait_for(lambda: running.outcome, "the supervisor gives up")
+    assert running.outcome == [1]
+
+
+def test_no_model_can_be_loaded(start_server: Start, tmp_path: Path) -> None:
+    write_model(tmp_path / "models", "broken", proto=BROKEN)
+    running = start_server([tmp_path / "models"])
+    (error,) = running.outcome
+    assert isinstance(error, ServerError)
+    assert "`broken`" in str(error)
+    assert "NoSuchLayer" in str(error)
+    assert str(tmp_path / "models" / "broken" / "1") in str(error)
+
+
+def test_empty_repository(start_server: Start, tmp_path: Path) -> None:
+    (tmp_path / "models" / "notes").mkdir(parents=True)
+    running = start_server([tmp_path / "models"])
+    (error,) = running.outcome
+    assert isinstance(error, ServerError)
+    assert "no model to serve" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [("--no-such-flag=1", "--no-such-flag"), ("--log-verbose=x", "log-verbose"), ("--rate-limit=x", "rate-limit")],
+)
+def test_bad_flag_is_named(start_server: Start, models: Path, flag: str, text: str) -> None:
+    running = start_server([models], [flag])
+    (error,) = running.outcome
+    assert isinstance(error, ServerError)
+    assert text in str(error)
+
+
+def test_poll_mode_follows_the_repository(start_server: Start, models: Path) -> None:
+    running = start_server([models], ["--model-control-mode=poll", "--repository-poll-secs=1"])
+    with running.http() as client:
+        assert client.is_model_ready("relu")
+        write_model(models, "late")
+        wait_for(lambda: client.is_model_ready("late"), "a new model is served")
+        time.sleep(0.1)  # tritonserver crashes when a model goes within some 30 ms of its load
+        (models / "late").rename(models.parent / "late")
+        wait_for(lambda: not client.is_model_ready("late"), "a removed model is gone")
+        assert client.is_model_ready("relu")
+    loads = [line for line in running.log if "loading: relu" in line]
+    assert len(loads) == 1
+
+
+class Program:
+    """``tnn-serving serve`` as a user starts it."""
+
+    def __init__(self, models: Path, *flags: str) -> None:
+        ports = free_ports(3)
+        self.http_port = ports[0]
+        options = [f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), ports, strict=True)]
+        command = [sys.executable, "-c", PROGRAM, "serve", str(models), *options, *flags]
+        environment = {**os.environ, "TMPDIR": str(models.parent)}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+
+    def wait_until_ready(self) -> None:
+        def ready() -> bool:
+            assert self.process.poll() is None, self.process.communicate()
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/v2/health/ready", timeout=2):
+                    return True
+            except OSError:
+                return False
+
+        wait_for(ready, "the program serves", 60)
+
+    def server_pid(self) -> int:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        (pid,) = [int(child) for child in children]
+        return pid
+
+
+@pytest.fixture
+def program(installed: None, models: Path) -> Any:
+    started: list[Program] = []
+
+    def make(*flags: str) -> Program:
+        started.append(Program(models, *flags))
+        return started[-1]
+
+    yield make
+    for running in started:
+        if running.process.poll() is None:
+            running.process.kill()
+        running.process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_program_serves_and_stops(program: Callable[..., Program], models: Path, number: signal.Signals) -> None:
+    running = program("--log-verbose=1")
+    running.wait_until_ready()
+    pid = running.server_pid()
+    overlays = list(models.parent.glob("tnn-serving-*"))
+    assert overlays  # the model has no config.pbtxt
+    # The table comes right after; wait for its last line before asking the program to stop.
+    assert running.process.stdout is not None
+    shown = ""
+    while "stop:" not in shown:
+        line = running.process.stdout.readline()
+        assert line, "the program ended"
+        shown += line
+    running.process.send_signal(number)
+    output, talk = running.process.communicate(timeout=30)
+    assert running.process.returncode == 0, talk
+    assert "relu" in shown
+    assert "READY" in shown
+    assert f"127.0.0.1:{running.http_port}" in shown
+    assert gone(pid)
+    assert not list(models.parent.glob("tnn-serving-*"))
+    assert output == ""
+
+
+def test_server_does_not_outlive_a_killed_program(program: Callable[..., Program]) -> None:
+    running = program("--no-server-log")
+    running.wait_until_ready()
+    pid = running.server_pid()
+    running.process.kill()
+    running.process.wait()
+    wait_for(lambda: gone(pid), "tritonserver is gone", 10)
+
+
+def test_program_names_a_taken_port(installed: None, models: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-c", PROGRAM, "serve", str(models), f"--http-port={port}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert str(port) in done.stderr
+    assert "--http-port" in done.stderr
+    assert done.stdout == ""
