@@ -93,7 +93,7 @@ class Tensor:
         if kind is None:
             known = ", ".join(str(t) for t in TNN_TYPE)
             raise FormatError("no TNN type for an array", expected=known, found=array.dtype)
-        packed = np.ascontiguousarray(array)
+        packed = np.asarray(array, order="C")
         shape = dims if dims is not None else packed.shape
         return cls(kind, None if version == PROTO_V1 else shape, packed.reshape(-1).view(np.uint8).data, version)
 

@@ -12,9 +12,11 @@ import numpy as np
 import onnx
 
 from tnn_serving.engines import Executable, Options, TensorSpec, engine_named
+from tnn_serving.engines.cpu import Cpu, this_cpu
 from tnn_serving.errors import EngineError, RequestError, located
 from tnn_serving.formats import read_model
 from tnn_serving.graph import Graph
+from tnn_serving.int8 import Decision, decide, keep_off_amx
 from tnn_serving.layers.quantized import Form
 from tnn_serving.translate.graph import Blob, free_dims, translate
 from tnn_serving.translate.pictures import PictureInput
@@ -33,12 +35,16 @@ def to_graph(source: Source) -> Graph:
     return read_model(source)
 
 
-def load(source: Source, engine: str = "auto", *, raw_int8: bool = False, **options: object) -> Model:
+def load(
+    source: Source, engine: str = "auto", *, int8: str = "auto", raw_int8: bool = False, **options: object
+) -> Model:
     """Loads a model: reads, translates, compiles.
 
     Args:
         source: a model folder, a .tnnproto with its .tnnmodel beside it, (proto, model) as paths or bytes, or a Graph.
         engine: "openvino", "onnxruntime", or "auto": OpenVINO, and ONNX Runtime for what it cannot compile.
+        int8: "exact" gives TNN's code everywhere; "fast" uses the engine's int8 kernels, within one step a layer; "auto"
+            is fast where the processor and the network make it safe.
         raw_int8: int8 blobs are codes at the border too, instead of float32.
         options: see :class:`tnn_serving.engines.Options`.
 
@@ -49,7 +55,7 @@ def load(source: Source, engine: str = "auto", *, raw_int8: bool = False, **opti
         EngineError: no engine compiles the network.
         ConfigError: an unknown engine or option.
     """
-    return Model(to_graph(source), engine, Options.of(options), raw_int8=raw_int8)
+    return Model(to_graph(source), engine, Options.of(options), int8=int8, raw_int8=raw_int8)
 
 
 def to_onnx(source: Source) -> onnx.ModelProto:
@@ -72,15 +78,20 @@ class Model:
         options: Options | None = None,
         *,
         pictures: Mapping[str, PictureInput] | None = None,
-        form: Form = Form.EXACT,
+        int8: str = "auto",
         raw_int8: bool = False,
+        cpu: Cpu | None = None,
     ) -> None:
         self.graph = graph
-        self._form = form
+        self._int8 = int8
         self._raw_int8 = raw_int8
+        if cpu is None:
+            keep_off_amx(this_cpu())
+        self._cpu = cpu or this_cpu()
+        self.int8: Decision | None = None
         self._pictures = dict(pictures or {})
         self._engines = engine_named(engine)
-        self._options = replace(options or Options(), ieee_division=graph.quantized)
+        self._options = options or Options()
         self._lock = threading.Lock()
         self._compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], Executable] = {}
         self._optional = [item.name for item in graph.inputs if item.name in graph.constants]
@@ -190,19 +201,32 @@ class Model:
             return self._compiled[key]
 
     def _compile(self, outputs: tuple[str, ...], given: tuple[str, ...]) -> Executable:
-        translation = translate(
-            self.graph, outputs=outputs, given=given, symbolic=self._free, pictures=self._pictures,
-            form=self._form, raw_int8=self._raw_int8,
-        )
-        data = translation.proto().SerializeToString()
         failures: list[EngineError] = []
         for engine in self._engines:
+            decision = decide(self.graph, engine.name, self._int8, self._cpu)
+            translation = translate(
+                self.graph,
+                outputs=outputs,
+                given=given,
+                symbolic=self._free,
+                pictures=self._pictures,
+                form=decision.form,
+                raw_int8=self._raw_int8,
+            )
+            exact = self.graph.quantized and decision.form is Form.EXACT
             try:
                 with located(self.graph.source):
-                    return engine.compile(data, self._options)
+                    executable = engine.compile(
+                        translation.proto(), replace(self._options, ieee_division=exact)
+                    )
             except EngineError as error:
                 log.info("%s", error)
                 failures.append(error)
+                continue
+            if self.graph.quantized and self.int8 is None:
+                log.info("%s: int8 layers in %s form: %s", self.graph.source, decision.form.value, decision.reason)
+                self.int8 = decision
+            return executable
         raise failures[0]
 
 

@@ -16,7 +16,7 @@ CASES = case_paths()
 @pytest.mark.parametrize("path", CASES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_case(path: Path, engine: str) -> None:
     case = read_case(path)
-    model = ts.load((case.proto, case.model), engine, raw_int8=bool(case.meta.get("quantized")))
+    model = ts.load((case.proto, case.model), engine, int8="exact", raw_int8=bool(case.meta.get("quantized")))
     got = model.run(case.inputs)
     wrong = {name: difference(got[name], want) for name, want in case.outputs.items()}
     assert not any(wrong.values()), {name: why for name, why in wrong.items() if why}

@@ -21,11 +21,12 @@ import tritonclient.http
 
 from tests.end_to_end.models import BROKEN, write_model
 from tnn_serving.errors import ServerError
+from tnn_serving.triton.index import ServedModel
 from tnn_serving.triton.launch import BACKEND_LIBRARY, find_libpython, find_tritonserver, prepare
 from tnn_serving.triton.overlay import Overlay
-from tnn_serving.triton.supervise import Callbacks, ServedModel, Supervisor
+from tnn_serving.triton.supervise import Callbacks, Supervisor
 
-START_S = 15.0
+START_S = 60.0
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from tests.end_to_end.conftest import Running, ask, wait_for
+from tests.end_to_end.conftest import DYNAMIC, Running, ask, wait_for
 from tests.end_to_end.models import BROKEN, write_model
 
 MODELS = ["relu", "named.with.dots", "configured"]
@@ -132,61 +133,80 @@ def test_broken_model_says_why_and_does_not_stop_the_others(server: Running, htt
         ask((tritonclient.http, http), "broken", numbers(1, 3, 8, 8))
 
 
-def test_dynamic_batch_with_requests_of_other_shapes(server: Running, http: Any) -> None:
-    """Requests that Triton puts into one execution each get their own answer."""
-    arrays = [numbers(1 + k % 3, 3, 8 + 4 * (k % 2), 8, seed=k) for k in range(12)]
+def send_together(server: Running, model: str, arrays: list[np.ndarray]) -> list[Any]:
+    """Sends each array from a thread of its own; gives the answers, or the errors."""
     answers: dict[int, Any] = {}
 
     def send(k: int) -> None:
         with server.grpc() as client:
             try:
-                answers[k] = ask((tritonclient.grpc, client), "batched", arrays[k]).as_numpy("y")
+                answers[k] = ask((tritonclient.grpc, client), model, arrays[k]).as_numpy("y")
             except InferenceServerException as error:
                 answers[k] = error
 
-    before = http.get_inference_statistics("batched")["model_stats"][0]
     threads = [threading.Thread(target=send, args=(k,)) for k in range(len(arrays))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for k, x in enumerate(arrays):
-        np.testing.assert_array_equal(answers[k], np.maximum(x, 0), err_msg=f"request {k}")
-    after = http.get_inference_statistics("batched")["model_stats"][0]
-    assert after["inference_count"] - before["inference_count"] == sum(len(x) for x in arrays)
-    assert after["inference_stats"]["success"]["count"] - before["inference_stats"]["success"]["count"] == len(arrays)
-    assert after["execution_count"] - before["execution_count"] < len(arrays)
+    return [answers[k] for k in range(len(arrays))]
 
 
-def test_statistics_count_failures(http: Any, repository: Path) -> None:
-    config = 'max_batch_size: 0\ninput [ { name: "x" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] } ]\n'
-    write_model(repository, "counted", config=config)
-    load(http, "counted")
-    client = (tritonclient.http, http)
-    ask(client, "counted", np.ones((8, 8, 3), np.uint8))
-    with pytest.raises(InferenceServerException):
-        ask(client, "counted", np.ones((0, 8, 3), np.uint8))
-    stats = http.get_inference_statistics("counted")["model_stats"][0]
-    assert stats["inference_stats"]["success"]["count"] == 1
-    assert stats["inference_stats"]["fail"]["count"] == 1
-    for part in ("compute_input", "compute_infer", "compute_output"):
-        assert stats["inference_stats"][part]["count"] == 1
-    unload(http, "counted")
+def statistics(client: Any, model: str) -> dict[str, int]:
+    stats = client.get_inference_statistics(model)["model_stats"][0]
+    counts = {name: int(value["count"]) for name, value in stats["inference_stats"].items()}
+    return counts | {"rows": int(stats["inference_count"]), "executions": int(stats["execution_count"])}
+
+
+def test_dynamic_batch_gives_each_request_its_answer(server: Running, http: Any) -> None:
+    before = statistics(http, "batched")
+    arrays = [numbers(1 + k % 3, 3, 8, 8, seed=k) for k in range(12)]
+    for k, answer in enumerate(send_together(server, "batched", arrays)):
+        np.testing.assert_array_equal(answer, np.maximum(arrays[k], 0), err_msg=f"request {k}")
+    after = statistics(http, "batched")
+    assert after["rows"] - before["rows"] == sum(len(x) for x in arrays)
+    assert after["success"] - before["success"] == len(arrays)
+    assert after["executions"] - before["executions"] < len(arrays)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    cv2 = pytest.importorskip("cv2")
+    return bytes(cv2.imencode(".png", pixels)[1])
+
+
+def test_bad_request_does_not_fail_its_neighbours(server: Running, http: Any, repository: Path) -> None:
+    """Requests with bad data in one execution with good ones, and the count of both."""
+    config = DYNAMIC + 'input [ { name: "x" data_type: TYPE_STRING dims: [ 1 ] } ]\n'
+    write_model(repository, "mixed", config=config)
+    load(http, "mixed")
+    pictures = [np.random.default_rng(k).integers(0, 256, (5 + k, 9, 3), np.uint8) for k in range(9)]
+    sent = [b"no picture" if k % 3 == 1 else png(picture) for k, picture in enumerate(pictures)]
+    answers = send_together(server, "mixed", [np.array([[data]], dtype=object) for data in sent])
+    for k, (answer, picture) in enumerate(zip(answers, pictures, strict=True)):
+        if k % 3 == 1:
+            assert isinstance(answer, InferenceServerException)
+            assert answer.status() == "StatusCode.INVALID_ARGUMENT"
+        else:
+            assert answer.shape == (1, 3, *picture.shape[:2])
+            assert sorted(answer.astype(np.uint8).ravel()) == sorted(picture.ravel())
+    counts = statistics(http, "mixed")
+    assert (counts["success"], counts["fail"]) == (6, 3)
+    assert counts["compute_input"] == counts["compute_infer"] == counts["compute_output"] == 6
+    assert counts["executions"] < len(sent)
+    unload(http, "mixed")
 
 
 def test_encoded_pictures_as_bytes(http: Any, repository: Path) -> None:
-    """BYTES elements arrive one by one, whatever is in them; a bad one is that request's error."""
-    cv2 = pytest.importorskip("cv2")
-    config = 'input [ { name: "x" data_type: TYPE_STRING dims: [ 1 ] } ]\n'
-    write_model(repository, "pictures", config=config)
+    """BYTES elements arrive whole, whatever is in them; a bad one is that request's error."""
+    write_model(repository, "pictures", config='input [ { name: "x" data_type: TYPE_STRING dims: [ 1 ] } ]\n')
     load(http, "pictures")
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
-    png = cv2.imencode(".png", pixels)[1].tobytes()
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 300, 3), np.uint8)
+    data = png(pixels)
     client = (tritonclient.http, http)
-    y = ask(client, "pictures", np.array([png], dtype=object)).as_numpy("y")
-    assert y.shape == (1, 3, 40, 30)
-    assert sorted(y[0].astype(np.uint8).ravel()) == sorted(pixels.ravel())
-    for bad in (b"", b"no picture", png[:50]):
+    y = ask(client, "pictures", np.array([data], dtype=object)).as_numpy("y")
+    assert y.shape == (1, 3, 400, 300)
+    assert np.array_equal(np.sort(y.astype(np.uint8), axis=None), np.sort(pixels, axis=None))
+    for bad in (b"", b"no picture", data[:50]):
         with pytest.raises(InferenceServerException) as raised:
             ask(client, "pictures", np.array([bad], dtype=object))
         assert raised.value.status() == "400"

@@ -143,6 +143,17 @@ def test_empty_repository(start_server: Start, tmp_path: Path) -> None:
     assert "no model to serve" in str(error)
 
 
+def test_unreadable_config_is_told_and_the_others_are_served(start_server: Start, models: Path) -> None:
+    write_model(models, "odd", config='backend: "tnn" max_batch_size: {')
+    (models / "notes").mkdir()
+    running = start_server([models])
+    states = {model.name: model for model in running.ready[0]}
+    assert set(states) == {"relu", "odd"}
+    assert states["relu"].ready
+    assert states["odd"].state == "UNAVAILABLE"
+    assert str(models / "odd" / "config.pbtxt") in states["odd"].reason
+
+
 @pytest.mark.parametrize(
     ("flag", "text"),
     [("--no-such-flag=1", "--no-such-flag"), ("--log-verbose=x", "log-verbose"), ("--rate-limit=x", "rate-limit")],

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from tnn_serving.cli.output import stderr, stdout
 from tnn_serving.errors import ServerError
+from tnn_serving.triton.index import ServedModel
 from tnn_serving.triton.launch import (
     SERVER_REQUIREMENT,
     Launch,
@@ -27,8 +28,9 @@ from tnn_serving.triton.launch import (
     prepare,
     split_arguments,
 )
+from tnn_serving.triton.log import is_harmless
 from tnn_serving.triton.overlay import Overlay
-from tnn_serving.triton.supervise import Callbacks, Restarts, ServedModel, Supervisor, is_harmless
+from tnn_serving.triton.supervise import Callbacks, Restarts, Supervisor
 
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 

@@ -1,6 +1,6 @@
 """Engines that run ONNX models: compile once, run many times, from any thread.
 
-In: serialised ONNX models and :class:`Options`.  Out: :class:`Executable`.  Must not import anything of TNN.
+In: ONNX models and :class:`Options`.  Out: :class:`Executable`.  Must not import anything of TNN.
 """
 
 from __future__ import annotations

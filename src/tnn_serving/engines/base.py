@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
+import onnx
 
 from tnn_serving.errors import ConfigError
 
@@ -79,8 +80,8 @@ class Engine(Protocol):
 
     name: str
 
-    def compile(self, model: bytes, options: Options) -> Executable:
-        """Compiles a serialised ONNX model. Raises EngineError if the engine cannot."""
+    def compile(self, model: onnx.ModelProto, options: Options) -> Executable:
+        """Compiles an ONNX model. Raises EngineError if the engine cannot."""
 
     def version(self) -> str:
         """Version of the engine's package."""

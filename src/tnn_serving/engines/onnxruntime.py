@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 from tnn_serving.engines.base import Options, TensorSpec
@@ -24,8 +25,8 @@ _DTYPES = {
     "tensor(uint64)": np.dtype(np.uint64),
     "tensor(bool)": np.dtype(np.bool_),
 }
-ERRORS_ONLY = 3
-"""Log severity: its warnings are about optimisations that it did not do."""
+FATAL_ONLY = 4
+"""Log severity: warnings are about optimisations that it did not do, and errors are raised as well."""
 
 
 class OnnxRuntime:
@@ -37,16 +38,16 @@ class OnnxRuntime:
         """Version of the package."""
         return str(ort.__version__)
 
-    def compile(self, model: bytes, options: Options) -> OnnxRuntimeExecutable:
-        """Compiles a serialised ONNX model. Raises EngineError if ONNX Runtime cannot."""
+    def compile(self, model: onnx.ModelProto, options: Options) -> OnnxRuntimeExecutable:
+        """Compiles an ONNX model. Raises EngineError if ONNX Runtime cannot."""
         if options.precision != "f32":
             raise EngineError("ONNX Runtime computes in f32 on CPU", found=f"precision {options.precision}")
         session_options = ort.SessionOptions()
-        session_options.log_severity_level = ERRORS_ONLY
+        session_options.log_severity_level = FATAL_ONLY
         if options.threads:
             session_options.intra_op_num_threads = options.threads
         try:
-            session = ort.InferenceSession(model, session_options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(model.SerializeToString(), session_options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise EngineError("ONNX Runtime cannot compile the network", found=_reason(error)) from error
         return OnnxRuntimeExecutable(session)
@@ -59,7 +60,6 @@ class OnnxRuntimeExecutable:
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
-        self._inputs = {item.name for item in session.get_inputs()}
         self._outputs = [
             TensorSpec(item.name, _DTYPES[item.type], tuple(d if isinstance(d, int) else None for d in item.shape))
             for item in session.get_outputs()
@@ -73,9 +73,8 @@ class OnnxRuntimeExecutable:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference. Raises EngineError."""
-        wanted = {name: array for name, array in feeds.items() if name in self._inputs}
         try:
-            return dict(zip(self._names, self._session.run(self._names, wanted), strict=True))
+            return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
         except Exception as error:
             raise EngineError("ONNX Runtime refused or failed", found=_reason(error)) from error
 

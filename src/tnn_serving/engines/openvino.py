@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import onnx
 import openvino as ov
 
 from tnn_serving.engines.base import Options, TensorSpec
@@ -29,8 +30,8 @@ class OpenVINO:
         """Version of the package."""
         return str(ov.__version__)
 
-    def compile(self, model: bytes, options: Options) -> OpenVINOExecutable:
-        """Compiles a serialised ONNX model. Raises EngineError if OpenVINO cannot."""
+    def compile(self, model: onnx.ModelProto, options: Options) -> OpenVINOExecutable:
+        """Compiles an ONNX model. Raises EngineError if OpenVINO cannot."""
         properties: dict[str, Any] = {
             # Without this, CPUs with bf16 units compute in bf16 silently: 0.4 to 2 % off.
             "INFERENCE_PRECISION_HINT": options.precision,
@@ -43,13 +44,15 @@ class OpenVINO:
         if options.cache_dir is not None:
             properties["CACHE_DIR"] = str(options.cache_dir)
         try:
-            network = _core().read_model(model)
+            network = _core().read_model(model.SerializeToString())
             if options.ieee_division:
                 round_divisions(network)
             compiled = _core().compile_model(network, "CPU", properties)
         except RuntimeError as error:
             raise EngineError("OpenVINO cannot compile the network", found=_reason(error)) from error
-        return OpenVINOExecutable(compiled)
+        return OpenVINOExecutable(
+            compiled, [value.name for value in model.graph.input], [value.name for value in model.graph.output]
+        )
 
 
 class OpenVINOExecutable:
@@ -57,12 +60,14 @@ class OpenVINOExecutable:
 
     engine = OpenVINO.name
 
-    def __init__(self, compiled: ov.CompiledModel) -> None:
+    def __init__(self, compiled: ov.CompiledModel, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         self._compiled = compiled
         self._idle: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
-        self._inputs = {port.any_name: index for index, port in enumerate(compiled.inputs)}
+        # By position: a compiled port carries the names of everything that was merged into it.
+        self._inputs = {name: index for index, name in enumerate(inputs)}
         self._outputs = [
-            TensorSpec(port.any_name, port.element_type.to_dtype(), _shape(port.partial_shape)) for port in compiled.outputs
+            TensorSpec(name, port.element_type.to_dtype(), _shape(port.partial_shape))
+            for name, port in zip(outputs, compiled.outputs, strict=True)
         ]
 
     @property
@@ -78,8 +83,6 @@ class OpenVINOExecutable:
             request = self._compiled.create_infer_request()
         try:
             for name, array in feeds.items():
-                if name not in self._inputs:
-                    continue
                 # An empty or rank-0 array has no memory that could be shared.
                 shared = array.ndim > 0 and array.size > 0
                 request.set_input_tensor(self._inputs[name], ov.Tensor(array, shared_memory=shared))

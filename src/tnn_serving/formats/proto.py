@@ -78,7 +78,7 @@ def read_proto(data: bytes) -> Graph:
     kept: list[LayerText] = []
     for piece, text in zip(pieces[HEADER_SEGMENTS:], texts[HEADER_SEGMENTS:], strict=True):
         if text:
-            layers.append(_read_layer(text, len(layers)))
+            layers.append(_read_segment(text, len(layers)))
             kept.append(LayerText(piece, layers[-1], layer_line(layers[-1])))
         else:
             kept.append(LayerText(piece))
@@ -138,9 +138,7 @@ def _read_inputs(text: str, version: int) -> list[Input]:
     for position, part in enumerate(text.split(":")):
         tokens = part.strip(_BLANKS).split(" ")
         if len(tokens) < 2:
-            raise ProtoError(
-                f"entry {position} is incomplete", expected="a name and its dims", found=repr(part.strip())
-            )
+            raise ProtoError(f"entry {position} is incomplete", expected="a name and its dims", found=repr(part[:80]))
         name = tokens[0]
         with located(f"input `{name}`"):
             item = _input_v2(name, tokens) if version == PROTO_V2 else Input(name, _dims(tokens[1:]))
@@ -175,17 +173,24 @@ def _dims(tokens: Sequence[str]) -> tuple[int, ...]:
     return tuple(int(text) for text in tokens)
 
 
+def _read_segment(text: str, index: int) -> Layer:
+    try:
+        return _read_layer(text, index)
+    except ProtoError as error:
+        if "\t" in text:
+            error.hint = "tab is not a separator"
+        raise
+
+
 def _read_layer(text: str, index: int) -> Layer:
     tokens = _split(text)
-    hint = "tab is not a separator" if "\t" in text else None
     if "\t" in tokens[0]:
-        raise ProtoError(f"layer segment {index} has an unknown type", found=repr(tokens[0][:80]), hint=hint)
+        raise ProtoError(f"layer segment {index} has an unknown type", found=repr(tokens[0][:80]))
     if len(tokens) < 4:
         raise ProtoError(
             f"layer segment {index} is incomplete",
             expected="type, name, number of inputs, number of outputs",
             found=repr(text[:80]),
-            hint=hint,
         )
     kind, name, *counts = tokens[:4]
     with located(f"layer {index} `{name}` ({kind})"):

@@ -141,7 +141,7 @@ class Parameter:
         form: "one", "group" (HW or DHW), "counted" (``n`` and then ``n * per`` values), "rest" (all that are
             left) or "pair" (both tokens or neither).
         values: meaning of each value, where they are few.
-        written: text that the writer always emits, for tokens that nobody reads.
+        written: text that TNN's writer always emits, for tokens that nobody reads.
         ge: smallest value that makes sense, for generated tests and documentation.
         per: values per count of a counted list.
         missing: what members that a counted list announces and does not have are read as; ``None`` refuses them.
@@ -219,7 +219,7 @@ class Parameter:
 
     def write(self, value: Any, *, canonical: bool = False) -> list[str]:
         """The tokens of ``value``, as this class reads them, or with the quirks of TNN's writer."""
-        if self.written is not None:
+        if canonical and self.written is not None:
             return self.written.split()
         if self.form == "one":
             return [spell(self.kind(value))]

@@ -39,8 +39,8 @@ class Reformat(Layer):
 
     Inputs: any number of blobs [...].
     Outputs: as many, in the destination type.
-    ONNX: Cast for half and bfp16, which are float32 here; between float32 and int8 codes
-        as at the border of an int8 network.
+    ONNX: Cast, if anything. A blob next to a marked int8 layer travels as the real numbers that its codes mean, and is
+        quantised with its own scale where that layer reads it; half and bfp16 are float32.
     """
 
     source: int = token("data type of the inputs", default=0, values=DATA_TYPES)
@@ -52,11 +52,14 @@ class Reformat(Layer):
         self.destination = self.destination if self.destination in DATA_TYPES else 0
 
     def to_onnx(self, g: Builder, *inputs: Value) -> list[Value]:
-        """See the class. Raises UnsupportedLayer for types whose values need a scale."""
+        """See the class. Raises UnsupportedLayer for bytes that no scale turns into numbers."""
         wanted = computed_type(self.destination)
-        if any(value.dtype != wanted and np.int8 in (value.dtype, wanted) for value in inputs):
-            raise UnsupportedLayer("int8 codes without the scale of their blob")
-        return [g.cast(value, wanted) for value in inputs]
+        made = []
+        for x in inputs:
+            if x.dtype == np.int8 and wanted != np.int8:
+                raise UnsupportedLayer("int8 blob has no scale", expected="a blob that a marked int8 layer writes")
+            made.append(x if wanted == np.int8 else g.cast(x, wanted))
+        return made
 
 
 def computed_type(code: int) -> np.dtype:

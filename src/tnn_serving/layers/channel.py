@@ -90,7 +90,7 @@ class Reorg(Layer):
 
     stride: int = token("s, the side of a block", ge=1)
     forward: CBool = token("0: blocks to channels, else channels to blocks")
-    unused: int = token("nobody reads it", written="0")
+    unused: int = token("nobody reads it", default=0, written="0")
     mode: int = token("order of the channels", values=MODES)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:

@@ -185,10 +185,9 @@ class LRN(Layer):
 
     Inputs: x [N, C, H, W] float32.
     Outputs: y, shape and type of x.
-    ONNX: LRN for a whole bias above 0 and channels in sixteens; otherwise the mean of the squares by AveragePool over the
-        channels as an axis of depth. OpenVINO's LRN cuts the bias to a whole number, and with size 5 and a number of
-        channels that it does not know beforehand it has code for whole blocks of 16 only; ONNX Runtime's is inexact
-        without a bias.
+    ONNX: LRN for a whole bias above 0 and a fixed number of channels; otherwise the mean of the squares by AveragePool
+        over the channels as an axis of depth. OpenVINO's LRN cuts the bias to a whole number, and fails with size 5
+        where it does not know the channels beforehand; ONNX Runtime's is inexact without a bias.
     """
 
     alpha: float = token("factor of the mean square")
@@ -206,7 +205,7 @@ class LRN(Layer):
         reach = (self.size - 1) // 2
         window = 2 * reach + 1
         alpha = self.alpha * window / self.size
-        if self.bias >= 1 and self.bias == np.floor(self.bias) and x.dim(1) % 16 == 0:
+        if self.bias >= 1 and self.bias == np.floor(self.bias) and x.known[1] is not None:
             return g.op("LRN", x, alpha=alpha, beta=self.beta, bias=self.bias, size=window)
         depth = g.op("Unsqueeze", g.op("Mul", x, x), g.ints(1))
         mean = g.op(

@@ -7,25 +7,24 @@ served, or why not, is only in its log and its repository index.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
-import urllib.request
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import IO, Any
 
 from tnn_serving.errors import ServerError
+from tnn_serving.triton.index import ServedModel, get_json, list_models
 from tnn_serving.triton.launch import Launch, check_ports
+from tnn_serving.triton.log import failure_reasons, poll_failure
 from tnn_serving.triton.overlay import Overlay, Skipped
 
 POLL_S = 0.2
@@ -44,45 +43,13 @@ ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
-"""What the child runs before it becomes tritonserver: whatever happens to its parent, no server is left behind. SIGKILL,
-since after SIGTERM one may stay for ever. Not a ``preexec_fn``: that would run in a fork of this process with whatever
-locks other threads (gRPC's, for one) held."""
+"""What the child runs before it becomes tritonserver: whatever happens to its parent, no server is left behind.
+SIGKILL, since after SIGTERM one may stay for ever. Not a ``preexec_fn``: that would run in a fork of this process with
+whatever locks other threads (gRPC's, for one) held."""
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _CLEAN_CODES = (0, 1)
 """What tritonserver returns after SIGTERM; 1 when its exit timeout ran out, which an idle connection suffices for."""
-
-_REASONS = (
-    re.compile(r"^error: (?P<text>.+)"),
-    re.compile(r"(?P<text>unrecognized option .+)"),
-    re.compile(r"^(?P<text>(?:Bad option|Invalid option value|invalid argument for).*)"),
-    re.compile(r'^E\d{4} \S+ \d+ \S+\] "(?P<text>.*)"'),
-    re.compile(r'^\S+Z E \d+ \S+\] "(?P<text>.*)"'),
-)
-_HARMLESS = ("CudaDriverHelper has not been initialized",)
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """One version of a model as the repository index and the model's metadata show it.
-
-    Attributes:
-        version: empty when no version could be looked at.
-        state: Triton's word: READY, UNAVAILABLE, LOADING, UNLOADING.
-        reason: why it is not ready.
-        inputs, outputs: as ``name TYPE [dims]``, with -1 for a free dim; empty when it is not ready.
-    """
-
-    name: str
-    version: str
-    state: str
-    reason: str = ""
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-
-    @property
-    def ready(self) -> bool:
-        return self.state == "READY"
 
 
 def _nothing(*_: Any) -> None:
@@ -317,11 +284,20 @@ class Supervisor:
         except OSError as error:
             self.callbacks.on_warning(f"the server runs, but won't tell its models: {error}")
             return []
-        if self.overlay is not None:
-            models = [replace(model, reason=self.overlay.in_source(model.reason)) for model in models]
+        models = [self._explained(model) for model in models]
+        models = [model for model in models if model.state or model.reason]
         if first and self.launch.control_mode == "none" and not any(model.ready for model in models):
             raise self._no_model(models)
         return models
+
+    def _explained(self, model: ServedModel) -> ServedModel:
+        """The model with the reason that only the log tells (its config.pbtxt can't be read), and the user's paths."""
+        reason = model.reason
+        if not model.state:
+            reason = poll_failure(list(self._log), model.name) or reason
+        if self.overlay is not None:
+            reason = self.overlay.in_source(reason)
+        return replace(model, reason=reason, state=model.state or ("UNAVAILABLE" if reason else ""))
 
     def _no_model(self, models: Sequence[ServedModel]) -> ServerError:
         if models:
@@ -344,22 +320,6 @@ class Supervisor:
         return "see the file given with --log-file" if self.launch.flag("log-file") else None
 
 
-def failure_reasons(lines: Sequence[str]) -> list[str]:
-    """What tritonserver's output says went wrong; its final words come first, since they are about the whole server."""
-    found: dict[str, None] = {}
-    for pattern in _REASONS:
-        for line in lines:
-            match = pattern.search(line)
-            if match and not is_harmless(line):
-                found[match["text"].strip().rstrip(".")] = None
-    return list(found)
-
-
-def is_harmless(line: str) -> bool:
-    """Whether a line of the log looks like an error and is none: there is no GPU, and none is needed."""
-    return any(text in line for text in _HARMLESS)
-
-
 def _ending(code: int) -> str:
     if code >= 0:
         return f"tritonserver ended with code {code}"
@@ -368,45 +328,3 @@ def _ending(code: int) -> str:
     except ValueError:
         name = f"signal {-code}"
     return f"tritonserver was ended by {name}"
-
-
-# Never through a proxy: the server is this machine's.
-_http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def get_json(url: str, *, post: bool = False, timeout_s: float = 5.0) -> Any:
-    """The JSON that a GET (or an empty POST) answers; None for an empty answer.
-
-    Raises:
-        OSError: no connection, or an HTTP error (urllib.error.HTTPError).
-    """
-    request = urllib.request.Request(url, data=b"" if post else None, method="POST" if post else "GET")
-    with _http.open(request, timeout=timeout_s) as answer:
-        content = answer.read()
-    return json.loads(content) if content else None
-
-
-def list_models(url: str) -> list[ServedModel]:
-    """Every model of the repository index, with the tensors of those that are ready.
-
-    Raises:
-        OSError: the server can't be reached or doesn't let us ask.
-    """
-    models = []
-    for entry in get_json(f"{url}/v2/repository/index", post=True) or []:
-        name, version = str(entry["name"]), str(entry.get("version", ""))
-        state, reason = str(entry.get("state", "UNAVAILABLE")), str(entry.get("reason", ""))
-        metadata: Mapping[str, Any] = {}
-        if state == "READY":
-            try:
-                metadata = get_json(f"{url}/v2/models/{name}/versions/{version}")
-            except urllib.error.HTTPError as error:
-                reason = f"no metadata: {error}"  # unloaded since, or restricted
-        inputs, outputs = (tuple(map(_tensor, metadata.get(key, ()))) for key in ("inputs", "outputs"))
-        models.append(ServedModel(name, version, state, reason, inputs, outputs))
-    return models
-
-
-def _tensor(tensor: Mapping[str, Any]) -> str:
-    dims = ",".join(str(dim) for dim in tensor["shape"])
-    return f"{tensor['name']} {tensor['datatype']} [{dims}]"

@@ -1,0 +1,38 @@
+"""What tritonserver's log says that its endpoints don't: why it did not start, why a config can't be read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_REASONS = (
+    re.compile(r"^error: (?P<text>.+)"),
+    re.compile(r"(?P<text>unrecognized option .+)"),
+    re.compile(r"^(?P<text>(?:Bad option|Invalid option value|invalid argument for).*)"),
+    re.compile(r'^E\d{4} \S+ \d+ \S+\] "(?P<text>.*)"'),
+    re.compile(r'^\S+Z E \d+ \S+\] "(?P<text>.*)"'),
+)
+_POLL_FAILED = re.compile(r"Poll failed for model directory '(?P<name>[^']*)': (?P<text>.*?)\"?$")
+_HARMLESS = ("CudaDriverHelper has not been initialized",)
+
+
+def failure_reasons(lines: Sequence[str]) -> list[str]:
+    """What tritonserver's output says went wrong; its final words come first, since they are about the whole server."""
+    found: dict[str, None] = {}
+    for pattern in _REASONS:
+        for line in lines:
+            match = pattern.search(line)
+            if match and not is_harmless(line):
+                found[match["text"].strip().rstrip(".")] = None
+    return list(found)
+
+
+def is_harmless(line: str) -> bool:
+    """Whether a line of the log looks like an error and is none: there is no GPU, and none is needed."""
+    return any(text in line for text in _HARMLESS)
+
+
+def poll_failure(lines: Sequence[str], model: str) -> str:
+    """Why a model's folder could not be read; empty when the log says nothing of it."""
+    matches = (_POLL_FAILED.search(line) for line in lines)
+    return next((match["text"] for match in matches if match and match["name"] == model), "")

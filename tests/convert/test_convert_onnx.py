@@ -1,0 +1,167 @@
+"""ONNX networks made here, converted, and compared with ONNX Runtime on the original."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.helper as oh
+import onnxruntime
+import pytest
+
+import tnn_serving as ts
+from tnn_serving.convert import convert_onnx
+from tnn_serving.errors import FormatError, ShapeError, TnnError, UnsupportedLayer, WeightsError
+from tnn_serving.layers.convolution import Convolution, Deconvolution
+
+RNG = np.random.default_rng(11)
+
+
+def values(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def network(
+    nodes: Sequence[onnx.NodeProto],
+    weights: dict[str, np.ndarray],
+    *,
+    dims: Sequence[int | str] = (1, 4, 9, 7),
+    outputs: Sequence[str] = ("y",),
+    kind: int = onnx.TensorProto.FLOAT,
+) -> onnx.ModelProto:
+    graph = oh.make_graph(
+        nodes,
+        "network",
+        [oh.make_tensor_value_info("x", kind, dims)],
+        [oh.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs],
+        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return oh.make_model(graph, opset_imports=[oh.make_opsetid("", 11)], ir_version=8)
+
+
+def check(model: onnx.ModelProto, *shape: int) -> ts.Model:
+    """Converts, writes, reads and runs a network, and compares it with the original."""
+    x = values(*shape)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = dict(zip((o.name for o in session.get_outputs()), session.run(None, {"x": x}), strict=True))
+    converted = ts.load(ts.read_model(*ts.write_model(convert_onnx(model))), engine="onnxruntime")
+    got = converted.run({"x": x})
+    assert set(got) == set(expected)
+    for name, want in expected.items():
+        assert got[name].shape == want.shape
+        assert np.abs(got[name] - want).max() <= 1e-5 * max(1.0, float(np.abs(want).max()))
+    return converted
+
+
+NORM = {"gamma": 1 + values(6) ** 2, "beta": values(6), "mean": values(6), "variance": 0.1 + values(6) ** 2}
+
+
+def norm_node(source: str, target: str) -> onnx.NodeProto:
+    return oh.make_node("BatchNormalization", [source, "gamma", "beta", "mean", "variance"], [target], epsilon=1e-3)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize(
+    ("group", "attributes"),
+    [
+        (1, {"pads": [1, 2, 1, 2]}),
+        (2, {"strides": [2, 1], "dilations": [1, 2]}),
+        (1, {"auto_pad": "VALID"}),
+    ],
+)
+def test_convolution(bias: bool, folded: bool, group: int, attributes: dict[str, Any]) -> None:
+    weights = {"w": values(6, 4 // group, 3, 3)} | ({"b": values(6)} if bias else {}) | (NORM if folded else {})
+    last = "c" if folded else "y"
+    inputs = ["x", "w"] + (["b"] if bias else [])
+    nodes = [oh.make_node("Conv", inputs, [last], kernel_shape=[3, 3], group=group, **attributes)]
+    model = network(nodes + ([norm_node("c", "y")] if folded else []), weights)
+    graph = convert_onnx(model)
+    assert [type(layer) for layer in graph.layers] == [Convolution]
+    assert graph.layers[0].name == "y"
+    check(model, 2, 4, 11, 8)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("group", [1, 2])
+def test_transposed_convolution(bias: bool, folded: bool, group: int) -> None:
+    weights = {"w": values(4, 6 // group, 2, 2)} | ({"b": values(6)} if bias else {}) | (NORM if folded else {})
+    inputs = ["x", "w"] + (["b"] if bias else [])
+    last = "c" if folded else "y"
+    nodes = [oh.make_node("ConvTranspose", inputs, [last], kernel_shape=[2, 2], strides=[2, 2], group=group)]
+    model = network(nodes + ([norm_node("c", "y")] if folded else []), weights)
+    assert [type(layer) for layer in convert_onnx(model).layers] == [Deconvolution]
+    check(model, 1, 4, 5, 6)
+
+
+def test_a_convolution_that_others_read_keeps_its_own_weights() -> None:
+    nodes = [
+        oh.make_node("Conv", ["x", "w"], ["c"], kernel_shape=[1, 1]),
+        norm_node("c", "n"),
+        oh.make_node("Sigmoid", ["n"], ["s"]),
+        oh.make_node("Relu", ["c"], ["r"]),
+        oh.make_node("Add", ["s", "r"], ["y"]),
+    ]
+    model = network(nodes, {"w": values(6, 4, 1, 1)} | NORM, outputs=("y", "n"))
+    assert [layer.type for layer in convert_onnx(model).layers] == ["Convolution", "BatchNormCxx", "Sigmoid", "ReLU", "Add"]
+    check(model, 1, 4, 5, 6)
+
+
+def test_an_output_is_not_folded_away() -> None:
+    nodes = [oh.make_node("Conv", ["x", "w"], ["c"], kernel_shape=[1, 1]), norm_node("c", "y")]
+    check(network(nodes, {"w": values(6, 4, 1, 1)} | NORM, outputs=("c", "y")), 1, 4, 5, 6)
+
+
+def test_dims_can_be_given() -> None:
+    nodes = [oh.make_node("Relu", ["x"], ["y"])]
+    open_model = network(nodes, {}, dims=("batch", 3, "height", "width"))
+    with pytest.raises(ShapeError):
+        convert_onnx(open_model)
+    assert convert_onnx(open_model, dims={"x": (1, 3, 8, 8)}).inputs[0].dims == (1, 3, 8, 8)
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "n.onnx"
+    onnx.save(network([oh.make_node("Relu", ["x"], ["y"])], {}), path)
+    assert convert_onnx(path).outputs == ["y"]
+    with pytest.raises(FormatError, match="cannot be read"):
+        convert_onnx(tmp_path / "missing.onnx")
+    path.write_bytes(b"\xff\xff\xff not protobuf")
+    with pytest.raises(FormatError, match="not an ONNX file"):
+        convert_onnx(path)
+
+
+CONV = {"kernel_shape": [3, 3]}
+W = {"w": values(6, 4, 3, 3)}
+REFUSED: dict[str, tuple[onnx.ModelProto, type[TnnError]]] = {
+    "operator": (network([oh.make_node("Erf", ["x"], ["y"])], {}), UnsupportedLayer),
+    "uneven pads": (network([oh.make_node("Conv", ["x", "w"], ["y"], pads=[0, 0, 1, 1], **CONV)], W), UnsupportedLayer),
+    "padding by size": (
+        network([oh.make_node("Conv", ["x", "w"], ["y"], auto_pad="SAME_UPPER", **CONV)], W),
+        UnsupportedLayer,
+    ),
+    "1-D": (network([oh.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3])], {"w": values(6, 4, 3)}), UnsupportedLayer),
+    "computed weights": (network([oh.make_node("Conv", ["x", "x"], ["y"], **CONV)], {}), UnsupportedLayer),
+    "output padding": (
+        network([oh.make_node("ConvTranspose", ["x", "w"], ["y"], output_padding=[1, 1], **CONV)], {"w": values(4, 6, 3, 3)}),
+        UnsupportedLayer,
+    ),
+    "stored operand": (network([oh.make_node("Add", ["x", "k"], ["y"])], {"k": values(1)}), UnsupportedLayer),
+    "norm of another size": (
+        network([oh.make_node("Conv", ["x", "w"], ["c"], **CONV), norm_node("c", "y")], {"w": values(5, 4, 3, 3)} | NORM),
+        WeightsError,
+    ),
+    "integers": (network([oh.make_node("Relu", ["x"], ["y"])], {}, kind=onnx.TensorProto.INT64), UnsupportedLayer),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_has_no_form_in_tnn_is_refused_with_its_place(what: str) -> None:
+    model, error = REFUSED[what]
+    with pytest.raises(error) as caught:
+        convert_onnx(model)
+    assert caught.value.where or "input" in caught.value.problem
