@@ -13,7 +13,7 @@ import onnx
 
 from tnn_serving.engines import Executable, Options, TensorSpec, engine_named
 from tnn_serving.engines.cpu import Cpu, this_cpu
-from tnn_serving.errors import EngineError, RequestError, located
+from tnn_serving.errors import ConfigError, EngineError, RequestError, located
 from tnn_serving.formats import read_model
 from tnn_serving.graph import Graph
 from tnn_serving.int8 import Decision, decide, keep_off_amx
@@ -58,10 +58,39 @@ def load(
     return Model(to_graph(source), engine, Options.of(options), int8=int8, raw_int8=raw_int8)
 
 
-def to_onnx(source: Source) -> onnx.ModelProto:
-    """The network as an ONNX model (opset 21, standard operators, blob names kept, free dims symbolic)."""
+def to_onnx(source: Source, *, int8: str = "exact", raw_int8: bool = False) -> onnx.ModelProto:
+    """The network as an ONNX model: opset 21, standard operators, blob names kept, free dims symbolic.
+
+    Inputs with a stored value are graph inputs with an initializer, which is ONNX's way to say the same.
+
+    Args:
+        source: as for :func:`load`.
+        int8: "exact", or "fast" for Quantize and DequantizeLinear, which engines run as int8 kernels.
+        raw_int8: int8 blobs are codes at the border, instead of float32.
+
+    Raises:
+        FormatError, UnsupportedLayer, ShapeError, WeightsError: as :func:`load`.
+    """
+    if int8 not in ("exact", "fast"):
+        raise ConfigError("unknown int8 form", expected="exact or fast", found=int8)
     graph = to_graph(source)
-    return translate(graph, symbolic=free_dims(graph)).proto()
+    optional = _optional(graph)
+    translation = translate(
+        graph,
+        given=optional,
+        symbolic=free_dims(graph, given=optional),
+        form=Form.EXACT if int8 == "exact" else Form.FAST_U8,
+        raw_int8=raw_int8,
+    )
+    made = translation.proto()
+    made.graph.initializer.extend(
+        onnx.numpy_helper.from_array(value, name) for name, value in translation.defaults.items()
+    )
+    return made
+
+
+def _optional(graph: Graph) -> list[str]:
+    return [item.name for item in graph.inputs if item.name in graph.constants]
 
 
 class Model:
@@ -94,10 +123,9 @@ class Model:
         self._options = options or Options()
         self._lock = threading.Lock()
         self._compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], Executable] = {}
-        self._optional = [item.name for item in graph.inputs if item.name in graph.constants]
-        free = free_dims(graph, given=self._optional) if self._optional else free_dims(graph)
-        self._free = free
-        everything = translate(graph, given=self._optional, symbolic=free, pictures=self._pictures, raw_int8=raw_int8)
+        self._optional = _optional(graph)
+        self._free = free_dims(graph, given=self._optional)
+        everything = translate(graph, given=self._optional, symbolic=self._free, pictures=self._pictures, raw_int8=raw_int8)
         self._inputs = {blob.name: _spec(blob) for blob in everything.inputs}
         self._blobs = everything.blobs
         self._executable(tuple(graph.outputs), ())

@@ -18,6 +18,7 @@ from tnn_serving.errors import FormatError, ShapeError, TnnError, UnsupportedLay
 from tnn_serving.layers.convolution import Convolution, Deconvolution
 
 RNG = np.random.default_rng(11)
+DIMS = {"x": (1, 4, 9, 7)}
 
 
 def values(*shape: int) -> np.ndarray:
@@ -28,7 +29,7 @@ def network(
     nodes: Sequence[onnx.NodeProto],
     weights: dict[str, np.ndarray],
     *,
-    dims: Sequence[int | str] = (1, 4, 9, 7),
+    dims: Sequence[int | str] = ("n", 4, "h", "w"),
     outputs: Sequence[str] = ("y",),
     kind: int = onnx.TensorProto.FLOAT,
 ) -> onnx.ModelProto:
@@ -42,18 +43,18 @@ def network(
     return oh.make_model(graph, opset_imports=[oh.make_opsetid("", 11)], ir_version=8)
 
 
-def check(model: onnx.ModelProto, *shape: int) -> ts.Model:
+def check(model: onnx.ModelProto, *shape: int) -> None:
     """Converts, writes, reads and runs a network, and compares it with the original."""
     x = values(*shape)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     expected = dict(zip((o.name for o in session.get_outputs()), session.run(None, {"x": x}), strict=True))
-    converted = ts.load(ts.read_model(*ts.write_model(convert_onnx(model))), engine="onnxruntime")
+    graph = convert_onnx(model, dims={"x": shape})
+    converted = ts.load(ts.read_model(*ts.write_model(graph)), engine="onnxruntime")
     got = converted.run({"x": x})
     assert set(got) == set(expected)
     for name, want in expected.items():
         assert got[name].shape == want.shape
         assert np.abs(got[name] - want).max() <= 1e-5 * max(1.0, float(np.abs(want).max()))
-    return converted
 
 
 NORM = {"gamma": 1 + values(6) ** 2, "beta": values(6), "mean": values(6), "variance": 0.1 + values(6) ** 2}
@@ -79,7 +80,7 @@ def test_convolution(bias: bool, folded: bool, group: int, attributes: dict[str,
     inputs = ["x", "w"] + (["b"] if bias else [])
     nodes = [oh.make_node("Conv", inputs, [last], kernel_shape=[3, 3], group=group, **attributes)]
     model = network(nodes + ([norm_node("c", "y")] if folded else []), weights)
-    graph = convert_onnx(model)
+    graph = convert_onnx(model, dims=DIMS)
     assert [type(layer) for layer in graph.layers] == [Convolution]
     assert graph.layers[0].name == "y"
     check(model, 2, 4, 11, 8)
@@ -94,7 +95,7 @@ def test_transposed_convolution(bias: bool, folded: bool, group: int) -> None:
     last = "c" if folded else "y"
     nodes = [oh.make_node("ConvTranspose", inputs, [last], kernel_shape=[2, 2], strides=[2, 2], group=group)]
     model = network(nodes + ([norm_node("c", "y")] if folded else []), weights)
-    assert [type(layer) for layer in convert_onnx(model).layers] == [Deconvolution]
+    assert [type(layer) for layer in convert_onnx(model, dims=DIMS).layers] == [Deconvolution]
     check(model, 1, 4, 5, 6)
 
 
@@ -107,7 +108,13 @@ def test_a_convolution_that_others_read_keeps_its_own_weights() -> None:
         oh.make_node("Add", ["s", "r"], ["y"]),
     ]
     model = network(nodes, {"w": values(6, 4, 1, 1)} | NORM, outputs=("y", "n"))
-    assert [layer.type for layer in convert_onnx(model).layers] == ["Convolution", "BatchNormCxx", "Sigmoid", "ReLU", "Add"]
+    assert [layer.type for layer in convert_onnx(model, dims=DIMS).layers] == [
+        "Convolution",
+        "BatchNormCxx",
+        "Sigmoid",
+        "ReLU",
+        "Add",
+    ]
     check(model, 1, 4, 5, 6)
 
 
@@ -127,7 +134,7 @@ def test_dims_can_be_given() -> None:
 def test_files(tmp_path: Path) -> None:
     path = tmp_path / "n.onnx"
     onnx.save(network([oh.make_node("Relu", ["x"], ["y"])], {}), path)
-    assert convert_onnx(path).outputs == ["y"]
+    assert convert_onnx(path, dims=DIMS).outputs == ["y"]
     with pytest.raises(FormatError, match="cannot be read"):
         convert_onnx(tmp_path / "missing.onnx")
     path.write_bytes(b"\xff\xff\xff not protobuf")
@@ -144,15 +151,22 @@ REFUSED: dict[str, tuple[onnx.ModelProto, type[TnnError]]] = {
         network([oh.make_node("Conv", ["x", "w"], ["y"], auto_pad="SAME_UPPER", **CONV)], W),
         UnsupportedLayer,
     ),
-    "1-D": (network([oh.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3])], {"w": values(6, 4, 3)}), UnsupportedLayer),
+    "1-D": (
+        network([oh.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3])], {"w": values(6, 4, 3)}),
+        UnsupportedLayer,
+    ),
     "computed weights": (network([oh.make_node("Conv", ["x", "x"], ["y"], **CONV)], {}), UnsupportedLayer),
     "output padding": (
-        network([oh.make_node("ConvTranspose", ["x", "w"], ["y"], output_padding=[1, 1], **CONV)], {"w": values(4, 6, 3, 3)}),
+        network(
+            [oh.make_node("ConvTranspose", ["x", "w"], ["y"], output_padding=[1, 1], **CONV)], {"w": values(4, 6, 3, 3)}
+        ),
         UnsupportedLayer,
     ),
     "stored operand": (network([oh.make_node("Add", ["x", "k"], ["y"])], {"k": values(1)}), UnsupportedLayer),
     "norm of another size": (
-        network([oh.make_node("Conv", ["x", "w"], ["c"], **CONV), norm_node("c", "y")], {"w": values(5, 4, 3, 3)} | NORM),
+        network(
+            [oh.make_node("Conv", ["x", "w"], ["c"], **CONV), norm_node("c", "y")], {"w": values(5, 4, 3, 3)} | NORM
+        ),
         WeightsError,
     ),
     "integers": (network([oh.make_node("Relu", ["x"], ["y"])], {}, kind=onnx.TensorProto.INT64), UnsupportedLayer),
@@ -163,5 +177,5 @@ REFUSED: dict[str, tuple[onnx.ModelProto, type[TnnError]]] = {
 def test_what_has_no_form_in_tnn_is_refused_with_its_place(what: str) -> None:
     model, error = REFUSED[what]
     with pytest.raises(error) as caught:
-        convert_onnx(model)
+        convert_onnx(model, dims=DIMS)
     assert caught.value.where or "input" in caught.value.problem

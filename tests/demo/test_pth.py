@@ -17,7 +17,13 @@ from tnn_serving.demo.pth import ADMITTED, MAGIC_NUMBER, PROTOCOL_VERSION, read_
 from tnn_serving.demo.wheels import member
 from tnn_serving.errors import FormatError
 
-STORAGE_OF = {"f4": "FloatStorage", "f2": "HalfStorage", "i8": "LongStorage", "f8": "DoubleStorage", "u1": "ByteStorage"}
+STORAGE_OF = {
+    "f4": "FloatStorage",
+    "f2": "HalfStorage",
+    "i8": "LongStorage",
+    "f8": "DoubleStorage",
+    "u1": "ByteStorage",
+}
 
 
 def plain(value: Any) -> bytes:
@@ -100,7 +106,13 @@ def test_the_demo_weights(wheel_of: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize(
     ("module", "attribute"),
-    [("os", "system"), ("builtins", "eval"), ("torch", "load"), ("collections", "Counter"), ("torch._utils", "__dict__")],
+    [
+        ("os", "system"),
+        ("builtins", "eval"),
+        ("torch", "load"),
+        ("collections", "Counter"),
+        ("torch._utils", "__dict__"),
+    ],
 )
 def test_nothing_else_can_be_named(module: str, attribute: str, tmp_path: Path) -> None:
     touched = tmp_path / "touched"
@@ -130,11 +142,19 @@ REFUSED = {
     "unknown storage key": one_tensor(np.ones(2, "<f4"), keys=["other"]),
     "keys are no list": one_tensor(np.ones(2, "<f4"), keys=5),
     "no storage for the tensor": one_tensor(np.ones(2, "<f4"), keys=[]),
-    "too few elements": file(state_pickle({"w": tensor("k", "FloatStorage", 3, 0, (3,), (1,))}), {"k": np.ones(2, "<f4")}),
+    "too few elements": file(
+        state_pickle({"w": tensor("k", "FloatStorage", 3, 0, (3,), (1,))}), {"k": np.ones(2, "<f4")}
+    ),
     "offset": file(state_pickle({"w": tensor("k", "FloatStorage", 2, 1, (2,), (1,))}), {"k": np.ones(2, "<f4")}),
-    "negative offset": file(state_pickle({"w": tensor("k", "FloatStorage", 2, -1, (2,), (1,))}), {"k": np.ones(2, "<f4")}),
-    "negative stride": file(state_pickle({"w": tensor("k", "FloatStorage", 2, 1, (2,), (-1,))}), {"k": np.ones(2, "<f4")}),
-    "huge stride": file(state_pickle({"w": tensor("k", "FloatStorage", 2, 0, (2,), (2**40,))}), {"k": np.ones(2, "<f4")}),
+    "negative offset": file(
+        state_pickle({"w": tensor("k", "FloatStorage", 2, -1, (2,), (1,))}), {"k": np.ones(2, "<f4")}
+    ),
+    "negative stride": file(
+        state_pickle({"w": tensor("k", "FloatStorage", 2, 1, (2,), (-1,))}), {"k": np.ones(2, "<f4")}
+    ),
+    "huge stride": file(
+        state_pickle({"w": tensor("k", "FloatStorage", 2, 0, (2,), (2**40,))}), {"k": np.ones(2, "<f4")}
+    ),
     "huge size": file(state_pickle({"w": tensor("k", "FloatStorage", 2, 0, (2**40,), (0,))}), {"k": np.ones(2, "<f4")}),
     "size and stride": file(state_pickle({"w": tensor("k", "FloatStorage", 2, 0, (2,), ())}), {"k": np.ones(2, "<f4")}),
     "not a tensor": file(state_pickle({"w": body([1, 2])}), {}),

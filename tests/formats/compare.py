@@ -38,7 +38,8 @@ def layer_differences(a: Layer, b: Layer) -> list[str]:
 def _mapping(what: str, a: dict[str, Tensor] | dict[str, BlobScale], b: object) -> list[str]:
     assert isinstance(b, dict)
     found = [f"{what} {name} is on one side only" for name in sorted(a.keys() ^ b.keys())]
-    return found + [f"{what} {name}: {_shown(a[name])} / {_shown(b[name])}" for name in a if name in b and a[name] != b[name]]
+    both = [name for name in a if name in b and a[name] != b[name]]
+    return found + [f"{what} {name}: {_shown(a[name])} / {_shown(b[name])}" for name in both]
 
 
 def _shown(value: object) -> str:

@@ -166,7 +166,8 @@ def test_entries_in_any_order() -> None:
 
 
 def test_entries_of_nobody_are_kept(caplog: pytest.LogCaptureFixture) -> None:
-    data = model(entry(38, "Add", "other", floats(1)), MODEL[8:0x73], MODEL[0x73:], entry(1, None, "z", CONV_PAYLOAD + floats(1)))
+    foreign = entry(38, "Add", "other", floats(1)), entry(1, None, "z", CONV_PAYLOAD + floats(1))
+    data = model(foreign[0], MODEL[8:0x73], MODEL[0x73:], foreign[1])
     graph = copied(PROTO, data)
     assert graph.layer("mul").stored
     assert not caplog.records

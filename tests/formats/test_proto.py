@@ -297,7 +297,7 @@ def test_name_that_latin_1_does_not_have() -> None:
         write_proto(graph)
 
 
-# ---- tokens: default, full and short lines of each layout; the second column is what the reader makes of the first ----
+# ---- tokens: short, full and overlong lines of each layout, and what TNN's packer makes of them ----
 
 TOKENS = [
     ("Convolution", "", "0 0 0 0 0 0 0 0 0 0 0 1 1 0"),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tnn_serving.cli.demo import demo
-from tnn_serving.cli.model import inspect
+from tnn_serving.cli.model import compare, export, inspect
 from tnn_serving.cli.output import errors_shown
 from tnn_serving.cli.pictures import classify, detect, request
 from tnn_serving.cli.serve import install_server, serve
@@ -30,6 +30,8 @@ app.command(rich_help_panel="Ask a server")(classify)
 app.command(rich_help_panel="Ask a server")(detect)
 app.command(rich_help_panel="Ask a server")(request)
 app.command(rich_help_panel="Look into a model")(inspect)
+app.command(rich_help_panel="Look into a model")(compare)
+app.command(rich_help_panel="Look into a model")(export)
 
 
 def _version(show: bool) -> None:

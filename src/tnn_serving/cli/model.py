@@ -6,11 +6,16 @@ import re
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.table import Table
 
-from tnn_serving.cli.output import JsonFlag, print_json, stdout
+from tnn_serving.cli.output import JsonFlag, print_json, stderr, stdout
+from tnn_serving.compare import TOLERANCE, Comparison, random_inputs, run_everything
+from tnn_serving.compare import compare as compare_runs
+from tnn_serving.errors import ConfigError
 from tnn_serving.formats import read_model
+from tnn_serving.model import load, to_onnx
 from tnn_serving.summary import LayerSummary, Summary, summarize
 
 ModelPath = Annotated[Path, typer.Argument(help="A model folder, or a .tnnproto with its .tnnmodel beside it.")]
@@ -45,6 +50,110 @@ def inspect(
         _show(summary)
     if summary.problem:
         raise typer.Exit(1)
+
+
+def export(
+    model: ModelPath,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
+    int8: Annotated[str, typer.Option(help="Form of int8 layers: exact, or fast (Quantize/DequantizeLinear).")] = "exact",
+    raw_int8: Annotated[bool, typer.Option(help="Take and give int8 blobs as codes.")] = False,
+) -> None:
+    """Write a TNN model as ONNX (opset 21, standard operators, free sizes symbolic, blob names kept).
+
+    Examples:
+
+      tnn-serving export models/face/1 -o face.onnx
+    """
+    made = to_onnx(model, int8=int8, raw_int8=raw_int8)
+    try:
+        output.write_bytes(made.SerializeToString())
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror}") from error
+    stderr.print(f"written: {output} ({len(made.graph.node)} nodes)", highlight=False)
+
+
+def compare(
+    model: ModelPath,
+    other: Annotated[Path | None, typer.Argument(help="A second model to compare with.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Recording: an .npz with in.BLOB and out.BLOB arrays.")] = None,
+    engines: Annotated[str, typer.Option(help="The engines to compare, or the first of them to use.")] = (
+        "openvino,onnxruntime"
+    ),
+    shape: Annotated[list[str] | None, typer.Option(help="Input shape, as NAME=1x3x224x224; may be repeated.")] = None,
+    blob: Annotated[list[str] | None, typer.Option(help="Only these blobs; may be repeated.")] = None,
+    tolerance: Annotated[float, typer.Option(help="Largest difference over the largest value that counts as equal.")] = (
+        TOLERANCE
+    ),
+    int8: Annotated[str, typer.Option(help="Form of int8 layers: auto, exact or fast.")] = "exact",
+    seed: Annotated[int, typer.Option(help="For random inputs, where no recording gives them.")] = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Find the first layer whose blob differs: between engines, from a recording, or from another model.
+
+    Exit code 1 if anything differs.
+
+    Examples:
+
+      tnn-serving compare models/face/1
+
+      tnn-serving compare models/face/1 --against face.npz
+
+      tnn-serving compare models/face/1 models/face_int8/1 --tolerance 0.05
+    """
+    graph = read_model(model)
+    first, *more = engines.split(",")
+    loaded = load(graph, first, int8=int8)
+    recorded = _recording(against) if against else {}
+    inputs = {name.removeprefix("in."): value for name, value in recorded.items() if name.startswith("in.")}
+    inputs = inputs or random_inputs(loaded, _shapes(shape or []), seed=seed)
+    left = run_everything(loaded, inputs)
+    if against is not None:
+        right = {name.removeprefix("out."): value for name, value in recorded.items() if name.startswith("out.")}
+        names = (f"{model} on {first}", str(against))
+    elif other is not None:
+        right = run_everything(load(read_model(other), first, int8=int8), inputs)
+        names = (f"{model} on {first}", f"{other} on {first}")
+    else:
+        second = more[0] if more else "onnxruntime"
+        right = run_everything(load(graph, second, int8=int8), inputs)
+        names = (f"{model} on {first}", f"{model} on {second}")
+    if blob:
+        left = {name: value for name, value in left.items() if name in blob}
+    found = compare_runs(graph, left, right, names=names, tolerance=tolerance)
+    if json:
+        print_json(found)
+    else:
+        _show_comparison(found)
+    if found.first is not None:
+        raise typer.Exit(1)
+
+
+def _recording(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return {name: data[name] for name in data.files}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read recording {path}", found=str(error)) from error
+
+
+def _show_comparison(found: Comparison) -> None:
+    stdout.print(f"{found.left}\n{found.right} (reference)\n", highlight=False)
+    table = Table("", "#", "type", "blob", "max abs", "relative", "cosine", box=None, pad_edge=False)
+    for row in found.blobs:
+        mark = "" if row.equal else "first" if row is found.first else "differs"
+        table.add_row(
+            mark, str(row.index), row.type, row.blob, f"{row.max_abs:.3g}", f"{row.relative:.3g}", f"{row.cosine:.7f}"
+        )
+    stdout.print(table, "")
+    if found.first is None:
+        stdout.print(f"{len(found.blobs)} blobs, all within {found.tolerance:g} of their largest value", highlight=False)
+        return
+    first = found.first
+    what = first.problem or f"{first.value:.7g} instead of {first.reference:.7g} at {list(first.worst)}"
+    stdout.print(
+        f"[bold red]differs first[/] at layer {first.index} `{first.layer}` ({first.type}), blob `{first.blob}`: {what}",
+        highlight=False,
+    )
 
 
 def _shapes(options: list[str]) -> dict[str, tuple[int, ...]]:

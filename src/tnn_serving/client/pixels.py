@@ -9,7 +9,7 @@ import numpy as np
 
 from tnn_serving.client.connection import ModelInfo, TensorInfo
 from tnn_serving.errors import RequestError, located
-from tnn_serving.pictures import decode
+from tnn_serving.pictures import decode, encode_png
 
 
 def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
@@ -27,14 +27,14 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def picture_tensor(model: ModelInfo, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """The picture as the model's only input, with a batch dim of 1 where the model has one.
+    """The picture as the model's only input: pixels, or a PNG file; with a batch dim of 1 where the model has one.
 
     Raises:
         RequestError: the model does not take one picture of this size.
     """
     item = model.picture_input
     if item.datatype == "BYTES":
-        raise RequestError(f"model `{model.name}` takes encoded pictures", expected="UINT8", found="BYTES")
+        return {item.name: np.array([encode_png(pixels)], np.object_).reshape([1] * len(item.shape))}
     array = pixels[None] if len(item.shape) == 4 else pixels
     _check_size(item, array.shape)
     return {item.name: np.ascontiguousarray(array)}

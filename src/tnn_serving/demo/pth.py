@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -33,6 +34,17 @@ STORAGE_TYPES: dict[str, np.dtype] = {
     "BoolStorage": np.dtype("?"),
 }
 
+OPCODES = frozenset(
+    {"PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
+    | {"BINUNICODE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS"}
+    | {"EMPTY_DICT", "SETITEM", "SETITEMS", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"}
+    | {"GLOBAL", "REDUCE", "BUILD", "BINPERSID"}
+)
+"""What PyTorch's pickles (protocol 2) consist of."""
+
+MAX_MEMO = 1 << 20
+"""An unpickler makes room for every number up to the highest one."""
+
 UNREADABLE = (
     pickle.UnpicklingError,
     EOFError,
@@ -45,6 +57,7 @@ UNREADABLE = (
     MemoryError,
     RecursionError,
     UnicodeError,
+    DeprecationWarning,  # where warnings are errors: a backslash in a name
 )
 """What the unpickler raises for bytes that are no pickle."""
 
@@ -129,6 +142,13 @@ _PARTS = ("magic number", "version", "system information", "state dict", "storag
 
 def _unpickle(file: io.BytesIO, what: str) -> Any:
     try:
+        start = file.tell()
+        for opcode, argument, at in pickletools.genops(file):
+            if opcode.name not in OPCODES:
+                raise FormatError(f"{what} needs more than data", found=f"{opcode.name}, byte {at}")
+            if opcode.name.endswith("BINPUT") and isinstance(argument, int) and argument > MAX_MEMO:
+                raise FormatError(f"{what} cannot be read", expected=f"at most {MAX_MEMO} objects", found=argument)
+        file.seek(start)
         return _Unpickler(file, encoding="utf-8").load()
     except UNREADABLE as error:
         raise FormatError(f"{what} cannot be read", found=f"{type(error).__name__}: {error}") from error

@@ -89,6 +89,8 @@ def _download(wheel: Wheel, folder: Path, kept: Path) -> None:
         raise ConfigError("pip cannot be started", found=error.strerror) from error
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
+        if lines[-1].endswith("No module named pip"):
+            raise ConfigError("this Python has no pip", found=sys.executable, hint="python -m ensurepip installs it")
         raise ConfigError(
             f"pip could not download {wheel.name}=={wheel.version}",
             found=next((line for line in lines if line.startswith("ERROR")), lines[-1]),

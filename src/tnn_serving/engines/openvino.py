@@ -15,6 +15,14 @@ from tnn_serving.engines.base import Options, TensorSpec
 from tnn_serving.engines.openvino_division import round_divisions
 from tnn_serving.errors import EngineError
 
+MISCOMPUTED = {("RoiAlign", "max")}
+"""Operators, with their mode, that OpenVINO compiles but computes otherwise than ONNX says: it takes the maximum of
+interpolated samples, where ONNX and TNN take that of the weighted corners."""
+
+
+def _mode(node: onnx.NodeProto) -> str:
+    return next((attribute.s.decode() for attribute in node.attribute if attribute.name == "mode"), "")
+
 
 @cache
 def _core() -> ov.Core:
@@ -31,7 +39,10 @@ class OpenVINO:
         return str(ov.__version__)
 
     def compile(self, model: onnx.ModelProto, options: Options) -> OpenVINOExecutable:
-        """Compiles an ONNX model. Raises EngineError if OpenVINO cannot."""
+        """Compiles an ONNX model. Raises EngineError if OpenVINO cannot, or would compute something else."""
+        for node in model.graph.node:
+            if (node.op_type, _mode(node)) in MISCOMPUTED:
+                raise EngineError(f"OpenVINO computes {node.op_type} with mode {_mode(node)} differently", found=node.name)
         properties: dict[str, Any] = {
             # Without this, CPUs with bf16 units compute in bf16 silently: 0.4 to 2 % off.
             "INFERENCE_PRECISION_HINT": options.precision,
@@ -83,15 +94,29 @@ class OpenVINOExecutable:
             request = self._compiled.create_infer_request()
         try:
             for name, array in feeds.items():
-                # An empty or rank-0 array has no memory that could be shared.
-                shared = array.ndim > 0 and array.size > 0
-                request.set_input_tensor(self._inputs[name], ov.Tensor(array, shared_memory=shared))
+                request.set_input_tensor(self._inputs[name], _tensor(array))
             request.infer()
             return {spec.name: _copied(request.get_output_tensor(k), spec) for k, spec in enumerate(self._outputs)}
         except RuntimeError as error:
             raise EngineError("OpenVINO refused or failed", found=_reason(error)) from error
         finally:
             self._idle.put(request)
+
+
+class _Writeable:
+    """The same memory without numpy's read-only mark: OpenVINO insists on that, although it only reads inputs."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        address = array.__array_interface__["data"][0]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
+        self._keeps_alive = array
+
+
+def _tensor(array: np.ndarray) -> ov.Tensor:
+    """A tensor over the array's own memory; an empty or rank-0 array has none that could be shared."""
+    if not array.ndim or not array.size:
+        return ov.Tensor(array)
+    return ov.Tensor(array if array.flags.writeable else np.asarray(_Writeable(array)), shared_memory=True)
 
 
 def _copied(tensor: ov.Tensor, spec: TensorSpec) -> np.ndarray:

@@ -101,7 +101,7 @@ def stored_payload(layer: Layer) -> Payload:
             payload.setdefault(spec.name, "" if spec.rewritten == "empty" else layer.name)
         elif spec.form in ("flag", "byte"):
             follows = any(other.when == spec.name and other.name in payload for other in layer.payload)
-            if bool(payload.get(spec.name, 0)) is not follows:
+            if spec.name not in payload or bool(payload[spec.name]) is not follows:
                 payload[spec.name] = int(follows)
         elif spec.form == "tensor" and spec.when is None and spec.when_int8 is None:
             payload.setdefault(spec.name, EMPTY)

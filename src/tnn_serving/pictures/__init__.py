@@ -10,7 +10,7 @@ from tnn_serving.pictures.color import cvt_color
 from tnn_serving.pictures.crop import copy_make_border, crop
 from tnn_serving.pictures.decode import MAX_PIXELS, decode
 from tnn_serving.pictures.draw import draw_detections
-from tnn_serving.pictures.encode import write_picture
+from tnn_serving.pictures.encode import encode_png, write_picture
 from tnn_serving.pictures.mat import MatConvertParam, MatType, blob_to_mat, mat_to_blob
 from tnn_serving.pictures.resize import resize, resize_yuv
 from tnn_serving.pictures.warp import warp_affine, warp_affine_yuv
@@ -25,6 +25,7 @@ __all__ = [
     "cvt_color",
     "decode",
     "draw_detections",
+    "encode_png",
     "mat_to_blob",
     "resize",
     "resize_yuv",

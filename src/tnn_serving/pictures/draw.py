@@ -38,7 +38,7 @@ def draw_detections(
     names = list(dict.fromkeys(labels)) if labels is not None else []
     for i, box in enumerate(np.asarray(boxes, np.float64).reshape(-1, 4)):
         colour = PALETTE[names.index(labels[i]) % len(PALETTE)] if labels is not None else PALETTE[0]
-        x1, y1, x2, y2 = (float(v) for v in box)
+        x1, y1, x2, y2 = (round(v) for v in box.tolist())
         pen.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=colour, width=line)
         for x, y in landmarks[i] if landmarks is not None else ():
             pen.ellipse((x - line, y - line, x + line, y + line), fill=colour, outline=(0, 0, 0) if line > 1 else None)

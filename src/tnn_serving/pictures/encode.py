@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -15,6 +16,17 @@ SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".b
 """File name endings and the formats they mean."""
 
 
+def encode_png(picture: np.ndarray) -> bytes:
+    """A PNG file of uint8 [H, W, 3] (R, G, B), compressed for speed.
+
+    Raises:
+        RequestError: not such a picture.
+    """
+    file = io.BytesIO()
+    _image(picture).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
 def write_picture(path: str | os.PathLike[str], picture: np.ndarray) -> None:
     """Writes uint8 [H, W, 3] (R, G, B) to ``path`` in the format of its ending.
 
@@ -25,9 +37,14 @@ def write_picture(path: str | os.PathLike[str], picture: np.ndarray) -> None:
     form = SUFFIXES.get(target.suffix.lower())
     if form is None:
         raise RequestError("unknown picture format", expected=", ".join(SUFFIXES), found=target.suffix or target.name)
-    if checked_picture(picture).ndim != 3 or picture.shape[-1] != 3:
-        raise RequestError("only R, G, B pictures are written", expected="[H, W, 3]", found=picture.shape)
+    image = _image(picture)
     try:
-        Image.fromarray(picture).save(target, form)
+        image.save(target, form)
     except OSError as error:
         raise RequestError(f"picture cannot be written to {target}", found=error.strerror or str(error)) from error
+
+
+def _image(picture: np.ndarray) -> Image.Image:
+    if checked_picture(picture).ndim != 3 or picture.shape[-1] != 3:
+        raise RequestError("only R, G, B pictures are written", expected="[H, W, 3]", found=picture.shape)
+    return Image.fromarray(np.ascontiguousarray(picture))

@@ -8,7 +8,6 @@ follower reads the convolution; here it must be its only reader.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tnn_serving.graph import Graph
@@ -37,6 +36,11 @@ class Step:
     after_activation: bool = False
 
     @property
+    def parts(self) -> tuple[Layer, ...]:
+        """The layer and what was merged into it."""
+        return (self.layer, *self.followers)
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """Blobs that the merged layer writes."""
         return self.followers[-1].outputs if self.followers else self.layer.outputs
@@ -58,23 +62,19 @@ class Step:
         return made
 
 
-def steps(graph: Graph, kept: Sequence[str]) -> list[Step]:
-    """The layers in the order and form that TNN runs them.
-
-    Args:
-        kept: blobs that must exist, because they are outputs.
-    """
+def steps(graph: Graph) -> list[Step]:
+    """The layers in the order and form that TNN runs them. Outputs of the network are never merged away."""
     plain = [Step(index, layer) for index, layer in enumerate(graph.layers)]
     if not graph.quantized:
         return plain
-    return _activations(graph, _additions(graph, _activations(graph, plain, kept), kept), kept)
+    return _activations(graph, _additions(graph, _activations(graph, plain)))
 
 
 def _activation(layer: Layer) -> int:
     return 1 if isinstance(layer, ReLU) else 2 if isinstance(layer, ReLU6) else 0
 
 
-def _activations(graph: Graph, found: list[Step], kept: Sequence[str]) -> list[Step]:
+def _activations(graph: Graph, found: list[Step]) -> list[Step]:
     done: list[Step] = []
     for step in found:
         before = done[-1] if done else None
@@ -85,7 +85,7 @@ def _activations(graph: Graph, found: list[Step], kept: Sequence[str]) -> list[S
             and isinstance(before.layer, Convolution)
             and before.layer.quantized
             and not before.activation
-            and _only_reader(graph, before, step.layer, kept)
+            and _only_reader(graph, before, step.layer)
             and step.layer.outputs[0] in graph.scales
         ):
             done[-1] = replace(before, followers=(*before.followers, step.layer))
@@ -94,11 +94,11 @@ def _activations(graph: Graph, found: list[Step], kept: Sequence[str]) -> list[S
     return done
 
 
-def _additions(graph: Graph, found: list[Step], kept: Sequence[str]) -> list[Step]:
+def _additions(graph: Graph, found: list[Step]) -> list[Step]:
     done: list[Step] = []
     for step in found:
         before = done[-1] if done else None
-        other = None if before is None else _added(graph, before, step.layer, kept)
+        other = None if before is None else _added(graph, before, step.layer)
         if before is not None and other is not None:
             done[-1] = replace(
                 before,
@@ -111,12 +111,12 @@ def _additions(graph: Graph, found: list[Step], kept: Sequence[str]) -> list[Ste
     return done
 
 
-def _added(graph: Graph, before: Step, layer: Layer, kept: Sequence[str]) -> str | None:
+def _added(graph: Graph, before: Step, layer: Layer) -> str | None:
     """The other operand of an addition that moves into the convolution before it; ``None`` if it does not."""
     if not (isinstance(layer, Add) and layer.quantized and len(layer.inputs) == 2 and _is_pointwise(before.layer)):
         return None
     # TNN loses the addition altogether behind a ReLU6.
-    if before.activation == 2 or not _only_reader(graph, before, layer, kept):
+    if before.activation == 2 or not _only_reader(graph, before, layer):
         return None
     others = [name for name in layer.inputs if name not in before.outputs]
     return others[0] if len(others) == 1 and others[0] not in graph.constants else None
@@ -133,6 +133,6 @@ def _is_pointwise(layer: Layer) -> bool:
     )
 
 
-def _only_reader(graph: Graph, step: Step, reader: Layer, kept: Sequence[str]) -> bool:
+def _only_reader(graph: Graph, step: Step, reader: Layer) -> bool:
     (blob,) = step.outputs
-    return blob in reader.inputs and blob not in kept and [r.name for r in graph.consumers(blob)] == [reader.name]
+    return blob in reader.inputs and blob not in graph.outputs and [r.name for r in graph.consumers(blob)] == [reader.name]

@@ -152,16 +152,12 @@ class _Translator:
 
     def run(self, outputs: Sequence[str] | None) -> Translation:
         wanted = list(outputs) if outputs is not None else self.graph.outputs
-        for step in steps(self.graph, wanted):
-            layer = step.layer
-            with located(f"layer {step.index} `{layer.name}` ({layer.type})"):
-                self._check_arity(layer)
-                self.builder.scope = layer.name
-                if layer.quantized:
-                    self._int8_layer(step)
-                else:
-                    self._layer(layer)
-                self.builder.scope = ""
+        for step in steps(self.graph):
+            self._step(step)
+            # What was merged away has no blob of its own; somebody who asks for it gets it computed beside.
+            if any(name in wanted for part in step.parts[:-1] for name in part.outputs):
+                for index, part in enumerate(step.parts[:-1]):
+                    self._step(Step(step.index + index, part))
         results = [self._output(name) for name in wanted]
         self._name_codes()
         for value in results:
@@ -191,6 +187,17 @@ class _Translator:
             defaults=self.defaults,
             fixed=tuple(self.builder.fixed),
         )
+
+    def _step(self, step: Step) -> None:
+        layer = step.layer
+        with located(f"layer {step.index} `{layer.name}` ({layer.type})"):
+            self._check_arity(layer)
+            self.builder.scope = layer.name
+            if layer.quantized:
+                self._int8_layer(step)
+            else:
+                self._layer(layer)
+            self.builder.scope = ""
 
     def _layer(self, layer: Layer) -> None:
         inputs = [self._blob(name) for name in layer.inputs]

@@ -91,6 +91,7 @@ class Overlay:
     def __init__(self, repositories: Sequence[str], *, changing: bool = False) -> None:
         self.skipped: list[Skipped] = []
         self._root: Path | None = None
+        self._plain: list[Path] = []
         self._overlays: list[tuple[Path, Path]] = []
         self.locations: list[str] = []
         try:
@@ -106,6 +107,7 @@ class Overlay:
         source = Path(repository).absolute()
         check_repository(source)
         if not changing and not any(config_of(model) for model in model_folders(source)[0]):
+            self._plain.append(source)
             return str(source)
         if self._root is None:
             self._root = Path(tempfile.mkdtemp(prefix="tnn-serving-"))
@@ -119,7 +121,7 @@ class Overlay:
     def sync(self) -> None:
         """Takes over what has changed in the sources: new, changed and removed models. What is unchanged is not
         touched, so that Triton's polling sees no change either."""
-        self.skipped = []
+        self.skipped = [item for source in self._plain for item in model_folders(source)[1]]
         for source, target in self._overlays:
             models, skipped = model_folders(source)
             self.skipped += skipped

@@ -48,8 +48,9 @@ SIGKILL, since after SIGTERM one may stay for ever. Not a ``preexec_fn``: that w
 whatever locks other threads (gRPC's, for one) held."""
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_CLEAN_CODES = (0, 1)
-"""What tritonserver returns after SIGTERM; 1 when its exit timeout ran out, which an idle connection suffices for."""
+_CLEAN_CODES = (0, 1, -signal.SIGTERM, -signal.SIGKILL)
+"""How tritonserver may end when it was asked to: 1 when its exit timeout ran out, for which an idle connection
+suffices; by SIGTERM when it was still starting; by SIGKILL when it did not end in time, which is reported."""
 
 
 def _nothing(*_: Any) -> None:
@@ -157,7 +158,7 @@ class Supervisor:
             code = self._end(child) if self._stops_asked else child.wait()
             reader.join()
             if self._stops_asked:
-                return 0 if code in _CLEAN_CODES or code == -signal.SIGKILL else 1
+                return 0 if code in _CLEAN_CODES else 1
             what = _ending(code)
             if not was_ready:
                 raise ServerError(f"tritonserver did not start: {self._reason() or what}", hint=self._log_hint())
@@ -285,7 +286,9 @@ class Supervisor:
             self.callbacks.on_warning(f"the server runs, but won't tell its models: {error}")
             return []
         models = [self._explained(model) for model in models]
-        models = [model for model in models if model.state or model.reason]
+        # Folders without a version, and in explicit mode those that nobody has asked to load.
+        none = {item.folder.name for item in self.overlay.skipped} if self.overlay is not None else set()
+        models = [model for model in models if model.state and (model.version or model.name not in none)]
         if first and self.launch.control_mode == "none" and not any(model.ready for model in models):
             raise self._no_model(models)
         return models

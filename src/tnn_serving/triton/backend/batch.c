@@ -223,8 +223,9 @@ static PyObject *request_tuple(Item *item, uint64_t ticket, uint64_t *rows, Trit
                           (unsigned)flags, inputs, outputs, parameters, (unsigned long long)timeout_us);
 }
 
-/* Makes the memoryviews of a request unusable before Triton frees what they show. Returns how many could not be,
- * since something (an array made from one) still uses them. */
+/* Makes the memoryviews of a request unusable before Triton frees what they show. Returns how many could not be, since
+ * their buffer is still exported. A numpy array or a further view made of one can't be seen from here: that nothing of
+ * the kind outlives execute is the Servable's promise. */
 static int release_views(PyObject *request) {
   int kept = 0;
   PyObject *inputs = py.PyTuple_GetItem(request, INPUTS_AT);

@@ -1,0 +1,47 @@
+"""Reading tritonserver's log; the lines are tritonserver 2.51's."""
+
+from __future__ import annotations
+
+import pytest
+
+from tnn_serving.triton.log import failure_reasons, is_harmless, poll_failure
+
+HARMLESS = 'E1123 06:24:25.015537 6475 server.cc:241] "CudaDriverHelper has not been initialized."'
+NO_REPOSITORY = "error: creating server: Internal - failed to stat file /nonexistent"
+PORT = (
+    "E1123 06:33:27.423833 10295 main.cc:257] "
+    "\"failed to start HTTP service: Unavailable - Socket '0.0.0.0:18000' already in use \""
+)
+PORT_ISO = PORT.replace("E1123 06:33:27.423833", "2026-11-23T06:33:27Z E")
+OPTION = "/opt/tritonserver/bin/tritonserver: unrecognized option '--foo=1'"
+POLL = (
+    "E1123 06:56:54.539129 8309 model_repository_manager.cc:1460] "
+    "\"Poll failed for model directory 'face': failed to read text proto from /models/face/config.pbtxt\""
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "reasons"),
+    [
+        ([HARMLESS, "I1123 06:33:27.382492 10295 grpc_server.cc:2558] \"Started\""], []),
+        ([HARMLESS, PORT], ["failed to start HTTP service: Unavailable - Socket '0.0.0.0:18000' already in use"]),
+        ([PORT_ISO], ["failed to start HTTP service: Unavailable - Socket '0.0.0.0:18000' already in use"]),
+        ([OPTION, "Usage: tritonserver [options]"], ["unrecognized option '--foo=1'"]),
+        (['Bad option: "--http-port".', "Invalid option value. Got x"],
+         ['Bad option: "--http-port"', "Invalid option value. Got x"]),
+        ([PORT, PORT, NO_REPOSITORY], ["creating server: Internal - failed to stat file /nonexistent",
+          "failed to start HTTP service: Unavailable - Socket '0.0.0.0:18000' already in use"]),
+    ],
+)  # fmt: skip
+def test_reasons_of_a_failed_start(lines: list[str], reasons: list[str]) -> None:
+    assert failure_reasons(lines) == reasons
+
+
+def test_missing_gpu_is_harmless() -> None:
+    assert is_harmless(HARMLESS)
+    assert not is_harmless(PORT)
+
+
+def test_why_a_folder_could_not_be_read() -> None:
+    assert poll_failure([HARMLESS, POLL], "face") == "failed to read text proto from /models/face/config.pbtxt"
+    assert poll_failure([POLL], "other") == ""
