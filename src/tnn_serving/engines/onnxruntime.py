@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from tnn_serving.engines.base import Options, TensorSpec
 from tnn_serving.errors import EngineError
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 _DTYPES = {
     "tensor(float)": np.dtype(np.float32),
@@ -29,6 +33,15 @@ FATAL_ONLY = 4
 """Log severity: warnings are about optimisations that it did not do, and errors are raised as well."""
 
 
+@cache
+def _package() -> Any:
+    """ONNX Runtime, imported when something first needs it: a server that runs on OpenVINO does without its memory."""
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
 class OnnxRuntime:
     """Compiles with ONNX Runtime's CPU provider."""
 
@@ -36,12 +49,13 @@ class OnnxRuntime:
 
     def version(self) -> str:
         """Version of the package."""
-        return str(ort.__version__)
+        return str(_package().__version__)
 
     def compile(self, model: onnx.ModelProto, options: Options) -> OnnxRuntimeExecutable:
         """Compiles an ONNX model. Raises EngineError if ONNX Runtime cannot."""
         if options.precision != "f32":
             raise EngineError("ONNX Runtime computes in f32 on CPU", found=f"precision {options.precision}")
+        ort = _package()
         session_options = ort.SessionOptions()
         session_options.log_severity_level = FATAL_ONLY
         if options.threads:

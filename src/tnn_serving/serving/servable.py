@@ -167,7 +167,7 @@ class Servable:
             return batch
         if 0 in batch.shape:
             raise RequestError("picture is empty", found=list(pixels.shape))
-        return np.stack([resize(picture, size[1], size[0]) for picture in batch])
+        return np.stack([resize(picture, *size) for picture in batch])
 
     def _decoded(self, tensor: RequestTensor) -> np.ndarray:
         pictures = [self._sized(tensor.name, decode(data)) for data in _elements(tensor)]
