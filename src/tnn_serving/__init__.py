@@ -1,8 +1,8 @@
 """TNN models, read, translated to ONNX and run on OpenVINO or ONNX Runtime; served with Triton.
 
-    import tnn_serving as ts
-    model = ts.load("models/face_detection/1")
-    answer = model.run({"input": picture})
+import tnn_serving as ts
+model = ts.load("models/face_detection/1")
+answer = model.run({"input": picture})
 """
 
 from __future__ import annotations

@@ -125,7 +125,9 @@ class Model:
         self._compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], Executable] = {}
         self._optional = _optional(graph)
         self._free = free_dims(graph, given=self._optional)
-        everything = translate(graph, given=self._optional, symbolic=self._free, pictures=self._pictures, raw_int8=raw_int8)
+        everything = translate(
+            graph, given=self._optional, symbolic=self._free, pictures=self._pictures, raw_int8=raw_int8
+        )
         self._inputs = {blob.name: _spec(blob) for blob in everything.inputs}
         self._blobs = everything.blobs
         self._executable(tuple(graph.outputs), ())
@@ -162,9 +164,7 @@ class Model:
             raise RequestError(f"there is no blob `{unknown[0]}`")
         return {name: _spec(self._blobs[name]) for name in names}
 
-    def run(
-        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
-    ) -> dict[str, np.ndarray]:
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Runs the network.
 
         Args:
@@ -179,7 +179,9 @@ class Model:
         feeds = {name: self._checked(name, array) for name, array in inputs.items()}
         for name in self._inputs:
             if name not in feeds and name not in self._optional:
-                raise RequestError(f"input `{name}` is missing", expected=", ".join(self._inputs), found=", ".join(feeds))
+                raise RequestError(
+                    f"input `{name}` is missing", expected=", ".join(self._inputs), found=", ".join(feeds)
+                )
         given = tuple(name for name in self._optional if name in feeds)
         wanted = tuple(outputs) if outputs is not None else tuple(self.graph.outputs)
         executable = self._executable(wanted, given)
@@ -244,9 +246,7 @@ class Model:
             exact = self.graph.quantized and decision.form is Form.EXACT
             try:
                 with located(self.graph.source):
-                    executable = engine.compile(
-                        translation.proto(), replace(self._options, ieee_division=exact)
-                    )
+                    executable = engine.compile(translation.proto(), replace(self._options, ieee_division=exact))
             except EngineError as error:
                 log.info("%s", error)
                 failures.append(error)

@@ -106,7 +106,8 @@ class _Filler:
         if "filter" in names:
             return self._product(layer, _filter_dims(layer, x), "filter")
         if "weight" in names and hasattr(layer, "num_output"):
-            row = math.prod(x.dim(axis) for axis in range(layer.axis % x.rank, x.rank))
+            first = int(getattr(layer, "axis", 1)) % x.rank
+            row = math.prod(x.dim(axis) for axis in range(first, x.rank))
             return self._product(layer, (layer.num_output, row), "weight")
         if "element" in names and len(inputs) == 1:
             multiplies = layer.types[0] in ("Mul", "Div")

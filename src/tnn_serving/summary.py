@@ -181,5 +181,3 @@ def _dims(value: ir.Value | None) -> list[int] | None:
         return None
     dims = list(value.shape)
     return [d for d in dims if isinstance(d, int)] if all(isinstance(d, int) for d in dims) else None
-
-

@@ -55,7 +55,9 @@ def inspect(
 def export(
     model: ModelPath,
     output: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
-    int8: Annotated[str, typer.Option(help="Form of int8 layers: exact, or fast (Quantize/DequantizeLinear).")] = "exact",
+    int8: Annotated[
+        str, typer.Option(help="Form of int8 layers: exact, or fast (Quantize/DequantizeLinear).")
+    ] = "exact",
     raw_int8: Annotated[bool, typer.Option(help="Take and give int8 blobs as codes.")] = False,
 ) -> None:
     """Write a TNN model as ONNX (opset 21, standard operators, free sizes symbolic, blob names kept).
@@ -81,9 +83,9 @@ def compare(
     ),
     shape: Annotated[list[str] | None, typer.Option(help="Input shape, as NAME=1x3x224x224; may be repeated.")] = None,
     blob: Annotated[list[str] | None, typer.Option(help="Only these blobs; may be repeated.")] = None,
-    tolerance: Annotated[float, typer.Option(help="Largest difference over the largest value that counts as equal.")] = (
-        TOLERANCE
-    ),
+    tolerance: Annotated[
+        float, typer.Option(help="Largest difference over the largest value that counts as equal.")
+    ] = (TOLERANCE),
     int8: Annotated[str, typer.Option(help="Form of int8 layers: auto, exact or fast.")] = "exact",
     seed: Annotated[int, typer.Option(help="For random inputs, where no recording gives them.")] = 0,
     json: JsonFlag = False,
@@ -146,7 +148,9 @@ def _show_comparison(found: Comparison) -> None:
         )
     stdout.print(table, "")
     if found.first is None:
-        stdout.print(f"{len(found.blobs)} blobs, all within {found.tolerance:g} of their largest value", highlight=False)
+        stdout.print(
+            f"{len(found.blobs)} blobs, all within {found.tolerance:g} of their largest value", highlight=False
+        )
         return
     first = found.first
     what = first.problem or f"{first.value:.7g} instead of {first.reference:.7g} at {list(first.worst)}"
@@ -170,7 +174,10 @@ def _dims(dims: list[int | None] | None, free: list[bool] | None = None) -> str:
     if dims is None:
         return "?"
     marks = free or [False] * len(dims)
-    return " x ".join(("?" if d is None else str(d)) + ("*" if f else "") for d, f in zip(dims, marks, strict=True)) or "scalar"
+    return (
+        " x ".join(("?" if d is None else str(d)) + ("*" if f else "") for d, f in zip(dims, marks, strict=True))
+        or "scalar"
+    )
 
 
 def _count(number: int) -> str:

@@ -15,7 +15,7 @@ from tnn_serving.errors import EngineError
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
     "tensor(double)": np.dtype(np.float64),
@@ -61,7 +61,9 @@ class OnnxRuntime:
         if options.threads:
             session_options.intra_op_num_threads = options.threads
         try:
-            session = ort.InferenceSession(model.SerializeToString(), session_options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(
+                model.SerializeToString(), session_options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:
             raise EngineError("ONNX Runtime cannot compile the network", found=_reason(error)) from error
         return OnnxRuntimeExecutable(session)

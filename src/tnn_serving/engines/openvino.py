@@ -42,7 +42,9 @@ class OpenVINO:
         """Compiles an ONNX model. Raises EngineError if OpenVINO cannot, or would compute something else."""
         for node in model.graph.node:
             if (node.op_type, _mode(node)) in MISCOMPUTED:
-                raise EngineError(f"OpenVINO computes {node.op_type} with mode {_mode(node)} differently", found=node.name)
+                raise EngineError(
+                    f"OpenVINO computes {node.op_type} with mode {_mode(node)} differently", found=node.name
+                )
         properties: dict[str, Any] = {
             # Without this, CPUs with bf16 units compute in bf16 silently: 0.4 to 2 % off.
             "INFERENCE_PRECISION_HINT": options.precision,

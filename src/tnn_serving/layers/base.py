@@ -521,7 +521,7 @@ def layer(
 def _typed(spec: Parameter, name: str, hint: Any) -> Parameter:
     if hint in (HW, DHW):
         return dataclasses.replace(spec, name=name, group=hint, form="group")
-    arguments = getattr(hint, "__args__", ())
+    arguments: tuple[Any, ...] = getattr(hint, "__args__", ())
     kind = arguments[0] if spec.form in ("counted", "rest") else hint if isinstance(hint, type) else int
     return dataclasses.replace(spec, name=name, kind=kind)
 

@@ -212,7 +212,7 @@ class Convolution(Layer):
             pads=[(p, p) for p in self.pad],
             dilation=self.dilation,
         )
-        return g.op(
+        made: Value = g.op(
             "Conv",
             y,
             filters,
@@ -222,6 +222,7 @@ class Convolution(Layer):
             dilations=list(self.dilation),
             **padding,
         )
+        return made
 
 
 @layer(203, "Convolution1D")

@@ -15,6 +15,8 @@ from tnn_serving.layers.convolution import float_weight
 from tnn_serving.layers.quantized import Weights
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tnn_serving.layers.quantized import Codes, Int8, Operands, Scale
     from tnn_serving.translate.builder import Builder, Value
 

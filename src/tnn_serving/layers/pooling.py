@@ -45,9 +45,9 @@ def pooled(g: Builder, x: Value, average: bool, axes: Sequence[Axis], pad_type: 
         if all(k >= n for k, n in zip(kernel, stride, strict=True)):
             return _pool(g, x, average, kernel, stride, auto_pad="SAME_UPPER")
         # ONNX Runtime's pooling refuses SAME_UPPER where the last window ends before the input does.
-        outs, totals = zip(*(_same(g, x, a) for a in axes), strict=True)
-        begins = [g.op("Div", g.op("Max", total, g.ints(0)), g.ints(2)) for total in totals]
-        return placed(g, x, average, axes, outs, begins)
+        sizes = [_same(g, x, a) for a in axes]
+        begins = [g.op("Div", g.op("Max", total, g.ints(0)), g.ints(2)) for _, total in sizes]
+        return placed(g, x, average, axes, [out for out, _ in sizes], begins)
     if pad_type == VALID:
         return _pool(g, x, average, kernel, stride)
     pads = [a.pad for a in axes]

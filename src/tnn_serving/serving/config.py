@@ -87,6 +87,13 @@ PARAMETERS = {
     for parameter in (
         Parameter("engine", "engine that runs the network: `auto`, `openvino` or `onnxruntime`", "auto", str),
         Parameter("precision", "`f32`, or `bf16` on CPUs that have it: faster, 0.4 to 2 % off", "f32", str),
+        Parameter(
+            "int8",
+            "form of int8 layers: `exact` (TNN's codes), `fast` (int8 kernels), or `auto`: fast where that is safe",
+            "auto",
+            str,
+        ),
+        Parameter("raw_int8", "take and give int8 blobs as codes (`TYPE_INT8`) instead of float32", "false", _truth),
         Parameter("INFERENCE_NUM_THREADS", "inference threads; 0 for all that the process may use", "0", _count),
         Parameter("NUM_STREAMS", "inferences side by side inside the engine; 0 lets it choose", "0", _count),
         Parameter("scale", "factor of each channel: one number, or one a channel", "1", _numbers, per_input=True),
@@ -95,7 +102,11 @@ PARAMETERS = {
             "reverse_channel", "swap the first and third channel of the pixels first", "false", _truth, per_input=True
         ),
         Parameter(
-            "resize", "`height,width` that pictures are resized to (bilinear, as TNN does), or `none`", "none", _size, True
+            "resize",
+            "`height,width` that pictures are resized to (bilinear, as TNN does), or `none`",
+            "none",
+            _size,
+            True,
         ),
     )
 }
@@ -118,6 +129,8 @@ class Settings:
 
     engine: str
     options: Options
+    int8: str
+    raw_int8: bool
     pictures: dict[str, PictureInput]
     encoded: frozenset[str]
     max_batch_size: int
@@ -160,6 +173,8 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     return Settings(
         engine=value("engine"),
         options=options,
+        int8=value("int8"),
+        raw_int8=value("raw_int8"),
         pictures={
             name: PictureInput(
                 scale=value("scale", name),
@@ -207,11 +222,11 @@ def complete(
                 made["optional"] = True
             given.append(made)
         for item in given:
-            spec = next((s for s in specs if s.name == item["name"]), None)
-            if spec is not None and item.get("data_type", "TYPE_INVALID") == "TYPE_INVALID":
-                item["data_type"] = f"TYPE_{TRITON_TYPE[spec.dtype]}"
-            if spec is not None and not item.get("dims"):
-                item["dims"] = _config_dims(spec.shape, batched)
+            known = next((s for s in specs if s.name == item["name"]), None)
+            if known is not None and item.get("data_type", "TYPE_INVALID") == "TYPE_INVALID":
+                item["data_type"] = f"TYPE_{TRITON_TYPE[known.dtype]}"
+            if known is not None and not item.get("dims"):
+                item["dims"] = _config_dims(known.shape, batched)
         done[section] = given
     return done
 
@@ -250,7 +265,9 @@ def _check_dims(spec: TensorSpec, kind: Kind, datatype: str, dims: tuple[int, ..
             raise ConfigError("encoded pictures come one an element", expected="dims: [ 1 ]", found=list(dims))
         return
     if datatype != TRITON_TYPE[spec.dtype]:
-        raise ConfigError("data type differs from the network's", expected=f"TYPE_{TRITON_TYPE[spec.dtype]}", found=f"TYPE_{datatype}")
+        raise ConfigError(
+            "data type differs from the network's", expected=f"TYPE_{TRITON_TYPE[spec.dtype]}", found=f"TYPE_{datatype}"
+        )
     wanted = spec.shape[1:] if batched or (kind == "pixels" and len(dims) == len(spec.shape) - 1) else spec.shape
     if len(dims) != len(wanted) or any(
         want is not None and have not in (-1, want) for want, have in zip(wanted, dims, strict=True)

@@ -117,7 +117,15 @@ class Servable:
             merged = _with_defaults(config, options or {})
             settings = read_settings(merged)
             graph = read_model(*model_files(folder / str(version)))
-            model = Model(graph, settings.engine, settings.options, pictures=settings.pictures)
+            model = Model(
+                graph,
+                settings.engine,
+                settings.options,
+                pictures=settings.pictures,
+                int8=settings.int8,
+                raw_int8=settings.raw_int8,
+            )
+            _warn_of_bare_pixels(name, settings)
             filled = _completed(config, model) if complete else dict(config)
             if not filled.get("input") and model.inputs:
                 raise ConfigError("config.pbtxt has no inputs", hint="allow Triton to complete configurations")
@@ -182,6 +190,13 @@ class Servable:
         return self.model.blobs(self._outputs)
 
 
+def _warn_of_bare_pixels(name: str, settings: Settings) -> None:
+    """Networks that want pixels as they are exist, but a missing scale is the likelier reason."""
+    for key, picture in settings.pictures.items():
+        if picture.scale == (1.0,) and picture.bias == (0.0,):
+            log.warning("%s: no `scale` and `bias` for picture input `%s`: the network gets pixels 0 to 255", name, key)
+
+
 def _with_defaults(config: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, Any]:
     defaults = {key: {"string_value": value} for key, value in options.items()}
     return {**config, "parameters": {**defaults, **config.get("parameters", {})}}
@@ -199,7 +214,9 @@ def _array(tensor: RequestTensor, binding: Binding) -> np.ndarray:
     count = math.prod(tensor.shape)
     if tensor.data.nbytes != count * dtype.itemsize:
         raise RequestError(
-            "wrong number of bytes", expected=f"{count * dtype.itemsize} for {list(tensor.shape)}", found=tensor.data.nbytes
+            "wrong number of bytes",
+            expected=f"{count * dtype.itemsize} for {list(tensor.shape)}",
+            found=tensor.data.nbytes,
         )
     return np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
 

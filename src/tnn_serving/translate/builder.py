@@ -120,7 +120,7 @@ class Builder:
 
     def const(
         self,
-        source: Tensor | np.ndarray | float | Sequence[int] | Sequence[float],
+        source: Tensor | np.ndarray | np.generic | float | Sequence[int] | Sequence[float],
         dtype: Any = None,
         *,
         dims: Sequence[int] | None = None,

@@ -135,4 +135,6 @@ def _is_pointwise(layer: Layer) -> bool:
 
 def _only_reader(graph: Graph, step: Step, reader: Layer) -> bool:
     (blob,) = step.outputs
-    return blob in reader.inputs and blob not in graph.outputs and [r.name for r in graph.consumers(blob)] == [reader.name]
+    return (
+        blob in reader.inputs and blob not in graph.outputs and [r.name for r in graph.consumers(blob)] == [reader.name]
+    )

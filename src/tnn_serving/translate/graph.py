@@ -144,8 +144,8 @@ class _Translator:
                 self.inputs.append(entry)
                 continue
             else:
-                stored = DataType.FLOAT if item.dtype is None or _is_int8_blob(graph, item) else item.dtype
-                dtype = COMPUTED[stored]
+                kind = DataType.FLOAT if item.dtype is None or _is_int8_blob(graph, item) else item.dtype
+                dtype = COMPUTED[kind]
                 entry = value = self.builder.input(item.name, dtype, dims, declared)
             self.values[item.name] = value
             self.inputs.append(entry)
@@ -222,7 +222,9 @@ class _Translator:
             absorbed = Absorbed(self._code(step.absorbed), step.after_activation)
         (name,) = step.outputs
         self._check_new(name)
-        self.codes[name] = step.merged().to_onnx_int8(self.arithmetic, Operands(codes, others, absorbed), self._scale(name))
+        self.codes[name] = step.merged().to_onnx_int8(
+            self.arithmetic, Operands(codes, others, absorbed), self._scale(name)
+        )
 
     def _check_new(self, name: str) -> None:
         if name in self.values or name in self.codes:
