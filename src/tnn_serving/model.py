@@ -43,8 +43,8 @@ def load(
     Args:
         source: a model folder, a .tnnproto with its .tnnmodel beside it, (proto, model) as paths or bytes, or a Graph.
         engine: "openvino", "onnxruntime", or "auto": OpenVINO, and ONNX Runtime for what it cannot compile.
-        int8: "exact" gives TNN's code everywhere; "fast" uses the engine's int8 kernels, within one step a layer; "auto"
-            is fast where the processor and the network make it safe.
+        int8: "exact" gives TNN's code everywhere; "fast" uses the engine's int8 kernels, within one step a layer;
+            "auto" is fast where the processor and the network make it safe.
         raw_int8: int8 blobs are codes at the border too, instead of float32.
         options: see :class:`tnn_serving.engines.Options`.
 

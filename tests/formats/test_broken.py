@@ -65,7 +65,7 @@ def cut(count: int) -> bytes:
 
 
 TEXT = [
-    Broken("1 empty", ProtoError, "model: proto file is empty", b""),
+    Broken("1 empty", ProtoError, "^proto: proto file is empty", b""),
     Broken("1 only quotes", ProtoError, "proto file is empty", b'""\n"\n'),
     Broken("1 only blanks", ProtoError, "proto file is empty", b' \r\n\t"'),
     Broken("2 four lines", ProtoError, "proto is truncated.*at least 5 header lines.*3 commas", PROTO[:52]),
@@ -201,7 +201,7 @@ TEXT = [
 ]
 
 BINARY = [
-    Broken("23 empty", WeightsError, "model: model file is empty", MUL, b""),
+    Broken("23 empty", WeightsError, "^model: model file is empty", MUL, b""),
     Broken("24 one byte", WeightsError, "model file is truncated.*1 bytes", RELU, b"\1"),
     Broken("24 three bytes", WeightsError, "model file is truncated", RELU, MODEL[:3]),
     Broken("24 magic only", WeightsError, "model file is truncated.*entry count", RELU, u32(V2)),

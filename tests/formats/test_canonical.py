@@ -26,12 +26,10 @@ from tests.formats.handmade import (
     text,
     u32,
 )
-from tests.recordings import CONFORMANCE, SHARED, case_paths, read_case
+from tests.recordings import cases, folders
 from tnn_serving.formats import read_model, write_model
 from tnn_serving.graph import PROTO_V2, BlobScale, DataType, Graph, Tensor
 from tnn_serving.layers.base import HW, type_number
-
-recorded = pytest.mark.skipif(not SHARED.is_dir(), reason="the recordings of TNN are not beside this checkout")
 
 
 def canonical(proto_bytes: bytes, model_bytes: bytes) -> tuple[bytes, bytes]:
@@ -46,11 +44,9 @@ def canonical(proto_bytes: bytes, model_bytes: bytes) -> tuple[bytes, bytes]:
 SWAPPED = "an adaptive output that is not square is turned around by each writing"
 
 
-@recorded
-@pytest.mark.parametrize("folder", sorted({path.parent.name for path in case_paths()}))
+@pytest.mark.parametrize("folder", folders())
 def test_recorded_files_differ_for_known_reasons(folder: str) -> None:
-    for path in sorted((CONFORMANCE / folder).glob("*.npz")):
-        case = read_case(path)
+    for case in cases(folder):
         old = read_model(case.proto, case.model)
         files = write_model(old, canonical=True)
         again = write_model(read_model(*files), canonical=True)
@@ -60,11 +56,9 @@ def test_recorded_files_differ_for_known_reasons(folder: str) -> None:
         assert differences(read_model(*files), _as_packed(old)) == [], case
 
 
-@recorded
 def test_number_of_recorded_files_that_are_canonical() -> None:
     same = 0
-    for path in case_paths():
-        case = read_case(path)
+    for case in cases():
         same += write_model(read_model(case.proto, case.model), canonical=True) == (case.proto, case.model)
     assert same == 2847
 

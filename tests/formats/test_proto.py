@@ -272,7 +272,7 @@ def test_inputs_of_a_version_1_file_stay_version_1() -> None:
 # ---- what cannot be written ----
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a,b", 'a"b', "a\nb", "a\tb", "a\0b"])
+@pytest.mark.parametrize("name", ["", "a b", "a,b", 'a"b', "a\nb", "a\t", "\tb", "a\0b"])
 @pytest.mark.parametrize("place", ["name", "inputs", "outputs"])
 def test_names_with_separators_are_refused(name: str, place: str) -> None:
     graph = read_proto(RELU)

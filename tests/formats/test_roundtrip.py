@@ -10,35 +10,35 @@ import numpy as np
 import pytest
 
 from tests.formats.compare import differences
-from tests.recordings import CONFORMANCE, SHARED, case_paths, read_case
+from tests.recordings import SHARED, case_ids, cases, folders
 from tnn_serving.errors import FormatError
 from tnn_serving.formats import read_model, write_model
 from tnn_serving.graph import PROTO_V2, BlobScale, DataType, Graph, Input, Tensor
 from tnn_serving.layers.base import HW, declaration
 
-recorded = pytest.mark.skipif(not SHARED.is_dir(), reason="the recordings of TNN are not beside this checkout")
+needs_models = pytest.mark.skipif(not SHARED.is_dir(), reason="no whole networks of TNN beside this checkout")
 
-FOLDERS = sorted({path.parent.name for path in case_paths()})
 PROTOS = sorted(SHARED.glob("models/**/*.tnnproto"))
 
 
-@recorded
 def test_there_are_recordings() -> None:
-    assert len(case_paths()) == 3521
+    assert len(case_ids()) == 3521
+
+
+@needs_models
+def test_there_are_models() -> None:
     assert len(PROTOS) >= 25
 
 
-@recorded
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("folder", folders())
 def test_recorded_cases(folder: str) -> None:
-    for path in sorted((CONFORMANCE / folder).glob("*.npz")):
-        case = read_case(path)
+    for case in cases(folder):
         graph = read_model(case.proto, case.model)
         assert write_model(graph) == (case.proto, case.model), case
         assert differences(read_model(*write_model(graph)), graph) == [], case
 
 
-@recorded
+@needs_models
 @pytest.mark.parametrize("path", PROTOS, ids=lambda path: path.parent.name + "/" + path.name)
 def test_models(path: Path, tmp_path: Path) -> None:
     graph = read_model(path)

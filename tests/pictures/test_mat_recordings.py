@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.recordings import PICTURES, arrays, picture_names
 from tnn_serving.pictures import (
     MatConvertParam,
     MatType,
@@ -31,17 +31,6 @@ COUNTS = {
     "resize": 36,
     "warp_affine": 30,
 }
-
-
-def recordings() -> Path | None:
-    here = Path(__file__).resolve()
-    candidates = [here.parents[1] / "data" / "mat", here.parents[3] / "shared" / "conformance" / "_mat"]
-    return next((folder for folder in candidates if any(folder.glob("*.npz"))), None)
-
-
-FOLDER = recordings()
-CASES = sorted(path.stem for path in FOLDER.glob("*.npz")) if FOLDER else []
-needs_recordings = pytest.mark.skipif(not FOLDER, reason="no recordings: tests/data/mat holds no .npz files")
 
 
 STD, MEAN = (0.229, 0.224, 0.225), (0.485, 0.456, 0.406)
@@ -97,18 +86,16 @@ RUN = {
 }
 
 
-@needs_recordings
 def test_all_recordings_are_there() -> None:
-    found = {op: sum(case.startswith(op) for case in CASES) for op in COUNTS}
+    found = {op: sum(case.startswith(op) for case in picture_names()) for op in COUNTS}
     assert found == COUNTS
 
 
-@pytest.mark.parametrize("case", CASES or [pytest.param("none", marks=needs_recordings)])
+@pytest.mark.parametrize("case", picture_names())
 def test_recorded_conversion(case: str) -> None:
-    assert FOLDER is not None
-    with np.load(FOLDER / f"{case}.npz") as file:
-        meta = json.loads(file["meta"].tobytes())
-        src, expected = file["src"], file["out"]
+    recorded = arrays(PICTURES, case)
+    meta = json.loads(recorded["meta"].tobytes())
+    src, expected = recorded["src"], recorded["out"]
     got = RUN[meta["op"]](src, meta)
     assert got.dtype == expected.dtype
     np.testing.assert_array_equal(got, expected)

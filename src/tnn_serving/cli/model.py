@@ -155,7 +155,8 @@ def _show_comparison(found: Comparison) -> None:
     first = found.first
     what = first.problem or f"{first.value:.7g} instead of {first.reference:.7g} at {list(first.worst)}"
     stdout.print(
-        f"[bold red]differs first[/] at layer {first.index} `{first.layer}` ({first.type}), blob `{first.blob}`: {what}",
+        f"[bold red]differs first[/] at layer {first.index} `{first.layer}` ({first.type}), "
+        f"blob `{first.blob}`: {what}",
         highlight=False,
     )
 

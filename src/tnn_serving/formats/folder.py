@@ -61,11 +61,11 @@ def read_model(proto: Source, model: Source | None = None) -> Graph:
         model = found if model is None else model
     elif model is None and not isinstance(proto, bytes):
         model = _model_beside(Path(proto))
-    with located(_label(proto)):
+    with located(_label(proto, "proto")):
         graph = read_proto(_read_text(proto))
-    graph.source = _label(proto)
+    graph.source = _label(proto, "model")
     if model is not None:
-        with located(_label(model)):
+        with located(_label(model, "model")):
             read_weights(graph, _map(model))
     return graph
 
@@ -83,8 +83,13 @@ def write_model(
         graph: the network.
         proto_path, model_path: where to write them as well; an existing file is replaced in one step.
         canonical: write as TNN's packer would, version 2 throughout, keeping nothing of the files that were read.
+
+    Raises:
+        FormatError: the graph cannot be said in these formats: a name with a separator in it, int8 weights without
+            their scale, layers of one name with different weights.
     """
-    pair = write_proto(graph, canonical=canonical), write_weights(graph, canonical=canonical)
+    with located(graph.source):
+        pair = write_proto(graph, canonical=canonical), write_weights(graph, canonical=canonical)
     for path, data in zip((proto_path, model_path), pair, strict=True):
         if path is not None:
             _replace(Path(path), data)
@@ -96,8 +101,8 @@ def _model_beside(proto: Path) -> Path | None:
     return next((path for name in names if (path := proto.with_name(name)).is_file()), None)
 
 
-def _label(source: Source) -> str:
-    return "model" if isinstance(source, bytes) else os.fspath(source)
+def _label(source: Source, of_bytes: str) -> str:
+    return of_bytes if isinstance(source, bytes) else os.fspath(source)
 
 
 def _read_text(source: Source) -> bytes:

@@ -34,7 +34,7 @@ MAX_SEGMENTS = 1 << 18
 _WHITE = bytes(range(33))
 _BLANKS = _WHITE.decode("ascii")
 _NUMBER = re.compile(r"[0-9]{1,40}")
-_SEPARATOR = re.compile(r'[\x00-\x20",]')
+_UNWRITABLE = re.compile(r'[\0\n ",]|^[\x00-\x20]|[\x00-\x20]\Z')
 
 Encoding = Literal["utf-8", "latin-1"]
 
@@ -342,7 +342,7 @@ def _checked_line(layer: Layer, *, canonical: bool = False) -> str:
 
 
 def _checked(name: str) -> str:
-    if not name or _SEPARATOR.search(name):
+    if not name or _UNWRITABLE.search(name):
         raise FormatError(f"name {name!r} cannot be written", expected="a word without spaces, commas and quotes")
     return name
 

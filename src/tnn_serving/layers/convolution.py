@@ -8,8 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
-from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import DHW, HW, Layer, beside, buffer, entry_label, flag, int8_scale, layer, token
+from tnn_serving.graph import DataType, Tensor
+from tnn_serving.layers.base import (
+    DHW,
+    HW,
+    Layer,
+    beside,
+    buffer,
+    entry_label,
+    flag,
+    int8_scale,
+    layer,
+    need_floats,
+    token,
+)
 from tnn_serving.layers.quantized import Form, Weights
 
 if TYPE_CHECKING:
@@ -172,6 +184,7 @@ class Convolution(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
+        need_floats(x)
         shape = self._filter_shape(x)
         filters = float_weight(g, self.need("filter"), self.scale, dims=shape)
         bias = g.const(self.bias, np.float32, dims=shape[:1]) if self.has_bias and self.bias else None
@@ -255,6 +268,7 @@ class Convolution1D(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
+        need_floats(x)
         check_groups(x, self.group, self.output_channel, 1)
         shape = (self.output_channel, x.dim(1) // self.group, self.kernel)
         y, padding = window(
@@ -268,7 +282,7 @@ class Convolution1D(Layer):
             undilated=True,
         )
         bias = g.const(self.bias, np.float32, dims=shape[:1]) if self.has_bias and self.bias else None
-        filters = g.const(self.need("filter"), np.float32, dims=shape)
+        filters = float_weight(g, self.need("filter"), None, dims=shape)
         y = g.op(
             "Conv", y, filters, bias, group=self.group, strides=[self.stride], dilations=[self.dilation], **padding
         )
@@ -303,6 +317,7 @@ class Convolution3D(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
+        need_floats(x)
         check_groups(x, self.group, self.output_channel, 3)
         shape = (self.output_channel, x.dim(1) // self.group, *self.kernel)
         y, padding = window(
@@ -315,7 +330,7 @@ class Convolution3D(Layer):
             dilation=self.dilation,
         )
         bias = g.const(self.bias, np.float32, dims=shape[:1]) if self.has_bias and self.bias else None
-        filters = g.const(self.need("filter"), np.float32, dims=shape)
+        filters = float_weight(g, self.need("filter"), None, dims=shape)
         y = g.op(
             "Conv",
             y,
@@ -361,6 +376,7 @@ class Deconvolution(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
+        need_floats(x)
         check_groups(x, self.group, self.output_channel, 2)
         if any(k < 1 for k in self.kernel) or any(s < 1 for s in self.stride) or any(d < 1 for d in self.dilation):
             raise ShapeError(
@@ -368,7 +384,7 @@ class Deconvolution(Layer):
                 found=f"kernel {tuple(self.kernel)}, stride {tuple(self.stride)}, dilation {tuple(self.dilation)}",
             )
         shape = (x.dim(1), self.output_channel // self.group, *self.kernel)
-        filters = float_weight(g, self.need("filter"), self.scale, dims=shape)
+        filters = float_weight(g, self.need("filter"), None, dims=shape)
         bias = g.const(self.bias, np.float32, dims=(self.output_channel,)) if self.has_bias and self.bias else None
         crops = [self._crop(*axis) for axis in zip(self.kernel, self.stride, self.pad, self.dilation, strict=True)]
         fronts, backs = [front for front, _ in crops], [back for _, back in crops]
@@ -419,9 +435,11 @@ def _half(total: int) -> int:
 def float_weight(g: Builder, tensor: Tensor, scale: Tensor | None, *, dims: Sequence[int]) -> Value:
     """A weight in float32; an int8 one (dynamic range) times its scale: one, or one per row of the first axis.
 
-    Raises WeightsError if weight or scale have another number of values.
+    Raises WeightsError if weight or scale have another number of values, or an int8 weight has no scale.
     """
     if scale is None:
+        if tensor.dtype is DataType.INT8:
+            raise WeightsError("int8 weight without a scale", expected="a float weight")
         return g.const(tensor, np.float32, dims=dims)
     if scale.size not in (1, dims[0]):
         raise WeightsError("scale does not fit the weight", expected=f"1 or {dims[0]} values", found=scale.size)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import CBool, Int64, Layer, buffer, counted, entry_label, layer, token
+from tnn_serving.layers.base import CBool, Int64, Layer, buffer, counted, entry_label, layer, need_floats, token
 
 if TYPE_CHECKING:
     from tnn_serving.translate.builder import Builder, Value
@@ -44,7 +44,8 @@ class NonMaxSuppression(Layer):
 
     def to_onnx(self, g: Builder, boxes: Value, scores: Value) -> Value:
         """See the class."""
-        if boxes.rank != 3 or scores.rank != 3 or boxes.dims[2] != 4:
+        need_floats(boxes, scores)
+        if boxes.rank != 3 or scores.rank != 3 or boxes.dims[2] not in (4, None):
             raise ShapeError(
                 "boxes and scores do not fit",
                 expected="[B, N, 4] and [B, C, N]",
@@ -210,6 +211,7 @@ class DetectionPostProcess(Layer):
 
     def to_onnx(self, g: Builder, boxes: Value, scores: Value) -> Sequence[Value]:
         """See the class."""
+        need_floats(boxes, scores)
         self._check()
         boxes, scores = (self._planar(g, blob) for blob in (boxes, scores))
         stored = self.need("anchors")
@@ -315,6 +317,7 @@ class DetectionOutput(Layer):
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class."""
+        need_floats(*inputs)
         self._check()
         loc, conf, prior, *arms = inputs
         images = g.size(loc, 0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from tnn_serving.errors import ShapeError
 from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import Layer, buffer, layer
+from tnn_serving.layers.base import Layer, buffer, layer, need_floats
 
 if TYPE_CHECKING:
     from tnn_serving.translate.builder import Builder, Value
@@ -33,6 +33,7 @@ class HDRGuide(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
+        need_floats(x)
         if x.rank != 4 or x.dims[1] != 3:
             raise ShapeError("the input must have three channels", expected="[N, 3, H, W]", found=list(x.dims))
         ccm = g.const(self.need("ccm_weight"), np.float32, dims=(3, 3, 1, 1))

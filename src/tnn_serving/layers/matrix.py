@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
-from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import Layer, beside, buffer, entry_label, int8_scale, layer, token
+from tnn_serving.graph import DYNAMIC_RANGE_SUFFIX, Tensor
+from tnn_serving.layers.base import Layer, beside, buffer, entry_label, int8_scale, layer, need_floats, token
 from tnn_serving.layers.convolution import float_weight
 from tnn_serving.layers.quantized import Weights
 
@@ -46,6 +46,7 @@ class InnerProduct(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
+        need_floats(x)
         axis = x.axis(self.axis)
         if self.num_output < 1:
             raise ShapeError("num_output must be at least 1", found=self.num_output)
@@ -82,6 +83,16 @@ def _filled(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.size > 0
 
 
+def need_restored(layer: Layer, values: Sequence[Value]) -> None:
+    """Raises WeightsError for an int8 constant whose scale is missing, UnsupportedLayer for other than float32."""
+    for name, value in zip(layer.inputs, values, strict=True):
+        if value.constant and value.dtype == np.int8:
+            raise WeightsError(
+                f"int8 constant `{name}` has no scale", expected=f"a constant `{name}{DYNAMIC_RANGE_SUFFIX}`"
+            )
+    need_floats(*values)
+
+
 @layer(105, "MatMul", "DynamicRangeQuantizedMatMul", inputs=(1, 2))
 class MatMul(Layer):
     """Matrix product as NumPy's ``matmul``: vectors are promoted, leading axes broadcast.
@@ -101,6 +112,7 @@ class MatMul(Layer):
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class."""
+        need_restored(self, inputs)
         if len(inputs) == 2:
             return product(g, inputs[0], inputs[1])
         stored = self.need("weight")
@@ -167,6 +179,7 @@ class Einsum(Layer):
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class."""
+        need_floats(*inputs)
         equation = self._spelled_out(inputs)
         terms, arrow, result = equation.partition("->")
         y = g.op("Einsum", *inputs, equation=equation)
@@ -210,6 +223,7 @@ class Inverse(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
+        need_floats(x)
         if x.rank < 2 or x.dims[-2:] != (2, 2):
             raise ShapeError("only 2 x 2 matrices can be inverted", expected="[..., 2, 2]", found=list(x.dims))
         flat = g.reshape(x, -1, 4)

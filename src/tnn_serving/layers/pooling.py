@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer
-from tnn_serving.layers.base import DHW, HW, Layer, layer, token
+from tnn_serving.layers.base import DHW, HW, Layer, layer, need_floats, token
 from tnn_serving.layers.convolution import PAD_TYPES
 from tnn_serving.layers.quantized import Codes
 
@@ -202,8 +202,10 @@ def window_sizes(g: Builder, x: Value, kernel: Sequence[int], index: Sequence[in
     return sizes
 
 
-def check_rank(x: Value, rank: int) -> None:
-    """Raises ShapeError for an input of another rank."""
+def check_input(x: Value, rank: int) -> None:
+    """Raises ShapeError for an input of another rank, UnsupportedLayer for one of neither float32 nor int8."""
+    if x.dtype != np.int8:
+        need_floats(x)
     if x.rank != rank:
         raise ShapeError("rank of the input differs", expected=f"{rank} dims", found=list(x.dims))
 
@@ -234,7 +236,7 @@ class Pooling(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        check_rank(x, 4)
+        check_input(x, 4)
         average = self.pool_type != 0
         if self.is_adaptive_pool:
             return adaptive(g, x, average, self.output)
@@ -278,7 +280,7 @@ class Pooling1D(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        check_rank(x, 3)
+        check_input(x, 3)
         sizes = window_sizes(g, x, [self.kernel], [self.kernel_index])
         axes = [Axis(2, sizes[0], self.stride, self.pad)]
         return old_pooled(g, x, self.pool_type != 0, axes, self.pad_type, self.ceil_mode == 1, self.stride)
@@ -305,7 +307,7 @@ class Pooling3D(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        check_rank(x, 5)
+        check_input(x, 5)
         sizes = window_sizes(g, x, self.kernel, self.kernel_index)
         axes = [Axis(2 + k, *axis) for k, axis in enumerate(zip(sizes, self.stride, self.pad, strict=True))]
         return old_pooled(g, x, self.pool_type != 0, axes, self.pad_type, self.ceil_mode == 1, self.stride.h)

@@ -9,6 +9,7 @@ import numpy as np
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import Layer, layer, token
+from tnn_serving.layers.matrix import need_restored
 
 if TYPE_CHECKING:
     from tnn_serving.translate.builder import Builder, Value
@@ -33,6 +34,7 @@ class LSTMONNX(Layer):
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Sequence[Value]:
         """See the class."""
+        need_restored(self, inputs)
         x, w, r, bias, *states = inputs
         if len(states) == 1:
             raise ShapeError("initial h without initial c", expected="4 or 6 inputs", found="5 inputs")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer
-from tnn_serving.layers.base import HW, Layer, layer, pair, token
+from tnn_serving.layers.base import HW, INT32_MAX, Layer, layer, need_floats, pair, token
 from tnn_serving.layers.quantized import Codes, Scale
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Upsample(Layer):
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class."""
         x = inputs[0]
+        if x.dtype != np.int8:
+            need_floats(x)
         if x.rank != 4:
             raise ShapeError("rank of the input differs", expected="4 dims", found=list(x.dims))
         if self.mode not in RESIZE_MODES:
@@ -138,7 +140,8 @@ class GridSample(Layer):
 
     def to_onnx(self, g: Builder, x: Value, grid: Value) -> Value:
         """See the class."""
-        if x.rank != 4 or grid.rank != 4 or grid.dims[3] != 2:
+        need_floats(x, grid)
+        if x.rank != 4 or grid.rank != 4 or grid.dims[3] not in (2, None):
             raise ShapeError(
                 "picture and grid do not fit",
                 expected="[N, C, H, W] and [N, H', W', 2]",
@@ -177,6 +180,7 @@ class RoiAlign(Layer):
 
     def to_onnx(self, g: Builder, x: Value, rois: Value, indices: Value) -> Value:
         """See the class."""
+        need_floats(x, rois)
         if x.rank != 4 or rois.rank != 2 or (rois.dims[1] or 4) < 4 or indices.rank != 1:
             raise ShapeError(
                 "picture, rois and indices do not fit",
@@ -188,12 +192,14 @@ class RoiAlign(Layer):
         if self.output_height < 1 or self.output_width < 1:
             raise ShapeError("output size must be at least 1", found=f"{self.output_height} x {self.output_width}")
         corners = rois if rois.dims[1] == 4 else g.op("Slice", rois, g.ints(0), g.ints(4), g.ints(1))
-        # OpenVINO needs the 4 as a number.
+        # OpenVINO needs the 4 as a number; it reads foreign memory at a negative index, but refuses one too large.
+        number = g.cast(indices, np.int64)
+        number = g.op("Where", g.op("Less", number, g.const(np.int64(0))), g.const(np.int64(INT32_MAX)), number)
         return g.op(
             "RoiAlign",
             x,
             g.reshape(corners, -1, 4),
-            g.cast(indices, np.int64),
+            number,
             mode="avg" if self.mode else "max",
             output_height=self.output_height,
             output_width=self.output_width,

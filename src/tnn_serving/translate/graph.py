@@ -246,9 +246,10 @@ class _Translator:
 
     def _name_codes(self) -> None:
         """Codes carry the blob's name, unless its real numbers do."""
+        taken = {*self.values, *(value.ir.name for value in self.inputs)}
         for name, codes in self.codes.items():
             if codes.value.ir.producer() is not None and codes.value.ir.name not in self.codes:
-                codes.value.ir.name = f"{name}.codes" if name in self.values else name
+                codes.value.ir.name = f"{name}.codes" if name in taken else name
 
     def _presented(self) -> dict[str, Value]:
         """Every blob as the caller sees it: real numbers, or codes where these were asked for."""

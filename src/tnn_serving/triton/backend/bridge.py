@@ -13,12 +13,14 @@ import importlib
 import json
 import logging
 import sys
+import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, TypeAlias, cast
+from typing import ClassVar, Protocol, TypeAlias, cast
 
 from tnn_serving.errors import (
     CancelledError,
@@ -155,10 +157,28 @@ _FROM_WORST = sorted(_LOG_LEVELS.items(), reverse=True)
 
 
 class _Backend:
-    """What is set once when the backend starts."""
+    """What is set once when the backend starts, and whether a model has been opened yet."""
 
     shim: Shim
     options: Mapping[str, str]
+    first_open: ClassVar[threading.Lock] = threading.Lock()
+    opened: ClassVar[bool] = False
+
+
+@contextmanager
+def _first_alone() -> Iterator[None]:
+    """Lets models be opened side by side only when one has been opened.
+
+    Libraries set things up at their first use, and not all are ready for several threads doing that at once: OpenVINO's
+    bindings fill C++ function statics with calls into Python, so that a thread which waits for such a static with the
+    GIL and one that fills it and wants the GIL back wait for each other for ever.
+    """
+    if _Backend.opened:
+        yield
+        return
+    with _Backend.first_open:
+        yield
+        _Backend.opened = True  # not after an error: it may have come before the libraries were used
 
 
 def backend_init(config_json: str) -> None:
@@ -208,9 +228,10 @@ def open_model(handle: int, name: str, version: int, folder: str, config_json: s
         TritonError: the model can't be opened; the text becomes the load error.
     """
     try:
-        servable = Servable.open(
-            Path(folder), json.loads(config_json), version=version, complete=complete, options=_Backend.options
-        )
+        with _first_alone():
+            servable = Servable.open(
+                Path(folder), json.loads(config_json), version=version, complete=complete, options=_Backend.options
+            )
     except BaseException as error:
         log_exception(f"opening model {name} version {version}", error, error.__traceback__)
         raise triton_error(error) from None

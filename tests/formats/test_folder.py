@@ -1,0 +1,98 @@
+"""Which files make a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.formats.handmade import MODEL, PROTO, model, proto
+from tnn_serving.errors import FormatError, ProtoError, WeightsError
+from tnn_serving.formats import read_model, write_model
+from tnn_serving.formats.folder import model_files
+
+
+def put(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(MODEL if name.endswith("model") else PROTO)
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (["proto.tnnproto", "model.tnnmodel"], ("proto.tnnproto", "model.tnnmodel")),
+        (["a.tnnproto", "b.tnnmodel"], ("a.tnnproto", "b.tnnmodel")),
+        (["proto.tnnproto", "model.tnnmodel", "a.tnnproto", "b.tnnmodel"], ("proto.tnnproto", "model.tnnmodel")),
+        (
+            ["1/proto.tnnproto", "1/model.tnnmodel", "10/proto.tnnproto", "10/model.tnnmodel", "9/x", "config.pbtxt"],
+            ("10/proto.tnnproto", "10/model.tnnmodel"),
+        ),
+    ],
+)
+def test_folder_with_a_model(tmp_path: Path, files: list[str], found: tuple[str, str]) -> None:
+    put(tmp_path, *files)
+    assert model_files(tmp_path) == (tmp_path / found[0], tmp_path / found[1])
+    assert read_model(tmp_path).layer("mul").stored
+    assert read_model(str(tmp_path)).source == str(tmp_path / found[0])
+
+
+@pytest.mark.parametrize(
+    "files", [[], ["a.tnnproto"], ["a.tnnmodel"], ["a.tnnproto", "b.tnnproto", "a.tnnmodel"], ["v1/proto.tnnproto"]]
+)
+def test_folder_without_a_model(tmp_path: Path, files: list[str]) -> None:
+    put(tmp_path, *files)
+    with pytest.raises(FormatError, match=r"no model in .*proto\.tnnproto and model\.tnnmodel"):
+        read_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [("a.tnnproto", "a.tnnmodel"), ("proto.tnnproto", "proto.tnnmodel"), ("proto.tnnproto", "model.tnnmodel")],
+)
+def test_model_beside_a_proto(tmp_path: Path, name: str, beside: str) -> None:
+    put(tmp_path, name, beside, "other.tnnmodel")
+    assert read_model(tmp_path / name).layer("mul").stored
+
+
+def test_proto_alone(tmp_path: Path) -> None:
+    put(tmp_path, "a.tnnproto", "b.tnnmodel")
+    graph = read_model(tmp_path / "a.tnnproto")
+    assert not graph.layer("mul").stored
+    assert graph.model_bytes is None
+    assert write_model(graph)[1] == model()
+    assert read_model(tmp_path / "a.tnnproto", tmp_path / "b.tnnmodel").layer("mul").stored
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(ProtoError, match=r"gone\.tnnproto: cannot be read"):
+        read_model(tmp_path / "gone.tnnproto")
+    with pytest.raises(WeightsError, match=r"gone\.tnnmodel: cannot be read"):
+        read_model(PROTO, tmp_path / "gone.tnnmodel")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        read_model(PROTO, tmp_path)
+
+
+def test_message_names_the_file(tmp_path: Path) -> None:
+    put(tmp_path, "a.tnnproto", "a.tnnmodel")
+    (tmp_path / "a.tnnmodel").write_bytes(MODEL[:100])
+    with pytest.raises(WeightsError) as caught:
+        read_model(tmp_path / "a.tnnproto")
+    assert caught.value.where == (str(tmp_path / "a.tnnmodel"), "entry 0 `conv` (Convolution)")
+
+
+def test_empty_file_is_mapped(tmp_path: Path) -> None:
+    (tmp_path / "e.tnnmodel").touch()
+    graph = read_model(proto("ReLU r 1 1 x y"), tmp_path / "e.tnnmodel")
+    assert write_model(graph)[1] == b""
+
+
+def test_writing_fails_without_a_trace(tmp_path: Path) -> None:
+    graph = read_model(PROTO, MODEL)
+    with pytest.raises(OSError, match="directory"):
+        write_model(graph, tmp_path / "a.tnnproto", tmp_path / "none" / "a.tnnmodel")
+    graph.layers[0].name = "a b"
+    with pytest.raises(FormatError):
+        write_model(graph, tmp_path / "b.tnnproto", tmp_path / "b.tnnmodel")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tnnproto"]

@@ -1,0 +1,36 @@
+"""Small networks, made from the text of their layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+import tnn_serving as ts
+from tnn_serving.graph import BlobScale, Graph, Input, Tensor
+from tnn_serving.layers import make
+
+
+def network(
+    inputs: dict[str, Sequence[int]],
+    layers: Sequence[str],
+    outputs: Sequence[str],
+    *,
+    seed: int = 0,
+) -> Graph:
+    """A graph from layer lines (``type name n_in n_out ins... outs... tokens...``), missing weights random."""
+    made = []
+    for line in layers:
+        kind, name, n_in, n_out, *rest = line.split()
+        a, b = int(n_in), int(n_in) + int(n_out)
+        made.append(make(kind, name, rest[:a], rest[a:b], rest[b:]))
+    graph = Graph([Input(name, tuple(dims)) for name, dims in inputs.items()], list(outputs), made)
+    return ts.fill_random_weights(graph, name="test", seed=seed)
+
+
+CONVOLUTION = ["Convolution c 1 1 x y 1 3 4 3 3 1 1 1 1 1 -1 1 1 1"]
+"""x [N, 3, H, W] -> y [N, 4, H, W], with ReLU."""
+
+
+def scale(value: float) -> BlobScale:
+    return BlobScale(Tensor.of(np.array([value], np.float32)), None, Tensor.of(np.zeros(1, np.int32)))

@@ -1,0 +1,169 @@
+"""Configurations: what is read, what is completed, what contradicts the network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tnn_serving.engines import TensorSpec
+from tnn_serving.errors import ConfigError
+from tnn_serving.serving.config import (
+    NUMPY_TYPE,
+    PARAMETERS,
+    TRITON_TYPE,
+    bind_inputs,
+    check_outputs,
+    complete,
+    read_settings,
+)
+
+F32 = np.dtype(np.float32)
+X = TensorSpec("x", F32, (None, 3, None, None))
+PIXELS = TensorSpec("x", np.dtype(np.uint8), (None, None, None, 3))
+Y = TensorSpec("y", F32, (None, 1000, 1, 1))
+
+
+def config(input: list[dict[str, Any]] | None = None, **more: Any) -> dict[str, Any]:
+    return {"name": "m", "input": input or [], "output": [], "parameters": {}, "max_batch_size": 0, **more}
+
+
+def parameters(**values: str) -> dict[str, Any]:
+    return {key.replace("__", "."): {"string_value": value} for key, value in values.items()}
+
+
+def test_types_map_both_ways() -> None:
+    assert {NUMPY_TYPE[name]: name for name in NUMPY_TYPE} == TRITON_TYPE
+
+
+def test_everything_left_out_is_filled_in() -> None:
+    done = complete(config(), inputs=[X], outputs=[Y], optional=[])
+    assert done["backend"] == "tnn"
+    assert done["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 3, -1, -1]}]
+    assert done["output"] == [{"name": "y", "data_type": "TYPE_FP32", "dims": [-1, 1000, 1, 1]}]
+
+
+def test_what_is_there_stays() -> None:
+    given = config(
+        [{"name": "x", "data_type": "TYPE_FP32", "dims": [1, 3, 8, 8]}],
+        output=[{"name": "y", "data_type": "TYPE_FP32", "dims": [1000]}],
+    )
+    done = complete(given, inputs=[X], outputs=[Y, TensorSpec("z", F32, (1,))], optional=[])
+    assert done["input"] == given["input"]
+    assert done["output"] == given["output"]
+
+
+def test_dims_leave_out_the_batch_when_there_is_one() -> None:
+    done = complete(config(max_batch_size=8), inputs=[X], outputs=[Y], optional=[])
+    assert done["input"][0]["dims"] == [3, -1, -1]
+    assert done["output"][0]["dims"] == [1000, 1, 1]
+
+
+def test_a_scalar_is_shown_with_one_dim() -> None:
+    done = complete(config(), inputs=[X], outputs=[TensorSpec("y", F32, ())], optional=[])
+    assert done["output"][0]["dims"] == [1]
+
+
+def test_inputs_with_a_stored_value_are_optional() -> None:
+    done = complete(config(), inputs=[X, TensorSpec("h", F32, (1, 4))], outputs=[Y], optional=["h"])
+    assert [item.get("optional", False) for item in done["input"]] == [False, True]
+
+
+def test_pictures_are_read_in_tnns_terms() -> None:
+    given = config(
+        [{"name": "x", "data_type": "TYPE_UINT8", "dims": [-1, -1, 3]}],
+        parameters=parameters(scale="0.5,0.25,1", bias="-1", reverse_channel="true", resize="224,192"),
+    )
+    picture = read_settings(given).pictures["x"]
+    assert picture.scale == (0.5, 0.25, 1.0)
+    assert picture.bias == (-1.0,)
+    assert picture.reverse_channel
+    assert picture.resize == (224, 192)
+
+
+def test_a_parameter_for_one_input_wins() -> None:
+    pictures = [{"name": name, "data_type": "TYPE_UINT8", "dims": [-1, -1, 3]} for name in ("a", "b")]
+    settings = read_settings(config(pictures, parameters=parameters(scale="2", b__scale="3")))
+    assert settings.pictures["a"].scale == (2.0,)
+    assert settings.pictures["b"].scale == (3.0,)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("scale", "a"),
+        ("bias", ""),
+        ("reverse_channel", "maybe"),
+        ("resize", "224"),
+        ("resize", "0,5"),
+        ("NUM_STREAMS", "-1"),
+        ("INFERENCE_NUM_THREADS", "two"),
+        ("precision", "f16"),
+    ],
+)
+def test_unreadable_parameters_are_named(key: str, value: str) -> None:
+    given = config(
+        [{"name": "x", "data_type": "TYPE_UINT8", "dims": [-1, -1, 3]}], parameters=parameters(**{key: value})
+    )
+    with pytest.raises(ConfigError) as error:
+        read_settings(given)
+    assert key in str(error.value) or value in str(error.value)
+
+
+def test_a_parameter_of_an_input_that_is_no_picture_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"`z\.scale` names no picture input"):
+        read_settings(config(parameters=parameters(z__scale="1")))
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ({"name": "z", "data_type": "TYPE_FP32", "dims": [1]}, "no such input"),
+        ({"name": "x", "data_type": "TYPE_INT32", "dims": [-1, 3, -1, -1]}, "expected TYPE_FP32, found TYPE_INT32"),
+        ({"name": "x", "data_type": "TYPE_FP32", "dims": [3, -1, -1]}, "dims do not fit"),
+        ({"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 4, -1, -1]}, "dims do not fit"),
+    ],
+)
+def test_contradictions_name_both_sides(item: dict[str, Any], said: str) -> None:
+    given = config([item])
+    with pytest.raises(ConfigError) as error:
+        bind_inputs(given, [X], read_settings(given))
+    assert said in str(error.value)
+    assert "config.pbtxt, input" in str(error.value)
+
+
+@pytest.mark.parametrize("dims", [[-1, -1, 3], [-1, -1, -1, 3], [1, 224, 224, 3]])
+def test_pixels_come_with_or_without_a_batch(dims: list[int]) -> None:
+    given = config([{"name": "x", "data_type": "TYPE_UINT8", "dims": dims}])
+    assert bind_inputs(given, [PIXELS], read_settings(given))["x"].kind == "pixels"
+
+
+def test_encoded_pictures_are_strings() -> None:
+    given = config([{"name": "x", "data_type": "TYPE_STRING", "dims": [1]}])
+    binding = bind_inputs(given, [PIXELS], read_settings(given))["x"]
+    assert (binding.kind, binding.datatype) == ("encoded", "BYTES")
+
+
+@pytest.mark.parametrize("dims", [[1000], [-1], [1, 1000, 1, 1], [-1, 1000]])
+def test_output_dims_may_be_flattened(dims: list[int]) -> None:
+    given = config(output=[{"name": "y", "data_type": "TYPE_FP32", "dims": dims}])
+    check_outputs(given, {"y": TensorSpec("y", F32, (1, 1000, 1, 1))})
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"name": "y", "data_type": "TYPE_FP32", "dims": [999]},
+        {"name": "y", "data_type": "TYPE_INT32", "dims": [1000]},
+    ],
+)
+def test_outputs_that_cannot_hold_the_blob_are_refused(item: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="output `y`"):
+        check_outputs(config(output=[item]), {"y": TensorSpec("y", F32, (1, 1000, 1, 1))})
+
+
+def test_every_parameter_reads_its_own_default() -> None:
+    for parameter in PARAMETERS.values():
+        parameter.read(parameter.default)
+        assert parameter.doc[0].islower() or parameter.doc[0] == "`"

@@ -1,0 +1,210 @@
+"""The Python API on small networks."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import tnn_serving as ts
+from tests.networks import CONVOLUTION, network
+from tnn_serving.engines import ENGINES
+from tnn_serving.errors import ConfigError, EngineError, RequestError, ShapeError, UnsupportedLayer, WeightsError
+from tnn_serving.graph import Tensor
+
+X = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture(params=ENGINES)
+def model(request: pytest.FixtureRequest) -> ts.Model:
+    return ts.load(network({"x": (1, 3, 8, 8)}, CONVOLUTION, ["y"]), request.param)
+
+
+def test_shapes_are_free_where_no_weight_fixes_them(model: ts.Model) -> None:
+    assert [(s.name, s.dtype, s.shape) for s in model.inputs] == [("x", np.float32, (None, 3, None, None))]
+    assert [(s.name, s.shape) for s in model.outputs] == [("y", (None, 4, None, None))]
+
+
+def test_other_sizes_answer_as_a_fresh_load(model: ts.Model) -> None:
+    x = np.random.default_rng(1).standard_normal((2, 3, 5, 9)).astype(np.float32)
+    fresh = ts.load(network({"x": x.shape}, CONVOLUTION, ["y"]), model.engine)
+    np.testing.assert_array_equal(model.run({"x": x})["y"], fresh.run({"x": x})["y"])
+
+
+def test_several_threads_get_their_own_answers(model: ts.Model) -> None:
+    inputs = [np.full((1, 3, 8, 8), k, np.float32) for k in range(8)]
+    wanted = [model.run({"x": x})["y"] for x in inputs]
+    wrong: list[int] = []
+
+    def work(k: int) -> None:
+        for _ in range(20):
+            if not np.array_equal(model.run({"x": inputs[k]})["y"], wanted[k]):
+                wrong.append(k)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_answers_outlive_the_next_inference(model: ts.Model) -> None:
+    first = model.run({"x": X})["y"]
+    kept = first.copy()
+    model.run({"x": -X})
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_inputs_are_not_changed_and_may_be_read_only(model: ts.Model) -> None:
+    x = X.copy()
+    x.flags.writeable = False
+    model.run({"x": x})
+    np.testing.assert_array_equal(x, X)
+
+
+def test_arrays_that_are_not_contiguous_or_wider_are_taken(model: ts.Model) -> None:
+    wanted = model.run({"x": X})["y"]
+    np.testing.assert_array_equal(model.run({"x": np.asfortranarray(X)})["y"], wanted)
+    np.testing.assert_array_equal(model.run({"x": X.astype(np.float64)})["y"], wanted)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({}, "input `x` is missing"),
+        ({"x": X, "z": X}, "there is no input `z`"),
+        ({"x": X[0]}, "another shape"),
+        ({"x": X[:, :2]}, "expected [any, 3, any, any]"),
+        ({"x": X.astype(complex)}, "another type"),
+    ],
+)
+def test_wrong_inputs_are_refused_by_name(model: ts.Model, inputs: dict[str, np.ndarray], said: str) -> None:
+    with pytest.raises(RequestError) as error:
+        model.run(inputs)
+    assert said in str(error.value)
+
+
+def test_a_shape_the_network_cannot_take_names_the_layer() -> None:
+    layers = ["Pooling p 1 1 x a 0 2 2 2 2 0 0 -1 -1 -1 0", "Upsample u 1 1 a b 1 2 2 0", "Add s 2 1 x b y -1"]
+    model = ts.load(network({"x": (1, 2, 8, 8)}, layers, ["y"]))
+    assert model.run({"x": np.zeros((1, 2, 16, 8), np.float32)})["y"].shape == (1, 2, 16, 8)
+    with pytest.raises(RequestError, match="layer 2 `s` \\(Add\\)"):
+        model.run({"x": np.zeros((1, 2, 9, 8), np.float32)})
+
+
+def test_any_blob_may_be_asked_for(model: ts.Model) -> None:
+    graph = network({"x": (1, 3, 8, 8)}, [*CONVOLUTION, "Sigmoid s 1 1 y z"], ["z"])
+    loaded = ts.load(graph, model.engine)
+    got = loaded.run({"x": X}, outputs=["y", "z"])
+    np.testing.assert_allclose(got["z"], 1 / (1 + np.exp(-got["y"])), rtol=1e-5)
+    with pytest.raises(ShapeError, match="`nothing` is not produced"):
+        loaded.run({"x": X}, outputs=["nothing"])
+
+
+def test_inputs_with_a_stored_value_may_be_left_out(model: ts.Model) -> None:
+    graph = network({"x": (1, 3, 4, 4), "h": (1, 3, 4, 4)}, ["Add a 2 1 x h y -1"], ["y"])
+    stored = np.full((1, 3, 4, 4), 5, np.float32)
+    graph.constants["h"] = Tensor.of(stored)
+    loaded = ts.load(graph, model.engine)
+    x = np.ones((1, 3, 4, 4), np.float32)
+    assert loaded.optional_inputs == ["h"]
+    np.testing.assert_array_equal(loaded.run({"x": x})["y"], x + stored)
+    np.testing.assert_array_equal(loaded.run({"x": x, "h": x})["y"], x + x)
+
+
+def test_sources(tmp_path: Path) -> None:
+    graph = network({"x": (1, 3, 8, 8)}, CONVOLUTION, ["y"])
+    pair = ts.write_model(graph, tmp_path / "net.tnnproto", tmp_path / "net.tnnmodel")
+    wanted = ts.load(graph).run({"x": X})["y"]
+    for source in (tmp_path, tmp_path / "net.tnnproto", (tmp_path / "net.tnnproto", tmp_path / "net.tnnmodel"), pair):
+        np.testing.assert_array_equal(ts.load(source).run({"x": X})["y"], wanted)
+
+
+def test_unknown_engine_and_option_are_refused() -> None:
+    graph = network({"x": (1, 3, 8, 8)}, CONVOLUTION, ["y"])
+    with pytest.raises(ConfigError, match="unknown engine"):
+        ts.load(graph, "tensorrt")
+    with pytest.raises(ConfigError, match="unknown option `thread`"):
+        ts.load(graph, thread=1)
+    with pytest.raises(ConfigError, match="unknown int8 form"):
+        ts.load(graph, int8="quick")
+    with pytest.raises(EngineError, match="computes in f32"):
+        ts.load(graph, "onnxruntime", precision="bf16")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("Dropout d 1 1 x y", "layer 0 `d` (Dropout): type `Dropout` cannot be executed"),
+        ("Convulution d 1 1 x y", "layer 0 `d` (Convulution): type `Convulution` is unknown"),
+    ],
+)
+def test_layers_that_cannot_run_are_refused_with_their_place(line: str, said: str) -> None:
+    with pytest.raises(UnsupportedLayer) as error:
+        ts.load(network({"x": (1, 3, 8, 8)}, [line], ["y"]))
+    assert said in str(error.value)
+
+
+def test_missing_and_misfitting_weights_are_refused() -> None:
+    graph = network({"x": (1, 3, 8, 8)}, CONVOLUTION, ["y"])
+    layer = graph.layer("c")
+    layer.filter = Tensor.of(np.zeros(7, np.float32))  # type: ignore[attr-defined]
+    with pytest.raises(WeightsError, match=r"expected 108 values \(4 x 3 x 3 x 3\), found 7 values"):
+        ts.load(graph)
+    layer.filter = None  # type: ignore[attr-defined]
+    with pytest.raises(WeightsError, match=r"layer 0 `c` .*no `filter` in the model file"):
+        ts.load(graph)
+
+
+@pytest.mark.parametrize(
+    ("layers", "outputs", "said"),
+    [
+        (["ReLU r 1 1 a y"], ["y"], "input `a` is not available"),
+        (["ReLU r 1 1 x y"], ["z"], "output `z` is not produced"),
+        (["ReLU r 1 1 x y", "ReLU s 1 1 x y"], ["y"], "`y` is written twice"),
+        (["ReLU r 2 1 x x y"], ["y"], "wrong number of inputs"),
+    ],
+)
+def test_broken_graphs_are_refused(layers: list[str], outputs: list[str], said: str) -> None:
+    with pytest.raises(ShapeError) as error:
+        ts.load(network({"x": (1, 3, 8, 8)}, layers, outputs))
+    assert said in str(error.value)
+
+
+def test_export_is_whole_and_answers_as_the_model(model: ts.Model) -> None:
+    graph = network({"x": (1, 3, 8, 8)}, [*CONVOLUTION, "Sigmoid act 1 1 y z"], ["z"])
+    made = ts.to_onnx(graph)
+    onnx.checker.check_model(made, full_check=True)
+    assert {value.name for value in made.graph.value_info} >= {"y"}
+    assert any(node.name.startswith("act/") for node in made.graph.node)
+    assert {p.key for p in made.metadata_props} == {"tnn.source", "tnn.sha256"}
+    assert {o.version for o in made.opset_import} == {21}
+    session = onnxruntime.InferenceSession(made.SerializeToString())
+    np.testing.assert_allclose(
+        session.run(["z"], {"x": X})[0], ts.load(graph, model.engine).run({"x": X})["z"], atol=1e-6
+    )
+
+
+def test_export_of_an_optional_input_is_an_initializer() -> None:
+    graph = network({"x": (1, 3, 4, 4), "h": (1, 3, 4, 4)}, ["Add a 2 1 x h y -1"], ["y"])
+    graph.constants["h"] = Tensor.of(np.full((1, 3, 4, 4), 5, np.float32))
+    made = ts.to_onnx(graph)
+    onnx.checker.check_model(made, full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(made.SerializeToString(), options)
+    x = np.ones((1, 3, 4, 4), np.float32)
+    np.testing.assert_array_equal(session.run(["y"], {"x": x})[0], x + 5)
+    np.testing.assert_array_equal(session.run(["y"], {"x": x, "h": x})[0], x + 1)
+
+
+def test_public_names() -> None:
+    assert set(ts.__all__) == {
+        "Model", "__version__", "fill_random_weights", "load", "read_model", "to_onnx", "write_model"
+    }  # fmt: skip
+    assert all(hasattr(ts, name) for name in ts.__all__)
