@@ -13,15 +13,18 @@ import onnx
 
 from tnn_serving.engines import Executable, Options, TensorSpec, engine_named
 from tnn_serving.engines.cpu import Cpu, this_cpu
-from tnn_serving.errors import ConfigError, EngineError, RequestError, located
+from tnn_serving.errors import ConfigError, EngineError, RequestError, TnnError, located
 from tnn_serving.formats import read_model
 from tnn_serving.graph import Graph
 from tnn_serving.int8 import Decision, decide, keep_off_amx
 from tnn_serving.layers.quantized import Form
-from tnn_serving.translate.graph import Blob, free_dims, translate
+from tnn_serving.translate.graph import Blob, check_shapes, fingerprint, free_dims, translate
 from tnn_serving.translate.pictures import PictureInput
 
 log = logging.getLogger(__name__)
+
+REMEMBERED_SHAPES = 4096
+"""Combinations of input shapes that are known to fit."""
 
 Source = str | os.PathLike[str] | tuple[str | os.PathLike[str] | bytes, str | os.PathLike[str] | bytes] | Graph
 
@@ -82,6 +85,7 @@ def to_onnx(source: Source, *, int8: str = "exact", raw_int8: bool = False) -> o
         form=Form.EXACT if int8 == "exact" else Form.FAST_U8,
         raw_int8=raw_int8,
     )
+    translation.model.metadata_props.update({"tnn.source": graph.source, "tnn.sha256": fingerprint(graph)})
     made = translation.proto()
     made.graph.initializer.extend(
         onnx.numpy_helper.from_array(value, name) for name, value in translation.defaults.items()
@@ -123,6 +127,7 @@ class Model:
         self._options = options or Options()
         self._lock = threading.Lock()
         self._compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], Executable] = {}
+        self._taken: dict[tuple[tuple[str, tuple[int, ...]], ...], None] = {}
         self._optional = _optional(graph)
         self._free = free_dims(graph, given=self._optional)
         everything = translate(
@@ -184,27 +189,26 @@ class Model:
                 )
         given = tuple(name for name in self._optional if name in feeds)
         wanted = tuple(outputs) if outputs is not None else tuple(self.graph.outputs)
-        executable = self._executable(wanted, given)
-        try:
-            return executable.run(feeds)
-        except EngineError as error:
-            refused = self._refusal(feeds, given)
-            if refused is not None:
-                raise refused from error
-            raise
+        self._check_shapes(feeds, given)
+        return self._executable(wanted, given).run(feeds)
 
-    def _refusal(self, feeds: Mapping[str, np.ndarray], given: Sequence[str]) -> RequestError | None:
-        """Says which layer refuses the shapes, where the engine's own words name none of ours."""
-        shapes = {name: array.shape for name, array in feeds.items()}
+    def _check_shapes(self, feeds: Mapping[str, np.ndarray], given: Sequence[str]) -> None:
+        """Asks the layers about shapes that were not seen before: engines answer some that do not fit with garbage."""
+        key = tuple((name, array.shape) for name, array in feeds.items())
+        if key in self._taken:
+            return
+        shapes = dict(key)
         for name in self._pictures.keys() & shapes.keys():
             n, h, w, c = shapes[name]
             shapes[name] = (n, c, h, w)
         try:
-            translate(self.graph, shapes=shapes, given=given)
-        except Exception as error:
+            check_shapes(self.graph, shapes, given=given)
+        except TnnError as error:
             sizes = ", ".join(f"`{name}` {list(shape)}" for name, shape in shapes.items())
-            return RequestError(f"the network does not take {sizes}", found=str(error))
-        return None
+            raise RequestError(f"the network does not take {sizes}", found=str(error)) from error
+        while len(self._taken) >= REMEMBERED_SHAPES:
+            self._taken.pop(next(iter(self._taken)), None)
+        self._taken[key] = None
 
     def _checked(self, name: str, value: np.ndarray) -> np.ndarray:
         spec = self._inputs.get(name)

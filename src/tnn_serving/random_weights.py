@@ -61,12 +61,9 @@ def fill_random_weights(graph: Graph, *, name: str | None = None, seed: int = 0)
 
     Raises:
         ShapeError: a layer does not take the shape of its input.
+        WeightsError: a layer needs a buffer whose size nothing in the proto decides.
     """
-    filled = copy.copy(graph)
-    filled.layers = [copy.copy(layer) for layer in graph.layers]
-    filled.scales = dict(graph.scales)
-    filled.proto_text = None
-    filled.model_bytes = None
+    filled = copy.deepcopy(graph)
     filler = _Filler(filled, name or network_name(graph.source), seed)
     filler.fill_scales()
     translate(filled, before=filler.fill)

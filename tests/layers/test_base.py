@@ -170,7 +170,7 @@ def test_fractions_are_cut_off_as_c_does(text: str, want: int, caplog: pytest.Lo
 
 @pytest.mark.parametrize(
     "text",
-    ["", "x", "3abc", "1e3", "0x10", "1_000", "٣", "--1", "nan", "inf", "2147483648", "-2147483649", "9" * 5000],
+    ["", "x", "3abc", "1e3", "0x10", "1_0", "٣", "--1", "nan", "inf", "2147483648", "9" * 5000],
 )
 @pytest.mark.parametrize("kind", [int, bool, CBool])
 def test_what_c_would_misread_as_an_integer(text: str, kind: type) -> None:
@@ -192,8 +192,8 @@ def test_64_bits(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "want"),
-    [(1, "1"), (True, "1"), (False, "0"), (CBool(5), "1"), (1.0, "1"), (0.1, "0.1"), (1e-5, "1e-05"), (2.0**40, "1.09951e+12"),
-     (3.4028235e38, "3.40282e+38"), (math.inf, "inf"), (-0.0, "-0"), ("a;b", "a;b")],
+    [(1, "1"), (True, "1"), (False, "0"), (CBool(5), "1"), (1.0, "1"), (0.1, "0.1"), (1e-5, "1e-05"),
+     (2.0**40, "1.09951e+12"), (3.4028235e38, "3.40282e+38"), (math.inf, "inf"), (-0.0, "-0"), ("a;b", "a;b")],
 )  # fmt: skip
 def test_spell(value: Any, want: str) -> None:
     assert spell(value) == want

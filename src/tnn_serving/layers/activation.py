@@ -8,7 +8,7 @@ import numpy as np
 
 from tnn_serving.errors import ShapeError, WeightsError
 from tnn_serving.graph import Tensor
-from tnn_serving.layers.base import Layer, buffer, entry_label, layer, need_floats, token
+from tnn_serving.layers.base import Layer, buffer, entry_label, layer, need_floats, spell, token
 from tnn_serving.layers.quantized import Codes, Scale
 from tnn_serving.layers.unary import Unary
 
@@ -283,8 +283,8 @@ class HardSwish(Layer):
 
     Inputs: a, b [...] float32, broadcast.
     Outputs: y float32, the broadcast shape.
-    ONNX: Mul, Add, Clip(0, 1), Mul.
-    TNN differs: aligns inputs of unequal rank at the left.
+    ONNX: HardSwish for one input and the usual slope 1/6 and value 1/2; otherwise Mul, Add, Clip(0, 1), Mul.
+    TNN differs: takes 1/6 as the six digits that files give; aligns inputs of unequal rank at the left.
     """
 
     alpha: float = token("slope", default=1.0)
@@ -293,6 +293,8 @@ class HardSwish(Layer):
     def to_onnx(self, g: Builder, a: Value, b: Value | None = None) -> Value:
         """See the class."""
         need_floats(a, b or a)
+        if b is None and spell(self.alpha) == spell(1 / 6) and self.beta == 0.5:
+            return g.op("HardSwish", a)
         return g.op("Mul", a, ramp(g, b or a, self.alpha, self.beta))
 
 

@@ -134,6 +134,13 @@ def window(
     raise UnsupportedLayer("padding type is not supported", expected=PAD_TYPES, found=pad_type)
 
 
+def check_extent(y: Value) -> Value:
+    """The result of a window operator. Raises ShapeError if the window does not fit the input anywhere."""
+    if any(size is not None and size < 1 for size in y.dims[2:]):
+        raise ShapeError("window does not fit the input", expected="at least 1 on each axis", found=list(y.dims))
+    return y
+
+
 def check_groups(x: Value, group: int, outputs: int, axes: int) -> None:
     """Raises ShapeError unless ``x`` is [N, C] with ``axes`` more, and ``group`` divides C and ``outputs``."""
     if x.rank != 2 + axes:
@@ -188,7 +195,7 @@ class Convolution(Layer):
         shape = self._filter_shape(x)
         filters = float_weight(g, self.need("filter"), self.scale, dims=shape)
         bias = g.const(self.bias, np.float32, dims=shape[:1]) if self.has_bias and self.bias else None
-        return activated(g, self._convolved(g, x, filters, bias, self.stride), self.activation)
+        return activated(g, check_extent(self._convolved(g, x, filters, bias, self.stride)), self.activation)
 
     def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
         """The bias counts whenever one is stored; an activation of 256 is ignored, as TNN does in int8."""
@@ -286,7 +293,7 @@ class Convolution1D(Layer):
         y = g.op(
             "Conv", y, filters, bias, group=self.group, strides=[self.stride], dilations=[self.dilation], **padding
         )
-        return activated(g, y, self.activation)
+        return activated(g, check_extent(y), self.activation)
 
 
 @layer(201, "Convolution3D")
@@ -341,7 +348,7 @@ class Convolution3D(Layer):
             dilations=list(self.dilation),
             **padding,
         )
-        return activated(g, y, self.activation)
+        return activated(g, check_extent(y), self.activation)
 
 
 @layer(22, "Deconvolution")
@@ -404,7 +411,7 @@ class Deconvolution(Layer):
             y = g.op("Pad", y, g.ints(0, 0, *(max(-n, 0) for n in fronts), 0, 0, *(max(-n, 0) for n in backs)))
             if bias is not None:
                 y = g.op("Add", y, g.reshape(bias, -1, 1, 1))
-        return activated(g, y, self.activation)
+        return activated(g, check_extent(y), self.activation)
 
     def _crop(self, kernel: int, stride: int, pad: int, dilation: int) -> tuple[int, int]:
         """How much of the full sum is cut off in front and behind; negative where zeros are added."""

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 @layer(302, "HDRGuide")
 class HDRGuide(Layer):
-    """Guide map of HDRNet: p = ccm * rgb + ccm_bias; g[c] = sum over i of slopes[c, i] * max(p[c] - shifts[c, i], 0);
-    the sum over c of projection[c] * g[c] plus its bias, clipped to 0...1.
+    """Guide map of HDRNet: a colour matrix, a curve for each channel, their weighted sum, clipped to 0...1.
+
+    p = ccm * rgb + ccm_bias; g[c] = sum over i of slopes[c, i] * max(p[c] - shifts[c, i], 0);
+    y = projection * g + projection_bias.
 
     Inputs: x [N, 3, H, W] float32.
     Outputs: y [N, 1, H, W] float32.

@@ -9,7 +9,7 @@ import numpy as np
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import DHW, HW, Layer, layer, need_floats, token
-from tnn_serving.layers.convolution import PAD_TYPES
+from tnn_serving.layers.convolution import PAD_TYPES, check_extent
 from tnn_serving.layers.quantized import Codes
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class Pooling(Layer):
             return adaptive(g, x, average, self.output)
         sizes = window_sizes(g, x, self.kernel, self.kernel_index)
         axes = [Axis(2 + k, *axis) for k, axis in enumerate(zip(sizes, self.stride, self.pad, strict=True))]
-        return pooled(g, x, average, axes, self.pad_type, self.ceil_mode == 1)
+        return check_extent(pooled(g, x, average, axes, self.pad_type, self.ceil_mode == 1))
 
     def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
         """On the codes: TNN looks at no scale. The maximum starts at -127, the average is truncated toward zero."""
@@ -283,7 +283,8 @@ class Pooling1D(Layer):
         check_input(x, 3)
         sizes = window_sizes(g, x, [self.kernel], [self.kernel_index])
         axes = [Axis(2, sizes[0], self.stride, self.pad)]
-        return old_pooled(g, x, self.pool_type != 0, axes, self.pad_type, self.ceil_mode == 1, self.stride)
+        y = old_pooled(g, x, self.pool_type != 0, axes, self.pad_type, self.ceil_mode == 1, self.stride)
+        return check_extent(y)
 
 
 @layer(202, "Pooling3D")
@@ -310,7 +311,8 @@ class Pooling3D(Layer):
         check_input(x, 5)
         sizes = window_sizes(g, x, self.kernel, self.kernel_index)
         axes = [Axis(2 + k, *axis) for k, axis in enumerate(zip(sizes, self.stride, self.pad, strict=True))]
-        return old_pooled(g, x, self.pool_type != 0, axes, self.pad_type, self.ceil_mode == 1, self.stride.h)
+        y = old_pooled(g, x, self.pool_type != 0, axes, self.pad_type, self.ceil_mode == 1, self.stride.h)
+        return check_extent(y)
 
 
 def old_pooled(

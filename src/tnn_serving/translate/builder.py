@@ -229,6 +229,7 @@ class Builder:
                 known = dims if constant else (None,) * len(dims)
             output = node.outputs[k]
             output.type = ir.TensorType(ir.DataType.from_numpy(dtype))
+            output.shape = ir.Shape(known)
             made.append(Value(output, dtype, dims, sample, constant, known))
         if op_type == "Reshape":
             _check_reshape(inputs[0], made[0])

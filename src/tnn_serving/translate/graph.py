@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 
 from tnn_serving.errors import ShapeError, TnnError, UnsupportedLayer, WeightsError, located
 from tnn_serving.graph import COMPUTED, DYNAMIC_RANGE_SUFFIX, SCALE_SUFFIX, DataType, Graph, Input, Tensor
@@ -100,6 +99,22 @@ def translate(
         )
 
 
+def check_shapes(
+    graph: Graph, shapes: Mapping[str, Sequence[int]], *, given: Sequence[str] = ()
+) -> tuple[tuple[str, int, int], ...]:
+    """Asks every layer whether it takes these input shapes. Returns the sizes that a translation would write down.
+
+    Engines do not ask: OpenVINO multiplies matrices that do not fit, and reads behind the end of some tensors.
+
+    Raises:
+        ShapeError: a layer refuses; the message names it.
+    """
+    with located(graph.source):
+        translator = _Translator(graph, shapes, given, {}, {}, Form.EXACT, False, None)
+        translator.walk(())
+        return tuple(translator.builder.fixed)
+
+
 class _Translator:
     def __init__(
         self,
@@ -150,18 +165,24 @@ class _Translator:
             self.values[item.name] = value
             self.inputs.append(entry)
 
-    def run(self, outputs: Sequence[str] | None) -> Translation:
-        wanted = list(outputs) if outputs is not None else self.graph.outputs
+    def walk(self, wanted: Sequence[str]) -> None:
+        """Lets every layer say its meaning."""
         for step in steps(self.graph):
             self._step(step)
             # What was merged away has no blob of its own; somebody who asks for it gets it computed beside.
             if any(name in wanted for part in step.parts[:-1] for name in part.outputs):
                 for index, part in enumerate(step.parts[:-1]):
                     self._step(Step(step.index + index, part))
+
+    def run(self, outputs: Sequence[str] | None) -> Translation:
+        """Walks, and makes the model of it."""
+        wanted = list(outputs) if outputs is not None else self.graph.outputs
+        self.walk(wanted)
         results = [self._output(name) for name in wanted]
         self._name_codes()
         for value in results:
-            value.ir.shape = ir.Shape([_symbol(value.ir.name or "", k) for k in range(value.rank)])
+            name = value.ir.name or ""
+            value.ir.shape = ir.Shape([_symbol(name, k) if d is None else d for k, d in enumerate(value.known)])
         used = {value for node in self.builder.nodes for value in node.inputs} | {value.ir for value in results}
         model = ir.Model(
             ir.Graph(
@@ -175,9 +196,7 @@ class _Translator:
             ir_version=IR_VERSION,
             producer_name="tnn-serving",
             producer_version=VERSION,
-            metadata_props={"tnn.source": self.graph.source, "tnn.sha256": fingerprint(self.graph)},
         )
-        ShapeInferencePass(data_prop=True)(model)
         blobs = {name: Blob(name, value.dtype, value.dims, value.known) for name, value in self._presented().items()}
         return Translation(
             model,
@@ -370,11 +389,11 @@ def free_dims(graph: Graph, given: Sequence[str] = ()) -> dict[str, tuple[bool, 
     """
     fed = [item for item in graph.inputs if item.name not in graph.constants or item.name in given]
     free = {item.name: [False] * len(item.dims) for item in fed}
-    fixed = translate(graph, given=given).fixed
+    fixed = check_shapes(graph, {}, given=given)
 
     def takes(shapes: Mapping[str, Shape]) -> bool:
         try:
-            return translate(graph, shapes=shapes, given=given).fixed == fixed
+            return check_shapes(graph, shapes, given=given) == fixed
         except TnnError:
             return False
 

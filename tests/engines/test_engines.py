@@ -1,0 +1,104 @@
+"""What each engine promises, on hand-made ONNX."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from tnn_serving.engines import ENGINES, Options, engine_named
+from tnn_serving.engines.cpu import Cpu, read_flags
+from tnn_serving.errors import ConfigError, EngineError
+
+
+def model(nodes: list[onnx.NodeProto], outputs: list[str], shape: list[int | str]) -> onnx.ModelProto:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    graph = helper.make_graph(nodes, "g", [x], results)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def constant(name: str, value: np.ndarray) -> onnx.NodeProto:
+    return helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(value))
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_outputs_keep_their_names_where_the_engine_merges_them(engine: str) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Identity", ["y"], ["z"])]
+    executable = ENGINES[engine].compile(model(nodes, ["z", "y"], ["n", 3]), Options())
+    assert [spec.name for spec in executable.outputs] == ["z", "y"]
+    got = executable.run({"x": np.array([[-1, 0, 2]], np.float32)})
+    np.testing.assert_array_equal(got["z"], [[0, 0, 2]])
+    np.testing.assert_array_equal(got["y"], got["z"])
+
+
+def test_arithmetic_is_f32(engine: str) -> None:
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((256, 256)).astype(np.float32)
+    nodes = [constant("w", w), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    x = rng.standard_normal((4, 256)).astype(np.float32)
+    got = ENGINES[engine].compile(model(nodes, ["y"], ["n", 256]), Options()).run({"x": x})["y"]
+    wanted = x.astype(np.float64) @ w.astype(np.float64)
+    assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def test_division_is_rounded_right_where_asked(engine: str) -> None:
+    divisor = np.array([0.12, 0.04, 3.0, 7e-3], np.float32)
+    nodes = [constant("s", divisor), helper.make_node("Div", ["x", "s"], ["y"])]
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((5000, 4)) * 10.0 ** rng.integers(-6, 6, (5000, 4))).astype(np.float32)
+    executable = ENGINES[engine].compile(model(nodes, ["y"], ["n", 4]), Options(ieee_division=True))
+    np.testing.assert_array_equal(executable.run({"x": x})["y"], x / divisor)
+
+
+def test_a_refusal_is_an_engine_error(engine: str) -> None:
+    executable = ENGINES[engine].compile(model([helper.make_node("Relu", ["x"], ["y"])], ["y"], ["n", 3]), Options())
+    with pytest.raises(EngineError):
+        executable.run({"x": np.zeros((1, 5), np.float32)})
+    np.testing.assert_array_equal(executable.run({"x": np.ones((2, 3), np.float32)})["y"], np.ones((2, 3)))
+
+
+def test_what_openvino_computes_otherwise_it_refuses() -> None:
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 4, 4]),
+        helper.make_tensor_value_info("rois", TensorProto.FLOAT, [1, 4]),
+        helper.make_tensor_value_info("batch", TensorProto.INT64, [1]),
+    ]
+    node = helper.make_node("RoiAlign", ["x", "rois", "batch"], ["y"], mode="max")
+    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    with pytest.raises(EngineError, match="RoiAlign with mode max"):
+        ENGINES["openvino"].compile(made, Options())
+    ENGINES["onnxruntime"].compile(made, Options())
+
+
+def test_names() -> None:
+    assert [e.name for e in engine_named("auto")] == list(ENGINES)
+    assert [e.name for e in engine_named("onnxruntime")] == ["onnxruntime"]
+    with pytest.raises(ConfigError, match="auto, openvino, onnxruntime"):
+        engine_named("ort")
+    assert all(e.version() for e in ENGINES.values())
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit", "vnni", "amx"),
+    [
+        ({"avx512_vnni", "amx_int8"}, None, True, True),
+        ({"avx512_vnni", "amx_int8"}, "AVX512_CORE_FP16", True, False),
+        ({"avx512_vnni"}, "avx512_core", False, False),
+        ({"avx_vnni"}, "AVX2_VNNI", True, False),
+        ({"avx2"}, None, False, False),
+    ],
+)
+def test_cpu_under_onednns_limit(flags: set[str], limit: str | None, vnni: bool, amx: bool) -> None:
+    cpu = Cpu.of(frozenset(flags), {} if limit is None else {"ONEDNN_MAX_CPU_ISA": limit})
+    assert (cpu.vnni, cpu.amx_int8) == (vnni, amx)
+
+
+def test_flags_of_this_machine_are_found() -> None:
+    assert "sse2" in read_flags()
