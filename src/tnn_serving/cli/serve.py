@@ -32,6 +32,9 @@ from tnn_serving.triton.log import is_harmless
 from tnn_serving.triton.overlay import Overlay
 from tnn_serving.triton.supervise import Callbacks, Restarts, Supervisor
 
+PICTURE_COMMANDS = {"classification": "classify", "face_detection": "detect"}
+"""The demo models, and the command that asks each."""
+
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 
 
@@ -161,9 +164,12 @@ def _next_steps(launch: Launch, models: Sequence[ServedModel]) -> Group:
         endpoint = launch.endpoint(protocol)
         if endpoint is not None:
             lines.append(f"{protocol + ':':9}{endpoint[0]}:{endpoint[1]}")
-    ready = next((model for model in models if model.ready), None)
-    if launch.url is not None and ready is not None:
-        lines.append(f"\nnext:    tnn-serving request --help, or curl {launch.url}/v2/models/{escape(ready.name)}")
+    ready = [model.name for model in models if model.ready]
+    if launch.url is not None and ready:
+        where = "" if launch.url.endswith(":8000") else f" --url {launch.url}"
+        words = [f"tnn-serving {command} PICTURE{where}" for name, command in PICTURE_COMMANDS.items() if name in ready]
+        words.append(f"curl {launch.url}/v2/models/{escape(ready[0])}/config")
+        lines += [f"\nnext:    {words[0]}", *(f"         {word}" for word in words[1:])]
     lines.append("stop:    Ctrl-C")
     return Group(*lines)
 

@@ -1,0 +1,206 @@
+"""Int8 networks in exact and fast form beside their fp32 twins: time, deviation, kernels, codes.
+
+    python benchmarks/int8_forms.py FOLDER [--rounds 20] [--threads 1] [--layers] [--json out.json]
+
+FOLDER holds ``*quant_NAME.tnnproto`` files, with or without weights (reproducible random ones are filled in), and beside
+each, if there is one, its fp32 twin ``*NAME.tnnproto``. The forms run alternately; medians and ratios are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import tnn_serving as ts
+from tnn_serving.engines import ENGINES, Options
+from tnn_serving.graph import Graph, Input
+from tnn_serving.model import Model
+from tnn_serving.random_weights import network_name, random_input
+from tnn_serving.translate.fusion import Step, steps
+
+FORMS = ("exact", "fast")
+
+
+@dataclass
+class Row:
+    """One network on one engine; times are medians in ms."""
+
+    network: str
+    engine: str
+    fp32_ms: float | None
+    exact_ms: float
+    fast_ms: float
+    deviation: float
+    same_top: bool
+    kernels: dict[str, int] = field(default_factory=dict)
+    codes: int | None = None
+    wrong_codes: int | None = None
+    worst_step: int | None = None
+
+
+def load(path: Path) -> Graph:
+    graph = ts.read_model(path)
+    return graph if path.with_suffix(".tnnmodel").is_file() else ts.fill_random_weights(graph)
+
+
+def feeds(graph: Graph) -> dict[str, np.ndarray]:
+    name = network_name(graph.source)
+    return {item.name: random_input(name, item.dims) for item in graph.inputs}
+
+
+def measure(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median ms of each, alternating, in rotating order."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    names = list(runs)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            start = time.perf_counter()
+            runs[name]()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def kernels(model: Model) -> dict[str, int]:
+    """Precision of the convolutions, as OpenVINO's runtime model reports it."""
+    executable = model._executable(tuple(model.graph.outputs), ())
+    if executable.engine != "openvino":
+        return {}
+    counts: Counter[str] = Counter()
+    for op in executable._compiled.get_runtime_model().get_ordered_ops():  # type: ignore[attr-defined]
+        info = op.get_rt_info()
+        if info["layerType"].astype(str) in ("Convolution", "FullyConnected", "MatMul"):
+            counts[info["runtimePrecision"].astype(str)] += 1
+    return dict(counts)
+
+
+def single(graph: Graph, step: Step) -> Graph:
+    """A network of one step, fed with its int8 blobs."""
+    names = dict.fromkeys((*step.layer.inputs, *((step.absorbed,) if step.absorbed else ())))
+    return Graph(
+        [Input(name, ()) for name in names if name not in graph.constants],
+        list(step.outputs),
+        list(step.parts),
+        constants=graph.constants,
+        scales=graph.scales,
+        source=f"{graph.source}:{step.layer.name}",
+    )
+
+
+def wrong_codes(graph: Graph, inputs: dict[str, np.ndarray], engine: str, options: Options) -> Iterator[np.ndarray]:
+    """Steps by which the fast form is off, for each int8 layer fed with the exact codes."""
+    found = [step for step in steps(graph) if step.layer.quantized]
+    wanted = dict.fromkeys(
+        name
+        for step in found
+        for name in (*step.layer.inputs, *step.outputs, *((step.absorbed,) if step.absorbed else ()))
+        if name not in graph.constants
+    )
+    fed = {item.name for item in graph.inputs}
+    exact = Model(graph, "onnxruntime", options, int8="exact", raw_int8=True)
+    codes = {}
+    for spec in exact.inputs:
+        value = inputs[spec.name]
+        if spec.dtype == np.int8:
+            scale = graph.scales[spec.name]
+            v = value / scale.scales()[0] + scale.zero_points()[0]
+            value = np.trunc(np.clip(v + np.where(v >= 0, 0.5, -0.5), -128, 127)).astype(np.int8)
+        codes[spec.name] = value
+    blobs = {**codes, **exact.run(codes, outputs=[name for name in wanted if name not in fed])}
+    for step in found:
+        part = single(graph, step)
+        part.inputs = [Input(item.name, blobs[item.name].shape) for item in part.inputs]
+        if any(blobs[item.name].dtype != np.int8 for item in part.inputs):
+            continue
+        model = Model(part, engine, options, int8="fast", raw_int8=True)
+        got = model.run({item.name: blobs[item.name] for item in part.inputs})
+        for name, value in got.items():
+            yield np.abs(value.astype(np.int16) - blobs[name].astype(np.int16))
+
+
+def row(path: Path, engine: str, arguments: argparse.Namespace) -> Row:
+    options = Options(threads=arguments.threads)
+    graph = load(path)
+    inputs = feeds(graph)
+    models = {form: Model(graph, engine, options, int8=form) for form in FORMS}
+    runs: dict[str, Callable[[], object]] = {form: (lambda m=model: m.run(inputs)) for form, model in models.items()}
+    twin = path.with_name(path.name.replace("quant_", ""))
+    if twin != path and twin.is_file():
+        other = load(twin)
+        plain, plain_inputs = Model(other, engine, options), feeds(other)
+        runs["fp32"] = lambda: plain.run(plain_inputs)
+    times = measure(runs, arguments.rounds)
+    name = graph.outputs[0]
+    exact, fast = (models[form].run(inputs)[name] for form in FORMS)
+    made = Row(
+        network_name(graph.source),
+        engine,
+        times.get("fp32"),
+        times["exact"],
+        times["fast"],
+        float(np.abs(fast - exact).max() / np.abs(exact).max()),
+        bool(fast.argmax() == exact.argmax()),
+        kernels(models["fast"]),
+    )
+    if arguments.layers:
+        off = list(wrong_codes(graph, inputs, engine, options))
+        made.codes = sum(o.size for o in off)
+        made.wrong_codes = sum(int((o > 0).sum()) for o in off)
+        made.worst_step = max(int(o.max()) for o in off)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--layers", action="store_true", help="compare every layer, fed with exact codes")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    console = Console(width=160)
+    table = Table(
+        "network", "engine", "fp32 ms", "exact ms", "fast ms", "fp32/fast", "deviation", "top", "kernels", "codes"
+    )
+    rows = []
+    for path in sorted(arguments.folder.glob("*quant_*.tnnproto")):
+        for engine in ENGINES:
+            made = row(path, engine, arguments)
+            rows.append(asdict(made))
+            ratio = f"{made.fp32_ms / made.fast_ms:.2f}" if made.fp32_ms else ""
+            codes = f"{made.wrong_codes} of {made.codes}, {made.worst_step} step" if made.codes else ""
+            table.add_row(
+                made.network,
+                made.engine,
+                f"{made.fp32_ms:.2f}" if made.fp32_ms else "",
+                f"{made.exact_ms:.2f}",
+                f"{made.fast_ms:.2f}",
+                ratio,
+                f"{made.deviation:.2g}",
+                "same" if made.same_top else "other",
+                ", ".join(f"{n} {p}" for p, n in sorted(made.kernels.items())),
+                codes,
+            )
+            console.print(f"{made.network} on {engine} done", style="dim")
+    console.print(
+        f"{platform.processor() or platform.machine()}, {arguments.threads} thread, median of {arguments.rounds}"
+    )
+    console.print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
