@@ -134,6 +134,9 @@ class Model:
             graph, given=self._optional, symbolic=self._free, pictures=self._pictures, raw_int8=raw_int8
         )
         self._inputs = {blob.name: _spec(blob) for blob in everything.inputs}
+        for name in self._inputs:
+            if not any(True for _ in graph.consumers(name)):
+                log.warning("%s: input `%s` is not used by any layer", graph.source, name)
         self._blobs = everything.blobs
         self._executable(tuple(graph.outputs), ())
 

@@ -96,3 +96,10 @@ def test_writing_fails_without_a_trace(tmp_path: Path) -> None:
     with pytest.raises(FormatError):
         write_model(graph, tmp_path / "b.tnnproto", tmp_path / "b.tnnmodel")
     assert [path.name for path in tmp_path.iterdir()] == ["a.tnnproto"]
+
+
+def test_file_that_is_too_large_for_a_proto(tmp_path: Path) -> None:
+    with open(tmp_path / "big.tnnproto", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ProtoError, match="too large"):
+        read_model(tmp_path / "big.tnnproto")

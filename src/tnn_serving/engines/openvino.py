@@ -76,8 +76,10 @@ class OpenVINOExecutable:
     def __init__(self, compiled: ov.CompiledModel, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         self._compiled = compiled
         self._idle: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
-        # By position: a compiled port carries the names of everything that was merged into it.
-        self._inputs = {name: index for index, name in enumerate(inputs)}
+        # A compiled port carries the names of everything that was merged into it, and an input that nothing reads has
+        # no port; outputs keep their order.
+        ports = list(compiled.inputs)
+        self._inputs = {name: k for name in inputs for k, port in enumerate(ports) if name in port.names}
         self._outputs = [
             TensorSpec(name, port.element_type.to_dtype(), _shape(port.partial_shape))
             for name, port in zip(outputs, compiled.outputs, strict=True)
@@ -96,7 +98,8 @@ class OpenVINOExecutable:
             request = self._compiled.create_infer_request()
         try:
             for name, array in feeds.items():
-                request.set_input_tensor(self._inputs[name], _tensor(array))
+                if name in self._inputs:
+                    request.set_input_tensor(self._inputs[name], _tensor(array))
             request.infer()
             return {spec.name: _copied(request.get_output_tensor(k), spec) for k, spec in enumerate(self._outputs)}
         except RuntimeError as error:

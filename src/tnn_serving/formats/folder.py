@@ -109,8 +109,10 @@ def _read_text(source: Source) -> bytes:
     if isinstance(source, bytes):
         return source
     try:
-        with open(source, "rb") as file:
-            return file.read(MAX_BYTES + 1)
+        size = os.path.getsize(source)
+        if size > MAX_BYTES:
+            raise ProtoError("file is too large for a proto", expected=f"at most {MAX_BYTES} bytes", found=size)
+        return Path(source).read_bytes()
     except OSError as error:
         raise ProtoError(f"cannot be read: {error.strerror}") from error
 

@@ -1,0 +1,115 @@
+"""Whole networks of the real TNN: trained ones, and its benchmark networks at their own and at other sizes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tnn_serving as ts
+from tests.recordings import SHARED
+from tnn_serving.errors import RequestError
+from tnn_serving.graph import Graph
+from tnn_serving.random_weights import network_name, random_input
+
+log = logging.getLogger(__name__)
+
+MODELS = SHARED / "models"
+ENGINES = ("openvino", "onnxruntime")
+
+pytestmark = pytest.mark.skipif(not MODELS.is_dir(), reason="no whole networks of TNN beside this checkout")
+
+FLOAT_LIMIT = 1e-4
+"""Largest difference over largest magnitude; two devices of TNN itself differ by up to 5e-6."""
+
+INT8_LIMIT = 1e-5
+"""One step of a code is at least 1e-3: below this every code was right."""
+
+FACES = MODELS / "original_repository" / "tnn_face_detection" / "1" / "proto.tnnproto"
+WITHOUT_WEIGHTS = ("centerface", "efficientnet_lite0")
+"""Their weights are not stored; the tests of the demo models build and compare them."""
+
+TRAINED = [
+    (FACES if path.stem.startswith("face_detection.") else path.with_suffix(".tnnproto"), path)
+    for path in sorted((MODELS / "real").glob("*.npz"))
+    if path.stem not in WITHOUT_WEIGHTS
+]
+
+BENCHMARKS = sorted((MODELS / "zoo").glob("*.tnnproto"))
+
+OTHER_SIZES_REFUSED = {
+    "inception_v3": "a pooling of fixed size ends in a Reshape to 1 x 1",
+    "inception_v4": "a fully connected layer takes whatever its pooling leaves",
+    "quant_inception_v3": "a pooling of fixed size ends in a Reshape to 1 x 1",
+    "quant_resnet50": "a pooling of fixed size ends in a Reshape to 1 x 1",
+    "resnet50": "a pooling of fixed size ends in a Reshape to 1 x 1",
+}
+
+
+def distance(got: np.ndarray, want: np.ndarray) -> float:
+    """Largest difference over the largest magnitude wanted."""
+    assert got.shape == want.shape
+    assert got.dtype == want.dtype
+    return float(np.abs(got.astype(np.float64) - want).max() / np.abs(want).max())
+
+
+def load(source: Path | Graph, engine: str) -> ts.Model:
+    return ts.load(source, engine, int8="exact", threads=1)
+
+
+def compare(got: dict[str, np.ndarray], want: dict[str, np.ndarray], limit: float, what: str) -> None:
+    found = {name: distance(got[name], array) for name, array in want.items()}
+    log.info("%s: %s", what, ", ".join(f"{name} {value:.1e}" for name, value in found.items()))
+    assert max(found.values()) <= limit, found
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("proto", "recording"), TRAINED, ids=[path.stem for _, path in TRAINED])
+def test_trained_network(proto: Path, recording: Path, engine: str) -> None:
+    with np.load(recording) as recorded:
+        arrays = {key: recorded[key] for key in recorded.files}
+    model = load(proto, engine)
+    got = model.run({key[3:]: value for key, value in arrays.items() if key.startswith("in.")})
+    want = {key[4:]: value for key, value in arrays.items() if key.startswith("out.")}
+    limit = INT8_LIMIT if model.graph.quantized else FLOAT_LIMIT
+    compare(got, want, limit, f"{recording.stem} on {engine}")
+
+
+@lru_cache(maxsize=1)
+def filled(proto: Path) -> Graph:
+    return ts.fill_random_weights(ts.read_model(proto))
+
+
+def resized(graph: Graph, dims: Sequence[int]) -> Graph:
+    """The network with another input shape in its proto."""
+    made = copy.copy(graph)
+    made.inputs = [dataclasses.replace(graph.inputs[0], dims=tuple(dims))]
+    return made
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("proto", BENCHMARKS, ids=lambda path: network_name(path.name))
+def test_benchmark_network(proto: Path, engine: str) -> None:
+    graph, name = filled(proto), network_name(proto.name)
+    with np.load(proto.with_suffix(".npz")) as recorded:
+        want = {key.removeprefix("naive."): recorded[key] for key in recorded.files if key.startswith("naive.")}
+        dims, entry = tuple(map(int, recorded["input.shape"])), str(recorded["input.name"])
+    model = load(graph, engine)
+    limit = INT8_LIMIT if graph.quantized else FLOAT_LIMIT
+    compare(model.run({entry: random_input(name, dims)}), want, limit, f"{name} on {engine}")
+
+    batch, channels, height, width = dims
+    larger = (2 * batch, channels, height + 32, width + 64)
+    if name in OTHER_SIZES_REFUSED:
+        with pytest.raises(RequestError, match="layer"):
+            model.run({entry: random_input(name, larger, seed=1)})
+        larger = (2 * batch, channels, height, width)
+    x = random_input(name, larger, seed=1)
+    fresh = load(resized(graph, larger), engine).run({entry: x})
+    compare(model.run({entry: x}), fresh, INT8_LIMIT, f"{name} on {engine} at {larger}")
