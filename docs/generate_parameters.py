@@ -1,7 +1,7 @@
 """Writes the table of config.pbtxt parameters into serving.md, from their declarations.
 
-    python docs/generate_parameters.py            write it
-    python docs/generate_parameters.py --check    exit with 1 if it is not up to date
+python docs/generate_parameters.py            write it
+python docs/generate_parameters.py --check    exit with 1 if it is not up to date
 """
 
 from __future__ import annotations

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from typer.testing import CliRunner
 
 import tnn_serving as ts
 from tests.networks import CONVOLUTION, network
+from tnn_serving.cli.app import app
 from tnn_serving.graph import Tensor
 
 SUMMARY_KEYS = {
@@ -143,7 +145,7 @@ def test_export_writes_checked_onnx(model: Path, tmp_path: Path) -> None:
 
 def test_version_and_help() -> None:
     assert run("--version").stdout.strip() == f"tnn-serving {ts.__version__}"
-    for command in ("serve", "install-server", "demo", "classify", "detect", "request", "inspect", "compare", "export"):
-        told = run(command, "--help")
-        assert told.returncode == 0
-        assert "Example" in told.stdout or command in ("demo",), command
+    for command in ("serve", "install-server", "classify", "detect", "request", "inspect", "compare", "export"):
+        told = CliRunner().invoke(app, [command, "--help"])
+        assert told.exit_code == 0
+        assert "Example" in told.output, command

