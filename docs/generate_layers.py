@@ -107,6 +107,10 @@ class Counts:
         self.versions: dict[str, str] = data["versions"]
         self.cases: dict[str, dict[str, int]] = data["cases"]
 
+    def version(self, engine: str) -> str:
+        """Version of an engine, without its build."""
+        return self.versions.get(engine, "the first of the two that takes the network").partition("-")[0]
+
     def of(self, folders: list[str]) -> dict[str, int]:
         """Sums over some folders; empty if there is no case."""
         total: dict[str, int] = {}
@@ -181,10 +185,7 @@ Recorded cases that are not reproduced:
 
 def _head(counts: Counts) -> Iterator[str]:
     total = counts.of(list(counts.cases))
-    rows = (
-        f"| {name} | {counts.versions.get(engine, 'the first of the two that takes the network')} | {total[engine]} |"
-        for engine, name in ENGINES.items()
-    )
+    rows = (f"| {name} | {counts.version(engine)} | {total[engine]} |" for engine, name in ENGINES.items())
     yield HEAD.format(running=sum(map(executable, layers())), recorded=total["recorded"], engines="\n".join(rows))
 
 

@@ -63,6 +63,7 @@ class OpenVINO:
             properties["CACHE_DIR"] = str(options.cache_dir)
         try:
             network = _core().read_model(model.SerializeToString())
+            keep_ties_in_order(network)
             if options.ieee_division:
                 round_divisions(network)
             compiled = _core().compile_model(network, "CPU", properties)
@@ -71,6 +72,13 @@ class OpenVINO:
         return OpenVINOExecutable(
             compiled, [value.name for value in model.graph.input], [value.name for value in model.graph.output]
         )
+
+
+def keep_ties_in_order(network: ov.Model) -> None:
+    """Makes every TopK stable: ONNX says that of equal values the lower index comes first, OpenVINO leaves it open."""
+    for node in network.get_ordered_ops():
+        if node.get_type_name() == "TopK":
+            node.set_attribute("stable", True)
 
 
 class OpenVINOExecutable:

@@ -40,6 +40,9 @@ class LSTMONNX(Layer):
             raise ShapeError("initial h without initial c", expected="4 or 6 inputs", found="5 inputs")
         if self.direction not in DIRECTIONS:
             raise UnsupportedLayer("direction is unknown", expected=DIRECTIONS, found=self.direction)
+        if 0 in x.dims:
+            # ONNX Runtime ends the process on it.
+            raise ShapeError("x is empty", expected="at least one step of one sequence", found=list(x.dims))
         count = 2 if self.direction == 2 else 1
         hidden = self.hidden_size
         if w.rank != 3 or r.rank != 3 or x.rank < 2:

@@ -208,13 +208,13 @@ class Builder:
         operands = [value for value in inputs if value is not None]
         try:
             inferred = _infer(proto, [(v, v.dims, v.sample) for v in operands])
+            lasting = inferred
+            if any(v.known != v.dims or (v.sample is not None and not v.constant) for v in operands):
+                lasting = _infer(proto, [(v, v.known, v.sample if v.constant else None) for v in operands])
         except Exception as error:
             reason = str(error).removeprefix("[ShapeInferenceError] ").removeprefix("[TypeInferenceError] ")
             seen = ", ".join(f"{v.dtype}{list(v.dims)}" for v in operands)
             raise ShapeError(f"inputs do not fit ONNX {op_type}", expected=reason, found=seen) from error
-        lasting = inferred
-        if any(v.known != v.dims or (v.sample is not None and not v.constant) for v in operands):
-            lasting = _infer(proto, [(v, v.known, v.sample if v.constant else None) for v in operands])
         samples = self._samples(proto, op_type, inputs, names)
         constant = samples is not None and all(v is None or v.constant for v in inputs)
         made = []
