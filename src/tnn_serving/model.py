@@ -153,7 +153,7 @@ class Model:
     @property
     def outputs(self) -> list[TensorSpec]:
         """Name, type and shape of each output (``None`` where it follows the inputs), in file order."""
-        return list(self.blobs(self.graph.outputs).values())
+        return [_spec(self._blobs[name]) for name in self.graph.outputs]
 
     @property
     def optional_inputs(self) -> list[str]:
@@ -165,12 +165,10 @@ class Model:
         """The input shapes that the proto gives."""
         return {item.name: item.dims for item in self.graph.inputs}
 
-    def blobs(self, names: Sequence[str]) -> dict[str, TensorSpec]:
-        """Type and shape of any blobs. Raises RequestError for a name that the network does not have."""
-        unknown = [name for name in names if name not in self._blobs]
-        if unknown:
-            raise RequestError(f"there is no blob `{unknown[0]}`")
-        return {name: _spec(self._blobs[name]) for name in names}
+    def blobs(self) -> dict[str, TensorSpec]:
+        """Type and shape of every blob that a layer produces."""
+        produced = {name for layer in self.graph.layers for name in layer.outputs}
+        return {name: _spec(blob) for name, blob in self._blobs.items() if name in produced}
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Runs the network.

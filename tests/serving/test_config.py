@@ -167,3 +167,13 @@ def test_every_parameter_reads_its_own_default() -> None:
     for parameter in PARAMETERS.values():
         parameter.read(parameter.default)
         assert parameter.doc[0].islower() or parameter.doc[0] == "`"
+
+
+def test_a_named_output_is_completed() -> None:
+    done = complete(config(output=[{"name": "y"}]), inputs=[X], outputs=[Y], optional=[])
+    assert done["output"] == [{"name": "y", "data_type": "TYPE_FP32", "dims": [-1, 1000, 1, 1]}]
+
+
+def test_a_misspelt_parameter_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    read_settings(config(parameters=parameters(scael="1")))
+    assert "`scael` of config.pbtxt is not known; is `scale` meant?" in caplog.text

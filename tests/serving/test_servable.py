@@ -180,7 +180,7 @@ def test_intermediate_blobs_can_be_served(folder: Path) -> None:
     config = {"name": "m", "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": [-1]}]}
     servable = Servable.open(folder, config, version=1)
     assert answer(servable.execute([request(tensor(X))])[0])["y"].shape == (1, 4, 8, 8)
-    with pytest.raises(RequestError, match="no blob `q`"):
+    with pytest.raises(ConfigError, match=r"config\.pbtxt, output `q`: the network has no such blob"):
         Servable.open(folder, {"output": [{"name": "q", "data_type": "TYPE_FP32", "dims": [-1]}]}, version=1)
 
 

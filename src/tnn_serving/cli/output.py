@@ -21,7 +21,10 @@ EXIT_BAD = 1
 
 EXIT_INTERRUPTED = 130
 
-stdout = Console(soft_wrap=True)
+WIDE = 240
+"""Columns for a file or a pipe: wide enough that no name is cut."""
+
+stdout = Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 stderr = Console(stderr=True, soft_wrap=True)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

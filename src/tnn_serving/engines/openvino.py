@@ -24,8 +24,8 @@ def _mode(node: onnx.NodeProto) -> str:
     return next((attribute.s.decode() for attribute in node.attribute if attribute.name == "mode"), "")
 
 
-# OpenVINO's bindings fill a table of types when first asked, without the care that several threads need: two of them that
-# ask at once can wait for each other for ever. Asked here, the table is full before there is a second thread.
+# OpenVINO's bindings fill a table of types when first asked, without the care that several threads need: two of them
+# that ask at once can wait for each other for ever. Asked here, the table is full before there is a second thread.
 ov.Type.f32.to_dtype()
 
 

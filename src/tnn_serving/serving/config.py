@@ -6,6 +6,8 @@ A configuration is the dict that Triton's ``config.pbtxt`` becomes in JSON. Comp
 from __future__ import annotations
 
 import copy
+import difflib
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ import numpy as np
 from tnn_serving.engines import Options, TensorSpec
 from tnn_serving.errors import ConfigError, located
 from tnn_serving.translate.pictures import PictureInput
+
+log = logging.getLogger(__name__)
 
 BACKEND = "tnn"
 
@@ -163,6 +167,12 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         except ValueError as error:
             raise ConfigError(f"parameter `{spelled}` cannot be read", expected=parameter.doc, found=text) from error
 
+    for key in given:
+        if key.rpartition(".")[2] not in PARAMETERS:
+            near = difflib.get_close_matches(key, PARAMETERS, 1)
+            log.warning(
+                "parameter `%s` of config.pbtxt is not known%s", key, f"; is `{near[0]}` meant?" if near else ""
+            )
     options = Options.of(
         {
             "threads": value("INFERENCE_NUM_THREADS"),
@@ -208,11 +218,9 @@ def complete(
     for section, specs in (("input", inputs), ("output", outputs)):
         given = list(done.get(section, []))
         names = {item.get("name") for item in given}
-        if section == "output" and given:
-            specs = []
-        for spec in specs:
-            if spec.name in names:
-                continue
+        # A list of outputs is a choice; one of inputs that lacks some is not.
+        missing = [] if section == "output" and given else [spec for spec in specs if spec.name not in names]
+        for spec in missing:
             made: dict[str, Any] = {
                 "name": spec.name,
                 "data_type": f"TYPE_{TRITON_TYPE[spec.dtype]}",
@@ -288,7 +296,14 @@ def check_outputs(config: Mapping[str, Any], outputs: Mapping[str, TensorSpec]) 
         ConfigError: another type, or dims that cannot hold the blob's elements.
     """
     for item in config.get("output", []):
-        spec = outputs[item["name"]]
+        name = str(item["name"])
+        if name not in outputs:
+            near = difflib.get_close_matches(name, outputs, 3)
+            raise ConfigError(
+                f"config.pbtxt, output `{name}`: the network has no such blob",
+                expected=", ".join(near) or "a blob that a layer produces",
+            )
+        spec = outputs[name]
         with located(f"config.pbtxt, output `{spec.name}`"):
             datatype = str(item["data_type"]).removeprefix("TYPE_")
             if datatype != TRITON_TYPE[spec.dtype]:

@@ -86,7 +86,7 @@ class Servable:
         if missing:
             raise ConfigError(f"config.pbtxt lacks input `{missing[0]}`", hint="add it, or leave the section out")
         self._outputs = [str(item["name"]) for item in config["output"]]
-        check_outputs(config, self._output_specs())
+        check_outputs(config, model.blobs())
         log.info("%s runs on %s", name, model.engine)
 
     @classmethod
@@ -186,9 +186,6 @@ class Servable:
             raise RequestError("pictures of one request differ in size", found=sizes, hint="set the parameter `resize`")
         return np.concatenate(pictures)
 
-    def _output_specs(self) -> dict[str, TensorSpec]:
-        return self.model.blobs(self._outputs)
-
 
 def _warn_of_bare_pixels(name: str, settings: Settings) -> None:
     """Networks that want pixels as they are exist, but a missing scale is the likelier reason."""
@@ -203,7 +200,11 @@ def _with_defaults(config: Mapping[str, Any], options: Mapping[str, str]) -> dic
 
 
 def _completed(config: Mapping[str, Any], model: Model) -> dict[str, Any]:
-    return complete(config, inputs=model.inputs, outputs=model.outputs, optional=model.optional_inputs)
+    outputs: list[TensorSpec] = model.outputs
+    if config.get("output"):
+        # Any blob may be named, and what is left out of it filled in.
+        outputs = list(model.blobs().values())
+    return complete(config, inputs=model.inputs, outputs=outputs, optional=model.optional_inputs)
 
 
 def _array(tensor: RequestTensor, binding: Binding) -> np.ndarray:

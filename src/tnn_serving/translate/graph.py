@@ -413,8 +413,8 @@ def free_dims(graph: Graph, given: Sequence[str] = ()) -> dict[str, tuple[bool, 
 
 
 def _other_sizes(size: int) -> tuple[int, ...]:
-    """Sizes to try: twice (batches, and pyramids with strides), one more (sequences), half (int8 networks that hold a scale
-    for each of the default size's channels)."""
+    """Sizes to try: twice (batches, and pyramids with strides), one more (sequences), half (int8 networks that hold a
+    scale for each of the default size's channels)."""
     if not size:
         return (1,)
     return (2 * size, size + 1, size // 2) if size > 1 else (2,)
