@@ -3,7 +3,7 @@
     python benchmarks/int8_forms.py FOLDER [--rounds 20] [--threads 1] [--layers] [--json out.json]
 
 FOLDER holds ``*quant_NAME.tnnproto`` files, with or without weights (reproducible random ones are filled in), and
-beside each, if there is one, its fp32 twin ``*NAME.tnnproto``. The forms run alternately; medians and ratios are printed.
+beside each, if there is one, its fp32 twin ``*NAME.tnnproto``. The forms run alternately; medians are printed.
 """
 
 from __future__ import annotations

@@ -134,6 +134,7 @@ class Model:
             graph, given=self._optional, symbolic=self._free, pictures=self._pictures, raw_int8=raw_int8
         )
         self._inputs = {blob.name: _spec(blob) for blob in everything.inputs}
+        self._sizes = {blob.name: tuple(dim or 0 for dim in blob.dims) for blob in everything.inputs}
         for name in self._inputs:
             if not any(True for _ in graph.consumers(name)):
                 log.warning("%s: input `%s` is not used by any layer", graph.source, name)
@@ -159,6 +160,11 @@ class Model:
     def optional_inputs(self) -> list[str]:
         """Inputs that may be left out, because the model file holds a value for them."""
         return list(self._optional)
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """A shape of each input that the network takes: the default one, in the input's own layout."""
+        return dict(self._sizes)
 
     @property
     def default_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -195,3 +195,52 @@ def test_problems_at_load_name_model_and_version(folder: Path) -> None:
         Servable.open(folder, {"name": "m"}, version=1)
     with pytest.raises(FormatError, match="no model in"):
         Servable.open(folder, {"name": "m"}, version=7)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each inference that is run."""
+    rows: list[int] = []
+    run = ts.Model.run
+
+    def counting(self: ts.Model, inputs: Any, outputs: Any = None) -> Any:
+        rows.append(next(iter(inputs.values())).shape[0])
+        return run(self, inputs, outputs)
+
+    monkeypatch.setattr(ts.Model, "run", counting)
+    return rows
+
+
+def test_requests_that_agree_run_as_one_inference(folder: Path, counted: list[int]) -> None:
+    servable = Servable.open(folder, {"name": "m", "max_batch_size": 4}, version=1)
+    rng = np.random.default_rng(5)
+    small = [rng.standard_normal((rows, 3, 8, 8)).astype(np.float32) for rows in (1, 2, 1, 1)]
+    large = [rng.standard_normal((1, 3, 6, 10)).astype(np.float32) for _ in range(2)]
+    bad = request(tensor(X[:, :2]))
+    counted.clear()
+    sent = [small[0], large[0], small[1], small[2], large[1], small[3]]
+    responses = servable.execute([*(request(tensor(x)) for x in sent), bad])
+    assert sorted(counted) == [1, 1, 2, 4]
+    model = ts.load(folder / "1")
+    for x, response in zip(sent, responses, strict=False):
+        np.testing.assert_allclose(answer(response)["y"], model.run({"x": x})["y"], rtol=1e-5, atol=1e-5)
+    assert "expected [any, 3, any, any]" in problem(responses[-1])
+
+
+def test_without_batches_each_request_runs_alone(folder: Path, counted: list[int]) -> None:
+    servable = Servable.open(folder, {"name": "m"}, version=1)
+    counted.clear()
+    servable.execute([request(tensor(X)), request(tensor(X))])
+    assert counted == [1, 1]
+
+
+def test_rows_that_depend_on_each_other_are_not_joined(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "1").mkdir()
+    graph = network({"x": (1, 4)}, ["ReduceMax r 1 1 x a 1 0", "Sub s 2 1 x a y -1"], ["y"])
+    ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
+    caplog.set_level("INFO")
+    servable = Servable.open(tmp_path, {"name": "m", "max_batch_size": 4}, version=1)
+    assert "rows of output `y` depend on each other" in caplog.text
+    rows = [np.array([[1, 2, 3, 4]], np.float32), np.array([[9, 0, 9, 0]], np.float32)]
+    for response in servable.execute([request(tensor(x)) for x in rows]):
+        np.testing.assert_array_equal(answer(response)["y"], np.zeros((1, 4)))

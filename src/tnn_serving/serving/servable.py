@@ -9,9 +9,10 @@ import logging
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from tnn_serving.formats.folder import model_files
 from tnn_serving.model import Model
 from tnn_serving.pictures.decode import decode
 from tnn_serving.pictures.resize import resize
+from tnn_serving.serving.batching import Feeds, groups, joined, rows_are_independent, split
 from tnn_serving.serving.config import (
     NUMPY_TYPE,
     TRITON_TYPE,
@@ -71,6 +73,7 @@ class ResponseTensor:
 
 
 Response = list[ResponseTensor]
+T = TypeVar("T")
 
 
 class Servable:
@@ -86,6 +89,10 @@ class Servable:
         if missing:
             raise ConfigError(f"config.pbtxt lacks input `{missing[0]}`", hint="add it, or leave the section out")
         self._outputs = [str(item["name"]) for item in config["output"]]
+        # Triton adds these to the requests of a sequence; a network that takes one declares it as an input.
+        controls = config.get("sequence_batching", {}).get("control_input", [])
+        self._controls = {str(item["name"]) for item in controls} - set(self._bindings)
+        self._joins = settings.max_batch_size > 1 and rows_are_independent(model, self._outputs)
         check_outputs(config, model.blobs())
         log.info("%s runs on %s", name, model.engine)
 
@@ -136,20 +143,57 @@ class Servable:
         del self.model
 
     def execute(self, requests: Sequence[Request]) -> list[Response | Exception]:
-        """Answers each request, or says what is wrong with it; one never affects another."""
-        return [self._answer(request) for request in requests]
+        """Answers each request, or says what is wrong with it; one never affects another.
 
-    def _answer(self, request: Request) -> Response | Exception:
+        Requests that agree in their shapes run as one inference, if the configuration has batches and the network
+        treats rows independently. One that fails is tried again request by request.
+        """
+        results: dict[int, Response | Exception] = {}
+        feeds: dict[int, Feeds] = {}
+        for index, request in enumerate(requests):
+            taken = self._guarded(self._taken, request)
+            if isinstance(taken, Exception):
+                results[index] = taken
+            else:
+                feeds[index] = taken
+        order = list(feeds)
+        limit = self._settings.max_batch_size if self._joins else 0
+        for group in groups([feeds[index] for index in order], limit):
+            results.update(self._answered([(order[k], requests[order[k]], feeds[order[k]]) for k in group]))
+        return [results[index] for index in range(len(requests))]
+
+    def _answered(self, group: Sequence[tuple[int, Request, Feeds]]) -> dict[int, Response | Exception]:
+        answers: list[dict[str, np.ndarray]] | None = None
+        if len(group) > 1:
+            together = [feed for _, _, feed in group]
+            with suppress(TnnError):
+                answers = split(self.model.run(joined(together), outputs=self._outputs), together)
+        if answers is None:
+            return {index: self._guarded(self._answer, request, feed) for index, request, feed in group}
+        return {
+            index: _responses(self._wanted(request), answer)
+            for (index, request, _), answer in zip(group, answers, strict=True)
+        }
+
+    def _answer(self, request: Request, feeds: Feeds) -> Response:
+        return _responses(self._wanted(request), self.model.run(feeds, outputs=self._outputs))
+
+    def _taken(self, request: Request) -> Feeds:
+        """The arrays of a request. Raises RequestError for one that cannot be right, whatever the network says."""
+        if request.is_cancelled():
+            raise CancelledError("the request was cancelled before it ran")
+        unknown = [name for name in request.outputs if name not in self._outputs]
+        if unknown:
+            raise RequestError(f"there is no output `{unknown[0]}`", expected=", ".join(self._outputs))
+        return {name: self._fed(tensor) for name, tensor in request.inputs.items() if name not in self._controls}
+
+    def _wanted(self, request: Request) -> Sequence[str]:
+        return request.outputs or self._outputs
+
+    def _guarded(self, action: Callable[..., T], *arguments: object) -> T | Exception:
+        """What ``action`` returns, or the error it raises: an error of ours gets the model's name as its place."""
         try:
-            if request.is_cancelled():
-                raise CancelledError("the request was cancelled before it ran")
-            feeds = {name: self._fed(tensor) for name, tensor in request.inputs.items()}
-            wanted = request.outputs or tuple(self._outputs)
-            unknown = [name for name in wanted if name not in self._outputs]
-            if unknown:
-                raise RequestError(f"there is no output `{unknown[0]}`", expected=", ".join(self._outputs))
-            answer = self.model.run(feeds, outputs=self._outputs)
-            return [_response(name, answer[name]) for name in wanted]
+            return action(*arguments)
         except TnnError as error:
             error.where = (f"model `{self.name}`", *error.where)
             return error
@@ -236,6 +280,10 @@ def _elements(tensor: RequestTensor) -> Iterator[bytes]:
             raise RequestError("BYTES tensor is cut off", expected=f"{length} bytes", found=f"{data.nbytes - at} left")
         yield bytes(data[at : at + length])
         at += length
+
+
+def _responses(names: Sequence[str], answer: Feeds) -> Response:
+    return [_response(name, answer[name]) for name in names]
 
 
 def _response(name: str, array: np.ndarray) -> ResponseTensor:
