@@ -20,7 +20,7 @@ serve: $(VENV)/.server
 
 test: $(VENV)/.test
 	$(MAKE) --no-print-directory lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

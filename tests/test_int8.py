@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,3 +168,26 @@ def test_a_missing_blob_scale_is_named(graph: Graph) -> None:
     del broken.scales["y"]
     with pytest.raises(WeightsError, match="scale of int8 blob `y` is missing"):
         ts.load(broken)
+
+
+def test_auto_is_exact_where_onednn_may_not_use_vnni(graph: Graph, tmp_path: Path) -> None:
+    """In a process of its own: the limit counts from the first compilation on."""
+    ts.write_model(graph, tmp_path / "m.tnnproto", tmp_path / "m.tnnmodel")
+    codes = np.random.default_rng(0).integers(-128, 128, (1, 3, 12, 12)).astype(np.int8)
+    np.save(tmp_path / "x.npy", codes)
+    code = """
+import sys, numpy as np, tnn_serving as ts
+folder = sys.argv[1]
+model = ts.load(folder, "openvino", raw_int8=True)
+np.save(f"{folder}/y.npy", model.run({"x": np.load(f"{folder}/x.npy")})["y"])
+print(model.int8.form.value)
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert told.stdout.strip() == "exact", told.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), reference(graph, codes))

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from tnn_serving.engines.cpu import ISA_VARIABLE, WITHOUT_AMX, Cpu
+from tnn_serving.engines.cpu import ISA_VARIABLE, WITHOUT_AMX, Cpu, this_cpu
 from tnn_serving.errors import ConfigError
 from tnn_serving.graph import Graph, Tensor
 from tnn_serving.layers.quantized import Form
@@ -54,14 +54,16 @@ def decide(graph: Graph, engine: str, choice: str, cpu: Cpu) -> Decision:
     return Decision(fast, "the processor has VNNI")
 
 
-def keep_off_amx(cpu: Cpu) -> None:
-    """Tells oneDNN not to use AMX, before its first compilation: some OpenVINO releases crash with int8 on it.
+def processor() -> Cpu:
+    """The processor as networks get it: oneDNN is told not to use AMX, since some OpenVINO releases crash with int8 on it.
 
-    float32 loses nothing, since AMX has none. A limit that is set already stays.
+    To be called before the first compilation, when oneDNN looks. float32 loses nothing, since AMX has none; a limit
+    that is set already stays.
     """
-    if cpu.amx_int8 and ISA_VARIABLE not in os.environ:
+    if this_cpu().amx_int8 and ISA_VARIABLE not in os.environ:
         os.environ[ISA_VARIABLE] = WITHOUT_AMX
         log.info("%s=%s set: int8 networks with free shapes are not safe on AMX", ISA_VARIABLE, WITHOUT_AMX)
+    return this_cpu()
 
 
 def _nonzero(tensor: Tensor | None) -> bool:

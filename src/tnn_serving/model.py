@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 
 from tnn_serving.engines import Executable, Options, TensorSpec, engine_named
-from tnn_serving.engines.cpu import Cpu, this_cpu
+from tnn_serving.engines.cpu import Cpu
 from tnn_serving.errors import ConfigError, EngineError, RequestError, TnnError, located
 from tnn_serving.formats import read_model
 from tnn_serving.graph import Graph
-from tnn_serving.int8 import Decision, decide, keep_off_amx
+from tnn_serving.int8 import Decision, decide, processor
 from tnn_serving.layers.quantized import Form
 from tnn_serving.translate.graph import Blob, check_shapes, fingerprint, free_dims, translate
 from tnn_serving.translate.pictures import PictureInput
@@ -118,9 +118,7 @@ class Model:
         self.graph = graph
         self._int8 = int8
         self._raw_int8 = raw_int8
-        if cpu is None:
-            keep_off_amx(this_cpu())
-        self._cpu = cpu or this_cpu()
+        self._cpu = cpu or processor()
         self.int8: Decision | None = None
         self._pictures = dict(pictures or {})
         self._engines = engine_named(engine)

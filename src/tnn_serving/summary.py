@@ -10,8 +10,10 @@ from typing import Any
 
 import onnx_ir as ir
 
+from tnn_serving.engines import ENGINES
 from tnn_serving.errors import TnnError
 from tnn_serving.graph import STORAGE, DataType, Graph
+from tnn_serving.int8 import decide, processor
 from tnn_serving.layers.base import Layer
 from tnn_serving.translate.builder import LAYER_KEY
 from tnn_serving.translate.graph import Translation, free_dims, translate
@@ -60,7 +62,11 @@ class LayerSummary:
 
 @dataclass(slots=True)
 class Summary:
-    """A network as ``inspect`` shows it. ``problem`` says what keeps it from running, if anything does."""
+    """A network as ``inspect`` shows it.
+
+    ``problem`` says what keeps it from running, if anything does; ``int8`` which form its int8 layers would take on
+    this processor, and why, by engine.
+    """
 
     source: str
     proto_version: str
@@ -73,6 +79,7 @@ class Summary:
     weight_bytes: int
     macs: int | None
     problem: str | None = None
+    int8: dict[str, str] = field(default_factory=dict)
     types: dict[str, int] = field(default_factory=dict)
 
 
@@ -113,8 +120,16 @@ def summarize(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = None) -
         weight_bytes=sum(weight.elements * STORAGE[DataType[weight.dtype.upper()]].itemsize for weight in everything),
         macs=sum(macs.values()) if translation else None,
         problem=problem,
+        int8=_int8_forms(graph),
         types=dict(sorted(types.items(), key=lambda pair: (-pair[1], pair[0]))),
     )
+
+
+def _int8_forms(graph: Graph) -> dict[str, str]:
+    if not graph.quantized:
+        return {}
+    decisions = {engine: decide(graph, engine, "auto", processor()) for engine in ENGINES}
+    return {engine: f"{decision.form.value}: {decision.reason}" for engine, decision in decisions.items()}
 
 
 def _layer(index: int, layer: Layer, translation: Translation | None, macs: Mapping[str, int]) -> LayerSummary:

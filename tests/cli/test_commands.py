@@ -19,7 +19,7 @@ from tnn_serving.graph import Tensor
 
 SUMMARY_KEYS = {
     "source", "proto_version", "inputs", "outputs", "layers", "constants", "int8_blobs", "parameters", "weight_bytes",
-    "macs", "problem", "types",
+    "macs", "problem", "int8", "types",
 }  # fmt: skip
 LAYER_KEYS = {
     "index", "type", "name", "inputs", "outputs", "output_dims", "parameters", "weights", "macs", "problem",

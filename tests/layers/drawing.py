@@ -132,6 +132,9 @@ class Instance:
         weights = {spec.name: f"{tensor.dtype.name}{tensor.dims}" for spec, tensor in layer.weights()}
         return f"{layer.type} {' '.join(layer.tokens())} of {shown}, constant {[*self.constants]}, weights {weights}"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))
+
     def expected(self, operands: Sequence[Array]) -> list[Array] | None:
         """Outputs by the reference, computed in float64, in the types of the operands."""
         if self.reference is None:

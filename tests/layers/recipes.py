@@ -261,8 +261,8 @@ def pooling(d: Draw, p: Parameters) -> list[Array]:
         p["output"] = HW(d.int(1, 3), d.int(1, 3))
         p[UNCHECKED] = bool(p["is_adaptive_pool"])
     p[UNCHECKED] = p.get(UNCHECKED, False) or p["pad_type"] != -1
-    sizes = [max(k, 1) + d.int(0, 5) for k in kernel]
-    return [d.floats((d.int(1, 2), d.int(1, 3), *sizes))]
+    least = [max(k, s) for k, s in zip(kernel, _values(p["stride"]), strict=True)]
+    return [d.floats((d.int(1, 2), d.int(1, 3), *(n + d.int(0, 5) for n in least)))]
 
 
 # ---- normalisation ----

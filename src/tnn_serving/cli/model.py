@@ -213,6 +213,8 @@ def _show(summary: Summary) -> None:
         f"{macs} MACs, {summary.int8_blobs} int8 blobs, {len(summary.constants)} constants",
         highlight=False,
     )
+    for engine, form in summary.int8.items():
+        stdout.print(f"int8 on {engine}: {form}", highlight=False)
     if summary.problem:
         stdout.print(f"[bold red]cannot run:[/] {summary.problem}", highlight=False)
 

@@ -120,7 +120,7 @@ class Selu(Unary):
 
     Inputs: x [...] float32; integers pass unchanged, as in TNN.
     Outputs: y, shape and type of x.
-    ONNX: Selu.
+    ONNX: Elu, Mul; not Selu, where OpenVINO takes a 0 for an absent parameter.
     TNN differs: missing parameters are undefined there, ONNX's defaults here.
     """
 
@@ -129,7 +129,7 @@ class Selu(Unary):
 
     def on_floats(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        return g.op("Selu", x, alpha=self.alpha, gamma=self.gamma)
+        return g.op("Mul", g.op("Elu", x, alpha=self.alpha), g.const(self.gamma))
 
 
 @layer(147, "LogSigmoid", entry=False)

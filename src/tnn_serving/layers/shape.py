@@ -107,7 +107,7 @@ class Range(Layer):
 
     Inputs: start, limit, delta: scalars or [1], float32 or int32, all of one type.
     Outputs: y [max(ceil((limit - start) / delta), 0)] of their type.
-    ONNX: Range.
+    ONNX: Range, its limit kept from lying behind the start.
     TNN differs: int32 lengths are one short where delta does not divide the span; it runs only where the three can be
         computed at load and a Shape layer is in the network.
     """
@@ -125,7 +125,11 @@ class Range(Layer):
             # OpenVINO divides by it, which ends the process where it is 0.
             zero, one = (g.const(np.array(number, delta.dtype)) for number in (0, 1))
             delta = g.op("Where", g.op("Equal", delta, zero), one, delta)
-        return g.op("Range", *(x if x.rank == 0 else g.reshape(x) for x in (start, limit, delta)))
+        start, limit, delta = (x if x.rank == 0 else g.reshape(x) for x in (start, limit, delta))
+        # OpenVINO counts steps away from the limit as well, where there are none.
+        rising = g.op("Greater", delta, g.const(np.array(0, delta.dtype)))
+        limit = g.op("Where", rising, g.op("Max", limit, start), g.op("Min", limit, start))
+        return g.op("Range", start, limit, delta)
 
 
 @layer(304, "Expand", inputs=(1, 2))

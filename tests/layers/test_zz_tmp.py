@@ -1,0 +1,77 @@
+"""Layers that hypothesis makes up: both engines against each other, and against NumPy where that is short."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+
+import tnn_serving as ts
+from tests.layers.drawing import Array, Instance, instances
+from tests.layers.recipes import NOT_DRIVEN, RECIPES
+from tests.recordings import difference
+from tnn_serving.errors import RequestError
+from tnn_serving.layers.base import declared
+
+ENGINES = ("openvino", "onnxruntime")
+
+
+def answers(models: dict[str, ts.Model], inputs: dict[str, Array]) -> dict[str, list[Array]]:
+    """Outputs in order, from each engine."""
+    return {name: list(model.run(inputs).values()) for name, model in models.items()}
+
+
+def agree(got: dict[str, list[Array]], expected: list[Array] | None) -> None:
+    """All that was computed is the same."""
+    openvino, onnxruntime = (got[name] for name in ENGINES)
+    wanted = onnxruntime if expected is None else expected
+    assert len(openvino) == len(onnxruntime) == len(wanted)
+    for name, outputs in got.items():
+        wrong = [difference(output, want) for output, want in zip(outputs, wanted, strict=True)]
+        assert not any(wrong), f"{name}: {wrong}"
+
+
+def grown(instance: Instance) -> dict[str, Array] | None:
+    """The input of a layer that has one, twice as long at the front."""
+    if len(instance.inputs) != 1 or len(instance.operands) != 1:
+        return None
+    ((name, x),) = instance.inputs.items()
+    return {name: np.concatenate([x, x])} if x.ndim else None
+
+
+def check(instance: Instance) -> None:
+    """Answers at the shape of the proto, and at another one if the network takes it."""
+    note(repr(instance))
+    models = {name: ts.load(instance.graph, name, threads=1) for name in ENGINES}
+    agree(answers(models, instance.inputs), instance.expected(instance.operands))
+    larger = grown(instance)
+    if larger is None:
+        return
+    try:
+        got = answers(models, larger)
+    except RequestError:
+        for model in models.values():
+            with pytest.raises(RequestError):
+                model.run(larger)
+        return
+    note(f"at {[array.shape for array in larger.values()]}")
+    agree(got, instance.expected(list(larger.values())))
+
+
+@pytest.mark.parametrize("kind", sorted(RECIPES))
+def test_engines_and_reference_agree(kind: str) -> None:
+    recipe = RECIPES[kind]
+    run = settings(
+        max_examples=recipe.examples * 6,
+        derandomize=False,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )(given(instances(kind, recipe))(check))
+    run()
+
+
+def test_each_declared_layer_is_driven_or_named() -> None:
+    types = {cls.types[0] for cls in declared().values()}
+    assert types == RECIPES.keys() | NOT_DRIVEN.keys()
+    assert not RECIPES.keys() & NOT_DRIVEN.keys()
