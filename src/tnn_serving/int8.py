@@ -55,7 +55,7 @@ def decide(graph: Graph, engine: str, choice: str, cpu: Cpu) -> Decision:
 
 
 def processor() -> Cpu:
-    """The processor as networks get it: oneDNN is told not to use AMX, since some OpenVINO releases crash with int8 on it.
+    """The processor as networks get it: oneDNN is told to leave AMX alone, on which some OpenVINO releases crash with int8.
 
     To be called before the first compilation, when oneDNN looks. float32 loses nothing, since AMX has none; a limit
     that is set already stays.
