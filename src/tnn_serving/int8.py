@@ -57,8 +57,8 @@ def decide(graph: Graph, engine: str, choice: str, cpu: Cpu) -> Decision:
 def processor() -> Cpu:
     """The processor as networks get it: without AMX, on which some OpenVINO releases crash with int8.
 
-    oneDNN is told so; to be called before the first compilation, when it looks. float32 loses nothing, since AMX has none; a limit
-    that is set already stays.
+    oneDNN is told so; to be called before the first compilation, when it looks. float32 loses nothing, since AMX has
+    none. A limit that is set already stays.
     """
     if this_cpu().amx_int8 and ISA_VARIABLE not in os.environ:
         os.environ[ISA_VARIABLE] = WITHOUT_AMX
