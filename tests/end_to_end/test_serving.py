@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import threading
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
+from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.conftest import DYNAMIC, Running, ask, wait_for
@@ -170,8 +172,9 @@ def test_dynamic_batch_gives_each_request_its_answer(server: Running, http: Any)
 
 
 def png(pixels: np.ndarray) -> bytes:
-    cv2 = pytest.importorskip("cv2")
-    return bytes(cv2.imencode(".png", pixels)[1])
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def test_bad_request_does_not_fail_its_neighbours(server: Running, http: Any, repository: Path) -> None:
