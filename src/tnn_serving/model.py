@@ -209,7 +209,7 @@ class Model:
         try:
             check_shapes(self.graph, shapes, given=given)
         except TnnError as error:
-            sizes = ", ".join(f"`{name}` {list(shape)}" for name, shape in shapes.items())
+            sizes = ", ".join(f"`{name}` {list(shape)}" for name, shape in key)
             raise RequestError(f"the network does not take {sizes}", found=str(error)) from error
         while len(self._taken) >= REMEMBERED_SHAPES:
             self._taken.pop(next(iter(self._taken)), None)

@@ -100,6 +100,14 @@ class Recipe:
     constants: tuple[int, ...] = ()
 
 
+def identity(blob: str, channels: int) -> Layer:
+    """A convolution [N, channels, H, W] -> the same."""
+    tokens = f"1 {channels} {channels} 1 1 1 1 0 0 0 -1 1 1 0".split()
+    layer = make("Convolution", "identity", [blob], [f"{blob}.same"], tokens)
+    layer.filter = Tensor.of(np.eye(channels, dtype=np.float32)[:, :, None, None])  # type: ignore[attr-defined]
+    return layer
+
+
 @dataclass
 class Instance:
     """One layer as a network.
@@ -109,6 +117,8 @@ class Instance:
         inputs, constants: what it reads, by name.
         operands: what the reference takes: the inputs, and what is stored.
         reference: None where engines are compared only with each other.
+        behind_convolution: the first input passes through a convolution that changes nothing but what engines know of
+            it: the number of channels, and the order in memory.
     """
 
     layer: Layer
@@ -116,13 +126,19 @@ class Instance:
     constants: dict[str, Array]
     operands: list[Array]
     reference: Reference | None
+    behind_convolution: bool = False
     graph: Graph = field(init=False)
 
     def __post_init__(self) -> None:
+        layers = [self.layer]
+        if self.behind_convolution:
+            first, *others = self.layer.inputs
+            layers.insert(0, identity(first, self.inputs[first].shape[1]))
+            self.layer.inputs = (*layers[0].outputs, *others)
         self.graph = Graph(
             [Input(name, array.shape, TNN_TYPE[array.dtype]) for name, array in self.inputs.items()],
             list(self.layer.outputs),
-            [self.layer],
+            layers,
             constants={name: Tensor.of(array) for name, array in self.constants.items()},
         )
 
@@ -130,7 +146,8 @@ class Instance:
         layer = self.layer
         shown = {name: f"{array.dtype}{list(array.shape)}" for name, array in (self.inputs | self.constants).items()}
         weights = {spec.name: f"{tensor.dtype.name}{tensor.dims}" for spec, tensor in layer.weights()}
-        return f"{layer.type} {' '.join(layer.tokens())} of {shown}, constant {[*self.constants]}, weights {weights}"
+        told = f"{layer.type} {' '.join(layer.tokens())} of {shown}, constant {[*self.constants]}, weights {weights}"
+        return told + (", behind a convolution" if self.behind_convolution else "")
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(repr(self))
@@ -194,10 +211,12 @@ def instances(draw: Callable[[st.SearchStrategy[Any]], Any], kind: str, recipe: 
         setattr(layer, spec.name, getattr(drawn, spec.name))
     stored = {k for k in recipe.constants if k < len(arrays) and len(arrays) > 1 and draw(st.booleans())}
     stored = stored if len(stored) < len(arrays) else set()
+    picture = arrays[0].ndim == 4 and arrays[0].dtype == np.float32 and 0 not in stored
     return Instance(
         layer,
         {name: array for k, (name, array) in enumerate(zip(names, arrays, strict=True)) if k not in stored},
         {names[k]: arrays[k] for k in stored},
         list(operands),
         reference,
+        behind_convolution=picture and draw(st.booleans()),
     )

@@ -114,11 +114,12 @@ class OpenVINOExecutable:
                 if name in self._inputs:
                     request.set_input_tensor(self._inputs[name], _tensor(array))
             request.infer()
-            return {spec.name: _copied(request.get_output_tensor(k), spec) for k, spec in enumerate(self._outputs)}
+            answer = {spec.name: _copied(request.get_output_tensor(k), spec) for k, spec in enumerate(self._outputs)}
         except RuntimeError as error:
+            # A request that failed may fail for ever after: it does not go back to the others.
             raise EngineError("OpenVINO refused or failed", found=_reason(error)) from error
-        finally:
-            self._idle.put(request)
+        self._idle.put(request)
+        return answer
 
 
 class _Writeable:

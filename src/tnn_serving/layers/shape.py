@@ -161,7 +161,7 @@ class Tile(Layer):
 
     Inputs: x [...] of any type; reps [n] int32, optional, used instead of the parameters.
     Outputs: y [dim * rep ...], type of x; dims and repeats are aligned right, the shorter list is filled with 1.
-    ONNX: Tile, after Reshape where there are more repeats than dims.
+    ONNX: Tile; Unsqueeze, Expand and Reshape where more than one axis is repeated, or as often as an input says.
     """
 
     reps: tuple[int, ...] = rest("repeats, aligned right with the dims")
@@ -173,13 +173,33 @@ class Tile(Layer):
             if any(rep < 0 for rep in given):
                 raise ShapeError("repeats must not be negative", found=list(given))
             pieces: list[int | Value] = [*given]
-            count = len(given)
         else:
             operand = shape_operand(g, reps)
-            pieces = [operand]
-            count = operand.dim(0)
-        if not count:
+            pieces = [g.op("Gather", operand, g.ints(k), axis=0) for k in range(operand.dim(0))]
+        if not pieces:
             return x
-        if count > x.rank:
-            x = g.op("Unsqueeze", x, g.ints(*range(count - x.rank)))
-        return g.op("Tile", x, joined(g, [*[1] * (x.rank - count), *pieces]))
+        if len(pieces) > x.rank:
+            x = g.op("Unsqueeze", x, g.ints(*range(len(pieces) - x.rank)))
+        pieces = [*[1] * (x.rank - len(pieces)), *pieces]
+        if all(isinstance(rep, int) for rep in pieces) and (0 in pieces or sum(rep != 1 for rep in pieces) < 2):
+            return g.op("Tile", x, joined(g, pieces))
+        return _repeated(g, x, pieces)
+
+
+def _repeated(g: Builder, x: Value, reps: Sequence[int | Value]) -> Value:
+    """``x`` with each axis repeated, by an axis in front of it that is expanded: OpenVINO's Tile mixes up elements."""
+    places: list[int] = []
+    wide: list[int | Value] = []
+    dims: list[int | Value] = []
+    for axis, rep in enumerate(reps):
+        known = x.known[axis]
+        if rep != 1:
+            places.append(len(wide))
+            wide.append(rep)
+        wide.append(1)
+        if isinstance(rep, int) and known is not None:
+            dims.append(rep * known)
+        else:
+            dims.append(g.op("Mul", g.size(x, axis), g.ints(rep) if isinstance(rep, int) else rep))
+    spread = g.op("Unsqueeze", x, g.ints(*places))
+    return g.op("Reshape", g.op("Expand", spread, joined(g, wide)), joined(g, dims))

@@ -199,6 +199,8 @@ class Builder:
             name=label,
             metadata_props={LAYER_KEY: self.scope} if self.scope else None,
         )
+        if op_type in ("Conv", "MaxPool", "AveragePool"):
+            _check_window(inputs, given)
         made = self._inferred(node, op_type, inputs, names)
         self.nodes.append(node)
         return made if outputs is not None else made[0]
@@ -360,6 +362,25 @@ def _evaluator(node: onnx.NodeProto) -> ReferenceEvaluator:
         [onnx.helper.make_empty_tensor_value_info(name) for name in node.output],
     )
     return ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=_OPSETS, ir_version=IR_VERSION))
+
+
+def _check_window(inputs: Sequence[Value | None], attributes: dict[str, Any]) -> None:
+    """A window must find a place on each axis. ONNX's inference divides toward zero and sees one place too many."""
+    x, filters = inputs[0], inputs[1] if len(inputs) > 1 else None
+    if x is None:
+        return
+    kernel = attributes["kernel_shape"] if filters is None else [filters.dim(k) for k in range(2, filters.rank)]
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, attributes.get("dilations", [1] * len(kernel)), strict=True)]
+    pads = attributes.get("pads", [0] * (2 * len(kernel)))
+    same = str(attributes.get("auto_pad", "")).startswith("SAME")
+    for k, window in enumerate(reach):
+        size = x.dims[2 + k]
+        if size is not None and size + pads[k] + pads[k + len(kernel)] < (1 if same else window):
+            raise ShapeError(
+                "the window does not fit into the input",
+                expected=f"at least {window - pads[k] - pads[k + len(kernel)]} on axis {2 + k}",
+                found=list(x.dims),
+            )
 
 
 def _check_reshape(x: Value | None, y: Value) -> None:

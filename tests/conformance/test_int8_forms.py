@@ -1,0 +1,48 @@
+"""The fast form of int8 layers, layer by layer: fed with TNN's codes, within one step and almost always equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.int8_forms import feeds, kernels, load, wrong_codes
+from tests.recordings import SHARED
+from tnn_serving.engines import ENGINES, Options
+from tnn_serving.engines.cpu import this_cpu
+from tnn_serving.model import Model
+
+MODELS = SHARED / "models"
+NETWORKS = [
+    MODELS / "real" / "face_detection_int8.tnnproto",
+    MODELS / "zoo" / "bench_quant_squeezenet_v1.1.tnnproto",
+    MODELS / "zoo" / "bench_quant_mobilenet_v2.tnnproto",
+]
+
+pytestmark = [
+    pytest.mark.skipif(not MODELS.is_dir(), reason="no whole networks of TNN beside this checkout"),
+    pytest.mark.skipif(
+        not this_cpu().vnni, reason="without VNNI engines saturate 16-bit sums; auto takes the exact form"
+    ),
+]
+
+MOST_WRONG = 2e-5
+"""Share of a network's codes that may be one step off."""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
+def test_each_layer_is_within_one_step(path: Path, engine: str) -> None:
+    graph = load(path)
+    off = list(wrong_codes(graph, feeds(graph), engine, Options(threads=1)))
+    assert len(off) > 20
+    assert max(int(steps.max()) for steps in off) <= 1
+    assert sum(int(np.count_nonzero(steps)) for steps in off) <= MOST_WRONG * sum(steps.size for steps in off)
+
+
+@pytest.mark.parametrize("path", NETWORKS[1:], ids=lambda path: path.stem)
+def test_convolutions_run_as_int8_kernels(path: Path) -> None:
+    counts = kernels(Model(load(path), "openvino", Options(threads=1), int8="fast"))
+    assert sum(counts.get(kind, 0) for kind in ("i8", "u8")) > 20
+    assert counts.get("f32", 0) <= 1
