@@ -156,7 +156,7 @@ class LayerNorm(Layer):
 
     Inputs: x [...], scale, bias [last axes of x] float32.
     Outputs: y, shape and type of x.
-    ONNX: LayerNormalization over as many axes as scale has.
+    ONNX: LayerNormalization over as many axes as scale has; 0 * x + bias for a scale of one element.
     TNN differs: refuses a ``reduce_dims_size`` that is not the rank of scale, unless a Shape layer is in the network.
     """
 
@@ -174,6 +174,9 @@ class LayerNorm(Layer):
                 expected=f"part of {list(x.dims)}",
                 found=[scale.dims, bias.dims],
             )
+        if all(size == 1 for size in scale.dims):
+            # One element is its own mean; ONNX Runtime up to 1.23 refuses to normalise it.
+            return g.op("Add", g.op("Mul", x, g.const(0.0)), bias)
         return g.op("LayerNormalization", x, scale, bias, axis=-scale.rank, epsilon=self.eps)
 
 
@@ -185,9 +188,9 @@ class LRN(Layer):
 
     Inputs: x [N, C, H, W] float32.
     Outputs: y, shape and type of x.
-    ONNX: LRN for a whole bias above 0 and a fixed number of channels; otherwise the mean of the squares by AveragePool
-        over the channels as an axis of depth. OpenVINO's LRN cuts the bias to a whole number, and fails with size 5
-        where it does not know the channels beforehand; ONNX Runtime's is inexact without a bias.
+    ONNX: the mean of the squares by AveragePool over the channels as an axis of depth; Pow, Div. Not ONNX's LRN:
+        OpenVINO cuts its bias to a whole number and fails with size 5 where it does not know the channels beforehand,
+        ONNX Runtime up to 1.23 is wrong at the last channels.
     """
 
     alpha: float = token("factor of the mean square")
@@ -205,12 +208,11 @@ class LRN(Layer):
         reach = (self.size - 1) // 2
         window = 2 * reach + 1
         alpha = self.alpha * window / self.size
-        if self.bias >= 1 and self.bias == np.floor(self.bias) and x.known[1] is not None:
-            return g.op("LRN", x, alpha=alpha, beta=self.beta, bias=self.bias, size=window)
         depth = g.op("Unsqueeze", g.op("Mul", x, x), g.ints(1))
-        mean = g.op(
-            "AveragePool", depth, kernel_shape=[window, 1, 1], pads=[reach, 0, 0, reach, 0, 0], count_include_pad=1
-        )
+        if reach:
+            # Padded apart: ONNX Runtime up to 1.23 averages wrongly over its own padding.
+            depth = g.op("Pad", depth, g.ints(0, 0, reach, 0, 0, 0, 0, reach, 0, 0))
+        mean = g.op("AveragePool", depth, kernel_shape=[window, 1, 1])
         base = g.op("Add", g.op("Mul", g.op("Squeeze", mean, g.ints(1)), g.const(alpha)), g.const(self.bias))
         return g.op("Div", x, g.op("Pow", base, g.const(self.beta)))
 

@@ -347,7 +347,7 @@ class Int8:
     def at_least(self, value: Value, code: int) -> Value:
         """Codes below ``code`` raised to it."""
         least = np.array(code + 128, np.uint8) if value.dtype == np.uint8 else np.array(code, np.int8)
-        return self.g.op("Max", value, self.g.const(least))
+        return self.g.op("Clip", value, self.g.const(least))
 
 
 def multiplier(weight_scale: np.ndarray, out: Scale, channels: int) -> np.ndarray:
