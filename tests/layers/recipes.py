@@ -227,8 +227,8 @@ def convolution(d: Draw, p: Parameters) -> list[Array]:
         least = 1 if p["pad_type"] == 0 else max(e * (k - 1) + 1 - pad, 1)
         sizes.append(least + d.int(0, 5))
     if p["group"] * inner == 1:
-        # One window a row, several columns further than the next: OpenVINO's AVX-512 kernel for one channel reads beyond
-        # its input there, from the third or fourth item of a batch on.
+        # With one window a row and a step above 1, OpenVINO's AVX-512 kernel for one channel reads beyond its input
+        # from the third or fourth item of a batch on: such shapes are left out.
         sizes[-1] += _values(p["stride"])[-1]
     p["filter"] = stored(d.floats((p["output_channel"], inner, *kernel)))
     _bias(d, p, p["output_channel"])
