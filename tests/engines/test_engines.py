@@ -102,3 +102,20 @@ def test_cpu_under_onednns_limit(flags: set[str], limit: str | None, vnni: bool,
 
 def test_flags_of_this_machine_are_found() -> None:
     assert "sse2" in read_flags()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("kernel", "stride", "width"), [((3, 3), 2, 3), ((1, 3), 3, 5), ((3, 5), 2, 6)])
+def test_strided_convolution_to_one_column(
+    engine: str, channels: int, kernel: tuple[int, int], stride: int, width: int
+) -> None:
+    rng = np.random.default_rng(0)
+    filters = rng.standard_normal((8, channels, *kernel)).astype(np.float32)
+    x = rng.standard_normal((5, channels, 4, width)).astype(np.float32)
+    nodes = [constant("w", filters), helper.make_node("Conv", ["x", "w"], ["y"], strides=[1, stride])]
+    got = ENGINES[engine].compile(model(nodes, ["y"], ["n", channels, "h", "w"]), Options()).run({"x": x})["y"]
+    rows = 4 - kernel[0] + 1
+    wanted = np.stack(
+        [np.einsum("nchw,ochw->no", x[:, :, r : r + kernel[0], : kernel[1]], filters) for r in range(rows)], axis=2
+    )
+    np.testing.assert_allclose(got, wanted[..., None], rtol=1e-4, atol=1e-4)

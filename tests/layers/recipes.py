@@ -226,10 +226,6 @@ def convolution(d: Draw, p: Parameters) -> list[Array]:
     for k, e, pad in zip(kernel, dilation, pads, strict=True):
         least = 1 if p["pad_type"] == 0 else max(e * (k - 1) + 1 - pad, 1)
         sizes.append(least + d.int(0, 5))
-    if p["group"] * inner == 1:
-        # With one window a row and a step above 1, OpenVINO's AVX-512 kernel for one channel reads beyond its input
-        # from the third or fourth item of a batch on: such shapes are left out.
-        sizes[-1] += _values(p["stride"])[-1]
     p["filter"] = stored(d.floats((p["output_channel"], inner, *kernel)))
     _bias(d, p, p["output_channel"])
     return [d.floats((d.int(1, 2), p["group"] * inner, *sizes))]

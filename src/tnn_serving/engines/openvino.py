@@ -13,6 +13,7 @@ import openvino as ov
 
 from tnn_serving.engines.base import Options, TensorSpec
 from tnn_serving.engines.openvino_division import round_divisions
+from tnn_serving.engines.openvino_repairs import keep_ties_in_order, widen_single_channels
 from tnn_serving.errors import EngineError
 
 MISCOMPUTED = {("RoiAlign", "max")}
@@ -64,6 +65,7 @@ class OpenVINO:
         try:
             network = _core().read_model(model.SerializeToString())
             keep_ties_in_order(network)
+            widen_single_channels(network)
             if options.ieee_division:
                 round_divisions(network)
             compiled = _core().compile_model(network, "CPU", properties)
@@ -72,13 +74,6 @@ class OpenVINO:
         return OpenVINOExecutable(
             compiled, [value.name for value in model.graph.input], [value.name for value in model.graph.output]
         )
-
-
-def keep_ties_in_order(network: ov.Model) -> None:
-    """Makes every TopK stable: ONNX says that of equal values the lower index comes first, OpenVINO leaves it open."""
-    for node in network.get_ordered_ops():
-        if node.get_type_name() == "TopK":
-            node.set_attribute("stable", True)
 
 
 class OpenVINOExecutable:
