@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -20,10 +21,12 @@ from tnn_serving.engines.cpu import Cpu, cpu_name
 from tnn_serving.engines.shapes import NO_SHAPES, Allocate, ShapeCache, ShapeLimits, zeros
 from tnn_serving.errors import ConfigError, EngineError, RequestError, TnnError, located
 from tnn_serving.formats import read_model
+from tnn_serving.formats.folder import onnx_file
 from tnn_serving.graph import Graph
 from tnn_serving.int8 import Decision, processor
 from tnn_serving.layers.quantized import Form
 from tnn_serving.network import Network, Pictures, TnnNetwork
+from tnn_serving.onnx_network import read_onnx
 from tnn_serving.translate.graph import Blob, fingerprint, free_dims, translate
 from tnn_serving.version import VERSION
 
@@ -44,13 +47,24 @@ def to_graph(source: Source) -> Graph:
     return read_model(source)
 
 
+def to_network(source: Source) -> Network:
+    """The network that a source means: see :func:`load`."""
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        file = path if path.suffix == ".onnx" else onnx_file(path) if path.is_dir() else None
+        if file is not None:
+            return read_onnx(file)
+    return TnnNetwork(to_graph(source))
+
+
 def load(
     source: Source, engine: str = "auto", *, int8: str = "auto", raw_int8: bool = False, **options: object
 ) -> Model:
     """Loads a model: reads, translates, compiles.
 
     Args:
-        source: a model folder, a .tnnproto with its .tnnmodel beside it, (proto, model) as paths or bytes, or a Graph.
+        source: a model folder, a .tnnproto with its .tnnmodel beside it, (proto, model) as paths or bytes, a Graph, or
+            an .onnx file (or a folder that holds one instead of TNN's files).
         engine: "openvino", "onnxruntime", or "auto": the one that is measured to be faster at the default shapes,
             among those that can run the network.
         int8: "exact" gives TNN's code everywhere; "fast" uses the engine's int8 kernels, within one step a layer;
@@ -68,7 +82,7 @@ def load(
     """
     precision = options.pop("precision", "f32")
     return Model(
-        TnnNetwork(to_graph(source)),
+        to_network(source),
         engine,
         Options.of(options),
         precision=str(precision),

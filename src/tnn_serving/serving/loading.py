@@ -13,9 +13,10 @@ from tnn_serving.engines.choices import Choices
 from tnn_serving.engines.cpu import available_cores
 from tnn_serving.errors import ConfigError, RequestError
 from tnn_serving.formats import read_model
-from tnn_serving.formats.folder import model_files
+from tnn_serving.formats.folder import model_files, onnx_file
 from tnn_serving.model import Model
 from tnn_serving.network import Border, Network, TnnNetwork
+from tnn_serving.onnx_network import read_onnx
 from tnn_serving.serving.batching import COMPLETED_BATCH_SIZE, check_rows, paying_rows
 from tnn_serving.serving.config import (
     CONFIG_FILE,
@@ -86,7 +87,8 @@ def load_model(
 
 def open_network(folder: Path) -> Network:
     """The network of a version folder. Raises FormatError for a folder without one, or a broken one."""
-    return TnnNetwork(read_model(*model_files(folder)))
+    file = onnx_file(folder)
+    return TnnNetwork(read_model(*model_files(folder))) if file is None else read_onnx(file)
 
 
 def _compiled(name: str, network: Network, config: Mapping[str, Any], *, completes: bool) -> Loaded:
