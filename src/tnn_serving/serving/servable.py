@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tnn_serving.engines import TensorSpec
+from tnn_serving.engines.shapes import ShapeCounts
 from tnn_serving.errors import CancelledError, RequestError, TnnError, located
 from tnn_serving.model import Model
 from tnn_serving.pictures.decode import decode
@@ -22,6 +24,7 @@ from tnn_serving.pictures.resize import resize
 from tnn_serving.serving.config import NUMPY_TYPE, TRITON_TYPE, Binding, Settings, bind_inputs
 from tnn_serving.serving.lanes import Lanes
 from tnn_serving.serving.loading import Loaded, load_model
+from tnn_serving.serving.observer import SILENT, Observer
 from tnn_serving.serving.tensors import RequestTensor, ResponseTensor, array_of, cut, elements
 
 log = logging.getLogger(__name__)
@@ -69,8 +72,9 @@ class Servable:
         joins: most rows of several requests that may be gathered; 0 for none.
     """
 
-    def __init__(self, name: str, loaded: Loaded) -> None:
+    def __init__(self, name: str, loaded: Loaded, observer: Observer = SILENT) -> None:
         self.name = name
+        self._observer = observer
         self.config = loaded.config
         self.model: Model = loaded.model
         self.joins = loaded.joined_rows if loaded.joined_rows > 1 else 0
@@ -91,6 +95,7 @@ class Servable:
         version: int,
         complete: bool = True,
         options: Mapping[str, str] | None = None,
+        observer: Observer = SILENT,
     ) -> Servable:
         """Loads the model of ``folder/<version>``.
 
@@ -100,6 +105,7 @@ class Servable:
             version: which version.
             complete: fill in what the configuration leaves out.
             options: backend-wide defaults of the parameters in config.pbtxt.
+            observer: is told what happens.
 
         Raises:
             FormatError, UnsupportedLayer, ShapeError, EngineError: the model cannot be loaded.
@@ -107,7 +113,13 @@ class Servable:
         """
         name = str(config.get("name") or folder.name)
         with located(f"model `{name}`, version {version}"):
-            return cls(name, load_model(name, folder, config, version=version, completes=complete, options=options))
+            started = time.monotonic()
+            loaded = load_model(name, folder, config, version=version, completes=complete, options=options)
+            observer.compiled(time.monotonic() - started)
+            model = loaded.model
+            form = model.int8.form.value if model.int8 is not None else "none"
+            observer.engine(model.engine, model.choice.precision, form)
+            return cls(name, loaded, observer)
 
     def close(self) -> None:
         """Lets go of the network; no request may be running."""
@@ -122,10 +134,27 @@ class Servable:
         """
         if self._lanes is None:
             return self._answer(requests)
-        self._lanes.submit(lambda: finish(self._answer(requests)))
+        came_ns = time.monotonic_ns() if requests.traced else 0
+        self._lanes.submit(lambda: finish(self._answer(requests, came_ns)))
         return None
 
-    def _answer(self, requests: Requests) -> Result:
+    def shape_counts(self) -> ShapeCounts:
+        """Inferences with and without an executable of their own shape so far, and how many of these there are."""
+        total = ShapeCounts()
+        for cache in self.model.shape_caches():
+            total.hits += cache.counts.hits
+            total.misses += cache.counts.misses
+            total.size += cache.counts.size
+        return total
+
+    def memory_bytes(self) -> int:
+        """An estimate of what the network takes: its weights as read, and what is compiled of them."""
+        caches = self.model.shape_caches()
+        return self.model.network.weight_bytes * (1 + len(caches)) + sum(cache.memory_bytes for cache in caches)
+
+    def _answer(self, requests: Requests, came_ns: int = 0) -> Result:
+        if came_ns:
+            requests.span("batch", came_ns, time.monotonic_ns())
         result = self._guarded(requests)
         if isinstance(result, RequestError) and len(requests.rows) > 1:
             return tuple(self._guarded(alone) for alone in _apart(requests))
@@ -148,6 +177,7 @@ class Servable:
         for name in requests.outputs:
             if name not in self._outputs:
                 raise RequestError(f"there is no output `{name}`", expected=", ".join(self._outputs))
+        begin_ns = time.monotonic_ns() if requests.traced else 0
         feeds = {name: self._fed(tensor) for name, tensor in requests.inputs.items() if name not in self._controls}
         wanted = requests.outputs or self._outputs
         lent: set[str] = set()
@@ -161,7 +191,14 @@ class Servable:
             memory = requests.allocate(spec.name, TRITON_TYPE[spec.dtype], shape, size)
             return np.frombuffer(memory, spec.dtype).reshape(shape)
 
-        answer = self.model.infer(feeds, self._outputs, allocate if requests.allocate is not None else None)
+        self._observer.batch(sum(requests.rows))
+        if not requests.traced:
+            answer = self.model.infer(feeds, self._outputs, allocate if requests.allocate is not None else None)
+        else:
+            fed_ns = time.monotonic_ns()
+            answer = self.model.infer(feeds, self._outputs, allocate if requests.allocate is not None else None)
+            requests.span("decode", begin_ns, fed_ns)
+            requests.span("infer", fed_ns, time.monotonic_ns())
         return [_tensor(name, answer[name]) for name in wanted if name not in lent]
 
     def _fed(self, tensor: RequestTensor) -> np.ndarray:
@@ -185,7 +222,9 @@ class Servable:
         return np.stack([resize(picture, *size) for picture in batch])
 
     def _decoded(self, tensor: RequestTensor) -> np.ndarray:
+        started = time.monotonic()
         pictures = [self._sized(tensor.name, decode(data)) for data in elements(tensor)]
+        self._observer.decoded(time.monotonic() - started)
         if not pictures:
             raise RequestError("no picture", expected="1 element", found=list(tensor.shape))
         if any(picture.shape != pictures[0].shape for picture in pictures):
