@@ -6,7 +6,6 @@ treats rows independently is tried at load: two different rows together must ans
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -14,8 +13,6 @@ import numpy as np
 
 from tnn_serving.errors import TnnError
 from tnn_serving.model import Model
-
-log = logging.getLogger(__name__)
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -66,29 +63,74 @@ def _rows(feed: Feeds) -> int:
     return next(iter(feed.values())).shape[0] if feed else 0
 
 
-def rows_are_independent(model: Model, outputs: Sequence[str]) -> bool:
+def check_rows(model: Model, outputs: Sequence[str]) -> str | None:
     """Tries whether two different rows together answer as each alone, at the default sizes.
 
-    False, with the reason in the log, if they do not, or if the network takes no second row.
+    Args:
+        outputs: the blobs that are served.
+
+    Returns:
+        ``None`` if they do; otherwise a sentence that names an output where they do not, and the first layer.
     """
     alone = [_row(model, seed) for seed in (1, 2)]
+    if not alone[0]:
+        return "the network has no inputs"
     try:
         single = [model.run(feed, outputs) for feed in alone]
-        together = split(model.run(joined(alone), outputs), alone)
+        together = model.run(joined(alone), outputs)
     except TnnError as error:
-        log.info("requests are not joined: %s", error)
-        return False
-    if together is None:
-        log.info("requests are not joined: an output has no row for each row of the input")
-        return False
+        return f"the network does not take two rows: {error}"
+    parts = split(together, alone)
+    if parts is None:
+        name = next(name for name in outputs if together[name].shape[:1] != (2,))
+        return f"output `{name}` has no row for each row of the input{_first_mixed(model, alone)}"
     for name in outputs:
-        for k in range(2):
-            limit = TOLERANCE * max(1.0, float(np.abs(single[k][name]).max(initial=0)))
-            gap = np.abs(together[k][name].astype(np.float64) - single[k][name].astype(np.float64))
-            if not gap.max(initial=0) <= limit:
-                log.info("requests are not joined: rows of output `%s` depend on each other", name)
-                return False
-    return True
+        if not all(_alike(parts[k][name], single[k][name]) for k in range(2)):
+            return f"rows of output `{name}` depend on each other{_first_mixed(model, alone)}"
+    return None
+
+
+def _first_mixed(model: Model, alone: Sequence[Feeds]) -> str:
+    """Which layer is the first whose blob differs: the end of a sentence, empty if there is none or none can tell."""
+    every = list(model.blobs())
+    try:
+        single = [model.run(feed, every) for feed in alone]
+        together = model.run(joined(alone), every)
+    except TnnError:
+        return ""
+    for index, layer in enumerate(model.graph.layers):
+        for name in layer.outputs:
+            if not _stacked(together[name], [answer[name] for answer in single]):
+                return f": the first blob that differs is `{name}`, of layer {index} `{layer.name}` ({layer.type})"
+    return ""
+
+
+def _stacked(whole: np.ndarray, parts: Sequence[np.ndarray]) -> bool:
+    """``whole`` is the parts behind each other, on any axis, or the same as each of them."""
+    if any(part.ndim != whole.ndim for part in parts):
+        return False
+    if all(_alike(whole, part) for part in parts):
+        return True
+    return any(
+        whole.shape[axis] == sum(part.shape[axis] for part in parts)
+        and all(
+            part.shape[:axis] + part.shape[axis + 1 :] == whole.shape[:axis] + whole.shape[axis + 1 :] for part in parts
+        )
+        and _alike(whole, np.concatenate(list(parts), axis))
+        for axis in range(whole.ndim)
+    )
+
+
+def _alike(got: np.ndarray, want: np.ndarray) -> bool:
+    """Equal shapes and, to within :data:`TOLERANCE`, equal numbers; NaN and infinities in the same places."""
+    if got.shape != want.shape:
+        return False
+    have, wish = got.astype(np.float64), want.astype(np.float64)
+    finite = np.isfinite(wish)
+    if not np.array_equal(have[~finite], wish[~finite], equal_nan=True):
+        return False
+    limit = TOLERANCE * max(1.0, float(np.abs(wish[finite]).max(initial=0)))
+    return bool(np.all(np.abs(have[finite] - wish[finite]) <= limit))
 
 
 def _row(model: Model, seed: int) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ from tnn_serving.formats.folder import model_files
 from tnn_serving.model import Model
 from tnn_serving.pictures.decode import decode
 from tnn_serving.pictures.resize import resize
-from tnn_serving.serving.batching import Feeds, groups, joined, rows_are_independent, split
+from tnn_serving.serving.batching import Feeds, check_rows, groups, joined, split
 from tnn_serving.serving.config import (
     NUMPY_TYPE,
     TRITON_TYPE,
@@ -92,7 +92,10 @@ class Servable:
         # Triton adds these to the requests of a sequence; a network that takes one declares it as an input.
         controls = config.get("sequence_batching", {}).get("control_input", [])
         self._controls = {str(item["name"]) for item in controls} - set(self._bindings)
-        self._joins = settings.max_batch_size > 1 and rows_are_independent(model, self._outputs)
+        mixing = check_rows(model, self._outputs) if settings.max_batch_size > 1 else None
+        self._joins = settings.max_batch_size > 1 and mixing is None
+        if mixing is not None:
+            log.info("requests are not joined: %s", mixing)
         check_outputs(config, model.blobs())
         log.info("%s runs on %s", name, model.engine)
 
