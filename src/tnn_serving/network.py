@@ -14,6 +14,7 @@ from tnn_serving.engines.cpu import Cpu
 from tnn_serving.graph import COMPUTED, Graph
 from tnn_serving.int8 import Decision, decide
 from tnn_serving.layers.quantized import Form
+from tnn_serving.translate.batch import batch_ability
 from tnn_serving.translate.graph import Blob, check_shapes, fingerprint, free_dims, translate
 from tnn_serving.translate.pictures import PictureInput
 
@@ -79,9 +80,12 @@ class Network(Protocol):
     def int8_form(self, engine: str, choice: str, cpu: Cpu) -> Decision:
         """How int8 layers are run on an engine. Raises ConfigError for an unknown choice."""
 
-    def batched(self) -> tuple[Network, str | None]:
+    def batched(self, outputs: Sequence[str]) -> tuple[Network, str | None]:
         """The network with sizes of a batch that are written down in it made free, where that is provably right; and
         what keeps the rows of a batch from being independent, if anything does."""
+
+    def producer(self, blob: str) -> str:
+        """The layer that produces a blob, as messages name it."""
 
     def fingerprint(self) -> str:
         """A hash of everything that decides what the network computes, as hex."""
@@ -153,9 +157,24 @@ class TnnNetwork:
         """How int8 layers are run on an engine."""
         return decide(self.graph, engine, choice, cpu)
 
-    def batched(self) -> tuple[Network, str | None]:
+    def batched(self, outputs: Sequence[str]) -> tuple[Network, str | None]:
         """The network for batches, and what speaks against them."""
+        if min((len(i.dims) for i in self.graph.inputs if i.name not in self.optional), default=0) < 2:
+            return self, "an input has no dims beside a batch"
+        ability = batch_ability(self.graph, outputs=outputs)
+        if not ability.safe:
+            return self, ability.reason
+        if ability.rewritten:
+            log.info("%s: %s", self.source, ability.reason)
+            return TnnNetwork(ability.graph), None
         return self, None
+
+    def producer(self, blob: str) -> str:
+        """Index, name and type of the layer that produces a blob."""
+        for index, layer in enumerate(self.graph.layers):
+            if blob in layer.outputs:
+                return f"layer {index} `{layer.name}` ({layer.type})"
+        return "no layer"
 
     @cached_property
     def _fingerprint(self) -> str:

@@ -25,6 +25,7 @@ from tnn_serving.network import Border, Network, Pictures
 from tnn_serving.translate.builder import Builder
 from tnn_serving.translate.graph import Blob
 from tnn_serving.translate.pictures import pixels
+from tnn_serving.translate.row_walk import rows_stay_apart
 
 log = logging.getLogger(__name__)
 
@@ -154,15 +155,23 @@ class OnnxNetwork:
         """Int8 operators of ONNX say themselves how they are computed."""
         return Decision(Form.EXACT, "the network has no int8 layers of TNN's")
 
-    def batched(self) -> tuple[Network, str | None]:
-        """Itself; what speaks against batches is an input whose first dim is written down."""
+    def batched(self, outputs: Sequence[str]) -> tuple[Network, str | None]:
+        """Itself; what speaks against batches is a first dim that is written down, or a node that mixes rows."""
         for item in self._entries:
             dims = _dims(item)
-            if item.name in self.optional:
-                continue
-            if len(dims) < 2 or dims[0] is not None:
+            if item.name not in self.optional and (len(dims) < 2 or dims[0] is not None):
                 return self, f"input `{item.name}` has no free first dim: {[-1 if d is None else d for d in dims]}"
-        return self, None
+        made = self.onnx(outputs=outputs, given=(), pictures={}, form=Form.EXACT, raw_int8=False)
+        fed = {name: shape for name, shape in self.default_shapes.items() if name not in self.optional}
+        obstacle = rows_stay_apart(ir.serde.deserialize_model(made), fed)
+        return self, None if obstacle is None else str(obstacle)
+
+    def producer(self, blob: str) -> str:
+        """Name and type of the node that produces a value."""
+        for node in self._proto.graph.node:
+            if blob in node.output:
+                return f"node `{node.name}` ({node.op_type})"
+        return "no node"
 
     @cached_property
     def _fingerprint(self) -> str:

@@ -40,25 +40,70 @@ def joined(feeds: Sequence[Feeds]) -> dict[str, np.ndarray]:
 
 
 def check_rows(model: Model, outputs: Sequence[str]) -> str | None:
-    """Tries whether two different rows together answer as each alone, at the sizes in use.
+    """Tries whether two different rows together answer as each alone, at the default sizes.
 
-    Returns ``None`` if they do, or else what told.
+    Args:
+        outputs: the blobs that are served.
+
+    Returns:
+        ``None`` if they do; otherwise a sentence that names an output where they do not, and the first layer.
     """
     alone = [model.samples(seed, rows=1) for seed in (1, 2)]
+    if not alone[0]:
+        return "the network has no inputs"
     try:
         single = [model.run(feed, outputs) for feed in alone]
         together = model.run(joined(alone), outputs)
     except TnnError as error:
-        return str(error)
+        return f"the network does not take two rows: {error}"
     for name in outputs:
-        answers = [one[name] for one in single]
-        if any(array.shape[:1] != (1,) for array in answers) or together[name].shape[:1] != (2,):
-            return f"output `{name}` has no row for each row of the input"
-        apart = np.concatenate(answers).astype(np.float64)
-        limit = TOLERANCE * max(1.0, float(np.abs(apart).max(initial=0)))
-        if not np.abs(together[name].astype(np.float64) - apart).max(initial=0) <= limit:
-            return f"rows of output `{name}` depend on each other"
+        if together[name].shape[:1] != (2,):
+            return f"output `{name}` has no row for each row of the input{_first_mixed(model, alone)}"
+        if not all(_alike(together[name][k : k + 1], single[k][name]) for k in range(2)):
+            return f"rows of output `{name}` depend on each other{_first_mixed(model, alone)}"
     return None
+
+
+def _first_mixed(model: Model, alone: Sequence[Feeds]) -> str:
+    """Which layer is the first whose blob differs: the end of a sentence, empty if there is none or none can tell."""
+    every = list(model.blobs())
+    try:
+        single = [model.run(feed, every) for feed in alone]
+        together = model.run(joined(alone), every)
+    except TnnError:
+        return ""
+    for name in every:
+        if not _stacked(together[name], [answer[name] for answer in single]):
+            return f": the first blob that differs is `{name}`, of {model.network.producer(name)}"
+    return ""
+
+
+def _stacked(whole: np.ndarray, parts: Sequence[np.ndarray]) -> bool:
+    """``whole`` is the parts behind each other, on any axis, or the same as each of them."""
+    if any(part.ndim != whole.ndim for part in parts):
+        return False
+    if all(_alike(whole, part) for part in parts):
+        return True
+    return any(
+        whole.shape[axis] == sum(part.shape[axis] for part in parts)
+        and all(
+            part.shape[:axis] + part.shape[axis + 1 :] == whole.shape[:axis] + whole.shape[axis + 1 :] for part in parts
+        )
+        and _alike(whole, np.concatenate(list(parts), axis))
+        for axis in range(whole.ndim)
+    )
+
+
+def _alike(got: np.ndarray, want: np.ndarray) -> bool:
+    """Equal shapes and, to within :data:`TOLERANCE`, equal numbers; NaN and infinities in the same places."""
+    if got.shape != want.shape:
+        return False
+    have, wish = got.astype(np.float64), want.astype(np.float64)
+    finite = np.isfinite(wish)
+    if not np.array_equal(have[~finite], wish[~finite], equal_nan=True):
+        return False
+    limit = TOLERANCE * max(1.0, float(np.abs(wish[finite]).max(initial=0)))
+    return bool(np.all(np.abs(have[finite] - wish[finite]) <= limit))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 from tnn_serving.engines import Options, TensorSpec
 from tnn_serving.engines.choices import Choices
 from tnn_serving.engines.cpu import available_cores
-from tnn_serving.errors import ConfigError, RequestError
+from tnn_serving.errors import ConfigError, RequestError, TnnError
 from tnn_serving.formats import read_model
 from tnn_serving.formats.folder import model_files, onnx_file
 from tnn_serving.model import Model
@@ -64,7 +64,7 @@ def load_model(
     """Loads ``folder/<version>``; see :meth:`tnn_serving.serving.servable.Servable.open`."""
     merged = _with_defaults(config, options or {})
     network = open_network(folder / str(version))
-    batched, dependence = network.batched()
+    batched, dependence = _for_batches(network, [str(item["name"]) for item in config.get("output", [])])
     if completes and _leaves_batching_to_us(folder, config) and dependence is None:
         wanted = {**merged, "max_batch_size": COMPLETED_BATCH_SIZE}
         if not config.get("sequence_batching"):
@@ -89,6 +89,14 @@ def open_network(folder: Path) -> Network:
     """The network of a version folder. Raises FormatError for a folder without one, or a broken one."""
     file = onnx_file(folder)
     return TnnNetwork(read_model(*model_files(folder))) if file is None else read_onnx(file)
+
+
+def _for_batches(network: Network, outputs: Sequence[str]) -> tuple[Network, str | None]:
+    """The network to serve batches with, and what speaks against that."""
+    try:
+        return network.batched(outputs or network.outputs)
+    except TnnError as error:  # an output that is not there, for one; whoever compiles it will say so with more words
+        return network, str(error)
 
 
 def _compiled(name: str, network: Network, config: Mapping[str, Any], *, completes: bool) -> Loaded:

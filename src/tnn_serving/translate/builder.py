@@ -14,26 +14,13 @@ from typing import Any, overload
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import shape_inference
-from onnx.defs import OpSchema, get_schema
-from onnx.reference import ReferenceEvaluator
 
 from tnn_serving.errors import ShapeError, WeightsError
 from tnn_serving.graph import Tensor
-
-OPSET = 21
-IR_VERSION = 10
-"""ONNX versions that OpenVINO 2026 and ONNX Runtime 1.2x both take."""
+from tnn_serving.translate.inference import SAMPLE_LIMIT, Dims, Known, evaluate, infer
 
 LAYER_KEY = "tnn.layer"
 """Metadata of each node: the TNN layer that it was made for."""
-
-SAMPLE_LIMIT = 4096
-"""Largest tensor, in elements, whose value is followed through shape arithmetic."""
-
-_OPSETS = [onnx.helper.make_opsetid("", OPSET)]
-
-Dims = tuple[int | None, ...]
 
 
 class Value:
@@ -209,10 +196,13 @@ class Builder:
         proto = ir.serde.serialize_node(node)
         operands = [value for value in inputs if value is not None]
         try:
-            inferred = _infer(proto, [(v, v.dims, v.sample) for v in operands])
+            inferred = infer(proto, [Known(v.ir.name or "", v.dtype, v.dims, v.sample) for v in operands])
             lasting = inferred
             if any(v.known != v.dims or (v.sample is not None and not v.constant) for v in operands):
-                lasting = _infer(proto, [(v, v.known, v.sample if v.constant else None) for v in operands])
+                lasting = infer(
+                    proto,
+                    [Known(v.ir.name or "", v.dtype, v.known, v.sample if v.constant else None) for v in operands],
+                )
         except Exception as error:
             reason = str(error).removeprefix("[ShapeInferenceError] ").removeprefix("[TypeInferenceError] ")
             seen = ", ".join(f"{v.dtype}{list(v.dims)}" for v in operands)
@@ -221,12 +211,11 @@ class Builder:
         constant = samples is not None and all(v is None or v.constant for v in inputs)
         made = []
         for k, name in enumerate(names):
-            dims = _dims(inferred[name])
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(inferred[name].tensor_type.elem_type)
+            dtype, dims = inferred[name].dtype, inferred[name].dims or ()
             sample = None if samples is None else samples[k]
             if sample is not None:
                 dims = sample.shape
-            known = _dims(lasting[name])
+            known = lasting[name].dims or ()
             if len(known) != len(dims):
                 known = dims if constant else (None,) * len(dims)
             output = node.outputs[k]
@@ -254,8 +243,7 @@ class Builder:
             feeds[value.ir.name or ""] = value.sample
         if not feeds:
             return None
-        with np.errstate(all="ignore"):
-            return [np.asarray(found) for found in _evaluator(proto).run(names, feeds)]
+        return evaluate(proto, names, feeds)
 
     # ---- short words for what layers say often ----
 
@@ -317,51 +305,11 @@ class Builder:
         self._names.setdefault(name, 0)
 
 
-def _infer(
-    node: onnx.NodeProto, operands: Sequence[tuple[Value, Dims, np.ndarray | None]]
-) -> dict[str, onnx.TypeProto]:
-    types: dict[str, onnx.TypeProto] = {}
-    data: dict[str, onnx.TensorProto] = {}
-    for value, dims, sample in operands:
-        name = value.ir.name or ""
-        types[name] = onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(value.dtype), list(dims))
-        if sample is not None and sample.size <= SAMPLE_LIMIT:
-            data[name] = onnx.numpy_helper.from_array(sample)
-    return dict(
-        shape_inference.infer_node_outputs(
-            _schema(node.op_type), node, types, data, opset_imports=_OPSETS, ir_version=IR_VERSION
-        )
-    )
-
-
-def _dims(inferred: onnx.TypeProto) -> Dims:
-    return tuple(d.dim_value if d.HasField("dim_value") else None for d in inferred.tensor_type.shape.dim)
-
-
 def _without_trailing(values: list[ir.Value | None]) -> list[ir.Value | None]:
     """Inputs up to the last one given: OpenVINO does not compile some operators with an empty name at the end."""
     while values and values[-1] is None:
         values.pop()
     return values
-
-
-_SCHEMAS: dict[str, OpSchema] = {}
-
-
-def _schema(op_type: str) -> OpSchema:
-    if op_type not in _SCHEMAS:
-        _SCHEMAS[op_type] = get_schema(op_type, OPSET, "")
-    return _SCHEMAS[op_type]
-
-
-def _evaluator(node: onnx.NodeProto) -> ReferenceEvaluator:
-    graph = onnx.helper.make_graph(
-        [node],
-        "node",
-        [onnx.helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(node.input) if name],
-        [onnx.helper.make_empty_tensor_value_info(name) for name in node.output],
-    )
-    return ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=_OPSETS, ir_version=IR_VERSION))
 
 
 def _check_window(inputs: Sequence[Value | None], attributes: dict[str, Any]) -> None:
