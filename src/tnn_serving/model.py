@@ -359,7 +359,8 @@ class Model:
         def compile(engine: Engine, precision: Precision) -> Candidate:
             made = self._compile(engine, precision, self._served, ())
             if self._limits.count:  # fixed shapes are measured where fixed shapes will run
-                made.compiled.warm({name: array.shape for name, array in feeds.items()})
+                with suppress(EngineError):  # the shapes may be nobody's but ours; measuring will tell
+                    made.compiled.warm({name: array.shape for name, array in feeds.items()})
             return made
 
         if len(self._engines) == 1 and precision == "f32":

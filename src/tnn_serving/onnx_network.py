@@ -33,7 +33,7 @@ SMALL_BYTES = 1024
 """Stored tensors up to this size take part in shape inference; of larger ones only type and shape do."""
 
 PICTURE_SIZES = (224, 640, 320, 256, 128, 112, 96, 64, 48, 32, 16, 8)
-OTHER_SIZES = (16, 32, 64, 128, 256, 512, 8, 4, 2, 1)
+OTHER_SIZES = (256, 512, 128, 64, 32, 16, 8, 4, 2, 1)
 """Sizes to try for free dims, where a shape is needed and nobody has said one: the first that the network takes."""
 
 
@@ -66,12 +66,10 @@ class OnnxNetwork:
     def __init__(self, proto: onnx.ModelProto, source: str) -> None:
         self.source = source
         self._proto = proto
+        # Exporters list weights among the inputs too, as IR versions below 4 had to: what has a value is a constant.
         stored = {item.name for item in proto.graph.initializer}
-        self.optional = [item.name for item in proto.graph.input if item.name in stored]
-        # Before IR version 4 every initializer had to be listed as an input.
-        if proto.ir_version < 4:
-            self.optional = []
-        self._entries = [item for item in proto.graph.input if item.name not in stored or item.name in self.optional]
+        self._entries = [item for item in proto.graph.input if item.name not in stored]
+        self.optional: list[str] = []
         self._skeleton = _without_large_tensors(proto)
         for item in [*self._entries, *proto.graph.output]:
             _check_tensor(item)
@@ -93,7 +91,7 @@ class OnnxNetwork:
         for k in range(max(len(PICTURE_SIZES), len(OTHER_SIZES))):
             tried = {name: _filled(dims, k) for name, dims in declared.items()}
             try:
-                self.check_shapes(tried, self.optional)
+                self.check_shapes(tried, ())
             except ShapeError:
                 continue
             return tried
@@ -117,14 +115,11 @@ class OnnxNetwork:
     def onnx(
         self, *, outputs: Sequence[str], given: Sequence[str], pictures: Pictures, form: Form, raw_int8: bool
     ) -> onnx.ModelProto:
-        """The model with its outputs, optional inputs and picture inputs as asked for."""
+        """The model with its outputs and picture inputs as asked for."""
         model = ir.serde.deserialize_model(self._proto)
         graph = model.graph
-        for name in self.optional:
-            if name in given:
-                del graph.initializers[name]
-            else:
-                graph.inputs[:] = [value for value in graph.inputs if value.name != name]
+        entries = {item.name for item in self._entries}
+        graph.inputs[:] = [value for value in graph.inputs if value.name in entries]
         graph.outputs[:] = self._values(graph, outputs)
         for value in graph.inputs:
             _name_free_dims(value)
@@ -159,11 +154,10 @@ class OnnxNetwork:
         """Itself; what speaks against batches is a first dim that is written down, or a node that mixes rows."""
         for item in self._entries:
             dims = _dims(item)
-            if item.name not in self.optional and (len(dims) < 2 or dims[0] is not None):
+            if len(dims) < 2 or dims[0] is not None:
                 return self, f"input `{item.name}` has no free first dim: {[-1 if d is None else d for d in dims]}"
         made = self.onnx(outputs=outputs, given=(), pictures={}, form=Form.EXACT, raw_int8=False)
-        fed = {name: shape for name, shape in self.default_shapes.items() if name not in self.optional}
-        obstacle = rows_stay_apart(ir.serde.deserialize_model(made), fed)
+        obstacle = rows_stay_apart(ir.serde.deserialize_model(made), self.default_shapes)
         return self, None if obstacle is None else str(obstacle)
 
     def producer(self, blob: str) -> str:
@@ -199,7 +193,9 @@ def _dtype(item: onnx.ValueInfoProto) -> np.dtype:
 
 
 def _dims(item: onnx.ValueInfoProto) -> tuple[int | None, ...]:
-    return tuple(d.dim_value if d.HasField("dim_value") else None for d in item.type.tensor_type.shape.dim)
+    """``None`` where free, which some exporters write as -1."""
+    dims = item.type.tensor_type.shape.dim
+    return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in dims)
 
 
 def _set_dims(item: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
@@ -248,7 +244,8 @@ def _without_large_tensors(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _name_free_dims(value: ir.Value) -> None:
     """Engines want a name for each free dim."""
     if value.shape is not None:
-        dims = [dim if isinstance(dim, int) else f"{value.name}.dim{k}" for k, dim in enumerate(value.shape)]
+        fixed = [isinstance(dim, int) and dim >= 0 for dim in value.shape]
+        dims = [dim if fixed[k] else f"{value.name}.dim{k}" for k, dim in enumerate(value.shape)]
         value.shape = ir.Shape(dims)
 
 

@@ -118,7 +118,7 @@ def test_a_network_of_independent_rows_stays_as_it_is(name: str) -> None:
     assert ability.graph is graph
     assert (ability.reason, ability.rewritten) == ("", ())
     answers_rows_as_alone(ability, graph)
-    assert check_rows(ts.load(graph, threads=1), graph.outputs) is None
+    assert check_rows(ts.load(graph, "onnxruntime", threads=1), graph.outputs) is None
 
 
 @pytest.mark.parametrize("name", UNSAFE)
@@ -181,7 +181,7 @@ def test_a_literal_batch_is_rewritten(name: str) -> None:
     assert ability.graph is not graph
     assert [(i.inputs, i.tokens()) for i in graph.layers] == [(i.inputs, i.tokens()) for i in before.layers]
     x = np.random.default_rng(5).uniform(-1, 1, (3 * dims[0], *dims[1:])).astype(np.float32)
-    together, original = ts.load(ability.graph, threads=1).run({"x": x})["y"], ts.load(graph, threads=1)
+    together, original = ts.load(ability.graph, threads=1).run({"x": x})["y"], ts.load(graph, "onnxruntime", threads=1)
     for k in range(0, len(x), dims[0]):
         part = slice(k, k + dims[0])
         np.testing.assert_allclose(together[part], original.run({"x": x[part]})["y"], rtol=1e-5, atol=1e-5)
@@ -231,13 +231,17 @@ def test_a_stored_input_is_the_same_for_all_rows_unless_it_is_fed() -> None:
 
 def test_the_check_names_output_and_layer() -> None:
     layers = ["ReLU r 1 1 x a", "ReduceMax m 1 1 a b 1 0", "Sub s 2 1 x b y -1"]
-    told = check_rows(ts.load(network({"x": (1, 4)}, layers, ["y"]), threads=1), ["y"])
+    told = check_rows(ts.load(network({"x": (1, 4)}, layers, ["y"]), "onnxruntime"), ["y"])
     assert told == (
         "rows of output `y` depend on each other: the first blob that differs is `b`, of layer 1 `m` (ReduceMax)"
     )
-    told = check_rows(ts.load(network({"x": (1, 4)}, ["Permute p 1 1 x y 2 1 0"], ["y"]), threads=1), ["y"])
+    told = check_rows(
+        ts.load(network({"x": (1, 4)}, ["Permute p 1 1 x y 2 1 0"], ["y"]), "onnxruntime", threads=1), ["y"]
+    )
     assert told == "output `y` has no row for each row of the input"
-    told = check_rows(ts.load(network({"x": (1, 4)}, ["Reshape r 1 1 x y 0 2 2 1 4 0"], ["y"]), threads=1), ["y"])
+    told = check_rows(
+        ts.load(network({"x": (1, 4)}, ["Reshape r 1 1 x y 0 2 2 1 4 0"], ["y"]), "onnxruntime", threads=1), ["y"]
+    )
     assert told is not None
     assert "takes no second row" in told or "does not take two rows" in told
 

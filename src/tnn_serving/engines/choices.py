@@ -19,13 +19,6 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 
-def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Where a user's caches belong, by the XDG Base Directory Specification: mostly ``~/.cache/tnn-serving``."""
-    stated = environment.get("XDG_CACHE_HOME", "")
-    base = Path(stated) if os.path.isabs(stated) else Path(environment.get("HOME") or "/tmp") / ".cache"
-    return base / "tnn-serving"
-
-
 class Choices:
     """The answers of one folder; with ``None`` nothing is kept."""
 

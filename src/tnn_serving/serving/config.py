@@ -330,6 +330,8 @@ def complete(
             }
             if section == "input" and spec.name in optional:
                 made["optional"] = True
+            if section == "input" and not spec.shape:
+                made["reshape"] = {"shape": []}
             given.append(made)
         for item in given:
             known = next((s for s in specs if s.name == item["name"]), None)
@@ -363,7 +365,7 @@ def bind_inputs(config: Mapping[str, Any], inputs: Sequence[TensorSpec], setting
                 raise ConfigError("the network has no such input", expected=", ".join(network) or "none", found=name)
             kind: Kind = "encoded" if name in settings.encoded else "pixels" if name in settings.pictures else "tensor"
             datatype = str(item["data_type"]).removeprefix("TYPE_")
-            dims = tuple(int(dim) for dim in item["dims"])
+            dims = tuple(int(dim) for dim in item.get("reshape", item)["shape" if "reshape" in item else "dims"])
             _check_dims(spec, kind, datatype, dims, settings.max_batch_size > 0)
             bound[name] = Binding(name, "BYTES" if datatype == "STRING" else datatype, dims, kind)
     return bound
