@@ -19,6 +19,9 @@ Feeds = Mapping[str, np.ndarray]
 TOLERANCE = 1e-4
 """Largest difference between a row alone and among others, as a share of the largest value: float sums reorder."""
 
+INTEGERS = ((0, 2), (1, 3), (0, 1))
+"""Ranges of integers to try a network with, the end not in it: an index must be small, a divisor not 0."""
+
 
 def groups(feeds: Sequence[Feeds], max_batch_size: int) -> list[list[int]]:
     """Indices of requests that may run together, in order, no more rows in one than ``max_batch_size``.
@@ -72,11 +75,21 @@ def check_rows(model: Model, outputs: Sequence[str]) -> str | None:
     Returns:
         ``None`` if they do; otherwise a sentence that names an output where they do not, and the first layer.
     """
-    alone = [_row(model, seed) for seed in (1, 2)]
-    if not alone[0]:
+    fed = [spec.name for spec in model.inputs if spec.name not in model.optional_inputs]
+    if not fed:
         return "the network has no inputs"
+    if len({model.sizes[name][:1] for name in fed}) > 1:
+        return "the first axes of the inputs differ"
+    for numbers in INTEGERS:
+        alone = [_row(model, fed, seed, numbers) for seed in (1, 2)]
+        try:
+            single = [model.run(feed, outputs) for feed in alone]
+            break
+        except TnnError as error:
+            refused = error
+    else:
+        return f"the network does not take a row of random numbers: {refused}"
     try:
-        single = [model.run(feed, outputs) for feed in alone]
         together = model.run(joined(alone), outputs)
     except TnnError as error:
         return f"the network does not take two rows: {error}"
@@ -133,15 +146,17 @@ def _alike(got: np.ndarray, want: np.ndarray) -> bool:
     return bool(np.all(np.abs(have[finite] - wish[finite]) <= limit))
 
 
-def _row(model: Model, seed: int) -> dict[str, np.ndarray]:
+def _row(model: Model, fed: Sequence[str], seed: int, integers: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Random numbers for one row of each input."""
     random = np.random.default_rng(seed)
     made = {}
     for spec in model.inputs:
-        if spec.name in model.optional_inputs:
+        if spec.name not in fed:
             continue
         shape = (1, *model.sizes[spec.name][1:])
         if spec.dtype.kind == "f":
             made[spec.name] = random.standard_normal(shape).astype(spec.dtype)
         else:
-            made[spec.name] = random.integers(0, 2 if spec.dtype.kind == "i" else 256, shape).astype(spec.dtype)
+            low, high = integers if spec.dtype.kind == "i" else (0, 256)
+            made[spec.name] = random.integers(low, high, shape).astype(spec.dtype)
     return made
