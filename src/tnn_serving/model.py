@@ -378,9 +378,15 @@ class Model:
 
     # ---- measuring ----
 
-    def samples(self, seed: int = 0, *, rows: int | None = None) -> dict[str, np.ndarray]:
-        """Inputs to measure with, at the shapes in use: normal numbers, random pixels, and zeros for integers, which
-        are indices for the most part. ``rows`` replaces the first dim of each."""
+    def samples(
+        self, seed: int = 0, *, rows: int | None = None, integers: tuple[int, int] = (0, 1)
+    ) -> dict[str, np.ndarray]:
+        """Inputs to measure with, at the shapes in use: normal numbers, random pixels, and integers of a range.
+
+        Args:
+            rows: replaces the first dim of each.
+            integers: least, and one more than the largest; 0 alone is right for indices, which they mostly are.
+        """
         random = np.random.default_rng(seed)
         made = {}
         for spec in self.inputs:
@@ -392,7 +398,7 @@ class Model:
             elif spec.name in self._pictures:
                 made[spec.name] = random.integers(0, 256, shape).astype(spec.dtype)
             else:
-                made[spec.name] = np.zeros(shape, spec.dtype)
+                made[spec.name] = random.integers(*integers, shape).astype(spec.dtype)
         return made
 
     def runner(self, feeds: Arrays) -> Callable[[], object]:

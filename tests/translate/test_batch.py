@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, note, settings
 
 import tnn_serving as ts
+from tests.layers.drawing import Instance, instances
+from tests.layers.recipes import RECIPES
 from tests.networks import CONVOLUTION, network, scale
 from tests.recordings import CaseId, case_ids, folders, read_case
 from tnn_serving.errors import TnnError
@@ -246,7 +249,20 @@ def test_the_check_names_output_and_layer() -> None:
     assert "takes no second row" in told or "does not take two rows" in told
 
 
-CASES_A_LAYER = 6
+def agree(graph: Graph, engine: str) -> None:
+    """What the analysis calls safe answers row by row when it runs."""
+    try:
+        ability = batch_ability(graph)
+    except TnnError:
+        return  # a layer that is only read and written back
+    if ability.safe:
+        assert check_rows(ts.load(ability.graph, engine, int8="exact", threads=1), graph.outputs) is None
+    else:
+        assert ability.reason
+        assert ability.graph is graph
+
+
+CASES_A_LAYER = 4
 
 
 def some(folder: str) -> list[CaseId]:
@@ -259,14 +275,15 @@ def some(folder: str) -> list[CaseId]:
 def test_what_the_analysis_calls_safe_answers_row_by_row(folder: str) -> None:
     for case in some(folder):
         recorded = read_case(case)
-        graph = ts.read_model(recorded.proto, recorded.model)
-        try:
-            ability = batch_ability(graph)
-        except TnnError:
-            continue  # not translated at all: the recordings have such layers
-        if ability.safe:
-            model = ts.load(ability.graph, int8="exact", threads=1)
-            assert check_rows(model, graph.outputs) is None, case
-        else:
-            assert ability.reason
-            assert ability.graph is graph
+        agree(ts.read_model(recorded.proto, recorded.model), "auto")
+
+
+@pytest.mark.parametrize("kind", sorted(RECIPES))
+def test_safe_layers_of_any_parameters_answer_row_by_row(kind: str) -> None:
+    def check(instance: Instance) -> None:
+        note(repr(instance))
+        agree(instance.graph, "onnxruntime")
+
+    settings(max_examples=5, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))(
+        given(instances(kind, RECIPES[kind]))(check)
+    )()

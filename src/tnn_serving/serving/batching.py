@@ -27,6 +27,9 @@ COMPLETED_BATCH_SIZE = 64
 TOLERANCE = 1e-4
 """Largest difference between a row alone and among others, as a share of the largest value: float sums reorder."""
 
+INTEGERS = ((0, 2), (1, 3), (0, 1))
+"""Ranges of integers to try a network with, the end not in it: an index must be small, a divisor not 0."""
+
 MEASURING_S = 0.15
 """Time for measuring one batch size against single rows."""
 
@@ -48,11 +51,21 @@ def check_rows(model: Model, outputs: Sequence[str]) -> str | None:
     Returns:
         ``None`` if they do; otherwise a sentence that names an output where they do not, and the first layer.
     """
-    alone = [model.samples(seed, rows=1) for seed in (1, 2)]
-    if not alone[0]:
+    sizes = {model.sizes[name][:1] for name in model.samples()}
+    if not sizes:
         return "the network has no inputs"
+    if len(sizes) > 1:
+        return "the first axes of the inputs differ"
+    for numbers in INTEGERS:
+        alone = [model.samples(seed, rows=1, integers=numbers) for seed in (1, 2)]
+        try:
+            single = [model.run(feed, outputs) for feed in alone]
+            break
+        except TnnError as error:
+            refused = error
+    else:
+        return f"the network does not take a row of random numbers: {refused}"
     try:
-        single = [model.run(feed, outputs) for feed in alone]
         together = model.run(joined(alone), outputs)
     except TnnError as error:
         return f"the network does not take two rows: {error}"
