@@ -21,6 +21,9 @@ class Schedule(Protocol):
     def wait_s(self, now: float) -> float:
         """Seconds until the next request is due."""
 
+    def backlog(self, now: float) -> int:
+        """How many requests are due but have not been taken."""
+
 
 class ClosedLoop:
     """A request is due whenever a connection is free: as many in flight as there are connections."""
@@ -32,6 +35,10 @@ class ClosedLoop:
     def wait_s(self, now: float) -> float:
         """Nothing to wait for."""
         return 0.0
+
+    def backlog(self, now: float) -> int:
+        """None: who waits for answers is never late."""
+        return 0
 
 
 class OpenLoop:
@@ -51,8 +58,6 @@ class OpenLoop:
         self._gap_s = 1.0 / rate
         self._random = np.random.default_rng(seed) if poisson else None
         self._due = clock()
-        self.taken = 0
-        """How many requests have been due and were taken."""
 
     def take(self, now: float) -> float | None:
         """The moment that the next request was due, if that is past."""
@@ -60,16 +65,15 @@ class OpenLoop:
         if due > now:
             return None
         self._due = due + (self._gap_s if self._random is None else float(self._random.exponential(self._gap_s)))
-        self.taken += 1
         return due
 
     def wait_s(self, now: float) -> float:
         """Seconds until the next request is due; 0 if it is."""
         return max(0.0, self._due - now)
 
-    def overdue_s(self, now: float) -> float:
-        """How long the next request has been due without a free connection for it."""
-        return max(0.0, now - self._due)
+    def backlog(self, now: float) -> int:
+        """How many requests have been due without a free connection to send them on."""
+        return max(0, int((now - self._due) / self._gap_s) + 1) if self._due <= now else 0
 
 
 class Record:
@@ -97,4 +101,3 @@ class Record:
     def between(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Ends and latencies of the answers from number ``first`` up to ``last``, as copies."""
         return np.array(self.ends[first:last]), np.array(self.latencies[first:last])
-
