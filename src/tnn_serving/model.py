@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from tnn_serving.engines import Executable, Options, TensorSpec, engine_named
+from tnn_serving.engines import Executable, NodeTime, Options, TensorSpec, engine_named
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.errors import ConfigError, EngineError, RequestError, TnnError, located
 from tnn_serving.formats import read_model
@@ -186,6 +186,22 @@ class Model:
             RequestError: an input is missing, unknown, or of a wrong type, rank or size.
             EngineError: the engine fails.
         """
+        feeds, given = self._feeds(inputs)
+        wanted = tuple(outputs) if outputs is not None else tuple(self.graph.outputs)
+        return self._executable(wanted, given).run(feeds)
+
+    def profile(self, inputs: Mapping[str, np.ndarray], runs: int) -> list[NodeTime]:
+        """Mean time over ``runs`` inferences of each node that the engine made of the network. May be called once.
+
+        Raises:
+            RequestError: as :meth:`run`.
+            EngineError: loaded without the option ``profile``, or the engine fails.
+        """
+        feeds, given = self._feeds(inputs)
+        return self._executable(tuple(self.graph.outputs), given).profile(feeds, runs)
+
+    def _feeds(self, inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        """The checked arrays, and which of the optional inputs are among them."""
         feeds = {name: self._checked(name, array) for name, array in inputs.items()}
         for name in self._inputs:
             if name not in feeds and name not in self._optional:
@@ -193,9 +209,8 @@ class Model:
                     f"input `{name}` is missing", expected=", ".join(self._inputs), found=", ".join(feeds)
                 )
         given = tuple(name for name in self._optional if name in feeds)
-        wanted = tuple(outputs) if outputs is not None else tuple(self.graph.outputs)
         self._check_shapes(feeds, given)
-        return self._executable(wanted, given).run(feeds)
+        return feeds, given
 
     def _check_shapes(self, feeds: Mapping[str, np.ndarray], given: Sequence[str]) -> None:
         """Asks the layers about shapes that were not seen before: engines answer some that do not fit with garbage."""

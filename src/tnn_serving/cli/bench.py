@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import typer
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from tnn_serving.cli.model import parse_shapes
+from tnn_serving.cli.model import parse_shapes, read_arrays
 from tnn_serving.cli.output import EXIT_BAD, EXIT_INTERRUPTED, JsonFlag, print_json, stderr, stdout
 from tnn_serving.client.connection import ModelInfo, Protocol, connect, parse_url
 from tnn_serving.client.load import Measurement, Target, Window, measure
 from tnn_serving.client.load.measure import OPEN_LOOP_CONNECTIONS
 from tnn_serving.errors import ConfigError, FormatError
 from tnn_serving.formats import read_model
+from tnn_serving.profile import RUNS, Profile, profile
 
 KEPT = 0.95
 """A rate is kept when at least this share of it was answered."""
@@ -61,11 +62,18 @@ def bench(
         Literal["none", "system"], typer.Option(help="Pass tensors through shared memory, on this machine.")
     ] = "none",
     verify: Annotated[bool, typer.Option("--verify", help="Compare each answer with the first; costs time.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Time each layer of a MODEL instead, in this process, without a server.")
+    ] = False,
+    engine: Annotated[str, typer.Option(help="With --layers: auto, openvino or onnxruntime.")] = "auto",
+    runs: Annotated[int, typer.Option(min=1, help="With --layers: inferences to average.")] = RUNS,
+    sort: Annotated[Literal["time", "order"], typer.Option(help="With --layers: of the table.")] = "time",
     json: JsonFlag = False,
 ) -> None:
     """Measure a served model under load: throughput, latency, and where the time goes.
 
     Load goes on until three windows in a row agree. Ctrl-C shows what there is. Exit code 1 if requests failed.
+    With --layers: the time of each layer, by its name in the model.
 
     Examples:
 
@@ -76,9 +84,14 @@ def bench(
       tnn-serving bench localhost:8000 --model face --rate 50,100 --poisson
 
       tnn-serving bench models/classification --data cat.jpg --json | jq '.[].latency.p99_ms'
+
+      tnn-serving bench models/face/1 --layers --engine onnxruntime
     """
+    if layers:
+        _bench_layers(target, engine, parse_shapes(shape or []), data, seed=seed, runs=runs, sort=sort, json=json)
+        return
     levels = _levels(concurrency, rate)
-    shapes = parse_shapes(shape or [])
+    shapes: dict[str, Sequence[int]] = {**parse_shapes(shape or [])}
     done: list[Measurement] = []
     with ExitStack() as stack:
         url, name, pid = _server(stack, target, model, protocol)
@@ -99,17 +112,18 @@ def bench(
             )
         )
         live = stack.enter_context(Live(console=stderr, auto_refresh=False, transient=True))
-        for label, level in levels:
+        for level in levels:
             done.append(
                 measure(
                     aim,
-                    **level,
+                    concurrency=level.concurrency,
+                    rate=level.rate,
                     poisson=poisson,
                     connections=connections,
                     window_s=window,
                     stability=stability,
                     max_windows=max_windows,
-                    on_window=_Progress(live, label),
+                    on_window=_Progress(live, level.label),
                 )
             )
             if done[-1].interrupted:
@@ -142,15 +156,27 @@ class _Progress:
             self._live.update(f"{self._label}{text}", refresh=True)
 
 
-def _levels(concurrency: str | None, rate: str | None) -> list[tuple[str, dict[str, float]]]:
+class _Level(NamedTuple):
+    concurrency: int | None = None
+    rate: float | None = None
+
+    @property
+    def label(self) -> str:
+        return f"concurrency {self.concurrency}" if self.rate is None else f"rate {self.rate:g}"
+
+
+def _levels(concurrency: str | None, rate: str | None) -> list[_Level]:
     if concurrency is not None and rate is not None:
         raise typer.BadParameter("give one of --concurrency and --rate", param_hint="--rate")
     if rate is not None:
-        return [(f"rate {r:g}", {"rate": r}) for r in _numbers(rate, float, "--rate")]
-    return [(f"concurrency {n}", {"concurrency": n}) for n in _numbers(concurrency or "1", int, "--concurrency")]
+        return [_Level(rate=one) for one in _numbers(rate, float, "--rate")]
+    return [_Level(concurrency=one) for one in _numbers(concurrency or "1", int, "--concurrency")]
 
 
-def _numbers(text: str, kind: type[int] | type[float], option: str) -> list[int] | list[float]:
+Number = TypeVar("Number", int, float)
+
+
+def _numbers(text: str, kind: Callable[[str], Number], option: str) -> list[Number]:
     try:
         numbers = [kind(part) for part in text.split(",")]
     except ValueError:
@@ -257,7 +283,7 @@ def _side_cells(level: Measurement) -> list[str]:
 
 def _warn(levels: Sequence[Measurement]) -> None:
     for level in levels:
-        label = f"rate {level.rate:g}" if level.rate is not None else f"concurrency {level.concurrency}"
+        label = _Level(level.concurrency, level.rate).label
         for text, count in list(level.error_texts.items())[:3]:
             stderr.print(f"[bold red]{label}:[/] {count} requests failed: {escape(text)}", highlight=False)
         if level.interrupted:
@@ -270,3 +296,50 @@ def _warn(levels: Sequence[Measurement]) -> None:
             )
         if level.client_is_busy:
             stderr.print(f"[yellow]{label}:[/] the client is busy and may be what was measured", highlight=False)
+
+
+def _bench_layers(
+    model: str,
+    engine: str,
+    shapes: Mapping[str, Sequence[int]],
+    data: Path | None,
+    *,
+    seed: int,
+    runs: int,
+    sort: str,
+    json: bool,
+) -> None:
+    if not Path(model).exists():
+        raise typer.BadParameter("--layers needs a model file, not a server", param_hint="MODEL|URL")
+    recorded = read_arrays(data) if data is not None else {}
+    inputs = {name.removeprefix("in."): array for name, array in recorded.items() if not name.startswith("out.")}
+    found = profile(read_model(model), engine, inputs=inputs or None, shapes=shapes, seed=seed, runs=runs)
+    if json:
+        print_json(found)
+    else:
+        _show_profile(found, sort)
+
+
+def _show_profile(found: Profile, sort: str) -> None:
+    shapes = ", ".join(f"{name} {dims}" for name, dims in found.shapes.items())
+    stdout.print(f"[bold]{escape(found.source)}[/] on {found.engine}, {escape(shapes)}", highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for title, side in (("#", "right"), ("layer", "left"), ("type", "left"), ("ms", "right"), ("share", "right")):
+        table.add_column(title, justify="right" if side == "right" else "left")
+    table.add_column("kernel")
+    rows = sorted(found.layers, key=lambda row: -row.time_ms) if sort == "time" else found.layers
+    for row in rows:
+        nothing = f"in {row.merged_into}" if row.merged_into else "nothing to run"
+        table.add_row(
+            "" if row.index is None else str(row.index),
+            escape(row.layer) or "[dim]engine[/]",
+            row.type,
+            f"{row.time_ms:.3f}",
+            f"{row.share:.1%}",
+            escape(", ".join(row.kernels)) or f"[dim]{escape(nothing)}[/]",
+        )
+    stdout.print(
+        table,
+        f"sum of layers {found.total_ms:.3f} ms, an inference {found.wall_ms:.3f} ms, {found.runs} runs",
+        highlight=False,
+    )

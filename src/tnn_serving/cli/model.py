@@ -105,7 +105,7 @@ def compare(
     graph = read_model(model)
     first, *more = engines.split(",")
     loaded = load(graph, first, int8=int8)
-    recorded = _recording(against) if against else {}
+    recorded = read_arrays(against) if against else {}
     inputs = {name.removeprefix("in."): value for name, value in recorded.items() if name.startswith("in.")}
     inputs = inputs or random_inputs(loaded, parse_shapes(shape or []), seed=seed)
     left = run_everything(loaded, inputs)
@@ -130,7 +130,8 @@ def compare(
         raise typer.Exit(1)
 
 
-def _recording(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file. Raises ConfigError."""
     try:
         with np.load(path, allow_pickle=False) as data:
             return {name: data[name] for name in data.files}

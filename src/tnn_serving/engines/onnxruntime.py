@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from tnn_serving.engines.base import Options, TensorSpec
+from tnn_serving.engines.base import NodeTime, Options, TensorSpec
+from tnn_serving.engines.onnxruntime_profile import Profiling
 from tnn_serving.errors import EngineError
 
 if TYPE_CHECKING:
@@ -60,13 +61,14 @@ class OnnxRuntime:
         session_options.log_severity_level = FATAL_ONLY
         if options.threads:
             session_options.intra_op_num_threads = options.threads
+        profiling = Profiling(model, session_options) if options.profile else None
         try:
             session = ort.InferenceSession(
                 model.SerializeToString(), session_options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
             raise EngineError("ONNX Runtime cannot compile the network", found=_reason(error)) from error
-        return OnnxRuntimeExecutable(session)
+        return OnnxRuntimeExecutable(session, profiling)
 
 
 class OnnxRuntimeExecutable:
@@ -74,8 +76,9 @@ class OnnxRuntimeExecutable:
 
     engine = OnnxRuntime.name
 
-    def __init__(self, session: ort.InferenceSession) -> None:
+    def __init__(self, session: ort.InferenceSession, profiling: Profiling | None = None) -> None:
         self._session = session
+        self._profiling = profiling
         self._outputs = [
             TensorSpec(item.name, _DTYPES[item.type], tuple(d if isinstance(d, int) else None for d in item.shape))
             for item in session.get_outputs()
@@ -92,6 +95,15 @@ class OnnxRuntimeExecutable:
         try:
             return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
         except Exception as error:
+            raise EngineError("ONNX Runtime refused or failed", found=_reason(error)) from error
+
+    def profile(self, feeds: Mapping[str, np.ndarray], runs: int) -> list[NodeTime]:
+        """Mean time of every node over so many inferences. Raises EngineError."""
+        if self._profiling is None:
+            raise EngineError("the network was not compiled for profiling", expected="the option profile=True")
+        try:
+            return self._profiling.profiled(self._session, feeds, runs)
+        except RuntimeError as error:
             raise EngineError("ONNX Runtime refused or failed", found=_reason(error)) from error
 
 

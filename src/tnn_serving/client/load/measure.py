@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -66,7 +66,7 @@ class Target:
         model: str,
         *,
         protocol: Protocol | None = None,
-        shapes: dict[str, Sequence[int]] | None = None,
+        shapes: Mapping[str, Sequence[int]] | None = None,
         data: Path | None = None,
         batch: int = 1,
         seed: int = 0,
