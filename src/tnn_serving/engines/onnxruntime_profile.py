@@ -30,6 +30,9 @@ WARM_UP = 2
 LAYOUT_CHANGES = ("ReorderInput", "ReorderOutput")
 """Operators that ONNX Runtime adds on its own account."""
 
+OTHER_LAYOUT = "_nchwc"
+"""What the name of a node ends in that was given another layout."""
+
 _SUFFIX = "_kernel_time"
 
 
@@ -81,16 +84,18 @@ class _Origins:
 
     def __init__(self, original: onnx.GraphProto, optimized: onnx.GraphProto) -> None:
         self._producer = {name: node for node in original.node for name in node.output if name}
+        self._results = {node.name: node.output[0] for node in original.node}
         self._nodes = list(optimized.node)
         self._named = {node.name: node for node in self._nodes if node.name}
-        self._kept = {name for node in self._nodes for name in node.output}
+        self._computed = {name for node in self._nodes for name in node.output}
+        self._computed.update(name for node in self._nodes if (name := self._result(node)) is not None)
         self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in self._nodes:
             for name in node.input:
                 self._readers[name].append(node)
 
     def of(self, name: str) -> tuple[str, ...]:
-        """Names of nodes and their outputs, the main one first (``Conv`` of a ``FusedConv``); empty for an unknown name."""
+        """Names of nodes and their outputs, the main one first; empty for an unknown name."""
         return self._of(self._named[name]) if name in self._named else ()
 
     def unnamed(self) -> dict[str, Iterator[tuple[str, ...]]]:
@@ -104,35 +109,43 @@ class _Origins:
     def _of(self, node: onnx.NodeProto) -> tuple[str, ...]:
         if node.op_type in LAYOUT_CHANGES:
             return ()
-        target = self._target(node)
-        region = [] if target is None else self._region(target)
-        # What another node of the same name does is not done here.
-        mine = [part for part in region if part.name == node.name or part.name not in self._named]
-        main = [part for part in mine if part.name == node.name or part.op_type in node.op_type]
-        ordered = main + [part for part in mine if part not in main]
-        return tuple(name for part in ordered or region[:1] for name in (part.name, *part.output) if name)
+        result = self._result(node) or self._next_result(node)
+        region = [] if result is None else self._region(result)
+        # The main part is the one whose type is in the name of the fused one: Conv of a FusedConv.
+        main = [part for part in region if part.op_type in node.op_type]
+        ordered = main + [part for part in region if part not in main]
+        return tuple(name for part in ordered for name in (part.name, *part.output) if name)
 
-    def _target(self, node: onnx.NodeProto) -> str | None:
-        """The first value at or behind a node that the original graph has as well."""
-        waiting: list[str] = [*node.output]
-        seen = set(waiting)
+    def _result(self, node: onnx.NodeProto) -> str | None:
+        """The original value that a node computes, if perhaps in another layout; that shows in its name only."""
+        known = next((name for name in node.output if name in self._producer), None)
+        if known is not None or node.op_type in LAYOUT_CHANGES:
+            return known
+        name = node.name.removesuffix(OTHER_LAYOUT)
+        return name if name in self._producer else self._results.get(name)
+
+    def _next_result(self, node: onnx.NodeProto) -> str | None:
+        """The first original value behind a node that computes a part of it."""
+        waiting: list[onnx.NodeProto] = [node]
+        seen: set[str] = set()
         while waiting:
-            name = waiting.pop(0)
-            if name in self._producer:
-                return name
-            for reader in self._readers[name]:
-                waiting += [output for output in reader.output if output not in seen]
-                seen.update(reader.output)
+            for name in waiting.pop(0).output:
+                for reader in [] if name in seen else self._readers[name]:
+                    result = self._result(reader)
+                    if result is not None:
+                        return result
+                    waiting.append(reader)
+                seen.add(name)
         return None
 
-    def _region(self, target: str) -> list[onnx.NodeProto]:
+    def _region(self, result: str) -> list[onnx.NodeProto]:
         """The original nodes from a value back to other values that the optimised graph computes."""
         found: list[onnx.NodeProto] = []
-        waiting = [target]
+        waiting = [result]
         while waiting:
             producer = self._producer.get(waiting.pop(0))
             if producer is None or any(producer is one for one in found):
                 continue
             found.append(producer)
-            waiting += [name for name in producer.input if name not in self._kept]
+            waiting += [name for name in producer.input if name not in self._computed]
         return found
