@@ -14,6 +14,8 @@ from tnn_serving.errors import ServerError
 LOOK_UP_S = 0.1
 """How often a loop that waits for answers looks whether it is to stop."""
 
+DRAIN_S = 10.0
+
 BUFFER_BYTES = 1 << 16
 
 Check = Callable[[int, memoryview], "str | None"]
@@ -120,7 +122,7 @@ class Loop:
         self._epoll.close()
 
     def run(self, schedule: Schedule, record: Record, stopped: Callable[[], bool]) -> None:
-        """Sends what is due until ``stopped()``.
+        """Sends what is due until ``stopped()``; then waits for the answers to what is in flight, which don't count.
 
         Raises:
             ServerError: a lost connection cannot be opened again.
@@ -156,6 +158,25 @@ class Loop:
                         idle.append(connection)
                     else:
                         self._send(connection, due)
+                if connection.blocked is not connection.watched:
+                    self._watch(connection)
+        self._drain(set(connections.values()).difference(idle))
+
+    def _drain(self, busy: set[Connection]) -> None:
+        """Waits for the last answers, or for the end of :data:`DRAIN_S`: the server still uses what belongs to them."""
+        deadline = clock() + DRAIN_S
+        while busy and clock() < deadline:
+            for descriptor, event in self._epoll.poll(LOOK_UP_S):
+                connection = self._connections[descriptor]
+                try:
+                    if event & select.EPOLLOUT:
+                        connection.send_rest()
+                    if event != select.EPOLLOUT and connection.receive():
+                        busy.discard(connection)
+                except OSError:
+                    busy.discard(connection)
+                    self._epoll.unregister(descriptor)
+                    continue
                 if connection.blocked is not connection.watched:
                     self._watch(connection)
 

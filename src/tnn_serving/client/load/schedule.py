@@ -52,12 +52,13 @@ class OpenLoop:
         rate: requests a second.
         poisson: gaps between requests are drawn from an exponential distribution, instead of all being equal.
         seed: of the gaps.
+        start: when the first request is due; now, if left out.
     """
 
-    def __init__(self, rate: float, *, poisson: bool = False, seed: int = 0) -> None:
+    def __init__(self, rate: float, *, poisson: bool = False, seed: int = 0, start: float | None = None) -> None:
         self._gap_s = 1.0 / rate
         self._random = np.random.default_rng(seed) if poisson else None
-        self._due = clock()
+        self._due = clock() if start is None else start
 
     def take(self, now: float) -> float | None:
         """The moment that the next request was due, if that is past."""

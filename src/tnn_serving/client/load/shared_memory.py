@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,11 @@ from tritonclient.utils import shared_memory as shm
 
 from tnn_serving.client.connection import Connection
 from tnn_serving.client.load.message import Place, Places, Tensor, raw
-from tnn_serving.errors import ServerError
+from tnn_serving.client.load.schedule import clock
+from tnn_serving.errors import RequestError, ServerError
+
+RELEASE_S = 10.0
+"""How long the server may take to be done with a region."""
 
 
 class Regions:
@@ -80,5 +85,15 @@ class Regions:
 
 
 def _unregister(connection: Connection, name: str) -> None:
-    with suppress(ServerError):  # the server is gone, and with it the registration
-        connection.unregister_shared_memory(name)
+    """Takes a region back, as soon as the server no longer uses it for a request that it has answered already."""
+    deadline = clock() + RELEASE_S
+    while True:
+        try:
+            connection.unregister_shared_memory(name)
+            return
+        except ServerError:
+            return  # the server is gone, and with it the registration
+        except RequestError:
+            if clock() > deadline:
+                raise
+            time.sleep(0.02)
