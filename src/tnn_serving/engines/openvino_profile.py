@@ -30,7 +30,7 @@ def profiled(compiled: ov.CompiledModel, feeds: Mapping[int, ov.Tensor], runs: i
         EngineError: compiled without :data:`PROPERTIES`.
         RuntimeError: as OpenVINO raises it.
     """
-    if not compiled.get_property("PERF_COUNT"):
+    if compiled.get_property("PERF_COUNT") != "YES":
         raise EngineError("the network was not compiled for profiling", expected="the option profile=True")
     request = compiled.create_infer_request()
     for number, tensor in feeds.items():
