@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import tnn_serving
-from tnn_serving import compare, load, read_model, summary, write_model
+from tnn_serving import compare, load, profile, read_model, summary, write_model
 from tnn_serving.cli.pictures import Classified, Detected
 from tnn_serving.client import Face, Prediction
+from tnn_serving.client import load as load_test
 from tnn_serving.formats.model import SCALE_NUMBER, SCALE_TYPE
 from tnn_serving.layers import declaration, is_known, type_number
 from tnn_serving.layers.base import Reserved, declared
@@ -108,6 +109,13 @@ KEYS = {
     "of a prediction": Prediction,
     "`detect`": Detected,
     "of a face": Face,
+    "`bench`": load_test.Measurement,
+    "of a latency": load_test.Latency,
+    "of a window": load_test.Window,
+    "of a server": load_test.ServerSide,
+    "of a client": load_test.ClientSide,
+    "`bench --layers`": profile.Profile,
+    "of a layer's time": profile.LayerTime,
 }
 
 

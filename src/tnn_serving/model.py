@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from tnn_serving.choice import Candidate, Choice, PrecisionChoice, choose, read_precision
-from tnn_serving.engines import ENGINES, Engine, Options, Shapes, TensorSpec, engine_named
+from tnn_serving.engines import ENGINES, Engine, NodeTime, Options, Shapes, TensorSpec, engine_named
 from tnn_serving.engines.base import Arrays, Precision
 from tnn_serving.engines.choices import Choices
 from tnn_serving.engines.cpu import Cpu, cpu_name
@@ -251,6 +251,16 @@ class Model:
         """
         given = self._check(feeds)
         return self._executable(outputs, given).run(feeds, allocate)
+
+    def profile(self, inputs: Arrays, runs: int) -> list[NodeTime]:
+        """Mean time over ``runs`` inferences of each node that the engine made of the network. May be called once.
+
+        Raises:
+            RequestError: as :meth:`run`.
+            EngineError: loaded without the option ``profile``, or the engine fails.
+        """
+        feeds = {name: self._converted(name, array) for name, array in inputs.items()}
+        return self._executable(self._served, self._check(feeds)).profile(feeds, runs)
 
     def warm(self, shapes: Shapes, outputs: Sequence[str] | None = None) -> None:
         """Compiles for single input shapes ahead of the first request. Raises as :meth:`run`."""

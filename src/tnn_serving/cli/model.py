@@ -41,7 +41,7 @@ def inspect(
 
       tnn-serving inspect models/face/1 --json | jq '.layers[].type'
     """
-    summary = summarize(read_model(model), _shapes(shape or []))
+    summary = summarize(read_model(model), parse_shapes(shape or []))
     if layer is not None:
         _show_layer(summary, layer, as_json=json)
     elif json:
@@ -105,9 +105,9 @@ def compare(
     graph = read_model(model)
     first, *more = engines.split(",")
     loaded = load(graph, first, int8=int8)
-    recorded = _recording(against) if against else {}
+    recorded = read_arrays(against) if against else {}
     inputs = {name.removeprefix("in."): value for name, value in recorded.items() if name.startswith("in.")}
-    inputs = inputs or random_inputs(loaded, _shapes(shape or []), seed=seed)
+    inputs = inputs or random_inputs(loaded, parse_shapes(shape or []), seed=seed)
     left = run_everything(loaded, inputs)
     if against is not None:
         right = {name.removeprefix("out."): value for name, value in recorded.items() if name.startswith("out.")}
@@ -130,7 +130,8 @@ def compare(
         raise typer.Exit(1)
 
 
-def _recording(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file. Raises ConfigError."""
     try:
         with np.load(path, allow_pickle=False) as data:
             return {name: data[name] for name in data.files}
@@ -161,7 +162,8 @@ def _show_comparison(found: Comparison) -> None:
     )
 
 
-def _shapes(options: list[str]) -> dict[str, tuple[int, ...]]:
+def parse_shapes(options: list[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of ``--shape`` options by input name. Raises typer.BadParameter."""
     shapes = {}
     for option in options:
         match = re.fullmatch(r"(.+)=(\d+(?:[x,]\d+)*)", option)

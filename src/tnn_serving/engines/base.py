@@ -32,6 +32,7 @@ class Options:
         precision: "f32", or "bf16" for CPUs that have it: faster, 0.4 to 2 % off.
         ieee_division: round divisions by constants as IEEE 754 says, where the engine would multiply by the reciprocal.
         cache_dir: where compiled models and measured choices are kept between runs; ``None`` for nowhere.
+        profile: measure every node, for :meth:`Executable.profile`; costs a little time.
     """
 
     threads: int = 0
@@ -39,6 +40,7 @@ class Options:
     precision: Precision = "f32"
     ieee_division: bool = False
     cache_dir: Path | None = None
+    profile: bool = False
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> Options:
@@ -64,6 +66,24 @@ class TensorSpec:
     shape: tuple[int | None, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class NodeTime:
+    """A node as the engine runs it: often several operators of the model in one.
+
+    Attributes:
+        name: the engine's own.
+        origins: names of the model's nodes and values that it stands for, the main one first; none for what the engine
+            added by itself, such as a change of layout.
+        kernel: what the engine calls the code that ran.
+        seconds: mean time of one inference; 0 if it did not have to run.
+    """
+
+    name: str
+    origins: tuple[str, ...]
+    kernel: str
+    seconds: float
+
+
 class Executable(Protocol):
     """A compiled network. ``run`` may be called from several threads at once."""
 
@@ -86,6 +106,12 @@ class Executable(Protocol):
             All outputs. An array may lie in memory of the engine, which is not used again while the array lives.
 
         Raises EngineError if the engine refuses the shapes or fails.
+        """
+
+    def profile(self, feeds: Arrays, runs: int) -> list[NodeTime]:
+        """Mean time of every node over so many inferences, in the order of execution. May be called once.
+
+        Raises EngineError if it was compiled without :attr:`Options.profile`, or as :meth:`run`.
         """
 
     def at(self, shapes: Shapes) -> Executable | None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from tnn_serving.engines.base import Arrays, Options, Shapes, TensorSpec
+from tnn_serving.engines.base import Arrays, NodeTime, Options, Shapes, TensorSpec
+from tnn_serving.engines.onnxruntime_profile import Profiling
 from tnn_serving.errors import EngineError
 
 if TYPE_CHECKING:
@@ -65,13 +66,14 @@ class OnnxRuntime:
         session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Plans of memory are kept for every combination of input shapes that ever came: growth without bound.
         session_options.enable_mem_pattern = not _has_free_shapes(model)
+        profiling = Profiling(model, session_options) if options.profile else None
         try:
             session = ort.InferenceSession(
                 model.SerializeToString(), session_options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
             raise EngineError("ONNX Runtime cannot compile the network", found=_reason(error)) from error
-        return OnnxRuntimeExecutable(session)
+        return OnnxRuntimeExecutable(session, profiling)
 
 
 class OnnxRuntimeExecutable:
@@ -79,8 +81,9 @@ class OnnxRuntimeExecutable:
 
     engine = OnnxRuntime.name
 
-    def __init__(self, session: ort.InferenceSession) -> None:
+    def __init__(self, session: ort.InferenceSession, profiling: Profiling | None = None) -> None:
         self._session = session
+        self._profiling = profiling
         self._outputs = [
             TensorSpec(item.name, _DTYPES[item.type], tuple(d if isinstance(d, int) else None for d in item.shape))
             for item in session.get_outputs()
@@ -102,6 +105,15 @@ class OnnxRuntimeExecutable:
             target[...] = answer[name]
             answer[name] = target
         return answer
+
+    def profile(self, feeds: Arrays, runs: int) -> list[NodeTime]:
+        """Mean time of every node over so many inferences. Raises EngineError."""
+        if self._profiling is None:
+            raise EngineError("the network was not compiled for profiling", expected="the option profile=True")
+        try:
+            return self._profiling.profiled(self._session, feeds, runs)
+        except RuntimeError as error:
+            raise EngineError("ONNX Runtime refused or failed", found=_reason(error)) from error
 
     def at(self, shapes: Shapes) -> None:
         """``None``: a session is as fast with free shapes as with fixed ones."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from tnn_serving.engines.background import BACKGROUND
-from tnn_serving.engines.base import Arrays, Executable, Shapes, TensorSpec
+from tnn_serving.engines.base import Arrays, Executable, NodeTime, Shapes, TensorSpec
 from tnn_serving.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -134,6 +134,11 @@ class ShapeCache:
             return entry.executable.run(feeds)
         offered = {spec.name: allocate(spec) for spec in entry.large}
         return entry.executable.run(feeds, {name: array for name, array in offered.items() if array is not None})
+
+    def profile(self, feeds: Arrays, runs: int) -> list[NodeTime]:
+        """Mean time of every node, of the executable that :meth:`run` takes."""
+        entry = self._state.entries.get(self._key(feeds))
+        return (self.general if entry is None else entry.executable).profile(feeds, runs)
 
     def warm(self, shapes: Shapes) -> None:
         """Compiles for these shapes now and runs once; they stay. Raises EngineError if the engine fails."""

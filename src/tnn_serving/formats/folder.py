@@ -81,7 +81,7 @@ def read_model(proto: Source, model: Source | None = None) -> Graph:
         proto, found = model_files(proto)
         model = found if model is None else model
     elif model is None and not isinstance(proto, bytes):
-        model = _model_beside(Path(proto))
+        model = model_beside(Path(proto))
     with located(_label(proto, "proto")):
         graph = read_proto(_read_text(proto))
     graph.source = _label(proto, "model")
@@ -117,7 +117,8 @@ def write_model(
     return pair
 
 
-def _model_beside(proto: Path) -> Path | None:
+def model_beside(proto: Path) -> Path | None:
+    """The .tnnmodel that belongs to a .tnnproto by its name; ``None`` if there is none."""
     names = [proto.with_suffix(".tnnmodel").name, *([MODEL_NAME] if proto.name == PROTO_NAME else [])]
     return next((path for name in names if (path := proto.with_name(name)).is_file()), None)
 
