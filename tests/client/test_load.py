@@ -152,7 +152,7 @@ def test_a_measurement_agrees_with_itself_and_the_server(address: str, shared_me
     assert all(part > 0 for part in parts)
     assert sum(parts) <= server.total_ms * 1.01
     assert server.total_ms < latency.mean_ms
-    assert server.average_batch == 1
+    assert server.average_batch >= 1
     assert server.cpu_us is not None
     assert server.cpu_us > 0
     assert found.client.cpu_us > 0
