@@ -83,8 +83,7 @@ GroupTuple: TypeAlias = tuple[
     tuple[InputTuple, ...],
     tuple[str, ...],  # requested outputs
 ]
-OutputTuple: TypeAlias = tuple[str, str, tuple[int, ...], object]  # the last: any C-contiguous buffer
-Answer: TypeAlias = "list[OutputTuple] | TritonError"
+Answer: TypeAlias = "Response | TritonError"
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +99,7 @@ class Shim(Publisher, Protocol):
         self, ticket: int, name: str, datatype: str, shape: tuple[int, ...], nbytes: int, /
     ) -> memoryview: ...
     def span(self, ticket: int, name: str, start_ns: int, end_ns: int, /) -> None: ...
+    def oldest_execution(self, model_handle: int, /) -> float: ...
     def unload(self, model_handle: int, name: str, /) -> None: ...
 
 
@@ -198,7 +198,7 @@ def backend_init(config_json: str) -> None:
     cmdline = json.loads(config_json).get("cmdline", {})
     _Backend.options = {key: value for key, value in cmdline.items() if key not in TRITONS_OWN_OPTIONS}
     _Backend.metrics = Metrics(_Backend.shim)
-    _Backend.watch = Watch()
+    _Backend.watch = Watch(_Backend.shim.oldest_execution)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # For crashes while models are loaded at the server's start, when Triton has no handler yet: shows which model and
     # step. Later Triton's own handler, which replaces this one, shows the C frames.
@@ -256,8 +256,43 @@ def open_model(handle: int, name: str, version: int, folder: str, config_json: s
     return Model(handle, name, version, servable, metrics)
 
 
-def _no_span(name: str, start_ns: int, end_ns: int) -> None:
-    """For requests that nobody traces."""
+class Group(Requests):
+    """Requests under the shim's ticket, and what the shim can do for them.
+
+    One is made for each group, so it makes little else: most functions that a Requests carries are methods here.
+    """
+
+    __slots__ = ("_ticket",)
+
+    def __init__(
+        self,
+        ticket: int,
+        inputs: dict[str, RequestTensor],
+        outputs: tuple[str, ...],
+        rows: tuple[int, ...],
+        traced: bool,
+    ) -> None:
+        self._ticket = ticket
+        self.inputs = inputs
+        self.outputs = outputs
+        self.rows = rows
+        self.traced = traced
+        self.allocate = partial(_Backend.shim.alloc_output, ticket) if len(rows) == 1 else None
+
+    def is_cancelled(self) -> bool:
+        return _Backend.shim.is_cancelled(self._ticket)
+
+    def span(self, name: str, start_ns: int, end_ns: int) -> None:
+        if self.traced:
+            _Backend.shim.span(self._ticket, name, start_ns, end_ns)
+
+    def finish(self, result: Result) -> None:
+        """Answers the group if :meth:`Model.execute` gave None.
+
+        Raises:
+            RuntimeError: it has been answered before.
+        """
+        _Backend.shim.finish(self._ticket, _told(result))
 
 
 class Model:
@@ -277,44 +312,27 @@ class Model:
         self._metrics = metrics
         self._told_counts = ShapeCounts()
         metrics.memory(servable.memory_bytes())
-        self._executions = _Backend.watch.executions(self._publish)
+        _Backend.watch.add(handle, self._publish)
         self.completed_config = json.dumps(servable.config).encode()
         self.max_batch_size = int(servable.config.get("max_batch_size", 0))
         self.joins = servable.joins
 
     def execute(self, group: GroupTuple) -> Answer | tuple[Answer, ...] | None:
         """The outputs of a group or its error, or one of these for each request; None: they come later."""
-        ticket, traced, rows, inputs, outputs = group
-        shim = _Backend.shim
-        requests = Requests(
-            {name: RequestTensor(name, datatype, shape, data) for name, datatype, shape, data in inputs},
-            outputs,
-            rows,
-            traced,
-            partial(shim.is_cancelled, ticket),
-            partial(shim.alloc_output, ticket) if len(rows) == 1 else None,
-            partial(shim.span, ticket) if traced else _no_span,
-        )
-        self._executions.begin(ticket)
+        ticket, traced, rows, tensors, outputs = group
+        inputs = {}
+        for tensor in tensors:
+            inputs[tensor[0]] = RequestTensor(*tensor)
+        requests = Group(ticket, inputs, outputs, rows, traced)
+        watch = _Backend.watch
+        if watch.sleeps:
+            watch.wake()
         try:
-            result = self._servable.execute(requests, partial(self._finish, ticket))
+            result = self._servable.execute(requests, requests.finish)
         except BaseException as error:  # SystemExit too: a model must not end the server's thread
-            self._executions.end(ticket)
             log_exception(f"executing model {self.name} version {self.version}", error, error.__traceback__)
             return triton_error(error)
-        if result is None:
-            return None
-        self._executions.end(ticket)
-        return self._told(result)
-
-    def _finish(self, ticket: int, result: Result) -> None:
-        """Answers a group for which :meth:`execute` gave None.
-
-        Raises:
-            RuntimeError: it has been answered before.
-        """
-        self._executions.end(ticket)
-        _Backend.shim.finish(ticket, self._told(result))
+        return None if result is None else _told(result)
 
     def _publish(self, oldest_s: float) -> None:
         """Called about twice a second while something runs."""
@@ -325,25 +343,16 @@ class Model:
             self._metrics.memory(self._servable.memory_bytes())
         self._told_counts = now
 
-    def _told(self, result: Result) -> Answer | tuple[Answer, ...]:
-        if isinstance(result, tuple):
-            return tuple([self._answer(each) for each in result])
-        return self._answer(result)
-
-    def _answer(self, response: Response | Exception) -> Answer:
-        if isinstance(response, BaseException):
-            return triton_error(response)  # the Servable has logged what it did not expect
-        try:
-            outputs: list[OutputTuple] = [(t.name, t.datatype, t.shape, t.data) for t in response]
-            # The shim drops an output as soon as it has copied it; whoever made the response may keep it for longer.
-            response.clear()
-        except Exception as error:  # not what a Servable returns; other requests still get their answers
-            log_exception(f"result of model {self.name} version {self.version}", error, error.__traceback__)
-            return triton_error(error)
-        return outputs
-
     def close(self) -> None:
         """Called by the shim when Triton has unloaded the model and its instances are gone."""
-        _Backend.watch.forget(self._executions)
+        _Backend.watch.remove(self.handle)
         self._metrics.close()
         self._servable.close()
+
+
+def _told(result: Result) -> Answer | tuple[Answer, ...]:
+    """A result for the shim, which reads outputs from a list as they are, and empties it: whoever made the list may
+    keep it for longer than the engine can spare the memory of the outputs."""
+    if isinstance(result, tuple):
+        return tuple([triton_error(each) if isinstance(each, BaseException) else each for each in result])
+    return triton_error(result) if isinstance(result, BaseException) else result  # the Servable has logged surprises

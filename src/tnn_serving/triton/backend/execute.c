@@ -107,6 +107,15 @@ PyObject *execute_is_cancelled(PyObject *module, PyObject *arguments) {
   return py.PyBool_FromLong(all);
 }
 
+/* oldest_execution(model handle) -> age in seconds of the model's oldest group without an answer; 0: there is none */
+PyObject *execute_oldest(PyObject *module, PyObject *arguments) {
+  (void)module;
+  unsigned long long model;
+  if (!py.PyArg_ParseTuple(arguments, "K", &model)) return NULL;
+  uint64_t began = group_oldest_ns((TRITONBACKEND_Model *)(uintptr_t)model);
+  return py.PyFloat_FromDouble(began ? (double)(now_ns() - began) * 1e-9 : 0);
+}
+
 static TritonResult report_activity(TRITONSERVER_InferenceTrace *trace, const char *name, const char *end, uint64_t at) {
   char text[SPAN_NAME_BYTES];
   snprintf(text, sizeof text, "%s_%s", name, end);

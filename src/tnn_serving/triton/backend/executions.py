@@ -1,9 +1,8 @@
-"""What runs in each model version, and for how long: the server's own health answers don't notice a hung model."""
+"""How long executions have been running: the server's own health answers don't notice a model that hangs."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 PERIOD_S = 0.5
@@ -11,63 +10,60 @@ PERIOD_S = 0.5
 
 
 class Watch:
-    """A thread that publishes the age of each model version's oldest execution; it sleeps while nothing runs."""
+    """A thread that publishes the age of each model version's oldest execution; it sleeps while nothing runs.
 
-    def __init__(self) -> None:
-        self._models: set[Executions] = set()
+    Attributes:
+        sleeps: whoever begins an execution must call :meth:`wake`. (That is all that an execution pays for this.)
+
+    Args:
+        oldest: gives the age in seconds of a model's oldest execution, by the model's handle; 0 when none runs.
+    """
+
+    def __init__(self, oldest: Callable[[int], float]) -> None:
+        self.sleeps = True
+        self._oldest = oldest
+        self._models: dict[int, Callable[[float], None]] = {}
         self._lock = threading.Lock()
-        self._begun = threading.Event()
+        self._woken = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tnn-watch", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         self._stopped.set()
-        self._begun.set()
+        self._woken.set()
         self._thread.join()
 
-    def executions(self, publish: Callable[[float], None]) -> Executions:
-        """The record of a model version; ``publish`` gets the age in seconds of its oldest execution, or 0."""
-        model = Executions(self._begun, publish)
+    def add(self, model: int, publish: Callable[[float], None]) -> None:
+        """Has the age of ``model``'s oldest execution published, beginning with 0 now."""
+        publish(0)
         with self._lock:
-            self._models.add(model)
-        return model
+            self._models[model] = publish
 
-    def forget(self, model: Executions) -> None:
+    def remove(self, model: int) -> None:
+        """Nothing of ``model`` is published any more when this returns."""
         with self._lock:
-            self._models.discard(model)
+            del self._models[model]
+
+    def wake(self) -> None:
+        self.sleeps = False
+        self._woken.set()
 
     def _run(self) -> None:
-        while self._begun.wait() and not self._stopped.is_set():
-            self._stopped.wait(PERIOD_S)
-            # Before the look: what begins during it sets the event again.
-            self._begun.clear()
-            with self._lock:
-                models = list(self._models)
-            running = [model.tell() for model in models]  # all of them
-            if any(running):
-                self._begun.set()
+        while self._woken.wait() and not self._stopped.wait(PERIOD_S):
+            if not self._publish():
+                self.sleeps = True
+                self._woken.clear()
+                # What began before `sleeps` was true has woken nobody.
+                if self._publish():
+                    self.wake()
 
-
-class Executions:
-    """The executions of one model version that have not been answered."""
-
-    def __init__(self, begun: threading.Event, publish: Callable[[float], None]) -> None:
-        self._begun = begun
-        self._publish = publish
-        self._running: dict[int, float] = {}
-        publish(0)
-
-    def begin(self, ticket: int) -> None:
-        self._running[ticket] = time.monotonic()
-        if not self._begun.is_set():
-            self._begun.set()
-
-    def end(self, ticket: int) -> None:
-        self._running.pop(ticket, None)
-
-    def tell(self) -> bool:
-        """Publishes; returns whether something runs."""
-        running = list(self._running.values())
-        self._publish(time.monotonic() - min(running) if running else 0)
-        return bool(running)
+    def _publish(self) -> bool:
+        """Whether something runs."""
+        running = False
+        with self._lock:
+            for model, publish in self._models.items():
+                age_s = self._oldest(model)
+                running = running or age_s > 0
+                publish(age_s)
+        return running

@@ -116,6 +116,17 @@ Group *group_take(uint64_t ticket) {
   return NULL;
 }
 
+uint64_t group_oldest_ns(const TRITONBACKEND_Model *model) {
+  uint64_t oldest = 0;
+  for (int i = 0; i < BUCKETS; i++) {
+    for (const Group *group = registered[i]; group; group = group->next) {
+      if (group->instance->model != model || (oldest && group->compute_start > oldest)) continue;
+      oldest = group->compute_start;
+    }
+  }
+  return oldest;
+}
+
 /* ---- end ---- */
 
 static int release_view(PyObject *view) {

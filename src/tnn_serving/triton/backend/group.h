@@ -28,6 +28,7 @@ typedef struct {
 
 typedef struct {
   TRITONBACKEND_ModelInstance *triton;
+  TRITONBACKEND_Model *model;
   PyObject *execute; /* the bridge's Model.execute */
   bool batched;      /* the first dimension of the inputs is the batch */
   uint64_t joins;    /* most rows that are gathered; 0: never */
@@ -88,6 +89,8 @@ bool group_memory(Group *group, uint64_t bytes);
 void group_register(Group *group);      /* gives it its ticket */
 Group *group_of(uint64_t ticket);       /* NULL: answered already; no exception */
 Group *group_take(uint64_t ticket);     /* as group_of; the group is the caller's from here on */
+/* When Python was entered for the group of a model that it has not answered for the longest; 0: all are answered. */
+uint64_t group_oldest_ns(const TRITONBACKEND_Model *model);
 void group_release_views(Group *group); /* before Triton frees what they show */
 
 void group_fail(Group *group, TritonResult error); /* every request that has no error yet; deletes the error */
@@ -125,6 +128,7 @@ PyObject *responses_alloc_output(PyObject *module, PyObject *arguments);
 TritonResult execute(Instance *instance, TRITONBACKEND_Request **requests, uint32_t count);
 PyObject *execute_finish(PyObject *module, PyObject *arguments);
 PyObject *execute_is_cancelled(PyObject *module, PyObject *arguments);
+PyObject *execute_oldest(PyObject *module, PyObject *arguments);
 PyObject *execute_span(PyObject *module, PyObject *arguments);
 
 #endif

@@ -218,17 +218,22 @@ static bool add_builtin_module(void) {
   return added;
 }
 
-static bool find_methods(void) {
+/* What is looked up once and used for every request. */
+static bool find_names(void) {
+  py.names.name = py.PyUnicode_InternFromString("name");
+  py.names.datatype = py.PyUnicode_InternFromString("datatype");
+  py.names.shape = py.PyUnicode_InternFromString("shape");
+  py.names.data = py.PyUnicode_InternFromString("data");
   PyObject *view = py.PyMemoryView_FromMemory("", 0, PyBUF_READ);
   PyObject *type = view ? py.PyObject_GetAttrString(view, "__class__") : NULL;
   if (type) py.memoryview_release = py.PyObject_GetAttrString(type, "release");
   if (view) py.Py_DecRef(view);
   if (type) py.Py_DecRef(type);
-  return py.memoryview_release != NULL;
+  return py.memoryview_release && py.names.name && py.names.datatype && py.names.shape && py.names.data;
 }
 
 static bool import_bridge(const char *config_json, size_t length) {
-  if (find_methods() && add_builtin_module() && (bridge = py.PyImport_ImportModule(BRIDGE_MODULE))) {
+  if (find_names() && add_builtin_module() && (bridge = py.PyImport_ImportModule(BRIDGE_MODULE))) {
     PyObject *done = py.PyObject_CallMethod(bridge, "backend_init", "N",
                                             py.PyUnicode_DecodeUTF8(config_json, (Py_ssize_t)length, "strict"));
     if (done) {

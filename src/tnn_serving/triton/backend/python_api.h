@@ -45,6 +45,7 @@ enum { METH_VARARGS = 1, PyBUF_SIMPLE = 0, PyBUF_READ = 0x100, PyBUF_WRITE = 0x2
   X(PyObject *, PyImport_GetModuleDict, (void)) \
   X(PyObject *, PyModule_New, (const char *)) \
   X(PyObject *, PyCFunction_NewEx, (PyMethodDef *, PyObject *, PyObject *)) \
+  X(PyObject *, PyObject_GetAttr, (PyObject *, PyObject *)) \
   X(PyObject *, PyObject_GetAttrString, (PyObject *, const char *)) \
   X(int, PyObject_SetAttrString, (PyObject *, const char *, PyObject *)) \
   X(int, PyObject_IsInstance, (PyObject *, PyObject *)) \
@@ -62,6 +63,7 @@ enum { METH_VARARGS = 1, PyBUF_SIMPLE = 0, PyBUF_READ = 0x100, PyBUF_WRITE = 0x2
   X(PyObject *, PyErr_Occurred, (void)) \
   X(void, PyErr_SetString, (PyObject *, const char *)) \
   X(PyObject *, PyUnicode_DecodeUTF8, (const char *, Py_ssize_t, const char *)) \
+  X(PyObject *, PyUnicode_InternFromString, (const char *)) \
   X(const char *, PyUnicode_AsUTF8AndSize, (PyObject *, Py_ssize_t *)) \
   X(PyObject *, PyUnicode_DecodeFSDefault, (const char *)) \
   X(PyObject *, PyUnicode_AsEncodedString, (PyObject *, const char *, const char *)) \
@@ -69,6 +71,7 @@ enum { METH_VARARGS = 1, PyBUF_SIMPLE = 0, PyBUF_READ = 0x100, PyBUF_WRITE = 0x2
   X(Py_ssize_t, PyBytes_Size, (PyObject *)) \
   X(PyObject *, PyLong_FromLongLong, (long long)) \
   X(PyObject *, PyLong_FromUnsignedLongLong, (unsigned long long)) \
+  X(PyObject *, PyFloat_FromDouble, (double)) \
   X(double, PyFloat_AsDouble, (PyObject *)) \
   X(PyObject *, PyBool_FromLong, (long)) \
   X(long long, PyLong_AsLongLong, (PyObject *)) \
@@ -95,6 +98,9 @@ typedef struct {
   PyObject *None, *list_type, *tuple_type;
   PyObject **RuntimeError, **BaseException;
   PyObject *memoryview_release; /* the method, unbound */
+  struct {
+    PyObject *name, *datatype, *shape, *data;
+  } names; /* of an output's attributes */
 } PythonApi;
 extern PythonApi py;
 

@@ -9,6 +9,7 @@ enum { MANY_REQUESTS = 8 /* from here on their responses are made without the GI
 
 /* An output that Python gave. */
 typedef struct {
+  PyObject *texts[2]; /* own name and datatype_name */
   const char *name;
   const char *datatype_name;
   int datatype;
@@ -68,31 +69,50 @@ static TritonResult parse_datatype(const char *name, const char *text, int *data
   return *datatype ? NULL : error_new(ERROR_INTERNAL, "output `%s`: no such datatype: %s", name, text);
 }
 
-/* (name, datatype, shape, buffer); on success the buffer must be released */
-static TritonResult parse_output(PyObject *tuple, Output *output) {
-  output->at = 0;
-  if (py.PyTuple_Size(tuple) != 4) {
-    py.PyErr_Clear();
-    return TRITONSERVER_ErrorNew(ERROR_INTERNAL, "an output is no tuple (name, datatype, shape, buffer)");
+static void release_output(Output *output) {
+  for (int i = 0; i < 2; i++) {
+    if (output->texts[i]) py.Py_DecRef(output->texts[i]);
   }
-  output->name = py.PyUnicode_AsUTF8AndSize(py.PyTuple_GetItem(tuple, 0), NULL);
-  output->datatype_name = output->name ? py.PyUnicode_AsUTF8AndSize(py.PyTuple_GetItem(tuple, 1), NULL) : NULL;
+  if (output->view.obj) py.PyBuffer_Release(&output->view);
+}
+
+static TritonResult read_attributes(PyObject *object, Output *output) {
+  output->texts[0] = py.PyObject_GetAttr(object, py.names.name);
+  output->texts[1] = output->texts[0] ? py.PyObject_GetAttr(object, py.names.datatype) : NULL;
+  output->name = output->texts[1] ? py.PyUnicode_AsUTF8AndSize(output->texts[0], NULL) : NULL;
+  output->datatype_name = output->name ? py.PyUnicode_AsUTF8AndSize(output->texts[1], NULL) : NULL;
   if (!output->datatype_name) return error_from_pending("an output");
   TRY(parse_datatype(output->name, output->datatype_name, &output->datatype));
-  TRY(parse_shape(py.PyTuple_GetItem(tuple, 2), output->name, output->dims, &output->rank));
-  if (py.PyObject_GetBuffer(py.PyTuple_GetItem(tuple, 3), &output->view, PyBUF_SIMPLE)) {
-    return error_from_pending("data of an output");
+  PyObject *shape = py.PyObject_GetAttr(object, py.names.shape);
+  if (!shape) return error_from_pending("an output");
+  TritonResult error = parse_shape(shape, output->name, output->dims, &output->rank);
+  py.Py_DecRef(shape);
+  if (error) return error;
+  PyObject *data = py.PyObject_GetAttr(object, py.names.data);
+  int failed = !data || py.PyObject_GetBuffer(data, &output->view, PyBUF_SIMPLE);
+  if (data) py.Py_DecRef(data);
+  if (failed) output->view.obj = NULL;
+  return failed ? error_from_pending("data of an output") : NULL;
+}
+
+/* An object with the attributes name, datatype, shape and data; on success it must be released. */
+static TritonResult parse_output(PyObject *object, Output *output) {
+  output->texts[0] = output->texts[1] = NULL;
+  output->view.obj = NULL;
+  output->at = 0;
+  TritonResult error = read_attributes(object, output);
+  if (!error) {
+    error = check_size(output->name, output->datatype_name, output->datatype, output->dims, output->rank,
+                       (uint64_t)output->view.len);
   }
-  TritonResult error = check_size(
-      output->name, output->datatype_name, output->datatype, output->dims, output->rank, (uint64_t)output->view.len);
-  if (error) py.PyBuffer_Release(&output->view);
+  if (error) release_output(output);
   return error;
 }
 
 /* ---- a list of outputs ---- */
 
 static void release_outputs(Output *outputs, uint32_t count) {
-  for (uint32_t i = 0; i < count; i++) py.PyBuffer_Release(&outputs[i].view);
+  for (uint32_t i = 0; i < count; i++) release_output(&outputs[i]);
 }
 
 static TritonResult parse_list(PyObject *list, Output *outputs, uint32_t count) {
@@ -101,7 +121,7 @@ static TritonResult parse_list(PyObject *list, Output *outputs, uint32_t count) 
     for (uint32_t k = 0; !error && k < i; k++) {
       if (strcmp(outputs[k].name, outputs[i].name)) continue;
       error = error_new(ERROR_INTERNAL, "the model gave the output `%s` twice", outputs[i].name);
-      py.PyBuffer_Release(&outputs[i].view);
+      release_output(&outputs[i]);
     }
     if (!error) continue;
     release_outputs(outputs, i);

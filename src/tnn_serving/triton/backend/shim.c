@@ -58,6 +58,7 @@ static PyMethodDef module_functions[] = {
     {"finish", execute_finish, METH_VARARGS, NULL},
     {"is_cancelled", execute_is_cancelled, METH_VARARGS, NULL},
     {"alloc_output", responses_alloc_output, METH_VARARGS, NULL},
+    {"oldest_execution", execute_oldest, METH_VARARGS, NULL},
     {"span", execute_span, METH_VARARGS, NULL},
     {"metric_family", metrics_family, METH_VARARGS, NULL},
     {"metric", metrics_metric, METH_VARARGS, NULL},
@@ -222,6 +223,7 @@ EXPORT TritonResult TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelIns
   Instance *instance = calloc(1, sizeof *instance);
   if (!instance) return TRITONSERVER_ErrorNew(ERROR_UNAVAILABLE, "out of memory");
   instance->triton = triton_instance;
+  instance->model = model;
   TritonResult error = NULL;
   if (python_enter(&entry)) {
     error = open_instance(state, instance);
