@@ -9,6 +9,7 @@ import pytest
 
 from tnn_serving.engines import TensorSpec
 from tnn_serving.errors import ConfigError
+from tnn_serving.pictures.fit import Fit
 from tnn_serving.serving.config import (
     NUMPY_TYPE,
     PARAMETERS,
@@ -79,7 +80,7 @@ def test_pictures_are_read_in_tnns_terms() -> None:
     assert picture.scale == (0.5, 0.25, 1.0)
     assert picture.bias == (-1.0,)
     assert picture.reverse_channel
-    assert picture.resize == (224, 192)
+    assert picture.fit == Fit(resize=(224, 192))
 
 
 def test_a_parameter_for_one_input_wins() -> None:

@@ -15,7 +15,8 @@ import tnn_serving as ts
 from tests.networks import CONVOLUTION, network
 from tnn_serving.errors import CancelledError, ConfigError, FormatError, RequestError, TnnError
 from tnn_serving.graph import Tensor
-from tnn_serving.serving.servable import Request, RequestTensor, Response, Servable
+from tnn_serving.serving.servable import Request, Response, Servable
+from tnn_serving.serving.tensors import RequestTensor
 
 X = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
 

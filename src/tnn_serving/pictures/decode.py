@@ -15,7 +15,7 @@ import zlib
 
 import nanoarrow
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from tnn_serving.errors import RequestError
 from tnn_serving.pictures.color import with_channels
@@ -52,7 +52,8 @@ MAX_SCANS = 100
 """Scans of a JPEG: progressive ones have about 10. Each may be a few bytes long and cost a pass over all pixels."""
 
 # Arrow hands out pictures that lie in one piece. Pillow's default cuts them into pieces of 16 MB.
-Image.core.set_use_block_allocator(1)
+# (Its documentation calls this module Image.core.)
+_imaging.set_use_block_allocator(1)
 
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {
@@ -116,7 +117,9 @@ def decode_mat(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PI
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise RequestError("not a picture", expected=", ".join(FORMATS), found=_guess(bytes(data[:16]), len(data))) from None
+        raise RequestError(
+            "not a picture", expected=", ".join(FORMATS), found=_guess(bytes(data[:16]), len(data))
+        ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(max_pixels, str(error)) from None
     except BROKEN as error:
@@ -161,9 +164,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _mat(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I"):
-        grey = np.clip(_memory(image) >> 8, 0, 255)
-        return grey.astype(np.uint8)
+    if image.mode == "I;16":
+        # Arrow calls these numbers signed.
+        return (_memory(image).view(np.uint16) >> 8).astype(np.uint8)
     if image.mode in ("P", "PA") or (image.mode in ("L", "RGB") and "transparency" in image.info):
         return _memory(image.convert("RGBA"))
     # Pillow keeps LA as L, L, L, A.

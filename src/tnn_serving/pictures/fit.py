@@ -39,6 +39,10 @@ class Placement:
     top: int = 0
     left: int = 0
 
+    def leaves(self, height: int, width: int) -> bool:
+        """Whether a picture of this size stays as it is."""
+        return self.scaled == self.size == (height, width)
+
 
 @dataclass(frozen=True, slots=True)
 class Fit:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,7 +23,12 @@ COEFFICIENT_SCALE = 2048
 BLOCK_BYTES = 1 << 17
 """Of intermediate values worked on at a time; measured: half is as good, a quarter or no blocks at all are slower."""
 
-PIXEL_TYPE = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 3: np.dtype("V3"), 4: np.dtype(np.uint32)}
+PIXEL_TYPE: dict[int, np.dtype[Any]] = {
+    1: np.dtype(np.uint8),
+    2: np.dtype(np.uint16),
+    3: np.dtype("V3"),
+    4: np.dtype(np.uint32),
+}
 """What moves a pixel of so many bytes as one element."""
 
 

@@ -6,11 +6,10 @@ Requests and responses are small records over memory that belongs to the server;
 from __future__ import annotations
 
 import logging
-import math
-import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,31 +20,20 @@ from tnn_serving.errors import CancelledError, ConfigError, RequestError, TnnErr
 from tnn_serving.formats import read_model
 from tnn_serving.formats.folder import model_files
 from tnn_serving.model import Model
-from tnn_serving.pictures.decode import decode
-from tnn_serving.pictures.resize import resize
 from tnn_serving.serving.batching import Feeds, groups, joined, rows_are_independent, split
 from tnn_serving.serving.config import (
-    NUMPY_TYPE,
     TRITON_TYPE,
-    Binding,
     Settings,
     bind_inputs,
     check_outputs,
     complete,
     read_settings,
 )
+from tnn_serving.serving.pictures import prepare
+from tnn_serving.serving.side_by_side import side_by_side
+from tnn_serving.serving.tensors import RequestTensor, ResponseTensor, array_of
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class RequestTensor:
-    """An input of a request: Triton's type name, shape, and its bytes in one piece."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data: memoryview
 
 
 @dataclass(slots=True)
@@ -60,16 +48,6 @@ class Request:
     flags: int = 0
     timeout_us: int = 0
     is_cancelled: Callable[[], bool] = bool
-
-
-@dataclass(slots=True)
-class ResponseTensor:
-    """An output of a response; ``data`` is C-contiguous."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data: np.ndarray
 
 
 Response = list[ResponseTensor]
@@ -88,6 +66,12 @@ class Servable:
         missing = [s.name for s in model.inputs if s.name not in self._bindings and s.name not in model.optional_inputs]
         if missing:
             raise ConfigError(f"config.pbtxt lacks input `{missing[0]}`", hint="add it, or leave the section out")
+        # Picture inputs are [N, H, W, C], and C is fixed by the weights.
+        self._channels = {spec.name: spec.shape[-1] or 0 for spec in model.inputs if spec.name in settings.pictures}
+        self._prepares = any(
+            binding.kind == "encoded" or (binding.kind == "pixels" and settings.pictures[name].fit.size)
+            for name, binding in self._bindings.items()
+        )
         self._outputs = [str(item["name"]) for item in config["output"]]
         # Triton adds these to the requests of a sequence; a network that takes one declares it as an input.
         controls = config.get("sequence_batching", {}).get("control_input", [])
@@ -150,8 +134,7 @@ class Servable:
         """
         results: dict[int, Response | Exception] = {}
         feeds: dict[int, Feeds] = {}
-        for index, request in enumerate(requests):
-            taken = self._guarded(self._taken, request)
+        for index, taken in enumerate(self._taken_all(requests)):
             if isinstance(taken, Exception):
                 results[index] = taken
             else:
@@ -187,6 +170,11 @@ class Servable:
             raise RequestError(f"there is no output `{unknown[0]}`", expected=", ".join(self._outputs))
         return {name: self._fed(tensor) for name, tensor in request.inputs.items() if name not in self._controls}
 
+    def _taken_all(self, requests: Sequence[Request]) -> list[Feeds | Exception]:
+        """Of each request; pictures of several are decoded and resized side by side."""
+        take = partial(self._guarded, self._taken)
+        return side_by_side(take, requests) if self._prepares else [take(request) for request in requests]
+
     def _wanted(self, request: Request) -> Sequence[str]:
         return request.outputs or self._outputs
 
@@ -206,29 +194,9 @@ class Servable:
         if binding is None:
             raise RequestError(f"there is no input `{tensor.name}`", expected=", ".join(self._bindings))
         with located(f"input `{tensor.name}`"):
-            if binding.kind == "encoded":
-                return self._decoded(tensor)
-            array = _array(tensor, binding)
-            return array if binding.kind == "tensor" else self._sized(tensor.name, array)
-
-    def _sized(self, name: str, pixels: np.ndarray) -> np.ndarray:
-        """Pixels [H, W, C] or [N, H, W, C] as [N, H, W, C], in the size that the configuration asks for."""
-        batch = pixels[None] if pixels.ndim == 3 else pixels
-        size = self._settings.pictures[name].resize
-        if size is None or batch.shape[1:3] == size:
-            return batch
-        if 0 in batch.shape:
-            raise RequestError("picture is empty", found=list(pixels.shape))
-        return np.stack([resize(picture, *size) for picture in batch])
-
-    def _decoded(self, tensor: RequestTensor) -> np.ndarray:
-        pictures = [self._sized(tensor.name, decode(data)) for data in _elements(tensor)]
-        if not pictures:
-            raise RequestError("no picture", expected="1 element", found=list(tensor.shape))
-        if any(picture.shape != pictures[0].shape for picture in pictures):
-            sizes = ", ".join(f"{p.shape[2]} x {p.shape[1]}" for p in pictures)
-            raise RequestError("pictures of one request differ in size", found=sizes, hint="set the parameter `resize`")
-        return np.concatenate(pictures)
+            if binding.kind == "tensor":
+                return array_of(tensor, binding.datatype)
+            return prepare(tensor, binding, self._settings.pictures[tensor.name], self._channels[tensor.name])
 
 
 def _warn_of_bare_pixels(name: str, settings: Settings) -> None:
@@ -249,37 +217,6 @@ def _completed(config: Mapping[str, Any], model: Model) -> dict[str, Any]:
         # Any blob may be named, and what is left out of it filled in.
         outputs = list(model.blobs().values())
     return complete(config, inputs=model.inputs, outputs=outputs, optional=model.optional_inputs)
-
-
-def _array(tensor: RequestTensor, binding: Binding) -> np.ndarray:
-    """The tensor's bytes as an array, in place. Raises RequestError if type or byte count do not fit."""
-    if tensor.datatype != binding.datatype:
-        raise RequestError("wrong type", expected=binding.datatype, found=tensor.datatype)
-    dtype = NUMPY_TYPE[binding.datatype]
-    count = math.prod(tensor.shape)
-    if tensor.data.nbytes != count * dtype.itemsize:
-        raise RequestError(
-            "wrong number of bytes",
-            expected=f"{count * dtype.itemsize} for {list(tensor.shape)}",
-            found=tensor.data.nbytes,
-        )
-    return np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
-
-
-def _elements(tensor: RequestTensor) -> Iterator[bytes]:
-    """The elements of a BYTES tensor: each has its length before it, 4 bytes little-endian."""
-    data, at = tensor.data, 0
-    if tensor.datatype != "BYTES":
-        raise RequestError("wrong type", expected="BYTES", found=tensor.datatype)
-    while at < data.nbytes:
-        if data.nbytes - at < 4:
-            raise RequestError("BYTES tensor is cut off", found=f"{data.nbytes - at} bytes left")
-        (length,) = struct.unpack_from("<I", data, at)
-        at += 4
-        if length > data.nbytes - at:
-            raise RequestError("BYTES tensor is cut off", expected=f"{length} bytes", found=f"{data.nbytes - at} left")
-        yield bytes(data[at : at + length])
-        at += length
 
 
 def _responses(names: Sequence[str], answer: Feeds) -> Response:

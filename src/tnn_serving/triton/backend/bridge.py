@@ -1,4 +1,4 @@
-"""Translates between the C shim's tuples and :mod:`tnn_serving.serving.servable`; runs inside tritonserver.
+"""Translates between the C shim's tuples and  inside tritonserver.
 
 The shim imports this module once, calls :func:`backend_init`, then :func:`open_model` for each model version and
 :meth:`Model.execute` for each batch, from several server threads at once. What arrives and leaves are plain tuples;
@@ -33,7 +33,8 @@ from tnn_serving.errors import (
     TnnError,
     UnsupportedLayer,
 )
-from tnn_serving.serving.servable import Request, RequestTensor, ResponseTensor, Servable
+from tnn_serving.serving.servable import Request, Servable
+from tnn_serving.serving.tensors import RequestTensor, ResponseTensor
 
 # TRITONSERVER_Error_Code
 UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE, UNSUPPORTED, ALREADY_EXISTS, CANCELLED = range(8)
