@@ -24,6 +24,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 """What is taken, by Pillow's names; other decoders of Pillow are not reachable from a request."""
 
 OTHER_FORMATS = {
+    b"\xff\xd8\xff": "a JPEG with a broken header",
+    b"\x89PNG": "a PNG with a broken header",
+    b"BM": "a BMP with a broken header",
     b"GIF8": "GIF",
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
@@ -40,7 +43,7 @@ OTHER_FORMATS = {
     b"<?xml": "XML",
     b"\x1f\x8b": "gzip",
 }
-"""First bytes of what is often sent by mistake; HEIF and AVIF have theirs at byte 4."""
+"""First bytes of what may come instead of a picture; HEIF and AVIF have theirs at byte 4, WebP at byte 8."""
 
 MAX_PIXELS = 50_000_000
 """Default cap on width x height: 200 MB while it is decoded."""
@@ -48,8 +51,12 @@ MAX_PIXELS = 50_000_000
 PILLOWS_MAX_PIXELS = 2 * 89_478_485
 """Pillow refuses what is larger, whatever it is told (twice its default ``MAX_IMAGE_PIXELS``)."""
 
-MAX_SCANS = 100
+MAX_SCANS = 50
 """Scans of a JPEG: progressive ones have about 10. Each may be a few bytes long and cost a pass over all pixels."""
+
+SCAN = b"\xff\xda"
+AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""The next marker behind a scan's data, in which 0xff is stuffed with 0 or starts a restart marker."""
 
 # Arrow hands out pictures that lie in one piece. Pillow's default cuts them into pieces of 16 MB.
 # (Its documentation calls this module Image.core.)
@@ -128,8 +135,7 @@ def decode_mat(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PI
         width, height = image.size
         if width * height > max_pixels:
             raise _too_large(max_pixels, f"{width} x {height}")
-        # Stuffing keeps this pair of bytes out of a scan's data.
-        if image.format == "JPEG" and (scans := bytes(data).count(b"\xff\xda")) > MAX_SCANS:
+        if (scans := _scans(bytes(data))) > MAX_SCANS:
             raise RequestError("picture has too many scans", expected=f"at most {MAX_SCANS}", found=scans)
         try:
             image.load()
@@ -137,6 +143,22 @@ def decode_mat(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PI
             return _mat(image if turn is None else image.transpose(turn))
         except BROKEN as error:
             raise RequestError("picture is damaged or cut short", found=_reason(error)) from None
+
+
+def _scans(data: bytes) -> int:
+    """How many scans the first JPEG in the file has; 0 where there are certainly few."""
+    if not data.startswith(b"\xff\xd8") or data.count(SCAN) <= MAX_SCANS:
+        return 0
+    count, at = 0, 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xD9:
+        is_scan = data[at : at + 2] == SCAN
+        # A marker may be preceded by any number of 0xff.
+        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if is_scan:
+            count += 1
+            marker = AFTER_SCAN.search(data, at)
+            at = marker.start() if marker else len(data)
+    return count
 
 
 def _too_large(max_pixels: int, found: str) -> RequestError:
@@ -150,6 +172,8 @@ def _guess(start: bytes, size: int) -> str:
     """What the bytes are instead."""
     if start[4:8] == b"ftyp":
         return "HEIF or AVIF"
+    if start[8:12] == b"WEBP":
+        return "a WebP with a broken header"
     form = next((name for magic, name in OTHER_FORMATS.items() if start.startswith(magic)), None)
     return form or f"{size} bytes starting {start[:8]!r}"
 
