@@ -106,7 +106,7 @@ def decode(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
     Raises:
         RequestError: no such file, too large, damaged or cut short.
     """
-    return np.ascontiguousarray(with_channels(decode_mat(data, max_pixels=max_pixels), 3))
+    return with_channels(decode_mat(data, max_pixels=max_pixels), 3)
 
 
 def decode_mat(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
