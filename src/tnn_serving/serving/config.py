@@ -11,9 +11,9 @@ import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from tnn_serving.choice import PrecisionChoice, read_precision
 from tnn_serving.engines import TensorSpec
 from tnn_serving.engines.shapes import ShapeLimits
 from tnn_serving.errors import ConfigError, located
+from tnn_serving.pictures.decode import MAX_PIXELS, PILLOWS_MAX_PIXELS
+from tnn_serving.pictures.fit import Fit, ResizeMode
+from tnn_serving.pictures.resize import Interp
 from tnn_serving.serving.plan import PerformanceHint, read_hint
 from tnn_serving.translate.pictures import PictureInput
 
@@ -127,6 +130,29 @@ def _folder(text: str) -> Path | None:
     return None if text.lower() == "none" else Path(text)
 
 
+def _one_of(*names: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"expected one of {names}")
+        return text
+
+    return read
+
+
+def _colour(text: str) -> tuple[int, ...]:
+    colour = tuple(int(part) for part in text.strip("[] ").split(","))
+    if not all(0 <= value <= 255 for value in colour):
+        raise ValueError("expected bytes")
+    return colour
+
+
+def _pixel_limit(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= PILLOWS_MAX_PIXELS:
+        raise ValueError("expected a limit that the decoder can keep")
+    return number
+
+
 PARAMETERS = {
     parameter.key: parameter
     for parameter in (
@@ -182,9 +208,34 @@ PARAMETERS = {
         ),
         Parameter(
             "resize",
-            "`height,width` that pictures are resized to (bilinear, as TNN does), or `none`",
+            "`height,width` that pictures are resized to, or `none`",
             "none",
             _size,
+            True,
+        ),
+        Parameter(
+            "resize_mode",
+            "for other aspect ratios: `stretch`, `letterbox` (keeps all, adds a border) or `cover` (keeps the middle)",
+            "stretch",
+            _one_of(*get_args(ResizeMode)),
+            True,
+        ),
+        Parameter(
+            "interpolation",
+            "between pixels when resizing: `linear` or `nearest`",
+            "linear",
+            _one_of(*get_args(Interp)),
+            True,
+        ),
+        Parameter("crop", "`height,width` cut out of the middle after resizing, or `none`", "none", _size, True),
+        Parameter(
+            "border", "colour around letterboxed pictures, 0 to 255: one number, or one a channel", "0", _colour, True
+        ),
+        Parameter(
+            "max_pixels",
+            f"largest width x height of an encoded picture, at most {PILLOWS_MAX_PIXELS}",
+            str(MAX_PIXELS),
+            _pixel_limit,
             True,
         ),
     )
@@ -255,6 +306,18 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
             log.warning(
                 "parameter `%s` of config.pbtxt is not known%s", key, f"; is `{near[0]}` meant?" if near else ""
             )
+    fits = {
+        name: Fit(
+            resize=value("resize", name),
+            mode=value("resize_mode", name),
+            interpolation=value("interpolation", name),
+            crop=value("crop", name),
+            border=value("border", name),
+        )
+        for name in pictures
+    }
+    for name, fit in fits.items():
+        _check_fit(name, fit, given)
     return Settings(
         engine=value("engine"),
         precision=value("precision"),
@@ -269,7 +332,8 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
                 scale=value("scale", name),
                 bias=value("bias", name),
                 reverse_channel=value("reverse_channel", name),
-                resize=value("resize", name),
+                fit=fits[name],
+                max_pixels=value("max_pixels", name),
             )
             for name in pictures
         },
@@ -299,6 +363,35 @@ def top_level_fields(text: str) -> set[str]:
         elif token[0] in ("}", "]", ">"):
             depth -= 1
     return fields
+
+
+def _check_fit(name: str, fit: Fit, given: Mapping[str, str]) -> None:
+    """Raises ConfigError for parameters of a picture input that contradict each other, or change nothing."""
+
+    def spelled(key: str) -> str:
+        return f"{name}.{key}" if f"{name}.{key}" in given else key
+
+    def idle(key: str, other: str) -> bool:
+        # What stands for all inputs may be of no use to one that has a setting of its own.
+        return spelled(key) in given and not (spelled(key) == key and f"{name}.{other}" in given)
+
+    def refuse(key: str, other: str, expected: str) -> None:
+        found = [f"`{spelled(k)}` {given.get(spelled(k), PARAMETERS[k].default)}" for k in (key, other)]
+        raise ConfigError(
+            f"parameters `{spelled(key)}` and `{spelled(other)}` do not go together",
+            expected=expected,
+            found=", ".join(found),
+        )
+
+    for key in ("resize_mode", "interpolation"):
+        if fit.resize is None and idle(key, "resize"):
+            refuse(key, "resize", "a size to resize to")
+    if fit.mode != "letterbox" and idle("border", "resize_mode"):
+        refuse("border", "resize_mode", "`resize_mode` letterbox")
+    if fit.crop is not None and fit.mode == "letterbox":
+        refuse("crop", "resize_mode", "`resize_mode` stretch or cover")
+    if fit.crop is not None and fit.resize is not None and (fit.crop[0] > fit.resize[0] or fit.crop[1] > fit.resize[1]):
+        refuse("crop", "resize", "a crop within the size")
 
 
 def complete(
@@ -338,7 +431,8 @@ def complete(
             if known is not None and item.get("data_type", "TYPE_INVALID") == "TYPE_INVALID":
                 item["data_type"] = f"TYPE_{TRITON_TYPE[known.dtype]}"
             if known is not None and not item.get("dims"):
-                item["dims"] = _config_dims(known.shape, batched)
+                encoded = item.get("data_type") == "TYPE_STRING"
+                item["dims"] = [1] if encoded else _config_dims(known.shape, batched)
         done[section] = given
     return done
 
@@ -366,9 +460,32 @@ def bind_inputs(config: Mapping[str, Any], inputs: Sequence[TensorSpec], setting
             kind: Kind = "encoded" if name in settings.encoded else "pixels" if name in settings.pictures else "tensor"
             datatype = str(item["data_type"]).removeprefix("TYPE_")
             dims = tuple(int(dim) for dim in item.get("reshape", item)["shape" if "reshape" in item else "dims"])
+            dims = tuple(int(dim) for dim in item["dims"])
+            if kind != "tensor":
+                spec = _request_spec(spec, kind, settings.pictures[name].fit)
             _check_dims(spec, kind, datatype, dims, settings.max_batch_size > 0)
             bound[name] = Binding(name, "BYTES" if datatype == "STRING" else datatype, dims, kind)
     return bound
+
+
+def _request_spec(spec: TensorSpec, kind: Kind, fit: Fit) -> TensorSpec:
+    """What requests may send for a picture input [N, H, W, C]: any size, if pictures are brought to one.
+
+    Raises:
+        ConfigError: that size is not the network's, or encoded pictures have no such channels.
+    """
+    batch, height, width, channels = spec.shape
+    if kind == "encoded" and channels not in (1, 3, 4):
+        raise ConfigError("encoded pictures have 1, 3 or 4 channels", expected=f"TYPE_UINT8 for {channels} channels")
+    if fit.size is None:
+        return spec
+    if any(want not in (None, have) for want, have in zip((height, width), fit.size, strict=True)):
+        raise ConfigError(
+            f"`{'crop' if fit.crop else 'resize'}` is not the size that the network takes",
+            expected=f"{height},{width}".replace("None", "any"),
+            found=f"{fit.size[0]},{fit.size[1]}",
+        )
+    return replace(spec, shape=(batch, None, None, channels))
 
 
 def _check_dims(spec: TensorSpec, kind: Kind, datatype: str, dims: tuple[int, ...], batched: bool) -> None:

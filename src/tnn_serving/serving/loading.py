@@ -218,8 +218,8 @@ def _typical_shapes(bindings: Mapping[str, Binding], settings: Settings, border:
             declared = [*(-1,) * (len(shape) - len(binding.dims)), *binding.dims]
             shape = [size if dim < 0 else dim for dim, size in zip(declared, shape, strict=True)]
         picture = settings.pictures.get(blob.name)
-        if picture is not None and picture.resize is not None:
-            shape[1:3] = picture.resize
+        if picture is not None and picture.fit.size is not None:
+            shape[1:3] = picture.fit.size
         found[blob.name] = tuple(shape)
     return found
 

@@ -19,13 +19,12 @@ from tnn_serving.engines import TensorSpec
 from tnn_serving.engines.shapes import ShapeCounts
 from tnn_serving.errors import CancelledError, RequestError, TnnError, located
 from tnn_serving.model import Model
-from tnn_serving.pictures.decode import decode
-from tnn_serving.pictures.resize import resize
-from tnn_serving.serving.config import NUMPY_TYPE, TRITON_TYPE, Binding, Settings, bind_inputs
+from tnn_serving.serving.config import TRITON_TYPE, Binding, Settings, bind_inputs
 from tnn_serving.serving.lanes import Lanes
 from tnn_serving.serving.loading import Loaded, load_model
 from tnn_serving.serving.observer import SILENT, Observer
-from tnn_serving.serving.tensors import RequestTensor, ResponseTensor, array_of, cut, elements
+from tnn_serving.serving.pictures import prepare
+from tnn_serving.serving.tensors import RequestTensor, ResponseTensor, array_of, cut
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +79,9 @@ class Servable:
         self.joins = loaded.joined_rows if loaded.joined_rows > 1 else 0
         self._settings: Settings = loaded.settings
         self._bindings: dict[str, Binding] = bind_inputs(loaded.config, self.model.inputs, loaded.settings)
+        # Picture inputs are [N, H, W, C], and C is fixed by the weights.
+        self._channels = {s.name: s.shape[-1] or 0 for s in self.model.inputs if s.name in self._settings.pictures}
+        self._encodes = any(binding.kind == "encoded" for binding in self._bindings.values())
         self._outputs = tuple(str(item["name"]) for item in loaded.config["output"])
         # Triton adds these to the requests of a sequence; a network that takes one declares it as an input.
         controls = loaded.config.get("sequence_batching", {}).get("control_input", [])
@@ -177,7 +179,7 @@ class Servable:
         for name in requests.outputs:
             if name not in self._outputs:
                 raise RequestError(f"there is no output `{name}`", expected=", ".join(self._outputs))
-        begin_ns = time.monotonic_ns() if requests.traced else 0
+        begin_ns = time.monotonic_ns() if requests.traced or self._encodes else 0
         feeds = {name: self._fed(tensor) for name, tensor in requests.inputs.items() if name not in self._controls}
         wanted = requests.outputs or self._outputs
         lent: set[str] = set()
@@ -191,6 +193,8 @@ class Servable:
             memory = requests.allocate(spec.name, TRITON_TYPE[spec.dtype], shape, size)
             return np.frombuffer(memory, spec.dtype).reshape(shape)
 
+        if self._encodes:
+            self._observer.decoded((time.monotonic_ns() - begin_ns) * 1e-9)
         self._observer.batch(sum(requests.rows))
         if not requests.traced:
             answer = self.model.infer(feeds, self._outputs, allocate if requests.allocate is not None else None)
@@ -206,31 +210,9 @@ class Servable:
         if binding is None:
             raise RequestError(f"there is no input `{tensor.name}`", expected=", ".join(self._bindings))
         with located(f"input `{tensor.name}`"):
-            if binding.kind == "encoded":
-                return self._decoded(tensor)
-            array = array_of(tensor, binding.datatype, NUMPY_TYPE[binding.datatype])
-            return array if binding.kind == "tensor" else self._sized(tensor.name, array)
-
-    def _sized(self, name: str, pixels: np.ndarray) -> np.ndarray:
-        """Pixels [H, W, C] or [N, H, W, C] as [N, H, W, C], in the size that the configuration asks for."""
-        batch = pixels[None] if pixels.ndim == 3 else pixels
-        size = self._settings.pictures[name].resize
-        if size is None or batch.shape[1:3] == size:
-            return batch
-        if 0 in batch.shape:
-            raise RequestError("picture is empty", found=list(pixels.shape))
-        return np.stack([resize(picture, *size) for picture in batch])
-
-    def _decoded(self, tensor: RequestTensor) -> np.ndarray:
-        started = time.monotonic()
-        pictures = [self._sized(tensor.name, decode(data)) for data in elements(tensor)]
-        self._observer.decoded(time.monotonic() - started)
-        if not pictures:
-            raise RequestError("no picture", expected="1 element", found=list(tensor.shape))
-        if any(picture.shape != pictures[0].shape for picture in pictures):
-            sizes = ", ".join(f"{p.shape[2]} x {p.shape[1]}" for p in pictures)
-            raise RequestError("pictures of one request differ in size", found=sizes, hint="set the parameter `resize`")
-        return np.concatenate(pictures)
+            if binding.kind == "tensor":
+                return array_of(tensor, binding.datatype)
+            return prepare(tensor, binding, self._settings.pictures[tensor.name], self._channels[tensor.name])
 
 
 def _apart(requests: Requests) -> list[Requests]:

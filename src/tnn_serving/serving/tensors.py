@@ -11,6 +11,7 @@ from itertools import accumulate
 import numpy as np
 
 from tnn_serving.errors import RequestError
+from tnn_serving.serving.config import NUMPY_TYPE
 
 
 @dataclass(slots=True)
@@ -33,10 +34,18 @@ class ResponseTensor:
     data: np.ndarray
 
 
-def array_of(tensor: RequestTensor, datatype: str, dtype: np.dtype) -> np.ndarray:
-    """The tensor's bytes as an array, in place. Raises RequestError if type or byte count do not fit."""
+def array_of(tensor: RequestTensor, datatype: str) -> np.ndarray:
+    """The tensor's bytes as an array, in place.
+
+    Args:
+        datatype: Triton's name of the type it must have; any but BYTES.
+
+    Raises:
+        RequestError: type or byte count do not fit.
+    """
     if tensor.datatype != datatype:
         raise RequestError("wrong type", expected=datatype, found=tensor.datatype)
+    dtype = NUMPY_TYPE[datatype]
     count = math.prod(tensor.shape)
     if tensor.data.nbytes != count * dtype.itemsize:
         raise RequestError(
@@ -48,7 +57,11 @@ def array_of(tensor: RequestTensor, datatype: str, dtype: np.dtype) -> np.ndarra
 
 
 def elements(tensor: RequestTensor) -> Iterator[bytes]:
-    """The elements of a BYTES tensor: each has its length before it, 4 bytes little-endian. Raises RequestError."""
+    """Copies of the elements of a BYTES tensor: each has its length before it, 4 bytes little-endian.
+
+    Raises:
+        RequestError: another type, or lengths that do not fit the bytes.
+    """
     data, at = tensor.data, 0
     if tensor.datatype != "BYTES":
         raise RequestError("wrong type", expected="BYTES", found=tensor.datatype)
