@@ -12,6 +12,7 @@ import faulthandler
 import importlib
 import json
 import logging
+import signal
 import sys
 import threading
 import traceback
@@ -64,6 +65,9 @@ _LOG_LEVELS = {
 SWITCH_INTERVAL_S = 0.0002
 """How long one server thread may keep the GIL while another waits. With Python's default of 5 ms, a model that computes
 in Python delays every answer of all other models by that much."""
+
+STACKS_SIGNAL = signal.SIGUSR1
+"""Has Python print what each of its threads is doing to stderr."""
 
 TRITONS_OWN_OPTIONS = frozenset(
     {"auto-complete-config", "backend-directory", "default-max-batch-size", "min-compute-capability"}
@@ -194,6 +198,8 @@ def backend_init(config_json: str) -> None:
     # For crashes while models are loaded at the server's start, when Triton has no handler yet: shows which model and
     # step. Later Triton's own handler, which replaces this one, shows the C frames.
     faulthandler.enable()
+    # For executions that hang: the supervisor asks for the stacks of all threads before it kills the server.
+    faulthandler.register(STACKS_SIGNAL, all_threads=True)
     root = logging.getLogger()
     root.addHandler(TritonLogHandler(_Backend.shim))
     logging.captureWarnings(True)
@@ -205,6 +211,7 @@ def backend_init(config_json: str) -> None:
 def backend_fini() -> None:
     """Called by the shim when the server ends and all models are closed."""
     # Before Python's end: its last frames are no longer worth a look, and the handler must not outlive them.
+    faulthandler.unregister(STACKS_SIGNAL)
     faulthandler.disable()
     logging.shutdown()
 
