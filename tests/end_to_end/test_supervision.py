@@ -183,9 +183,10 @@ class Program:
     """``tnn-serving serve`` as a user starts it."""
 
     def __init__(self, models: Path, *flags: str) -> None:
-        ports = free_ports(3)
-        self.http_port = ports[0]
-        options = [f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), ports, strict=True)]
+        names = ("http", "grpc", "metrics", "health")
+        ports = free_ports(len(names))
+        self.http_port, self.grpc_port, _, self.health_port = ports
+        options = [f"--{name}-port={port}" for name, port in zip(names, ports, strict=True)]
         command = [sys.executable, "-c", PROGRAM, "serve", str(models), *options, *flags]
         environment = {**os.environ, "TMPDIR": str(models.parent)}
         self.process = subprocess.Popen(

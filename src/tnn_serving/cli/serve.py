@@ -83,8 +83,8 @@ def serve(
         bool | None,
         typer.Option(
             "--admin-token/--no-admin-token",
-            help="Ask for a token before models are loaded or unloaded, shared memory is registered, or traces and logs "
-            "are set. By default when --host opens the server.",
+            help="Ask for a token before models are loaded, shared memory is registered, or traces and logs are set. "
+            "By default when --host opens the server.",
         ),
     ] = None,
     admin_token_file: Annotated[

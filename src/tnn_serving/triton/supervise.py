@@ -158,13 +158,12 @@ class Supervisor:
             process = self._spawn()
             if self._wait_until_ready(process):
                 self.monitor.running()
-                loading = self._load_again(process) if was_ready else None
-                fault = self._watch(process, lambda: loading is None or not loading.is_alive())
+                fault = self._watch(process, self._load_again(process)) if was_ready else None
                 if fault is None and process.running and not self._stops_asked:
                     models = self._models(first=not was_ready)
                     was_ready = True
                     self.callbacks.on_ready(models)
-                    fault = self._watch(process, lambda: False)
+                    fault = self._watch(process, threading.Event())
             if self._stops_asked:
                 return self._stopped(process)
             fault = fault or _failure(process.wait())
@@ -201,9 +200,9 @@ class Supervisor:
             self._wake.wait(POLL_S)
         return False
 
-    def _watch(self, process: ServerProcess, until: Callable[[], bool]) -> Fault | None:
-        """Until the server ends, a stop is asked for, ``until`` is true, or it has to be ended; then, why."""
-        while process.running and not self._stops_asked and not until():
+    def _watch(self, process: ServerProcess, until: threading.Event) -> Fault | None:
+        """Until the server ends, a stop is asked for, ``until`` is set, or it has to be ended; then, why."""
+        while process.running and not self._stops_asked and not until.is_set():
             if time.monotonic() >= self._next_sync and self.launch.control_mode != "none":
                 self._sync()
             fault = self.monitor.fault()
@@ -216,22 +215,23 @@ class Supervisor:
             self._wake.wait(POLL_S)
         return None
 
-    def _load_again(self, process: ServerProcess) -> threading.Thread | None:
-        """Has the server load what it had loaded by request before it was restarted; in a thread, so that a stop need
-        not wait for it."""
+    def _load_again(self, process: ServerProcess) -> threading.Event:
+        """Has the server load what it had loaded by request before it was restarted; the event is set when that is
+        done. In a thread, so that a stop need not wait for it."""
+        done = threading.Event()
         names = self.monitor.lost_models() if self.launch.control_mode == "explicit" else []
-        if not self.reload:
+        url = self.launch.url
+        if url is None or not self.reload:
             for name in names:
                 self.monitor.forget(name)
-            return None
-        if self.launch.url is None:
-            return None
-        server = self._endpoint(self.launch.url)
+            done.set()
+            return done
+        server = self._endpoint(url)
 
         def load() -> None:
             for name in names:
                 if not process.running:
-                    return
+                    break
                 try:
                     load_model(server, name, timeout_s=LOAD_S)
                 except urllib.error.HTTPError as error:
@@ -240,9 +240,10 @@ class Supervisor:
                 except OSError as error:
                     self.callbacks.on_warning(f"model {name} could not be loaded again: {error}")
 
-        loading = threading.Thread(target=load, name="load again", daemon=True)
-        loading.start()
-        return loading
+            done.set()
+
+        threading.Thread(target=load, name="load again", daemon=True).start()
+        return done
 
     def _sync(self) -> None:
         if self.overlay is None:
