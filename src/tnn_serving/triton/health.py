@@ -96,27 +96,21 @@ def judged(name: str, version: str, state: str, reason: str, measured: Measured,
     return VersionHealth(name, version, state, ready, reason, age_s, usual_s, measured.engine_errors)
 
 
-def missing_models(
-    versions: Sequence[VersionHealth], served_before: Iterable[str], *, strict: bool = True
-) -> dict[str, str]:
+def missing_models(versions: Sequence[VersionHealth], wanted: Iterable[str]) -> dict[str, str]:
     """The models that should answer and don't, each with the reason.
 
-    These are models that have been served and nobody unloaded, and those that could not be loaded. A version that could
-    not be loaded takes nothing away from another one that answers; one that was loaded and fails does.
+    A version that could not be loaded takes nothing away from another one of its model that answers; one that was
+    loaded and fails does.
 
     Args:
-        served_before: names of models that have been ready.
-        strict: whether models count that could never be loaded (Triton's ``--strict-readiness``).
+        wanted: names of models that should answer, beside those that are loaded.
     """
-    wanted = dict.fromkeys(served_before, "it is not loaded")
-    for one in versions:
-        failed = one.state == "UNAVAILABLE" and one.reason not in ("", UNLOADED)
-        if one.name in wanted or (strict and failed):
-            wanted[one.name] = one.reason or (one.state and f"it is {one.state}") or "it is not loaded"
+    missing = dict.fromkeys(wanted, "it is not loaded")
+    missing |= {one.name: one.reason for one in versions if one.name in missing and one.reason not in ("", UNLOADED)}
     for one in versions:
         if one.ready:
-            wanted.pop(one.name, None)
-    return wanted | {one.name: one.reason for one in versions if one.state == "READY" and not one.ready}
+            missing.pop(one.name, None)
+    return missing | {one.name: one.reason for one in versions if one.state == "READY" and not one.ready}
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ class Monitor:
     _answered_s: float | None = None
     _look: _Look | None = None
     _last_look: _Look | None = None
-    _served: set[str] = field(default_factory=set)
+    _wanted: set[str] = field(default_factory=set)
     _engine_failing_since: dict[tuple[str, str], float] = field(default_factory=dict)
     _engine_restarts_s: list[float] = field(default_factory=list)
     _counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CAUSES, 0))
@@ -119,7 +119,7 @@ class Monitor:
     def forget(self, model: str) -> None:
         """A model that was served will not be loaded again, and is not missed."""
         with self._lock:
-            self._served.discard(model)
+            self._wanted.discard(model)
 
     def _enter(self, state: str, pid: int | None) -> None:
         with self._lock:
@@ -150,8 +150,8 @@ class Monitor:
             if self._state != "running" or self._pid != pid:
                 return
             self._answered_s = at_s
+            self._remember_wanted(seen.index, first=self._last_look is None and self._look is None)
             self._look = seen
-            self._remember_served(seen.index)
             self._remember_failing(seen)
 
     def _see(self, at_s: float) -> _Look:
@@ -168,14 +168,17 @@ class Monitor:
             values = measure(Endpoint(metrics_url), timeout_s=LOOK_TIMEOUT_S)
         return _Look(at_s, index, values)
 
-    def _remember_served(self, index: Sequence[ServedModel]) -> None:
-        """Models that have been ready, until somebody unloads or removes them."""
-        self._served |= {model.name for model in index if model.ready}
+    def _remember_wanted(self, index: Sequence[ServedModel], *, first: bool) -> None:
+        """Which models should answer: those that have, and those that could not be loaded, until somebody unloads or
+        removes them. In explicit mode, one that could not be loaded by request is the requester's affair."""
         ready = {model.name for model in index if model.ready}
         unloaded = {model.name for model in index if model.reason == UNLOADED} - ready
-        self._served -= unloaded
-        if self.launch.control_mode == "poll":
-            self._served &= {model.name for model in index}
+        failed = {model.name for model in index if model.state == "UNAVAILABLE" and model.reason} - ready - unloaded
+        if not is_true(self.launch.flag("strict-readiness", "true")):
+            failed = set()
+        elif self.launch.control_mode == "explicit" and not first:
+            failed &= self._wanted
+        self._wanted = (self._wanted & {model.name for model in index} | ready | failed) - unloaded
 
     def _remember_failing(self, seen: _Look) -> None:
         failing = {version for version, values in seen.measured.items() if values.engine_errors >= ENGINE_ERRORS}
@@ -188,7 +191,7 @@ class Monitor:
         """Models that were served before and that the server has not loaded, by name."""
         with self._lock:
             index = self._look.index if self._look is not None else ()
-            return sorted(self._served - {model.name for model in index if model.ready})
+            return sorted(self._wanted - {model.name for model in index if model.ready})
 
     def report(self) -> Health:
         """How everything is now."""
@@ -264,6 +267,5 @@ class Monitor:
         return f"tritonserver has not answered for {silent_s:.1f} s" if silent_s > self.limits.stall_report_s else ""
 
     def _missing(self, versions: Sequence[VersionHealth]) -> str:
-        strict = is_true(self.launch.flag("strict-readiness", "true"))
-        missing = missing_models(versions, self._served, strict=strict)
+        missing = missing_models(versions, self._wanted)
         return "; ".join(f"model {name}: {why}" for name, why in sorted(missing.items()))
