@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import queue
 import struct
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import tnn_serving as ts
 from tests.networks import CONVOLUTION, network
 from tnn_serving.errors import CancelledError, ConfigError, FormatError, RequestError, TnnError
 from tnn_serving.graph import Tensor
-from tnn_serving.serving.servable import Request, RequestTensor, Response, Servable
+from tnn_serving.serving.servable import Requests, RequestTensor, Result, Servable
 
 X = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
 
@@ -27,16 +28,23 @@ def tensor(
     return RequestTensor(name, datatype, array.shape if shape is None else shape, data)
 
 
-def request(*tensors: RequestTensor, **more: Any) -> Request:
-    return Request("", {t.name: t for t in tensors}, **more)
+def request(*tensors: RequestTensor, **more: Any) -> Requests:
+    return Requests({t.name: t for t in tensors}, **more)
 
 
-def answer(response: Response | Exception) -> dict[str, np.ndarray]:
+def execute(servable: Servable, requests: Requests) -> Result:
+    """The result, at once or from another thread."""
+    later: queue.SimpleQueue[Result] = queue.SimpleQueue()
+    result = servable.execute(requests, later.put)
+    return later.get(timeout=30) if result is None else result
+
+
+def answer(response: Result) -> dict[str, np.ndarray]:
     assert isinstance(response, list), response
     return {t.name: t.data for t in response}
 
 
-def problem(response: Response | Exception) -> str:
+def problem(response: Result) -> str:
     assert isinstance(response, TnnError), response
     return str(response)
 
@@ -60,7 +68,7 @@ def pixels_config(**parameters: str) -> dict[str, Any]:
 
 def test_answers_are_the_models(folder: Path) -> None:
     servable = Servable.open(folder, {"name": "m"}, version=1)
-    got = answer(servable.execute([request(tensor(X))])[0])
+    got = answer(execute(servable, request(tensor(X))))
     np.testing.assert_array_equal(got["y"], ts.load(folder / "1").run({"x": X})["y"])
     assert servable.config["input"][0]["dims"] == [-1, 3, -1, -1]
 
@@ -80,7 +88,7 @@ def test_one_bad_request_spoils_no_other(folder: Path) -> None:
         request(tensor(X), is_cancelled=lambda: True),
         request(tensor(2 * X)),
     ]
-    responses = servable.execute(batch)
+    responses = [execute(servable, each) for each in batch]
     model = ts.load(folder / "1")
     np.testing.assert_array_equal(answer(responses[0])["y"], model.run({"x": X})["y"])
     np.testing.assert_array_equal(answer(responses[-1])["y"], model.run({"x": 2 * X})["y"])
@@ -110,8 +118,8 @@ def test_only_the_outputs_asked_for_are_sent(tmp_path: Path) -> None:
     graph = network({"x": (1, 3, 8, 8)}, [*CONVOLUTION, "Sigmoid s 1 1 y z"], ["y", "z"])
     ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
     servable = Servable.open(tmp_path, {"name": "m"}, version=1)
-    assert set(answer(servable.execute([request(tensor(X))])[0])) == {"y", "z"}
-    assert set(answer(servable.execute([request(tensor(X), outputs=("z",))])[0])) == {"z"}
+    assert set(answer(execute(servable, request(tensor(X))))) == {"y", "z"}
+    assert set(answer(execute(servable, request(tensor(X), outputs=("z",))))) == {"z"}
 
 
 def test_optional_inputs_may_be_left_out(tmp_path: Path) -> None:
@@ -121,7 +129,8 @@ def test_optional_inputs_may_be_left_out(tmp_path: Path) -> None:
     ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
     servable = Servable.open(tmp_path, {"name": "m"}, version=1)
     x = np.ones((1, 4), np.float32)
-    without, given = servable.execute([request(tensor(x)), request(tensor(x), tensor(x, "h"))])
+    without = execute(servable, request(tensor(x)))
+    given = execute(servable, request(tensor(x), tensor(x, "h")))
     np.testing.assert_array_equal(answer(without)["y"], x + 5)
     np.testing.assert_array_equal(answer(given)["y"], x + 1)
 
@@ -132,7 +141,7 @@ def test_pixels_become_the_blob_that_tnn_makes(folder: Path, shape: tuple[int, .
     config = pixels_config(scale="0.5,0.25,2", bias="1,-2,3", reverse_channel="true")
     config["input"][0]["dims"] = [-1] * (len(shape) - 1) + [3]
     servable = Servable.open(folder, config, version=1)
-    got = answer(servable.execute([request(tensor(picture, datatype="UINT8"))])[0])["y"]
+    got = answer(execute(servable, request(tensor(picture, datatype="UINT8"))))["y"]
     planes = picture.reshape(1, 6, 10, 3)[..., ::-1].astype(np.float32) * np.float32([0.5, 0.25, 2]) + np.float32(
         [1, -2, 3]
     )
@@ -143,7 +152,7 @@ def test_pixels_become_the_blob_that_tnn_makes(folder: Path, shape: tuple[int, .
 def test_pictures_are_resized_height_first(folder: Path) -> None:
     servable = Servable.open(folder, pixels_config(resize="4,12"), version=1)
     picture = np.zeros((20, 30, 3), np.uint8)
-    assert answer(servable.execute([request(tensor(picture, datatype="UINT8"))])[0])["y"].shape == (1, 4, 4, 12)
+    assert answer(execute(servable, request(tensor(picture, datatype="UINT8"))))["y"].shape == (1, 4, 4, 12)
 
 
 def test_encoded_pictures_are_decoded(folder: Path) -> None:
@@ -153,21 +162,15 @@ def test_encoded_pictures_are_decoded(folder: Path) -> None:
     encoded = struct.pack("<I", len(file.getvalue())) + file.getvalue()
     config = pixels_config()
     raw = Servable.open(folder, config, version=1)
-    wanted = answer(raw.execute([request(tensor(picture, datatype="UINT8"))])[0])["y"]
+    wanted = answer(execute(raw, request(tensor(picture, datatype="UINT8"))))["y"]
     config["input"][0].update(data_type="TYPE_STRING", dims=[-1])
     servable = Servable.open(folder, config, version=1)
 
-    def sent(data: bytes) -> Request:
-        return request(RequestTensor("x", "BYTES", (1,), memoryview(data)))
+    def sent(data: bytes) -> Result:
+        return execute(servable, request(RequestTensor("x", "BYTES", (1,), memoryview(data))))
 
-    good, cut, garbage, long, none = servable.execute(
-        [
-            sent(encoded),
-            sent(encoded[:100]),
-            sent(struct.pack("<I", 5) + b"hello"),
-            sent(b"\xff\xff\xff\xff"),
-            sent(b""),
-        ]
+    good, cut, garbage, long, none = map(
+        sent, [encoded, encoded[:100], struct.pack("<I", 5) + b"hello", b"\xff\xff\xff\xff", b""]
     )
     np.testing.assert_array_equal(answer(good)["y"], wanted)
     assert "cut off" in problem(cut)
@@ -179,7 +182,7 @@ def test_encoded_pictures_are_decoded(folder: Path) -> None:
 def test_intermediate_blobs_can_be_served(folder: Path) -> None:
     config = {"name": "m", "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": [-1]}]}
     servable = Servable.open(folder, config, version=1)
-    assert answer(servable.execute([request(tensor(X))])[0])["y"].shape == (1, 4, 8, 8)
+    assert answer(execute(servable, request(tensor(X))))["y"].shape == (1, 4, 8, 8)
     with pytest.raises(ConfigError, match=r"config\.pbtxt, output `q`: the network has no such blob"):
         Servable.open(folder, {"output": [{"name": "q", "data_type": "TYPE_FP32", "dims": [-1]}]}, version=1)
 
@@ -197,50 +200,42 @@ def test_problems_at_load_name_model_and_version(folder: Path) -> None:
         Servable.open(folder, {"name": "m"}, version=7)
 
 
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Rows of each inference that is run."""
-    rows: list[int] = []
-    run = ts.Model.run
-
-    def counting(self: ts.Model, inputs: Any, outputs: Any = None) -> Any:
-        rows.append(next(iter(inputs.values())).shape[0])
-        return run(self, inputs, outputs)
-
-    monkeypatch.setattr(ts.Model, "run", counting)
-    return rows
-
-
-def test_requests_that_agree_run_as_one_inference(folder: Path, counted: list[int]) -> None:
+def test_requests_together_have_one_answer(folder: Path) -> None:
     servable = Servable.open(folder, {"name": "m", "max_batch_size": 4}, version=1)
-    rng = np.random.default_rng(5)
-    small = [rng.standard_normal((rows, 3, 8, 8)).astype(np.float32) for rows in (1, 2, 1, 1)]
-    large = [rng.standard_normal((1, 3, 6, 10)).astype(np.float32) for _ in range(2)]
-    bad = request(tensor(X[:, :2]))
-    counted.clear()
-    sent = [small[0], large[0], small[1], small[2], large[1], small[3]]
-    responses = servable.execute([*(request(tensor(x)) for x in sent), bad])
-    assert sorted(counted) == [1, 1, 2, 4]
-    model = ts.load(folder / "1")
-    for x, response in zip(sent, responses, strict=False):
-        np.testing.assert_allclose(answer(response)["y"], model.run({"x": x})["y"], rtol=1e-5, atol=1e-5)
-    assert "expected [any, 3, any, any]" in problem(responses[-1])
+    assert servable.joins == 4
+    x = np.random.default_rng(5).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    got = answer(execute(servable, request(tensor(x), rows=(1, 2, 1))))["y"]
+    np.testing.assert_allclose(got, ts.load(folder / "1").run({"x": x})["y"], rtol=1e-5, atol=1e-5)
 
 
-def test_without_batches_each_request_runs_alone(folder: Path, counted: list[int]) -> None:
-    servable = Servable.open(folder, {"name": "m"}, version=1)
-    counted.clear()
-    servable.execute([request(tensor(X)), request(tensor(X))])
-    assert counted == [1, 1]
+def test_requests_that_fail_together_are_tried_alone(folder: Path) -> None:
+    config = {**pixels_config(), "max_batch_size": 4}
+    config["input"] = [{"name": "x", "data_type": "TYPE_STRING", "dims": [1]}]
+    servable = Servable.open(folder, config, version=1)
+    pictures = []
+    for size in (6, 9):
+        file = io.BytesIO()
+        Image.new("RGB", (size, size), "red").save(file, "PNG")
+        pictures.append(struct.pack("<I", len(file.getvalue())) + file.getvalue())
+    data = pictures[0] + struct.pack("<I", 5) + b"hello" + pictures[1] + pictures[1]
+    together = RequestTensor("x", "BYTES", (4, 1), memoryview(data))
+    results = execute(servable, request(together, rows=(1, 1, 2)))
+    assert isinstance(results, tuple)
+    small, bad, large = results
+    assert answer(small)["y"].shape == (1, 4, 6, 6)
+    assert answer(large)["y"].shape == (2, 4, 9, 9)
+    assert "input `x`" in problem(bad)
 
 
-def test_rows_that_depend_on_each_other_are_not_joined(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_batches_nothing_is_gathered(folder: Path) -> None:
+    assert Servable.open(folder, {"name": "m"}, version=1).joins == 0
+
+
+def test_rows_that_depend_on_each_other_are_not_gathered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "1").mkdir()
     graph = network({"x": (1, 4)}, ["ReduceMax r 1 1 x a 1 0", "Sub s 2 1 x a y -1"], ["y"])
     ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
     caplog.set_level("INFO")
     servable = Servable.open(tmp_path, {"name": "m", "max_batch_size": 4}, version=1)
     assert "rows of output `y` depend on each other" in caplog.text
-    rows = [np.array([[1, 2, 3, 4]], np.float32), np.array([[9, 0, 9, 0]], np.float32)]
-    for response in servable.execute([request(tensor(x)) for x in rows]):
-        np.testing.assert_array_equal(answer(response)["y"], np.zeros((1, 4)))
+    assert servable.joins == 0

@@ -1,4 +1,4 @@
-"""A model that answers lists of requests: reading tensors, pictures, running, and telling what is wrong.
+"""A model that answers requests: reading tensors, pictures, running, and telling what is wrong.
 
 Requests and responses are small records over memory that belongs to the server; nothing here knows Triton's handles.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import math
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from tnn_serving.formats.folder import model_files
 from tnn_serving.model import Model
 from tnn_serving.pictures.decode import decode
 from tnn_serving.pictures.resize import resize
-from tnn_serving.serving.batching import Feeds, groups, joined, rows_are_independent, split
+from tnn_serving.serving.batching import Feeds, rows_are_independent
 from tnn_serving.serving.config import (
     NUMPY_TYPE,
     TRITON_TYPE,
@@ -34,6 +34,7 @@ from tnn_serving.serving.config import (
     complete,
     read_settings,
 )
+from tnn_serving.serving.observer import SILENT, Observer
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +49,32 @@ class RequestTensor:
     data: memoryview
 
 
-@dataclass(slots=True)
-class Request:
-    """One inference request. ``data`` of its inputs is valid until :meth:`Servable.execute` returns."""
+def _no_span(name: str, start_ns: int, end_ns: int) -> None:
+    pass
 
-    id: str
+
+@dataclass(slots=True)
+class Requests:
+    """Requests that are answered together: one, or several whose rows stand behind each other in each input.
+
+    Attributes:
+        inputs: ``data`` of each is valid until the answer is given.
+        outputs: what every one of the requests asks for.
+        rows: how many of the first axis each request has; 1 each when the model takes no batches.
+        traced: somebody looks at ``span``.
+        is_cancelled: whether nobody waits for the answer any more.
+        allocate: ``(name, datatype, shape, nbytes)`` to writable memory of an output, which is then left out of the
+            response; None when there are several requests.
+        span: ``(name, start_ns, end_ns)`` of ``time.monotonic_ns()``: tells a trace of a step of the work.
+    """
+
     inputs: dict[str, RequestTensor]
     outputs: tuple[str, ...] = ()
-    parameters: dict[str, str | int | bool | float] = field(default_factory=dict)
-    correlation_id: int | str = 0
-    flags: int = 0
-    timeout_us: int = 0
+    rows: tuple[int, ...] = (1,)
+    traced: bool = False
     is_cancelled: Callable[[], bool] = bool
+    allocate: Callable[[str, str, tuple[int, ...], int], memoryview] | None = None
+    span: Callable[[str, int, int], None] = _no_span
 
 
 @dataclass(slots=True)
@@ -73,13 +88,22 @@ class ResponseTensor:
 
 
 Response = list[ResponseTensor]
+Result = Response | Exception | tuple[Response | Exception, ...]
+"""One answer for all requests, of which each gets its rows; an error of all; or one of these for each."""
+
 T = TypeVar("T")
 
 
 class Servable:
-    """A loaded model behind a configuration. ``execute`` may be called from several threads at once."""
+    """A loaded model behind a configuration. ``execute`` may be called from several threads at once.
 
-    def __init__(self, name: str, model: Model, settings: Settings, config: dict[str, Any]) -> None:
+    Attributes:
+        joins: most rows of requests that may be gathered; 0: never.
+    """
+
+    def __init__(
+        self, name: str, model: Model, settings: Settings, config: dict[str, Any], observer: Observer = SILENT
+    ) -> None:
         self.name = name
         self.config = config
         self.model = model
@@ -92,7 +116,9 @@ class Servable:
         # Triton adds these to the requests of a sequence; a network that takes one declares it as an input.
         controls = config.get("sequence_batching", {}).get("control_input", [])
         self._controls = {str(item["name"]) for item in controls} - set(self._bindings)
-        self._joins = settings.max_batch_size > 1 and rows_are_independent(model, self._outputs)
+        independent = settings.max_batch_size > 1 and rows_are_independent(model, self._outputs)
+        self.joins = settings.max_batch_size if independent else 0
+        self._observer = observer
         check_outputs(config, model.blobs())
         log.info("%s runs on %s", name, model.engine)
 
@@ -105,6 +131,7 @@ class Servable:
         version: int,
         complete: bool = True,
         options: Mapping[str, str] | None = None,
+        observer: Observer = SILENT,
     ) -> Servable:
         """Loads the model of ``folder/<version>``.
 
@@ -114,6 +141,7 @@ class Servable:
             version: which version.
             complete: fill in what the configuration leaves out.
             options: backend-wide defaults of the parameters in config.pbtxt.
+            observer: is told what the model does.
 
         Raises:
             FormatError, UnsupportedLayer, ShapeError, EngineError: the model cannot be loaded.
@@ -136,59 +164,37 @@ class Servable:
             filled = _completed(config, model) if complete else dict(config)
             if not filled.get("input") and model.inputs:
                 raise ConfigError("config.pbtxt has no inputs", hint="allow Triton to complete configurations")
-            return cls(name, model, settings, filled)
+            return cls(name, model, settings, filled, observer)
 
     def close(self) -> None:
         """Lets go of the network; no request may be running."""
         del self.model
 
-    def execute(self, requests: Sequence[Request]) -> list[Response | Exception]:
-        """Answers each request, or says what is wrong with it; one never affects another.
+    def execute(self, requests: Requests, finish: Callable[[Result], None]) -> Result | None:
+        """Answers requests, or says what is wrong with them. When several fail together, each is tried alone.
 
-        Requests that agree in their shapes run as one inference, if the configuration has batches and the network
-        treats rows independently. One that fails is tried again request by request.
+        Args:
+            finish: takes the answer later, from another thread, when None is returned.
         """
-        results: dict[int, Response | Exception] = {}
-        feeds: dict[int, Feeds] = {}
-        for index, request in enumerate(requests):
-            taken = self._guarded(self._taken, request)
-            if isinstance(taken, Exception):
-                results[index] = taken
-            else:
-                feeds[index] = taken
-        order = list(feeds)
-        limit = self._settings.max_batch_size if self._joins else 0
-        for group in groups([feeds[index] for index in order], limit):
-            results.update(self._answered([(order[k], requests[order[k]], feeds[order[k]]) for k in group]))
-        return [results[index] for index in range(len(requests))]
+        response = self._guarded(self._answer, requests)
+        if isinstance(response, Exception) and len(requests.rows) > 1:
+            return tuple(self._guarded(self._answer, part) for part in _parts(requests))
+        return response
 
-    def _answered(self, group: Sequence[tuple[int, Request, Feeds]]) -> dict[int, Response | Exception]:
-        answers: list[dict[str, np.ndarray]] | None = None
-        if len(group) > 1:
-            together = [feed for _, _, feed in group]
-            with suppress(TnnError):
-                answers = split(self.model.run(joined(together), outputs=self._outputs), together)
-        if answers is None:
-            return {index: self._guarded(self._answer, request, feed) for index, request, feed in group}
-        return {
-            index: _responses(self._wanted(request), answer)
-            for (index, request, _), answer in zip(group, answers, strict=True)
-        }
-
-    def _answer(self, request: Request, feeds: Feeds) -> Response:
-        return _responses(self._wanted(request), self.model.run(feeds, outputs=self._outputs))
-
-    def _taken(self, request: Request) -> Feeds:
-        """The arrays of a request. Raises RequestError for one that cannot be right, whatever the network says."""
-        if request.is_cancelled():
+    def _answer(self, requests: Requests) -> Response:
+        """Raises RequestError for requests that cannot be right, whatever the network says."""
+        if requests.is_cancelled():
             raise CancelledError("the request was cancelled before it ran")
-        unknown = [name for name in request.outputs if name not in self._outputs]
+        unknown = [name for name in requests.outputs if name not in self._outputs]
         if unknown:
             raise RequestError(f"there is no output `{unknown[0]}`", expected=", ".join(self._outputs))
-        return {name: self._fed(tensor) for name, tensor in request.inputs.items() if name not in self._controls}
-
-    def _wanted(self, request: Request) -> Sequence[str]:
-        return request.outputs or self._outputs
+        inputs = requests.inputs.values()
+        feeds = {tensor.name: self._fed(tensor) for tensor in inputs if tensor.name not in self._controls}
+        self._observer.batch(sum(requests.rows))
+        begin = time.monotonic_ns()
+        answer = self.model.run(feeds, outputs=self._outputs)
+        requests.span("infer", begin, time.monotonic_ns())
+        return _responses(requests.outputs or self._outputs, answer)
 
     def _guarded(self, action: Callable[..., T], *arguments: object) -> T | Exception:
         """What ``action`` returns, or the error it raises: an error of ours gets the model's name as its place."""
@@ -264,6 +270,23 @@ def _array(tensor: RequestTensor, binding: Binding) -> np.ndarray:
             found=tensor.data.nbytes,
         )
     return np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
+
+
+def _parts(requests: Requests) -> Iterator[Requests]:
+    """Each request by itself."""
+    at = dict.fromkeys(requests.inputs, 0)
+    for rows in requests.rows:
+        inputs = {}
+        for name, tensor in requests.inputs.items():
+            if tensor.datatype == "BYTES":
+                lengths = [4 + len(data) for data in _elements(replace(tensor, data=tensor.data[at[name] :]))]
+                size = sum(lengths[: rows * math.prod(tensor.shape[1:])])
+            else:
+                size = tensor.data.nbytes // tensor.shape[0] * rows
+            data = tensor.data[at[name] : at[name] + size]
+            at[name] += size
+            inputs[name] = replace(tensor, shape=(rows, *tensor.shape[1:]), data=data)
+        yield replace(requests, inputs=inputs, rows=(rows,))
 
 
 def _elements(tensor: RequestTensor) -> Iterator[bytes]:

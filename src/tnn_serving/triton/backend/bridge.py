@@ -1,9 +1,9 @@
 """Translates between the C shim's tuples and :mod:`tnn_serving.serving.servable`; runs inside tritonserver.
 
 The shim imports this module once, calls :func:`backend_init`, then :func:`open_model` for each model version and
-:meth:`Model.execute` for each batch, from several server threads at once. What arrives and leaves are plain tuples;
-the shim's side of them is described in ``batch.c``. Errors leave as :class:`TritonError`, whose ``triton_code`` is one
-of Triton's error codes: :data:`TRITON_CODES` is the one place that knows them.
+:meth:`Model.execute` for each group of requests, from several server threads at once. What arrives and leaves are plain
+tuples; the shim's side of them is ``tuples.c`` and ``responses.c``. Errors leave as :class:`TritonError`, whose
+``triton_code`` is one of Triton's error codes: :data:`TRITON_CODES` is the one place that knows them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,9 @@ from tnn_serving.errors import (
     TnnError,
     UnsupportedLayer,
 )
-from tnn_serving.serving.servable import Request, RequestTensor, ResponseTensor, Servable
+from tnn_serving.serving.servable import Requests, RequestTensor, Response, Result, Servable
+from tnn_serving.triton.backend.executions import Watch
+from tnn_serving.triton.backend.metrics import Metrics, ModelMetrics, Publisher
 
 # TRITONSERVER_Error_Code
 UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE, UNSUPPORTED, ALREADY_EXISTS, CANCELLED = range(8)
@@ -75,30 +77,30 @@ TRITONS_OWN_OPTIONS = frozenset(
 """What Triton puts into every backend's command line configuration by itself."""
 
 InputTuple: TypeAlias = tuple[str, str, tuple[int, ...], memoryview]
-RequestTuple: TypeAlias = tuple[
-    int,  # ticket: names the request towards the shim
-    str,  # id
-    int | str,  # correlation id
-    int,  # flags
+GroupTuple: TypeAlias = tuple[
+    int,  # ticket: names the group towards the shim
+    bool,  # traced
+    tuple[int, ...],  # rows of each request
     tuple[InputTuple, ...],
     tuple[str, ...],  # requested outputs
-    tuple[tuple[str, str | int | bool | float | None], ...],  # parameters
-    int,  # timeout_us
 ]
 OutputTuple: TypeAlias = tuple[str, str, tuple[int, ...], object]  # the last: any C-contiguous buffer
+Answer: TypeAlias = "list[OutputTuple] | TritonError"
 
 log = logging.getLogger(__name__)
 
 
-class Shim(Protocol):
+class Shim(Publisher, Protocol):
     """The module ``_tnn_triton`` that the C library registers; it exists inside tritonserver only."""
 
     def log(self, level: int, file: str, line: int, message: str, /) -> None: ...
     def log_enabled(self, level: int, /) -> bool: ...
+    def finish(self, ticket: int, result: Answer | tuple[Answer, ...], /) -> None: ...
     def is_cancelled(self, ticket: int, /) -> bool: ...
     def alloc_output(
-        self, ticket: int, name: str, datatype: str, shape: Sequence[int], nbytes: int, /
+        self, ticket: int, name: str, datatype: str, shape: tuple[int, ...], nbytes: int, /
     ) -> memoryview: ...
+    def span(self, ticket: int, name: str, start_ns: int, end_ns: int, /) -> None: ...
     def unload(self, model_handle: int, name: str, /) -> None: ...
 
 
@@ -165,6 +167,8 @@ class _Backend:
 
     shim: Shim
     options: Mapping[str, str]
+    metrics: Metrics
+    watch: Watch
     first_open: ClassVar[threading.Lock] = threading.Lock()
     opened: ClassVar[bool] = False
 
@@ -194,6 +198,8 @@ def backend_init(config_json: str) -> None:
     _Backend.shim = cast(Shim, importlib.import_module("_tnn_triton"))
     cmdline = json.loads(config_json).get("cmdline", {})
     _Backend.options = {key: value for key, value in cmdline.items() if key not in TRITONS_OWN_OPTIONS}
+    _Backend.metrics = Metrics(_Backend.shim)
+    _Backend.watch = Watch()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # For crashes while models are loaded at the server's start, when Triton has no handler yet: shows which model and
     # step. Later Triton's own handler, which replaces this one, shows the C frames.
@@ -213,6 +219,7 @@ def backend_fini() -> None:
     # Before Python's end: its last frames are no longer worth a look, and the handler must not outlive them.
     faulthandler.unregister(STACKS_SIGNAL)
     faulthandler.disable()
+    _Backend.watch.stop()
     logging.shutdown()
 
 
@@ -234,15 +241,26 @@ def open_model(handle: int, name: str, version: int, folder: str, config_json: s
     Raises:
         TritonError: the model can't be opened; the text becomes the load error.
     """
+    metrics = _Backend.metrics.model(name, version)
     try:
         with _first_alone():
             servable = Servable.open(
-                Path(folder), json.loads(config_json), version=version, complete=complete, options=_Backend.options
+                Path(folder),
+                json.loads(config_json),
+                version=version,
+                complete=complete,
+                options=_Backend.options,
+                observer=metrics,
             )
     except BaseException as error:
+        metrics.close()
         log_exception(f"opening model {name} version {version}", error, error.__traceback__)
         raise triton_error(error) from None
-    return Model(handle, name, version, servable)
+    return Model(handle, name, version, servable, metrics)
+
+
+def _no_span(name: str, start_ns: int, end_ns: int) -> None:
+    """For requests that nobody traces."""
 
 
 class Model:
@@ -251,48 +269,73 @@ class Model:
     Attributes:
         completed_config: JSON of the configuration for Triton, UTF-8.
         max_batch_size: 0 when the model takes no batches.
+        joins: most rows of requests that the shim may gather; 0: never.
     """
 
-    def __init__(self, handle: int, name: str, version: int, servable: Servable) -> None:
+    def __init__(self, handle: int, name: str, version: int, servable: Servable, metrics: ModelMetrics) -> None:
         self.handle = handle
         self.name = name
         self.version = version
         self._servable = servable
+        self._metrics = metrics
+        self._executions = _Backend.watch.executions(metrics.oldest_execution)
         self.completed_config = json.dumps(servable.config).encode()
         self.max_batch_size = int(servable.config.get("max_batch_size", 0))
+        self.joins = servable.joins
 
-    def execute(self, batch: list[RequestTuple]) -> list[list[OutputTuple] | TritonError]:
-        """One result for each request, in order: its outputs or its error."""
+    def execute(self, group: GroupTuple) -> Answer | tuple[Answer, ...] | None:
+        """The outputs of a group or its error, or one of these for each request; None: they come later."""
+        ticket, traced, rows, inputs, outputs = group
+        shim = _Backend.shim
+        requests = Requests(
+            {name: RequestTensor(name, datatype, shape, data) for name, datatype, shape, data in inputs},
+            outputs,
+            rows,
+            traced,
+            partial(shim.is_cancelled, ticket),
+            partial(shim.alloc_output, ticket) if len(rows) == 1 else None,
+            partial(shim.span, ticket) if traced else _no_span,
+        )
+        self._executions.begin(ticket)
         try:
-            results = self._servable.execute([_request(request) for request in batch])
+            result = self._servable.execute(requests, partial(self._finish, ticket))
         except BaseException as error:  # SystemExit too: a model must not end the server's thread
+            self._executions.end(ticket)
             log_exception(f"executing model {self.name} version {self.version}", error, error.__traceback__)
-            return [triton_error(error)] * len(batch)
-        return [self._result(result) for result in results]
+            return triton_error(error)
+        if result is None:
+            return None
+        self._executions.end(ticket)
+        return self._told(result)
 
-    def _result(self, result: list[ResponseTensor] | Exception) -> list[OutputTuple] | TritonError:
-        if isinstance(result, BaseException):
-            return triton_error(result)  # the Servable has logged what it did not expect
+    def _finish(self, ticket: int, result: Result) -> None:
+        """Answers a group for which :meth:`execute` gave None.
+
+        Raises:
+            RuntimeError: it has been answered before.
+        """
+        self._executions.end(ticket)
+        _Backend.shim.finish(ticket, self._told(result))
+
+    def _told(self, result: Result) -> Answer | tuple[Answer, ...]:
+        if isinstance(result, tuple):
+            return tuple([self._answer(each) for each in result])
+        return self._answer(result)
+
+    def _answer(self, response: Response | Exception) -> Answer:
+        if isinstance(response, BaseException):
+            return triton_error(response)  # the Servable has logged what it did not expect
         try:
-            return [(tensor.name, tensor.datatype, tensor.shape, tensor.data) for tensor in result]
-        except Exception as error:  # not what a Servable returns; the other requests still get their answers
+            outputs: list[OutputTuple] = [(t.name, t.datatype, t.shape, t.data) for t in response]
+            # The shim drops an output as soon as it has copied it; whoever made the response may keep it for longer.
+            response.clear()
+        except Exception as error:  # not what a Servable returns; other requests still get their answers
             log_exception(f"result of model {self.name} version {self.version}", error, error.__traceback__)
             return triton_error(error)
+        return outputs
 
     def close(self) -> None:
         """Called by the shim when Triton has unloaded the model and its instances are gone."""
+        _Backend.watch.forget(self._executions)
+        self._metrics.close()
         self._servable.close()
-
-
-def _request(request: RequestTuple) -> Request:
-    ticket, request_id, correlation_id, flags, inputs, outputs, parameters, timeout_us = request
-    return Request(
-        id=request_id,
-        inputs={name: RequestTensor(name, datatype, shape, data) for name, datatype, shape, data in inputs},
-        outputs=outputs,
-        parameters={key: value for key, value in parameters if value is not None},
-        correlation_id=correlation_id,
-        flags=flags,
-        timeout_us=timeout_us,
-        is_cancelled=partial(_Backend.shim.is_cancelled, ticket),
-    )
