@@ -35,7 +35,7 @@ from tnn_serving.errors import (
     UnsupportedLayer,
 )
 from tnn_serving.serving.servable import Requests, RequestTensor, Response, Result, Servable
-from tnn_serving.triton.backend.executions import Watch
+from tnn_serving.triton.backend.executions import Failures, Watch
 from tnn_serving.triton.backend.metrics import Metrics, ModelMetrics, Publisher
 
 # TRITONSERVER_Error_Code
@@ -279,6 +279,7 @@ class Model:
         self._servable = servable
         self._metrics = metrics
         self._executions = _Backend.watch.executions(metrics.oldest_execution)
+        self._failures = Failures(metrics.engine_errors)
         self.completed_config = json.dumps(servable.config).encode()
         self.max_batch_size = int(servable.config.get("max_batch_size", 0))
         self.joins = servable.joins
@@ -302,7 +303,7 @@ class Model:
         except BaseException as error:  # SystemExit too: a model must not end the server's thread
             self._executions.end(ticket)
             log_exception(f"executing model {self.name} version {self.version}", error, error.__traceback__)
-            return triton_error(error)
+            return self._failed(error)
         if result is None:
             return None
         self._executions.end(ticket)
@@ -324,15 +325,22 @@ class Model:
 
     def _answer(self, response: Response | Exception) -> Answer:
         if isinstance(response, BaseException):
-            return triton_error(response)  # the Servable has logged what it did not expect
+            return self._failed(response)  # the Servable has logged what it did not expect
         try:
             outputs: list[OutputTuple] = [(t.name, t.datatype, t.shape, t.data) for t in response]
             # The shim drops an output as soon as it has copied it; whoever made the response may keep it for longer.
             response.clear()
         except Exception as error:  # not what a Servable returns; other requests still get their answers
             log_exception(f"result of model {self.name} version {self.version}", error, error.__traceback__)
-            return triton_error(error)
+            return self._failed(error)
+        self._failures.answered()
         return outputs
+
+    def _failed(self, error: BaseException) -> TritonError:
+        told = triton_error(error)
+        if told.triton_code == INTERNAL:
+            self._failures.failed()
+        return told
 
     def close(self) -> None:
         """Called by the shim when Triton has unloaded the model and its instances are gone."""
