@@ -15,14 +15,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.grpc
 import tritonclient.http
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
+import tnn_serving as ts
 from tests.end_to_end.conftest import Running, ask, wait_for
 from tests.end_to_end.models import BROKEN, write_model
+from tests.networks import network
+from tnn_serving.graph import Tensor
 from tnn_serving.triton.access import TOKEN_HEADER
-from tnn_serving.triton.health import Limits
+from tnn_serving.triton.health import ENGINE_ERRORS, Limits
 
 Start = Callable[..., Running]
 REPORTED_S = 5.0
@@ -177,6 +181,144 @@ def test_failed_load_by_request_leaves_the_server_ready(start_server: Start, mod
         client.load_model("broken")
     wait_for(lambda: "broken" in [one["name"] for one in report(running)["models"]], "the failure is seen")
     assert ready(running)
+
+
+CONVOLUTIONS = 60
+SLOW_SIZE = 512
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A version folder of a network that answers at once for small inputs, and takes far longer than any limit here for
+    one of SLOW_SIZE: some 1.2e12 multiply-accumulates on one thread."""
+    folder = tmp_path_factory.mktemp("slow")
+    blobs = ["x", *(f"b{i}" for i in range(CONVOLUTIONS - 1)), "y"]
+    layers = [
+        f"Convolution c{i} 1 1 {blobs[i]} {blobs[i + 1]} 1 {64 if i else 3} 64 3 3 1 1 1 1 1 -1 1 1 1"
+        for i in range(CONVOLUTIONS)
+    ]
+    ts.write_model(network({"x": (1, 3, 8, 8)}, layers, ["y"]), folder / "proto.tnnproto", folder / "model.tnnmodel")
+    return folder
+
+
+ONE_THREAD = 'parameters [ { key: "INFERENCE_NUM_THREADS" value: { string_value: "1" } } ]\n'
+
+
+def add_slow(models: Path, slow: Path) -> None:
+    (models / "slow").mkdir()
+    (models / "slow" / "1").symlink_to(slow)
+    (models / "slow" / "config.pbtxt").write_text(ONE_THREAD)
+
+
+@contextmanager
+def hanging(running: Running) -> Iterator[None]:
+    """While a request of the slow model is under way."""
+    x = np.zeros((1, 3, SLOW_SIZE, SLOW_SIZE), np.float32)
+    tensor = tritonclient.grpc.InferInput("x", list(x.shape), "FP32")
+    tensor.set_data_from_numpy(x)
+    outcome: list[object] = []
+    with running.grpc() as client:
+        client.async_infer("slow", [tensor], lambda result, error: outcome.append(error))
+        yield
+        wait_for(lambda: outcome, "the request is over")  # before its connection is closed
+
+
+def test_execution_that_hangs_is_reported_while_others_answer(start_server: Start, models: Path, slow: Path) -> None:
+    add_slow(models, slow)
+    running = start_server([models])
+    x = np.ones((1, 3, 2, 2), np.float32)
+    with hanging(running), running.http() as client:
+        wait_for(lambda: not ready(running), "it is reported", REPORTED_S)
+        assert "model slow: an execution has been running for" in get(running, "/health/ready")[1]
+        assert metric(running, "tnn_supervisor_model_ready", model="slow", version="1") == 0
+        assert metric(running, "tnn_supervisor_model_ready", model="relu", version="1") == 1
+        assert report(running)["oldest_execution_s"] > Limits().stall_report_s
+        np.testing.assert_array_equal(ask((tritonclient.http, client), "relu", x).as_numpy("y"), x)
+        assert client.is_model_ready("slow")  # what Triton says, and why this test is needed
+        assert not running.restarts
+        assert running.finish() == 0
+
+
+def test_execution_that_hangs_is_ended_and_its_stacks_are_logged(start_server: Start, models: Path, slow: Path) -> None:
+    add_slow(models, slow)
+    running = start_server([models], limits=Limits(stall_report_s=1, hang_timeout_s=3))
+    with hanging(running):
+        wait_for(lambda: len(running.ready) == 2 and ready(running), "another server is ready", 60)
+    assert "model slow, version 1: an execution has been running for" in running.restarts[0]
+    health = report(running)
+    assert health["restarts"]["hang"] == 1
+    assert metric(running, "tnn_supervisor_restarts_total", cause="hang") == 1
+    stacks = "\n".join(running.log)
+    assert "Thread 0x" in stacks
+    assert "tnn_serving/engines/openvino.py" in stacks
+    with running.http() as client:
+        y = ask((tritonclient.http, client), "slow", np.zeros((1, 3, 8, 8), np.float32)).as_numpy("y")
+    assert y.shape == (1, 64, 8, 8)
+
+
+def test_nothing_is_restarted_when_that_is_switched_off(start_server: Start, models: Path, slow: Path) -> None:
+    add_slow(models, slow)
+    running = start_server([models], limits=Limits(stall_report_s=1, hang_timeout_s=0))
+    with hanging(running):
+        wait_for(lambda: report(running)["oldest_execution_s"] > 4, "it has been running for long")
+        assert not ready(running)
+        assert not running.restarts
+        assert running.finish() == 0
+
+
+GATHER = ["Gather g 1 1 x y 0 1 0"]
+"""Rows of a stored table [4, 3] by index. ONNX Runtime fails when an index is outside: a failure of the engine that a
+request can cause."""
+
+
+@pytest.fixture
+def gather(models: Path) -> str:
+    folder = models / "gather" / "1"
+    folder.mkdir(parents=True)
+    graph = network({"x": (2,)}, GATHER, ["y"])
+    graph.layer("g").data = Tensor.of(np.arange(12, dtype=np.float32).reshape(4, 3))  # type: ignore[attr-defined]
+    ts.write_model(graph, folder / "proto.tnnproto", folder / "model.tnnmodel")
+    engine = 'parameters [ { key: "engine" value: { string_value: "onnxruntime" } } ]\n'
+    (models / "gather" / "config.pbtxt").write_text(engine)
+    return "gather"
+
+
+def fail(client: Any, model: str) -> None:
+    with pytest.raises(InferenceServerException, match="ONNX Runtime"):
+        ask((tritonclient.http, client), model, np.array([99, 99], np.float32))
+
+
+def test_engine_that_always_fails_is_reported_and_restarted(start_server: Start, models: Path, gather: str) -> None:
+    running = start_server([models])
+    good = np.array([1, 2], np.float32)
+    with running.http() as client:
+        for _ in range(ENGINE_ERRORS - 1):
+            fail(client, gather)
+        rows = ask((tritonclient.http, client), gather, good).as_numpy("y")
+        np.testing.assert_array_equal(rows, [[3, 4, 5], [6, 7, 8]])
+        fail(client, gather)
+        wait_for(lambda: any(one["engine_errors"] == 1 for one in report(running)["models"]), "the failure is seen")
+        assert ready(running)  # there was an answer in between
+        for _ in range(ENGINE_ERRORS):
+            fail(client, gather)
+        wait_for(lambda: not ready(running), "it is reported", REPORTED_S)
+        assert f"model gather: its engine has failed {ENGINE_ERRORS + 1} times" in get(running, "/health/ready")[1]
+        assert client.is_model_ready("relu")
+    wait_for(lambda: len(running.ready) == 2 and ready(running), "another server is ready", 60)
+    assert report(running)["restarts"]["engine"] == 1
+    assert "its engine has failed" in running.restarts[0]
+
+
+def test_wrong_requests_are_no_failures_of_the_engine(start_server: Start, models: Path, gather: str) -> None:
+    running = start_server([models])
+    with running.http() as client:
+        for _ in range(2 * ENGINE_ERRORS):
+            with pytest.raises(InferenceServerException):
+                ask((tritonclient.http, client), "relu", np.ones((0, 3, 1, 1), np.float32))
+        fail(client, gather)
+    wait_for(lambda: any(one["engine_errors"] == 1 for one in report(running)["models"]), "the failure is seen")
+    assert ready(running)
+    assert all(one["engine_errors"] == 0 for one in report(running)["models"] if one["name"] == "relu")
 
 
 EXPLICIT = ["--model-control-mode=explicit", "--load-model=relu"]
