@@ -24,7 +24,8 @@ import tnn_serving as ts
 from tests.end_to_end.conftest import Running, ask, wait_for
 from tests.end_to_end.models import BROKEN, write_model
 from tests.networks import network
-from tnn_serving.graph import Tensor
+from tnn_serving.graph import Graph, Input, Tensor
+from tnn_serving.layers import make
 from tnn_serving.triton.access import TOKEN_HEADER
 from tnn_serving.triton.health import ENGINE_ERRORS, Limits
 
@@ -266,17 +267,16 @@ def test_nothing_is_restarted_when_that_is_switched_off(start_server: Start, mod
         assert running.finish() == 0
 
 
-GATHER = ["Gather g 1 1 x y 0 1 0"]
-"""Rows of a stored table [4, 3] by index. ONNX Runtime fails when an index is outside: a failure of the engine that a
-request can cause."""
-
-
 @pytest.fixture
 def gather(models: Path) -> str:
+    """Takes rows of a stored table [4, 3] by index. ONNX Runtime fails when an index is outside: a failure of the
+    engine that a request can cause."""
     folder = models / "gather" / "1"
     folder.mkdir(parents=True)
-    graph = network({"x": (2,)}, GATHER, ["y"])
-    graph.layer("g").data = Tensor.of(np.arange(12, dtype=np.float32).reshape(4, 3))  # type: ignore[attr-defined]
+    layer = make("Gather", "g", ["x"], ["y"], ["0", "1", "0"])
+    layer.has_data = 1  # type: ignore[attr-defined]
+    layer.data = Tensor.of(np.arange(12, dtype=np.float32).reshape(4, 3))  # type: ignore[attr-defined]
+    graph = Graph([Input("x", (2,))], ["y"], [layer])
     ts.write_model(graph, folder / "proto.tnnproto", folder / "model.tnnmodel")
     engine = 'parameters [ { key: "engine" value: { string_value: "onnxruntime" } } ]\n'
     (models / "gather" / "config.pbtxt").write_text(engine)
@@ -310,15 +310,16 @@ def test_engine_that_always_fails_is_reported_and_restarted(start_server: Start,
 
 
 def test_wrong_requests_are_no_failures_of_the_engine(start_server: Start, models: Path, gather: str) -> None:
+    write_model(models, "encoded", config='input [ { name: "x" data_type: TYPE_STRING dims: [ 1 ] } ]')
     running = start_server([models])
     with running.http() as client:
         for _ in range(2 * ENGINE_ERRORS):
-            with pytest.raises(InferenceServerException):
-                ask((tritonclient.http, client), "relu", np.ones((0, 3, 1, 1), np.float32))
+            with pytest.raises(InferenceServerException, match="not a picture"):
+                ask((tritonclient.http, client), "encoded", np.array([b"hello"], np.object_))
         fail(client, gather)
     wait_for(lambda: any(one["engine_errors"] == 1 for one in report(running)["models"]), "the failure is seen")
     assert ready(running)
-    assert all(one["engine_errors"] == 0 for one in report(running)["models"] if one["name"] == "relu")
+    assert all(one["engine_errors"] == 0 for one in report(running)["models"] if one["name"] == "encoded")
 
 
 EXPLICIT = ["--model-control-mode=explicit", "--load-model=relu"]

@@ -45,6 +45,7 @@ class HealthPort(ThreadingHTTPServer):
         OSError: the port can't be listened on.
     """
 
+    request_queue_size = CONNECTIONS
     daemon_threads = True
     block_on_close = False
 

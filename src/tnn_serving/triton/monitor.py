@@ -64,7 +64,6 @@ class Monitor:
     explained: Callable[[Sequence[ServedModel]], Sequence[ServedModel]] = list
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _closed: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
     _state: str = "starting"
     _pid: int | None = None
     _since_s: float = 0.0
@@ -81,14 +80,11 @@ class Monitor:
 
     def start(self) -> None:
         """Begins to look, in a thread of its own."""
-        self._thread = threading.Thread(target=self._keep_looking, name="server monitor", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._keep_looking, name="server monitor", daemon=True).start()
 
     def close(self) -> None:
-        """Ends that thread."""
+        """Ends that thread, soon: it may be waiting for a server that will not answer any more."""
         self._closed.set()
-        if self._thread is not None:
-            self._thread.join()
 
     def started(self, pid: int) -> None:
         """A server process has been started; it does not answer yet."""
