@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import queue
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import tnn_serving as ts
 from tests.networks import CONVOLUTION, network
 from tnn_serving.errors import CancelledError, ConfigError, FormatError, RequestError, TnnError
 from tnn_serving.graph import Tensor
-from tnn_serving.serving.servable import Requests, RequestTensor, Result, Servable
+from tnn_serving.serving.servable import Requests, Response, Result, Servable
+from tnn_serving.serving.tensors import RequestTensor
 
 X = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
 
@@ -32,19 +34,21 @@ def request(*tensors: RequestTensor, **more: Any) -> Requests:
     return Requests({t.name: t for t in tensors}, **more)
 
 
-def execute(servable: Servable, requests: Requests) -> Result:
-    """The result, at once or from another thread."""
-    later: queue.SimpleQueue[Result] = queue.SimpleQueue()
-    result = servable.execute(requests, later.put)
-    return later.get(timeout=30) if result is None else result
+def ask(servable: Servable, *requests: Requests) -> list[Any]:
+    """The result of each, whichever thread it comes from."""
+    results: list[queue.SimpleQueue[Result]] = [queue.SimpleQueue() for _ in requests]
+    found = [servable.execute(one, result.put) for one, result in zip(requests, results, strict=True)]
+    return [
+        result.get(timeout=60) if at_once is None else at_once for at_once, result in zip(found, results, strict=True)
+    ]
 
 
-def answer(response: Result) -> dict[str, np.ndarray]:
+def answer(response: Response | Exception) -> dict[str, np.ndarray]:
     assert isinstance(response, list), response
     return {t.name: t.data for t in response}
 
 
-def problem(response: Result) -> str:
+def problem(response: Response | Exception) -> str:
     assert isinstance(response, TnnError), response
     return str(response)
 
@@ -68,9 +72,9 @@ def pixels_config(**parameters: str) -> dict[str, Any]:
 
 def test_answers_are_the_models(folder: Path) -> None:
     servable = Servable.open(folder, {"name": "m"}, version=1)
-    got = answer(execute(servable, request(tensor(X))))
-    np.testing.assert_array_equal(got["y"], ts.load(folder / "1").run({"x": X})["y"])
-    assert servable.config["input"][0]["dims"] == [-1, 3, -1, -1]
+    got = answer(ask(servable, request(tensor(X)))[0])
+    np.testing.assert_allclose(got["y"], ts.load(folder / "1").run({"x": X})["y"], rtol=1e-5, atol=1e-5)
+    assert servable.config["input"][0]["dims"] == [3, -1, -1]
 
 
 def test_one_bad_request_spoils_no_other(folder: Path) -> None:
@@ -88,10 +92,10 @@ def test_one_bad_request_spoils_no_other(folder: Path) -> None:
         request(tensor(X), is_cancelled=lambda: True),
         request(tensor(2 * X)),
     ]
-    responses = [execute(servable, each) for each in batch]
+    responses = ask(servable, *batch)
     model = ts.load(folder / "1")
-    np.testing.assert_array_equal(answer(responses[0])["y"], model.run({"x": X})["y"])
-    np.testing.assert_array_equal(answer(responses[-1])["y"], model.run({"x": 2 * X})["y"])
+    for response, x in ((responses[0], X), (responses[-1], 2 * X)):
+        np.testing.assert_allclose(answer(response)["y"], model.run({"x": x})["y"], rtol=1e-5, atol=1e-5)
     told = [problem(response) for response in responses[1:-1]]
     for text, said in zip(
         told,
@@ -118,8 +122,8 @@ def test_only_the_outputs_asked_for_are_sent(tmp_path: Path) -> None:
     graph = network({"x": (1, 3, 8, 8)}, [*CONVOLUTION, "Sigmoid s 1 1 y z"], ["y", "z"])
     ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
     servable = Servable.open(tmp_path, {"name": "m"}, version=1)
-    assert set(answer(execute(servable, request(tensor(X))))) == {"y", "z"}
-    assert set(answer(execute(servable, request(tensor(X), outputs=("z",))))) == {"z"}
+    assert set(answer(ask(servable, request(tensor(X)))[0])) == {"y", "z"}
+    assert set(answer(ask(servable, request(tensor(X), outputs=("z",)))[0])) == {"z"}
 
 
 def test_optional_inputs_may_be_left_out(tmp_path: Path) -> None:
@@ -129,8 +133,7 @@ def test_optional_inputs_may_be_left_out(tmp_path: Path) -> None:
     ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
     servable = Servable.open(tmp_path, {"name": "m"}, version=1)
     x = np.ones((1, 4), np.float32)
-    without = execute(servable, request(tensor(x)))
-    given = execute(servable, request(tensor(x), tensor(x, "h")))
+    without, given = ask(servable, request(tensor(x)), request(tensor(x), tensor(x, "h")))
     np.testing.assert_array_equal(answer(without)["y"], x + 5)
     np.testing.assert_array_equal(answer(given)["y"], x + 1)
 
@@ -141,7 +144,7 @@ def test_pixels_become_the_blob_that_tnn_makes(folder: Path, shape: tuple[int, .
     config = pixels_config(scale="0.5,0.25,2", bias="1,-2,3", reverse_channel="true")
     config["input"][0]["dims"] = [-1] * (len(shape) - 1) + [3]
     servable = Servable.open(folder, config, version=1)
-    got = answer(execute(servable, request(tensor(picture, datatype="UINT8"))))["y"]
+    got = answer(ask(servable, request(tensor(picture, datatype="UINT8")))[0])["y"]
     planes = picture.reshape(1, 6, 10, 3)[..., ::-1].astype(np.float32) * np.float32([0.5, 0.25, 2]) + np.float32(
         [1, -2, 3]
     )
@@ -152,7 +155,7 @@ def test_pixels_become_the_blob_that_tnn_makes(folder: Path, shape: tuple[int, .
 def test_pictures_are_resized_height_first(folder: Path) -> None:
     servable = Servable.open(folder, pixels_config(resize="4,12"), version=1)
     picture = np.zeros((20, 30, 3), np.uint8)
-    assert answer(execute(servable, request(tensor(picture, datatype="UINT8"))))["y"].shape == (1, 4, 4, 12)
+    assert answer(ask(servable, request(tensor(picture, datatype="UINT8")))[0])["y"].shape == (1, 4, 4, 12)
 
 
 def test_encoded_pictures_are_decoded(folder: Path) -> None:
@@ -162,15 +165,20 @@ def test_encoded_pictures_are_decoded(folder: Path) -> None:
     encoded = struct.pack("<I", len(file.getvalue())) + file.getvalue()
     config = pixels_config()
     raw = Servable.open(folder, config, version=1)
-    wanted = answer(execute(raw, request(tensor(picture, datatype="UINT8"))))["y"]
+    wanted = answer(ask(raw, request(tensor(picture, datatype="UINT8")))[0])["y"]
     config["input"][0].update(data_type="TYPE_STRING", dims=[-1])
     servable = Servable.open(folder, config, version=1)
 
-    def sent(data: bytes) -> Result:
-        return execute(servable, request(RequestTensor("x", "BYTES", (1,), memoryview(data))))
+    def sent(data: bytes) -> Requests:
+        return request(RequestTensor("x", "BYTES", (1,), memoryview(data)))
 
-    good, cut, garbage, long, none = map(
-        sent, [encoded, encoded[:100], struct.pack("<I", 5) + b"hello", b"\xff\xff\xff\xff", b""]
+    good, cut, garbage, long, none = ask(
+        servable,
+        sent(encoded),
+        sent(encoded[:100]),
+        sent(struct.pack("<I", 5) + b"hello"),
+        sent(b"\xff\xff\xff\xff"),
+        sent(b""),
     )
     np.testing.assert_array_equal(answer(good)["y"], wanted)
     assert "cut off" in problem(cut)
@@ -182,7 +190,7 @@ def test_encoded_pictures_are_decoded(folder: Path) -> None:
 def test_intermediate_blobs_can_be_served(folder: Path) -> None:
     config = {"name": "m", "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": [-1]}]}
     servable = Servable.open(folder, config, version=1)
-    assert answer(execute(servable, request(tensor(X))))["y"].shape == (1, 4, 8, 8)
+    assert answer(ask(servable, request(tensor(X)))[0])["y"].shape == (1, 4, 8, 8)
     with pytest.raises(ConfigError, match=r"config\.pbtxt, output `q`: the network has no such blob"):
         Servable.open(folder, {"output": [{"name": "q", "data_type": "TYPE_FP32", "dims": [-1]}]}, version=1)
 
@@ -200,42 +208,86 @@ def test_problems_at_load_name_model_and_version(folder: Path) -> None:
         Servable.open(folder, {"name": "m"}, version=7)
 
 
-def test_requests_together_have_one_answer(folder: Path) -> None:
+def inferences(servable: Servable) -> int:
+    return sum(cache.counts.hits + cache.counts.misses for cache in servable.model.shape_caches())
+
+
+def test_gathered_requests_run_as_one_inference(folder: Path) -> None:
     servable = Servable.open(folder, {"name": "m", "max_batch_size": 4}, version=1)
-    assert servable.joins == 4
     x = np.random.default_rng(5).standard_normal((4, 3, 8, 8)).astype(np.float32)
-    got = answer(execute(servable, request(tensor(x), rows=(1, 2, 1))))["y"]
+    before = inferences(servable)
+    got = answer(ask(servable, request(tensor(x), rows=(1, 2, 1)))[0])["y"]
+    assert inferences(servable) == before + 1
     np.testing.assert_allclose(got, ts.load(folder / "1").run({"x": x})["y"], rtol=1e-5, atol=1e-5)
 
 
-def test_requests_that_fail_together_are_tried_alone(folder: Path) -> None:
-    config = {**pixels_config(), "max_batch_size": 4}
-    config["input"] = [{"name": "x", "data_type": "TYPE_STRING", "dims": [1]}]
+def test_a_bad_one_among_gathered_requests_spoils_no_other(folder: Path) -> None:
+    file = io.BytesIO()
+    picture = np.random.default_rng(3).integers(0, 256, (6, 10, 3)).astype(np.uint8)
+    Image.fromarray(picture).save(file, "PNG")
+    good, bad = (struct.pack("<I", len(data)) + data for data in (file.getvalue(), b"no picture"))
+    config = {**pixels_config(), "max_batch_size": 8}
+    config["input"][0].update(data_type="TYPE_STRING", dims=[1])
     servable = Servable.open(folder, config, version=1)
-    pictures = []
-    for size in (6, 9):
-        file = io.BytesIO()
-        Image.new("RGB", (size, size), "red").save(file, "PNG")
-        pictures.append(struct.pack("<I", len(file.getvalue())) + file.getvalue())
-    data = pictures[0] + struct.pack("<I", 5) + b"hello" + pictures[1] + pictures[1]
-    together = RequestTensor("x", "BYTES", (4, 1), memoryview(data))
-    results = execute(servable, request(together, rows=(1, 1, 2)))
-    assert isinstance(results, tuple)
-    small, bad, large = results
-    assert answer(small)["y"].shape == (1, 4, 6, 6)
-    assert answer(large)["y"].shape == (2, 4, 9, 9)
-    assert "input `x`" in problem(bad)
+    gathered = RequestTensor("x", "BYTES", (4, 1), memoryview(good + bad + good + good))
+    first, second, third = ask(servable, request(gathered, rows=(1, 1, 2)))[0]
+    assert "not a picture" in problem(second)
+    np.testing.assert_allclose(answer(third)["y"][1:], answer(first)["y"], rtol=1e-6)
 
 
-def test_without_batches_nothing_is_gathered(folder: Path) -> None:
-    assert Servable.open(folder, {"name": "m"}, version=1).joins == 0
+def test_batches_are_completed_where_rows_are_independent(folder: Path) -> None:
+    servable = Servable.open(folder, {"name": "m"}, version=1)
+    assert servable.config["max_batch_size"] > 1
+    assert "dynamic_batching" in servable.config
+    assert servable.config["input"][0]["dims"] == [3, -1, -1]
 
 
-def test_rows_that_depend_on_each_other_are_not_gathered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("text", ["max_batch_size: 0\n", 'backend: "tnn"\nmax_batch_size: 0'])
+def test_a_batch_size_that_is_written_down_counts(folder: Path, text: str) -> None:
+    (folder / "config.pbtxt").write_text(text)
+    servable = Servable.open(folder, {"name": "m"}, version=1)
+    assert not servable.config.get("max_batch_size")
+    assert servable.config["input"][0]["dims"] == [-1, 3, -1, -1]
+
+
+def test_rows_that_depend_on_each_other_are_not_joined(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "1").mkdir()
     graph = network({"x": (1, 4)}, ["ReduceMax r 1 1 x a 1 0", "Sub s 2 1 x a y -1"], ["y"])
     ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
     caplog.set_level("INFO")
     servable = Servable.open(tmp_path, {"name": "m", "max_batch_size": 4}, version=1)
-    assert "rows of output `y` depend on each other" in caplog.text
+    assert "requests are not joined" in caplog.text
     assert servable.joins == 0
+    assert not Servable.open(tmp_path, {"name": "m"}, version=1).config.get("max_batch_size")
+
+
+def test_large_outputs_are_computed_into_memory_of_the_server(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    graph = network({"x": (1, 3, 64, 64)}, CONVOLUTION, ["y"])
+    ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
+    config = {"name": "m", "parameters": {"engine": {"string_value": "openvino"}}}
+    servable = Servable.open(tmp_path, config, version=1)
+    given: dict[str, bytearray] = {}
+
+    def allocate(name: str, datatype: str, shape: tuple[int, ...], size: int) -> memoryview:
+        assert (datatype, shape, size) == ("FP32", (1, 4, 64, 64), 4 * 4 * 64 * 64)
+        given[name] = bytearray(size)
+        return memoryview(given[name])
+
+    x = np.random.default_rng(5).standard_normal((1, 3, 64, 64)).astype(np.float32)
+    wanted = ts.load(tmp_path / "1", "openvino").run({"x": x})["y"]
+    for _ in range(2):
+        given.clear()
+        assert ask(servable, request(tensor(x), allocate=allocate)) == [[]]
+        np.testing.assert_allclose(np.frombuffer(given["y"], np.float32).reshape(1, 4, 64, 64), wanted, atol=1e-5)
+        np.testing.assert_allclose(answer(ask(servable, request(tensor(x)))[0])["y"], wanted, atol=1e-5)
+
+
+def test_equal_files_and_settings_share_a_network(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    first = Servable.open(folder, {"name": "m"}, version=1)
+    second = Servable.open(copy, {"name": "n"}, version=1)
+    assert first.model is second.model
+    other = {"parameters": {"NUM_STREAMS": {"string_value": "2"}}}
+    assert Servable.open(copy, {"name": "n", **other}, version=1).model is not first.model

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
-from tnn_serving.engines.base import Options, TensorSpec
+from tnn_serving.engines.base import Arrays, Options, Shapes, TensorSpec
 from tnn_serving.errors import EngineError
 
 if TYPE_CHECKING:
@@ -59,7 +59,12 @@ class OnnxRuntime:
         session_options = ort.SessionOptions()
         session_options.log_severity_level = FATAL_ONLY
         if options.threads:
-            session_options.intra_op_num_threads = options.threads
+            # A run computes with this many threads, whichever of them are idle; runs side by side share them.
+            session_options.intra_op_num_threads = max(1, options.threads // max(1, options.streams))
+        # Threads that wait in a loop for the next operator would take the cores from other models and the server.
+        session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Plans of memory are kept for every combination of input shapes that ever came: growth without bound.
+        session_options.enable_mem_pattern = not _has_free_shapes(model)
         try:
             session = ort.InferenceSession(
                 model.SerializeToString(), session_options, providers=["CPUExecutionProvider"]
@@ -87,12 +92,23 @@ class OnnxRuntimeExecutable:
         """Outputs in the order of the model."""
         return self._outputs
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, feeds: Arrays, into: Arrays | None = None) -> dict[str, np.ndarray]:
         """One inference. Raises EngineError."""
         try:
-            return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+            answer = dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
         except Exception as error:
             raise EngineError("ONNX Runtime refused or failed", found=_reason(error)) from error
+        for name, target in (into or {}).items():
+            target[...] = answer[name]
+            answer[name] = target
+        return answer
+
+    def at(self, shapes: Shapes) -> None:
+        """``None``: a session is as fast with free shapes as with fixed ones."""
+
+
+def _has_free_shapes(model: onnx.ModelProto) -> bool:
+    return any(dim.HasField("dim_param") for item in model.graph.input for dim in item.type.tensor_type.shape.dim)
 
 
 def _reason(error: Exception) -> str:

@@ -13,6 +13,7 @@ from tnn_serving.graph import Graph
 
 PROTO_NAME = "proto.tnnproto"
 MODEL_NAME = "model.tnnmodel"
+ONNX_NAME = "model.onnx"
 
 Source = str | os.PathLike[str] | bytes
 
@@ -40,6 +41,26 @@ def model_files(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
         expected=f"{PROTO_NAME} and {MODEL_NAME}, or one *.tnnproto and one *.tnnmodel",
         found=", ".join(p.name for p in (*protos, *models)) or "neither",
     )
+
+
+def onnx_file(folder: str | os.PathLike[str]) -> Path | None:
+    """The ONNX model of a folder that holds one instead of TNN's pair: ``model.onnx``, or its only file of that kind.
+
+    Raises:
+        FormatError: there are several, or one beside a pair of TNN's.
+    """
+    path = Path(folder)
+    found = sorted(path.glob("*.onnx"))
+    if not found:
+        return None
+    pair = [*path.glob("*.tnnproto"), *path.glob("*.tnnmodel")]
+    if pair:
+        raise FormatError(
+            f"two models in {path}", expected="a .tnnproto with a .tnnmodel, or an .onnx", found=found[0].name
+        )
+    if len(found) > 1 and path / ONNX_NAME not in found:
+        raise FormatError(f"several models in {path}", expected=ONNX_NAME, found=", ".join(file.name for file in found))
+    return path / ONNX_NAME if path / ONNX_NAME in found else found[0]
 
 
 def read_model(proto: Source, model: Source | None = None) -> Graph:

@@ -9,19 +9,25 @@ import copy
 import difflib
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from tnn_serving.engines import Options, TensorSpec
+from tnn_serving.choice import PrecisionChoice, read_precision
+from tnn_serving.engines import TensorSpec
+from tnn_serving.engines.shapes import ShapeLimits
 from tnn_serving.errors import ConfigError, located
+from tnn_serving.serving.plan import PerformanceHint, read_hint
 from tnn_serving.translate.pictures import PictureInput
 
 log = logging.getLogger(__name__)
 
 BACKEND = "tnn"
+CONFIG_FILE = "config.pbtxt"
 
 TRITON_TYPE: dict[np.dtype, str] = {
     np.dtype(np.float32): "FP32",
@@ -80,17 +86,58 @@ def _size(text: str) -> tuple[int, int] | None:
 
 
 def _count(text: str) -> int:
-    number = int(text)
+    number = 0 if text.upper() == "AUTO" else int(text)
     if number < 0:
         raise ValueError("expected a number that is not negative")
     return number
+
+
+def _rows(text: str) -> int | None:
+    return None if text == "auto" else _count(text)
+
+
+UNITS = {"": 1, "B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+
+
+def read_bytes(text: str) -> int:
+    """A size in bytes, with or without a unit (of 1024). Raises ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B?)", text.strip().upper())
+    if match is None:
+        raise ValueError("expected a size such as 512MB")
+    unit = match[2] if match[2] in UNITS else match[2] + "B"
+    return int(float(match[1]) * UNITS[unit])
+
+
+def _shapes(text: str) -> tuple[dict[str, tuple[int, ...]], ...]:
+    if text.lower() == "none":
+        return ()
+    found = []
+    for combination in text.split(";"):
+        one = {}
+        for part in combination.split(","):
+            name, equals, dims = part.strip().rpartition("=")
+            if not equals:
+                raise ValueError("expected NAME=1x3x224x224")
+            one[name] = tuple(int(dim) for dim in dims.split("x"))
+        found.append(one)
+    return tuple(found)
+
+
+def _folder(text: str) -> Path | None:
+    return None if text.lower() == "none" else Path(text)
 
 
 PARAMETERS = {
     parameter.key: parameter
     for parameter in (
         Parameter("engine", "engine that runs the network: `auto`, `openvino` or `onnxruntime`", "auto", str),
-        Parameter("precision", "`f32`, or `bf16` on CPUs that have it: faster, 0.4 to 2 % off", "f32", str),
+        Parameter(
+            "precision",
+            "`f32`; `bf16` on CPUs that have it: faster, 0.4 to 2 % off; `auto`: `bf16` if measured to be faster by a "
+            "tenth and at most 1 % off",
+            "f32",
+            read_precision,
+        ),
         Parameter(
             "int8",
             "form of int8 layers: `exact` (TNN's codes), `fast` (int8 kernels), or `auto`: fast where that is safe",
@@ -99,7 +146,35 @@ PARAMETERS = {
         ),
         Parameter("raw_int8", "take and give int8 blobs as codes (`TYPE_INT8`) instead of float32", "false", _truth),
         Parameter("INFERENCE_NUM_THREADS", "inference threads; 0 for all that the process may use", "0", _count),
-        Parameter("NUM_STREAMS", "inferences side by side inside the engine; 0 lets it choose", "0", _count),
+        Parameter(
+            "NUM_STREAMS",
+            "inferences side by side inside the engine; 0 or `AUTO`: one, or one an instance",
+            "0",
+            _count,
+        ),
+        Parameter(
+            "PERFORMANCE_HINT",
+            "`LATENCY`: all threads for one inference, or divided among the instances; `THROUGHPUT`: an inference a "
+            "thread",
+            "LATENCY",
+            read_hint,
+        ),
+        Parameter(
+            "max_joined_rows",
+            "most rows of waiting requests that run as one inference; `auto` measures which number pays",
+            "auto",
+            _rows,
+        ),
+        Parameter("shape_cache_size", "shapes that are compiled for by themselves, the usual ones", "16", _count),
+        Parameter("shape_cache_bytes", "memory for them in all, such as `512MB` or `2GB`", "1GB", read_bytes),
+        Parameter(
+            "warm_shapes",
+            "shapes compiled for before the model is ready, such as `data=1x3x224x224; data=1x3x480x640`; several "
+            "inputs of one are joined by `,`",
+            "none",
+            _shapes,
+        ),
+        Parameter("cache_dir", "folder for what was measured and compiled, or `none`", "none", _folder),
         Parameter("scale", "factor of each channel: one number, or one a channel", "1", _numbers, per_input=True),
         Parameter("bias", "added after `scale`: one number, or one a channel", "0", _numbers, per_input=True),
         Parameter(
@@ -132,12 +207,19 @@ class Settings:
     """What a configuration says to us, read and checked as far as that goes without the network."""
 
     engine: str
-    options: Options
+    precision: PrecisionChoice
+    threads: int
+    streams: int
+    hint: PerformanceHint
+    cache_dir: Path | None
     int8: str
     raw_int8: bool
     pictures: dict[str, PictureInput]
     encoded: frozenset[str]
     max_batch_size: int
+    max_joined_rows: int | None
+    shapes: ShapeLimits
+    warm_shapes: tuple[dict[str, tuple[int, ...]], ...]
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
@@ -164,7 +246,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         text = given.get(spelled, parameter.default)
         try:
             return parameter.read(text)
-        except ValueError as error:
+        except (ValueError, ConfigError) as error:
             raise ConfigError(f"parameter `{spelled}` cannot be read", expected=parameter.doc, found=text) from error
 
     for key in given:
@@ -173,16 +255,13 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
             log.warning(
                 "parameter `%s` of config.pbtxt is not known%s", key, f"; is `{near[0]}` meant?" if near else ""
             )
-    options = Options.of(
-        {
-            "threads": value("INFERENCE_NUM_THREADS"),
-            "streams": value("NUM_STREAMS"),
-            "precision": value("precision"),
-        }
-    )
     return Settings(
         engine=value("engine"),
-        options=options,
+        precision=value("precision"),
+        threads=value("INFERENCE_NUM_THREADS"),
+        streams=value("NUM_STREAMS"),
+        hint=value("PERFORMANCE_HINT"),
+        cache_dir=value("cache_dir"),
         int8=value("int8"),
         raw_int8=value("raw_int8"),
         pictures={
@@ -196,7 +275,30 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         },
         encoded=frozenset(name for name in pictures if inputs[name]["data_type"] == "TYPE_STRING"),
         max_batch_size=int(config.get("max_batch_size", 0)),
+        max_joined_rows=value("max_joined_rows"),
+        shapes=ShapeLimits(value("shape_cache_size"), value("shape_cache_bytes")),
+        warm_shapes=value("warm_shapes"),
     )
+
+
+_TOKEN = re.compile(
+    r"""\#[^\n]* | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' | [{}\[\]<>] | (?P<field>[A-Za-z_]\w*)\s*(?=[:{<\[])""",
+    re.VERBOSE,
+)
+
+
+def top_level_fields(text: str) -> set[str]:
+    """The names of the fields that a protobuf text (config.pbtxt) sets at its top level."""
+    fields = set()
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        if token["field"] and depth == 0:
+            fields.add(token["field"])
+        elif token[0] in ("{", "[", "<"):
+            depth += 1
+        elif token[0] in ("}", "]", ">"):
+            depth -= 1
+    return fields
 
 
 def complete(

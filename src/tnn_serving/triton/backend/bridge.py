@@ -23,6 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Protocol, TypeAlias, cast
 
+from tnn_serving.engines.background import BACKGROUND
+from tnn_serving.engines.shapes import ShapeCounts
 from tnn_serving.errors import (
     CancelledError,
     ConfigError,
@@ -34,7 +36,8 @@ from tnn_serving.errors import (
     TnnError,
     UnsupportedLayer,
 )
-from tnn_serving.serving.servable import Requests, RequestTensor, Response, Result, Servable
+from tnn_serving.serving.servable import Requests, Response, Result, Servable
+from tnn_serving.serving.tensors import RequestTensor
 from tnn_serving.triton.backend.executions import Failures, Watch
 from tnn_serving.triton.backend.metrics import Metrics, ModelMetrics, Publisher
 
@@ -220,6 +223,7 @@ def backend_fini() -> None:
     faulthandler.unregister(STACKS_SIGNAL)
     faulthandler.disable()
     _Backend.watch.stop()
+    BACKGROUND.stop()
     logging.shutdown()
 
 
@@ -278,7 +282,9 @@ class Model:
         self.version = version
         self._servable = servable
         self._metrics = metrics
-        self._executions = _Backend.watch.executions(metrics.oldest_execution)
+        self._told_counts = ShapeCounts()
+        metrics.memory(servable.memory_bytes())
+        self._executions = _Backend.watch.executions(self._publish)
         self._failures = Failures(metrics.engine_errors)
         self.completed_config = json.dumps(servable.config).encode()
         self.max_batch_size = int(servable.config.get("max_batch_size", 0))
@@ -317,6 +323,15 @@ class Model:
         """
         self._executions.end(ticket)
         _Backend.shim.finish(ticket, self._told(result))
+
+    def _publish(self, oldest_s: float) -> None:
+        """Called about twice a second while something runs."""
+        self._metrics.oldest_execution(oldest_s)
+        now, before = self._servable.shape_counts(), self._told_counts
+        self._metrics.shape_cache(now.hits - before.hits, now.misses - before.misses, now.size)
+        if now.size != before.size:
+            self._metrics.memory(self._servable.memory_bytes())
+        self._told_counts = now
 
     def _told(self, result: Result) -> Answer | tuple[Answer, ...]:
         if isinstance(result, tuple):
