@@ -12,6 +12,7 @@ import faulthandler
 import importlib
 import json
 import logging
+import signal
 import sys
 import threading
 import traceback
@@ -37,7 +38,7 @@ from tnn_serving.errors import (
 )
 from tnn_serving.serving.servable import Requests, Response, Result, Servable
 from tnn_serving.serving.tensors import RequestTensor
-from tnn_serving.triton.backend.executions import Watch
+from tnn_serving.triton.backend.executions import Failures, Watch
 from tnn_serving.triton.backend.metrics import Metrics, ModelMetrics, Publisher
 
 # TRITONSERVER_Error_Code
@@ -69,6 +70,9 @@ _LOG_LEVELS = {
 SWITCH_INTERVAL_S = 0.0002
 """How long one server thread may keep the GIL while another waits. With Python's default of 5 ms, a model that computes
 in Python delays every answer of all other models by that much."""
+
+STACKS_SIGNAL = signal.SIGUSR1
+"""Has Python print what each of its threads is doing to stderr."""
 
 TRITONS_OWN_OPTIONS = frozenset(
     {"auto-complete-config", "backend-directory", "default-max-batch-size", "min-compute-capability"}
@@ -203,6 +207,8 @@ def backend_init(config_json: str) -> None:
     # For crashes while models are loaded at the server's start, when Triton has no handler yet: shows which model and
     # step. Later Triton's own handler, which replaces this one, shows the C frames.
     faulthandler.enable()
+    # For executions that hang: the supervisor asks for the stacks of all threads before it kills the server.
+    faulthandler.register(STACKS_SIGNAL, all_threads=True)
     root = logging.getLogger()
     root.addHandler(TritonLogHandler(_Backend.shim))
     logging.captureWarnings(True)
@@ -214,6 +220,7 @@ def backend_init(config_json: str) -> None:
 def backend_fini() -> None:
     """Called by the shim when the server ends and all models are closed."""
     # Before Python's end: its last frames are no longer worth a look, and the handler must not outlive them.
+    faulthandler.unregister(STACKS_SIGNAL)
     faulthandler.disable()
     _Backend.watch.stop()
     BACKGROUND.stop()
@@ -262,7 +269,7 @@ class Group(Requests):
     One is made for each group, so it makes little else: most functions that a Requests carries are methods here.
     """
 
-    __slots__ = ("_ticket",)
+    __slots__ = ("_failures", "_ticket")
 
     def __init__(
         self,
@@ -271,8 +278,10 @@ class Group(Requests):
         outputs: tuple[str, ...],
         rows: tuple[int, ...],
         traced: bool,
+        failures: Failures,
     ) -> None:
         self._ticket = ticket
+        self._failures = failures
         self.inputs = inputs
         self.outputs = outputs
         self.rows = rows
@@ -292,7 +301,7 @@ class Group(Requests):
         Raises:
             RuntimeError: it has been answered before.
         """
-        _Backend.shim.finish(self._ticket, _told(result))
+        _Backend.shim.finish(self._ticket, _told(result, self._failures))
 
 
 class Model:
@@ -312,6 +321,7 @@ class Model:
         self._metrics = metrics
         self._told_counts = ShapeCounts()
         metrics.memory(servable.memory_bytes())
+        self._failures = Failures(metrics.engine_errors)
         _Backend.watch.add(handle, self._publish)
         self.completed_config = json.dumps(servable.config).encode()
         self.max_batch_size = int(servable.config.get("max_batch_size", 0))
@@ -323,7 +333,7 @@ class Model:
         inputs = {}
         for tensor in tensors:
             inputs[tensor[0]] = RequestTensor(*tensor)
-        requests = Group(ticket, inputs, outputs, rows, traced)
+        requests = Group(ticket, inputs, outputs, rows, traced, self._failures)
         watch = _Backend.watch
         if watch.sleeps:
             watch.wake()
@@ -331,8 +341,8 @@ class Model:
             result = self._servable.execute(requests, requests.finish)
         except BaseException as error:  # SystemExit too: a model must not end the server's thread
             log_exception(f"executing model {self.name} version {self.version}", error, error.__traceback__)
-            return triton_error(error)
-        return None if result is None else _told(result)
+            return _told_error(error, self._failures)
+        return None if result is None else _told(result, self._failures)
 
     def _publish(self, oldest_s: float) -> None:
         """Called about twice a second while something runs."""
@@ -350,9 +360,23 @@ class Model:
         self._servable.close()
 
 
-def _told(result: Result) -> Answer | tuple[Answer, ...]:
+def _told(result: Result, failures: Failures) -> Answer | tuple[Answer, ...]:
     """A result for the shim, which reads outputs from a list as they are, and empties it: whoever made the list may
     keep it for longer than the engine can spare the memory of the outputs."""
     if isinstance(result, tuple):
-        return tuple([triton_error(each) if isinstance(each, BaseException) else each for each in result])
-    return triton_error(result) if isinstance(result, BaseException) else result  # the Servable has logged surprises
+        return tuple([_told_one(each, failures) for each in result])
+    return _told_one(result, failures)
+
+
+def _told_one(response: Response | Exception, failures: Failures) -> Answer:
+    if isinstance(response, BaseException):
+        return _told_error(response, failures)  # the Servable has logged surprises
+    failures.answered()
+    return response
+
+
+def _told_error(error: BaseException, failures: Failures) -> TritonError:
+    told = triton_error(error)
+    if told.triton_code == INTERNAL:
+        failures.failed()
+    return told

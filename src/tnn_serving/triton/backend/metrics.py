@@ -54,6 +54,9 @@ MEMORY_BYTES = Family("tnn_model_memory_bytes", GAUGE, "Memory that the model ta
 OLDEST_EXECUTION = Family(
     "tnn_oldest_execution_seconds", GAUGE, "Age of the oldest execution that still runs; 0 when none does"
 )
+ENGINE_ERRORS = Family(
+    "tnn_engine_errors_in_a_row", GAUGE, "Internal errors since the last answer; wrong requests do not count"
+)
 
 FAMILIES = (
     ENGINE,
@@ -66,6 +69,7 @@ FAMILIES = (
     DECODE_COUNT,
     MEMORY_BYTES,
     OLDEST_EXECUTION,
+    ENGINE_ERRORS,
 )
 
 
@@ -118,6 +122,10 @@ class ModelMetrics:
     def oldest_execution(self, seconds: float) -> None:
         """The oldest execution that still runs has this age; 0 when none does."""
         self._set(OLDEST_EXECUTION, seconds)
+
+    def engine_errors(self, count: int) -> None:
+        """So many internal errors since the last answer."""
+        self._set(ENGINE_ERRORS, count)
 
     def close(self) -> None:
         """Takes all series away; what is told afterwards is not published."""
