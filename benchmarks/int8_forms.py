@@ -99,35 +99,73 @@ def single(graph: Graph, step: Step) -> Graph:
     )
 
 
-def wrong_codes(graph: Graph, inputs: dict[str, np.ndarray], engine: str, options: Options) -> Iterator[np.ndarray]:
-    """Steps by which the fast form is off, for each int8 layer fed with the exact codes."""
+def _wanted(graph: Graph) -> tuple[list[Step], list[str]]:
+    """The int8 layers as they run, and every blob they read or write that a layer makes."""
     found = [step for step in steps(graph) if step.layer.quantized]
-    wanted = dict.fromkeys(
+    names = dict.fromkeys(
         name
         for step in found
         for name in (*step.layer.inputs, *step.outputs, *((step.absorbed,) if step.absorbed else ()))
-        if name not in graph.constants
     )
     fed = {item.name for item in graph.inputs}
-    exact = Model(graph, "onnxruntime", options, int8="exact", raw_int8=True)
-    codes = {}
-    for spec in exact.inputs:
-        value = inputs[spec.name]
+    return found, [name for name in names if name not in graph.constants and name not in fed]
+
+
+def _input_codes(graph: Graph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Network inputs as int8 layers get them."""
+    codes = dict(inputs)
+    for spec in Model(graph, "onnxruntime", int8="exact", raw_int8=True).inputs:
         if spec.dtype == np.int8:
             scale = graph.scales[spec.name]
-            v = value / scale.scales()[0] + scale.zero_points()[0]
-            value = np.trunc(np.clip(v + np.where(v >= 0, 0.5, -0.5), -128, 127)).astype(np.int8)
-        codes[spec.name] = value
-    blobs = {**codes, **exact.run(codes, outputs=[name for name in wanted if name not in fed])}
+            v = inputs[spec.name] / scale.scales()[0] + scale.zero_points()[0]
+            codes[spec.name] = np.trunc(np.clip(v + np.where(v >= 0, 0.5, -0.5), -128, 127)).astype(np.int8)
+    return codes
+
+
+def _alone(
+    graph: Graph, step: Step, blobs: dict[str, np.ndarray], engine: str, options: Options, form: str
+) -> dict[str, np.ndarray] | None:
+    """What one layer makes of these codes; ``None`` for a layer that reads other things than codes."""
+    part = single(graph, step)
+    part.inputs = [Input(item.name, blobs[item.name].shape) for item in part.inputs]
+    if any(blobs[item.name].dtype != np.int8 for item in part.inputs):
+        return None
+    model = Model(part, engine, options, int8=form, raw_int8=True)
+    return model.run({item.name: blobs[item.name] for item in part.inputs})
+
+
+def _steps_off(got: dict[str, np.ndarray] | None, right: dict[str, np.ndarray] | None) -> Iterator[np.ndarray]:
+    for name in got.keys() & right.keys() if got and right else ():
+        yield np.abs(got[name].astype(np.int16) - right[name].astype(np.int16))
+
+
+def wrong_codes(graph: Graph, inputs: dict[str, np.ndarray], engine: str, options: Options) -> Iterator[np.ndarray]:
+    """Steps by which the fast form is off, for each int8 layer alone, fed with the exact codes."""
+    found, wanted = _wanted(graph)
+    codes = _input_codes(graph, inputs)
+    exact = Model(graph, "onnxruntime", options, int8="exact", raw_int8=True)
+    blobs = {**codes, **exact.run(codes, outputs=wanted)}
     for step in found:
-        part = single(graph, step)
-        part.inputs = [Input(item.name, blobs[item.name].shape) for item in part.inputs]
-        if any(blobs[item.name].dtype != np.int8 for item in part.inputs):
+        yield from _steps_off(_alone(graph, step, blobs, engine, options, "fast"), blobs)
+
+
+def wrong_codes_in_place(
+    graph: Graph, inputs: dict[str, np.ndarray], engine: str, options: Options
+) -> Iterator[np.ndarray]:
+    """The same for each int8 layer in its network, where engines join layers: what it made of the codes that it got."""
+    found, wanted = _wanted(graph)
+    blobs = _input_codes(graph, inputs)
+    raw = Model(graph, "onnxruntime", options, int8="exact", raw_int8=True).run(blobs, outputs=wanted)
+    for name, real in Model(graph, engine, options, int8="fast").run(inputs, outputs=wanted).items():
+        if raw[name].dtype != np.int8:
+            blobs[name] = real
             continue
-        model = Model(part, engine, options, int8="fast", raw_int8=True)
-        got = model.run({item.name: blobs[item.name] for item in part.inputs})
-        for name, value in got.items():
-            yield np.abs(value.astype(np.int16) - blobs[name].astype(np.int16))
+        stored = graph.scales[name]
+        tail = (1,) * (real.ndim - 2)
+        scale, zero = (values.reshape(-1, *tail) for values in (stored.scales(), stored.zero_points()))
+        blobs[name] = np.rint(real / np.where(scale == 0, 1, scale) + zero).astype(np.int8)
+    for step in found:
+        yield from _steps_off(blobs, _alone(graph, step, blobs, "onnxruntime", options, "exact"))
 
 
 def row(path: Path, engine: str, arguments: argparse.Namespace) -> Row:

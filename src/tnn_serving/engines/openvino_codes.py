@@ -1,4 +1,4 @@
-"""Int8 codes in the types that OpenVINO's CPU kernels are fastest with.
+"""Int8 codes in the type that OpenVINO's CPU kernels are fastest with.
 
 Its AVX-512 convolutions want unsigned inputs. Signed codes are given to them as ``code + 128``: one more step behind
 every convolution, and a correction in every next one. Both can be spared, and the codes stay the same:
@@ -27,9 +27,10 @@ def unsigned_codes(network: ov.Model) -> None:
     quantisations = [node for node in network.get_ordered_ops() if _quantises(node)]
     positive = _positive(network, quantisations)
     for node in quantisations:
+        readers = _readers(node)
         if node.get_friendly_name() in positive:
             _make_unsigned(node)
-        elif all(map(_is_float, _readers(node))) and any(_unpadded(reader) is not None for reader in _readers(node)):
+        elif all(map(_is_float, readers)) and any(_whole_windows(reader) is not None for reader in readers):
             _make_shifted(node)
     if quantisations:
         network.validate_nodes_and_infer_types()
@@ -45,10 +46,10 @@ def _quantises(node: ov.Node) -> bool:
     limits = _source(node)
     if limits.get_type_name() != "FakeQuantize":
         return False
-    low, high, out_low, out_high = (_constant(limits.input_value(k)) for k in range(1, 5))
-    if low is None or high is None or out_low is None or out_high is None or low.size != 1:
+    high, out_low, out_high = (_constant(limits.input_value(k)) for k in (2, 3, 4))
+    if high is None or out_low is None or out_high is None or high.size != 1:
         return False
-    return bool((out_low == -SHIFT).all() and (out_high == SHIFT - 1).all() and low < 0 < high)
+    return bool(high > 0 and (out_low == -SHIFT).all() and (out_high == SHIFT - 1).all())
 
 
 def _positive(network: ov.Model, quantisations: list[ov.Node]) -> set[str]:
@@ -60,22 +61,20 @@ def _positive(network: ov.Model, quantisations: list[ov.Node]) -> set[str]:
     names = set(nodes)
     nodes |= {node.get_friendly_name(): node for node in network.get_ordered_ops() if _moves_codes(node)}
     kept = set(nodes)
-    while True:
-        wrong = {name for name in kept if not _fits(nodes[name], kept)}
-        if not wrong:
-            return kept & names
+    while wrong := {name for name in kept if not _fits(nodes[name], kept)}:
         kept -= wrong
+    return kept & names
 
 
 def _fits(node: ov.Node, kept: set[str]) -> bool:
-    """What the codes come from and where they go is unsigned too."""
+    """Where the codes come from and where they go is among ``kept``, or computes in float32."""
     if not all(_is_float(reader) or reader.get_friendly_name() in kept for reader in _readers(node)):
         return False
     if _moves_codes(node):
-        inputs = node.input_values() if node.get_type_name() == "Concat" else [node.input_value(0)]
-        return all(value.get_node().get_friendly_name() in kept for value in inputs)
-    origin = _recoded(node)
-    return origin is None or origin.get_friendly_name() in kept
+        origins = [value.get_node() for value in node.input_values()[: None if node.get_type_name() == "Concat" else 1]]
+    else:
+        origins = [origin] if (origin := _recoded(node)) is not None else []
+    return all(origin.get_friendly_name() in kept for origin in origins)
 
 
 def _moves_codes(node: ov.Node) -> bool:
@@ -83,19 +82,18 @@ def _moves_codes(node: ov.Node) -> bool:
 
 
 def _from_relu(node: ov.Node) -> bool:
-    return bool(_source(_source(node)).get_type_name() == "Relu")
+    activation = _source(_source(node))
+    return activation.get_type_name() == "Relu" and len(_readers(activation)) == 1
 
 
 def _recoded(node: ov.Node) -> ov.Node | None:
     """The codes that a quantisation gets, dequantised and perhaps pooled; ``None`` if it gets something else."""
     x = _source(_source(node))
-    if x.get_type_name() == "MaxPool":
-        x = _source(x)
-    return _dequantised(x)
+    return _dequantised(_source(x) if x.get_type_name() == "MaxPool" else x)
 
 
 def _dequantised(node: ov.Node) -> ov.Node | None:
-    """The codes behind DequantizeLinear without zero point: Convert, Subtract, Multiply."""
+    """The codes behind DequantizeLinear without zero point, as OpenVINO reads it: Convert, Subtract, Multiply."""
     if node.get_type_name() != "Multiply" or _constant(node.input_value(1)) is None:
         return None
     shifted = _source(node)
@@ -105,82 +103,76 @@ def _dequantised(node: ov.Node) -> ov.Node | None:
     return _source(_source(shifted)) if zero is not None and not zero.any() else None
 
 
-def _unpadded(reader: ov.Node) -> tuple[ov.Node, np.ndarray] | None:
-    """The convolution that alone reads these codes, and sums of its filters, if all outputs see whole windows."""
+def _whole_windows(reader: ov.Node) -> tuple[ov.Node, np.ndarray] | None:
+    """The convolution without padding that alone reads these codes, and the sum of each of its filters."""
     node = reader
     for wanted in ("Subtract", "Multiply", "Convolution"):
-        readers = _readers(node)
-        if len(readers) != 1 or readers[0].get_type_name() != wanted:
+        (node, *others) = _readers(node) or [node]
+        if others or node.get_type_name() != wanted:
             return None
-        node = readers[0]
-    scale, filters = _constant(_source(node).input_value(1)), _constant(node.input_value(1))
+    dequantised, filters = _source(node), _constant(node.input_value(1))
     attributes = node.get_attributes()
-    if scale is None or filters is None or any((*attributes["pads_begin"], *attributes["pads_end"])):
+    padded = any((*attributes["pads_begin"], *attributes["pads_end"])) or attributes["auto_pad"] != "explicit"
+    scale = _constant(dequantised.input_value(1))
+    if padded or scale is None or filters is None or _dequantised(dequantised) is None:
         return None
-    return node, (filters.astype(np.float64) * scale).sum(axis=tuple(range(1, filters.ndim)))
+    return node, (filters * scale).sum(axis=tuple(range(1, filters.ndim)))
 
 
 # ---- what is made ----
 
 
 def _make_unsigned(node: ov.Node) -> None:
-    """Codes from 0 to 127 as uint8. At 0 the conversion itself stops."""
+    """Codes from 0 to 127 as uint8. At 0 the conversion stops by itself."""
     limits = _source(node)
     step = _step(limits)
     x = limits.input_value(0)
-    if x.get_node().get_type_name() == "Relu" or not _within(node):
+    if not _recoded_within(node, step):
         if x.get_node().get_type_name() == "Relu":
             x = x.get_node().input_value(0)
-        x = ops.clamp(x, 0.0, float(step * (SHIFT - 1))).output(0)
-        # A clamp right in front is merged into the quantisation, which then rounds and stops in steps of its own. The
-        # second one stops nothing, is merged instead, and changes no step.
-        x = ops.clamp(x, float(step * 1e-6), float(step * 300)).output(0)
-    replace_node(node, _quantised(x, step))
+        x = ops.clamp(x, 0.0, step * (SHIFT - 1)).output(0)
+        # The plugin merges a clamp right in front into the quantisation, and then rounds and stops in steps of its own.
+        # This one, which changes no code, is merged instead and leaves the other alone.
+        x = ops.clamp(x, step * 1e-6, step * 3 * SHIFT).output(0)
+    _replace(node, _quantised(x, step))
 
 
 def _make_shifted(node: ov.Node) -> None:
     """``code + 128`` as uint8."""
     limits = _source(node)
     step = _step(limits)
-    shifted = ops.add(limits.input_value(0), ops.constant(np.float32(step * SHIFT)))
-    made = _quantised(shifted.output(0), step)
     for reader in _readers(node):
-        found = _unpadded(reader)
-        if found is None:
-            target = reader.output(0).get_target_inputs()
-            back = ops.subtract(reader, ops.constant(np.float32(SHIFT)))
-            for entry in target:
-                entry.replace_source_output(back.output(0))
-        else:
+        found = _whole_windows(reader)
+        if found is not None:
             convolution, sums = found
-            share = (-SHIFT * sums).astype(np.float32).reshape(1, -1, *(1,) * (len(convolution.get_output_partial_shape(0)) - 2))
-            targets = convolution.output(0).get_target_inputs()
-            whole = ops.add(convolution, ops.constant(share))
-            for entry in targets:
-                entry.replace_source_output(whole.output(0))
-    replace_node(node, made)
+            axes = len(convolution.get_output_partial_shape(0)) - 2
+            _subtract_behind(convolution, (SHIFT * sums).reshape(1, -1, *(1,) * axes))
+        else:
+            _subtract_behind(reader, np.array(SHIFT))
+    shifted = ops.add(limits.input_value(0), ops.constant(np.float32(step * SHIFT)))
+    _replace(node, _quantised(shifted.output(0), step))
 
 
-def _quantised(x: ov.Output, step: np.float32) -> ov.Node:
+def _quantised(x: ov.Output, step: float) -> ov.Node:
     top = 2 * SHIFT - 1
     low, high = ops.constant(np.float32(0)), ops.constant(np.float32(top))
     limits = ops.fake_quantize(x, low, ops.constant(np.float32(top * step)), low, high, 2 * SHIFT)
     return ops.convert(limits, "u8")
 
 
-def _within(node: ov.Node) -> bool:
-    """Codes that are quantised again cannot come out larger than 127."""
+def _recoded_within(node: ov.Node, step: float) -> bool:
+    """Quantises codes again, none of which comes out larger than 127."""
+    if _recoded(node) is None:
+        return False
     x = _source(_source(node))
-    scaled = _source(x) if x.get_type_name() == "MaxPool" else x
-    scale = _constant(scaled.input_value(1))
-    return scale is not None and bool((scale <= _step(_source(node))).all())
+    scale = _constant((_source(x) if x.get_type_name() == "MaxPool" else x).input_value(1))
+    return scale is not None and bool((scale <= step).all())
 
 
-def _step(limits: ov.Node) -> np.float32:
+def _step(limits: ov.Node) -> float:
     """The number that one code stands for."""
     high = _constant(limits.input_value(2))
-    assert high is not None
-    return np.float32(high.ravel()[0] / (SHIFT - 1))
+    return float("nan") if high is None else float(high.ravel()[0]) / (SHIFT - 1)
 
 
 # ---- the graph ----
@@ -197,6 +189,26 @@ def _readers(node: ov.Node) -> list[ov.Node]:
 def _is_float(node: ov.Node) -> bool:
     """A conversion to float32: where computing with codes begins."""
     return bool(node.get_type_name() == "Convert" and node.get_element_type() == ov.Type.f32)
+
+
+def _replace(node: ov.Node, made: ov.Node) -> None:
+    made.set_friendly_name(node.get_friendly_name())
+    replace_node(node, made)
+
+
+def _subtract_behind(node: ov.Node, value: np.ndarray) -> None:
+    """Who reads ``node`` then reads it less ``value``; a subtraction of zero that is there already takes it over."""
+    readers = _readers(node)
+    constant = ops.constant(value.astype(np.float32))
+    if len(readers) == 1 and readers[0].get_type_name() == "Subtract":
+        zero = _constant(readers[0].input_value(1))
+        if zero is not None and not zero.any():
+            readers[0].input(1).replace_source_output(constant.output(0))
+            return
+    targets = node.output(0).get_target_inputs()
+    less = ops.subtract(node, constant)
+    for target in targets:
+        target.replace_source_output(less.output(0))
 
 
 def _constant(value: ov.Output) -> np.ndarray | None:
