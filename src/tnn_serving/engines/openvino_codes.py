@@ -87,9 +87,15 @@ def _from_relu(node: ov.Node) -> bool:
 
 
 def _recoded(node: ov.Node) -> ov.Node | None:
-    """The codes that a quantisation gets, dequantised and perhaps pooled; ``None`` if it gets something else."""
+    """The codes that a quantisation to the same or larger steps gets, dequantised and perhaps pooled; else ``None``."""
     x = _source(_source(node))
-    return _dequantised(_source(x) if x.get_type_name() == "MaxPool" else x)
+    if x.get_type_name() == "MaxPool":
+        x = _source(x)
+    codes = _dequantised(x)
+    if codes is None:
+        return None
+    scale = _constant(x.input_value(1))
+    return codes if scale is not None and bool((scale <= _step(_source(node))).all()) else None
 
 
 def _dequantised(node: ov.Node) -> ov.Node | None:
@@ -127,10 +133,8 @@ def _make_unsigned(node: ov.Node) -> None:
     limits = _source(node)
     step = _step(limits)
     x = limits.input_value(0)
-    if not _recoded_within(node, step):
-        if x.get_node().get_type_name() == "Relu":
-            x = x.get_node().input_value(0)
-        x = ops.clamp(x, 0.0, step * (SHIFT - 1)).output(0)
+    if _recoded(node) is None:
+        x = ops.clamp(x.get_node().input_value(0), 0.0, step * (SHIFT - 1)).output(0)
         # The plugin merges a clamp right in front into the quantisation, and then rounds and stops in steps of its own.
         # This one, which changes no code, is merged instead and leaves the other alone.
         x = ops.clamp(x, step * 1e-6, step * 3 * SHIFT).output(0)
@@ -158,15 +162,6 @@ def _quantised(x: ov.Output, step: float) -> ov.Node:
     low, high = ops.constant(np.float32(0)), ops.constant(np.float32(top))
     limits = ops.fake_quantize(x, low, ops.constant(np.float32(top * step)), low, high, 2 * SHIFT)
     return ops.convert(limits, "u8")
-
-
-def _recoded_within(node: ov.Node, step: float) -> bool:
-    """Quantises codes again, none of which comes out larger than 127."""
-    if _recoded(node) is None:
-        return False
-    x = _source(_source(node))
-    scale = _constant((_source(x) if x.get_type_name() == "MaxPool" else x).input_value(1))
-    return scale is not None and bool((scale <= step).all())
 
 
 def _step(limits: ov.Node) -> float:
