@@ -1,4 +1,4 @@
-"""The fast form of int8 layers, layer by layer: given the same codes, within one step of TNN and almost always equal."""
+"""The fast form of int8 layers, one by one: given the same codes, within one step of TNN and almost always equal."""
 
 from __future__ import annotations
 
