@@ -351,8 +351,9 @@ def test_pause_of_program_and_server_is_no_hang(program: Callable[..., Program])
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     time.sleep(2 * hang_timeout_s)  # the pause itself is what is tried
-    for pid in reversed(pids):
+    for pid in pids:
         os.kill(pid, signal.SIGCONT)
+        time.sleep(1)  # so that the program surely finds a server that has been silent for the whole pause
     url = f"http://127.0.0.1:{running.health_port}"
     paused_until = time.monotonic()
 
