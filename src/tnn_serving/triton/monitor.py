@@ -31,8 +31,8 @@ LOOK_S = 1.0
 LOOK_TIMEOUT_S = 2.0
 REMEMBERED_RESTARTS = 20
 UNWATCHED_S = 2.0
-"""When nobody has asked for a fault for this long, this process did not run: it was stopped together with its server, as
-in a frozen container. What lasts since before that is not held against the server."""
+"""When nobody has asked for a fault for this long, this process did not run: it was stopped together with its server,
+as in a frozen container. What lasts since before that is not held against the server."""
 
 ENGINE_GRACE_S = 5.0
 LONGEST_ENGINE_GRACE_S = 600.0
