@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,9 @@ from tnn_serving.formats import read_model
 from tnn_serving.graph import Graph
 from tnn_serving.int8 import Decision, decide, processor
 from tnn_serving.layers.quantized import Form
+from tnn_serving.translate.builder import SAMPLE_LIMIT
 from tnn_serving.translate.graph import Blob, check_shapes, fingerprint, free_dims, translate
+from tnn_serving.translate.limits import UNLIMITED, Limits
 from tnn_serving.translate.pictures import PictureInput
 
 log = logging.getLogger(__name__)
@@ -114,8 +117,10 @@ class Model:
         int8: str = "auto",
         raw_int8: bool = False,
         cpu: Cpu | None = None,
+        limits: Limits = UNLIMITED,
     ) -> None:
         self.graph = graph
+        self._limits = limits
         self._int8 = int8
         self._raw_int8 = raw_int8
         self._cpu = cpu or processor()
@@ -125,12 +130,13 @@ class Model:
         self._options = options or Options()
         self._lock = threading.Lock()
         self._compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], Executable] = {}
-        self._taken: dict[tuple[tuple[str, tuple[int, ...]], ...], None] = {}
+        self._taken: dict[object, None] = {}
         self._optional = _optional(graph)
-        self._free = free_dims(graph, given=self._optional)
+        self._free = free_dims(graph, given=self._optional, limits=limits)
         everything = translate(
-            graph, given=self._optional, symbolic=self._free, pictures=self._pictures, raw_int8=raw_int8
+            graph, given=self._optional, symbolic=self._free, pictures=self._pictures, raw_int8=raw_int8, limits=limits
         )
+        self._sizing = everything.sizing
         self._inputs = {blob.name: _spec(blob) for blob in everything.inputs}
         self._sizes = {blob.name: tuple(dim or 0 for dim in blob.dims) for blob in everything.inputs}
         for name in self._inputs:
@@ -138,6 +144,7 @@ class Model:
                 log.warning("%s: input `%s` is not used by any layer", graph.source, name)
         self._blobs = everything.blobs
         self._executable(tuple(graph.outputs), ())
+        self._limits = replace(limits, deadline_s=math.inf)  # requests have no part in the time for loading
 
     @property
     def engine(self) -> str:
@@ -199,17 +206,18 @@ class Model:
 
     def _check_shapes(self, feeds: Mapping[str, np.ndarray], given: Sequence[str]) -> None:
         """Asks the layers about shapes that were not seen before: engines answer some that do not fit with garbage."""
-        key = tuple((name, array.shape) for name, array in feeds.items())
+        values = {name: feeds[name] for name in self._sizing if name in feeds and feeds[name].size <= SAMPLE_LIMIT}
+        shapes = {name: array.shape for name, array in feeds.items()}
+        key = tuple(shapes.items()), tuple(array.tobytes() for array in values.values())
         if key in self._taken:
             return
-        shapes = dict(key)
         for name in self._pictures.keys() & shapes.keys():
             n, h, w, c = shapes[name]
             shapes[name] = (n, c, h, w)
         try:
-            check_shapes(self.graph, shapes, given=given)
+            check_shapes(self.graph, shapes, given=given, values=values, limits=self._limits)
         except TnnError as error:
-            sizes = ", ".join(f"`{name}` {list(shape)}" for name, shape in key)
+            sizes = ", ".join(f"`{name}` {list(array.shape)}" for name, array in feeds.items())
             raise RequestError(f"the network does not take {sizes}", found=str(error)) from error
         while len(self._taken) >= REMEMBERED_SHAPES:
             self._taken.pop(next(iter(self._taken)), None)
@@ -251,6 +259,7 @@ class Model:
                 pictures=self._pictures,
                 form=decision.form,
                 raw_int8=self._raw_int8,
+                limits=self._limits,
             )
             exact = self.graph.quantized and decision.form is Form.EXACT
             try:

@@ -18,8 +18,9 @@ from onnx import shape_inference
 from onnx.defs import OpSchema, get_schema
 from onnx.reference import ReferenceEvaluator
 
-from tnn_serving.errors import ShapeError, WeightsError
+from tnn_serving.errors import LimitError, ShapeError, WeightsError, located
 from tnn_serving.graph import Tensor
+from tnn_serving.translate.limits import UNLIMITED, Limits
 
 OPSET = 21
 IR_VERSION = 10
@@ -30,6 +31,23 @@ LAYER_KEY = "tnn.layer"
 
 SAMPLE_LIMIT = 4096
 """Largest tensor, in elements, whose value is followed through shape arithmetic."""
+
+COMPUTED_LIMIT = 1 << 20
+"""Largest result, in elements, that is computed while translating; a larger one is left to the engine."""
+
+DATA_DECIDES = frozenset({"NonZero", "NonMaxSuppression"})
+"""Operators whose output dims only the data tell; they are never more than the inputs allow."""
+
+SIZE_OPERANDS: dict[str, tuple[int, ...]] = {
+    "Expand": (1,),
+    "Tile": (1,),
+    "Reshape": (1,),
+    "Pad": (1,),
+    "OneHot": (1,),
+    "Resize": (2, 3),
+    "Range": (0, 1, 2),
+}
+"""Operators whose output is as large as the value of an operand says."""
 
 _OPSETS = [onnx.helper.make_opsetid("", OPSET)]
 
@@ -99,24 +117,43 @@ class Builder:
     Attributes:
         scope: the layer that nodes are made for.
         fixed: sizes (value, axis, size) that were written into the graph, which holds at no other size then.
+        sizing: values of unknown content that decide how large something is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = UNLIMITED) -> None:
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
         self.scope = ""
         self.fixed: list[tuple[str, int, int]] = []
+        self.sizing: list[ir.Value] = []
+        self.limits = limits
+        self._bytes: dict[ir.Value, int] = {}
         self._names: dict[str, int] = {}
         self._shared: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
 
+    def check_made(self, count: int) -> None:
+        """Raises LimitError for a constant that a layer makes up from its parameters and that would be too large."""
+        if count > COMPUTED_LIMIT:
+            raise LimitError("a parameter is too large", expected=f"at most {COMPUTED_LIMIT}", found=count)
+
     # ---- values ----
 
-    def input(self, name: str, dtype: np.dtype, dims: Sequence[int], symbols: Sequence[int | str]) -> Value:
-        """A graph input with its default dims, and the dims (numbers and names) that the model declares."""
+    def input(
+        self,
+        name: str,
+        dtype: np.dtype,
+        dims: Sequence[int],
+        symbols: Sequence[int | str],
+        sample: np.ndarray | None = None,
+    ) -> Value:
+        """A graph input with its default dims, the dims (numbers and names) that the model declares, and its content
+        where that is known. Raises LimitError for one that is too large."""
+        with located(f"input `{name}`"):
+            self.limits.check_tensor(dims, np.dtype(dtype))
         value = ir.Value(name=name, type=ir.TensorType(ir.DataType.from_numpy(dtype)), shape=ir.Shape(symbols))
         self._names.setdefault(name, 0)
         known = tuple(symbol if isinstance(symbol, int) else None for symbol in symbols)
-        return Value(value, np.dtype(dtype), tuple(dims), known=known)
+        return Value(value, np.dtype(dtype), tuple(dims), sample, known=known)
 
     def const(
         self,
@@ -186,7 +223,9 @@ class Builder:
 
         Raises:
             ShapeError: ONNX's own inference says that the inputs do not fit.
+            LimitError: the output is too large, or the time for loading is over.
         """
+        self.limits.check_time()
         given = {key: value for key, value in attributes.items() if value is not None}
         label = self._unique(f"{self.scope}/{op_type}" if self.scope else op_type)
         count = outputs or 1
@@ -217,7 +256,8 @@ class Builder:
             reason = str(error).removeprefix("[ShapeInferenceError] ").removeprefix("[TypeInferenceError] ")
             seen = ", ".join(f"{v.dtype}{list(v.dims)}" for v in operands)
             raise ShapeError(f"inputs do not fit ONNX {op_type}", expected=reason, found=seen) from error
-        samples = self._samples(proto, op_type, inputs, names)
+        sizes = [self._check_size(op_type, inputs, inferred[name]) for name in names]
+        samples = self._samples(proto, op_type, inputs, names) if max(sizes) <= COMPUTED_LIMIT else None
         constant = samples is not None and all(v is None or v.constant for v in inputs)
         made = []
         for k, name in enumerate(names):
@@ -232,10 +272,50 @@ class Builder:
             output = node.outputs[k]
             output.type = ir.TensorType(ir.DataType.from_numpy(dtype))
             output.shape = ir.Shape(known)
+            self._bytes[output] = self.limits.check_tensor(dims, dtype)
             made.append(Value(output, dtype, dims, sample, constant, known))
         if op_type == "Reshape":
             _check_reshape(inputs[0], made[0])
         return made
+
+    def _check_size(self, op_type: str, inputs: Sequence[Value | None], inferred: onnx.TypeProto) -> int:
+        """Elements of an output, as far as that can be said before it is computed. Raises LimitError for too many."""
+        dims = _dims(inferred)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(inferred.tensor_type.elem_type)
+        indices, depth = (*inputs, None, None)[:2]
+        if op_type == "OneHot" and indices is not None and depth is not None and depth.sample is not None:
+            # ONNX's inference does not look at the depth.
+            dims = (*indices.dims, int(depth.sample.reshape(-1)[0]))
+        self.limits.check_tensor(dims, dtype)
+        if None not in dims:
+            return math.prod(dim or 0 for dim in dims)
+        self.sizing += [
+            operand.ir
+            for k in SIZE_OPERANDS.get(op_type, ())
+            if k < len(inputs) and (operand := inputs[k]) is not None and operand.sample is None
+        ]
+        return 0 if op_type in DATA_DECIDES else COMPUTED_LIMIT + 1
+
+    def memory(self) -> tuple[int, int]:
+        """Estimated bytes of the weights as the engine gets them, and of the activations alive at one time.
+
+        Counted in file order at the dims that were translated: a tensor lives from the operator that makes it to its
+        last reader. Engines share memory better where they can, and need working space besides.
+        """
+        last = {value: k for k, node in enumerate(self.nodes) for value in node.inputs if value is not None}
+        ending: dict[int, int] = {}
+        alive = most = 0
+        for k, node in enumerate(self.nodes):
+            for value in node.outputs:
+                size = self._bytes.get(value, 0)
+                alive += size
+                end = last.get(value)
+                if end is not None:
+                    ending[end] = ending.get(end, 0) + size
+            most = max(most, alive)
+            alive -= ending.pop(k, 0)
+        constants = (value.const_value for value in self.initializers.values() if value in last)
+        return sum(constant.nbytes for constant in constants if constant is not None), most
 
     @staticmethod
     def _samples(
