@@ -9,14 +9,18 @@ import copy
 import difflib
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 
 from tnn_serving.engines import Options, TensorSpec
 from tnn_serving.errors import ConfigError, located
+from tnn_serving.translate.limits import Limits, memory_of_machine_bytes
 from tnn_serving.translate.pictures import PictureInput
 
 log = logging.getLogger(__name__)
@@ -48,7 +52,8 @@ Kind = Literal["tensor", "pixels", "encoded"]
 class Parameter:
     """A key of the ``parameters`` section that we understand.
 
-    ``per_input`` ones may be written ``<input>.<key>`` for one input, or ``<key>`` for all picture inputs.
+    ``per_input`` ones may be written ``<input>.<key>`` for one input, or ``<key>`` for all picture inputs. Where
+    ``operators`` ones stand on the server's command line, no model folder can say otherwise.
     """
 
     key: str
@@ -56,6 +61,7 @@ class Parameter:
     default: str
     read: Callable[[str], Any]
     per_input: bool = False
+    operators: bool = False
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -86,6 +92,31 @@ def _count(text: str) -> int:
     return number
 
 
+def _bytes(text: str) -> float:
+    if text.lower() == "auto":
+        return memory_of_machine_bytes()
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?(|B|kB|MB|GB|KiB|MiB|GiB)", text.strip())
+    if found is None:
+        raise ValueError("expected a number of bytes, such as 2GB")
+    return float(found[1]) * BYTES[found[2]]
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not number >= 0:
+        raise ValueError("expected seconds")
+    return number or math.inf
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise ValueError("expected a number that is not negative")
+    return number
+
+
+BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
 PARAMETERS = {
     parameter.key: parameter
     for parameter in (
@@ -111,6 +142,28 @@ PARAMETERS = {
             "none",
             _size,
             True,
+        ),
+        Parameter(
+            "memory_limit_bytes",
+            "most memory for weights and activations together, as estimated at load and for each new shape, such as "
+            "`2GB`; `auto` is what the machine or container has",
+            "auto",
+            _bytes,
+            operators=True,
+        ),
+        Parameter(
+            "load_timeout_s",
+            "seconds after which translating a network is given up, looked at between layers; 0 for no limit",
+            "120",
+            _seconds,
+            operators=True,
+        ),
+        Parameter("require_manifest", "refuse a model folder without a `SHA256SUMS`", "false", _truth, operators=True),
+        Parameter(
+            "check_tolerance",
+            "largest difference from `check.npz`, as a share of the output's largest value or of 1",
+            "1e-3",
+            _share,
         ),
     )
 }
@@ -138,6 +191,14 @@ class Settings:
     pictures: dict[str, PictureInput]
     encoded: frozenset[str]
     max_batch_size: int
+    memory_limit_bytes: float
+    load_timeout_s: float
+    require_manifest: bool
+    check_tolerance: float
+
+    def limits(self) -> Limits:
+        """What the network may ask for, the time counted from now."""
+        return Limits(self.memory_limit_bytes, time.monotonic() + self.load_timeout_s)
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
@@ -167,12 +228,8 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         except ValueError as error:
             raise ConfigError(f"parameter `{spelled}` cannot be read", expected=parameter.doc, found=text) from error
 
-    for key in given:
-        if key.rpartition(".")[2] not in PARAMETERS:
-            near = difflib.get_close_matches(key, PARAMETERS, 1)
-            log.warning(
-                "parameter `%s` of config.pbtxt is not known%s", key, f"; is `{near[0]}` meant?" if near else ""
-            )
+    for text in unknown_parameters(given):
+        log.warning("%s", text)
     options = Options.of(
         {
             "threads": value("INFERENCE_NUM_THREADS"),
@@ -196,7 +253,31 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         },
         encoded=frozenset(name for name in pictures if inputs[name]["data_type"] == "TYPE_STRING"),
         max_batch_size=int(config.get("max_batch_size", 0)),
+        memory_limit_bytes=value("memory_limit_bytes"),
+        load_timeout_s=value("load_timeout_s"),
+        require_manifest=value("require_manifest"),
+        check_tolerance=value("check_tolerance"),
     )
+
+
+def with_defaults(config: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, Any]:
+    """A configuration with the parameters of the server's command line where it has none of its own, and against its
+    own where they are the operator's to decide."""
+    given = {key.replace("-", "_"): {"string_value": text} for key, text in options.items()}
+    decided = {key: value for key, value in given.items() if key in PARAMETERS and PARAMETERS[key].operators}
+    return {**config, "parameters": {**given, **config.get("parameters", {}), **decided}}
+
+
+def unknown_parameters(keys: Iterable[str]) -> list[str]:
+    """A sentence for each key that nobody reads."""
+    told = []
+    for key in keys:
+        if key.rpartition(".")[2] not in PARAMETERS:
+            near = difflib.get_close_matches(key, PARAMETERS, 1)
+            told.append(
+                f"parameter `{key}` of config.pbtxt is not known" + (f"; is `{near[0]}` meant?" if near else "")
+            )
+    return told
 
 
 def complete(
@@ -304,6 +385,12 @@ def check_outputs(config: Mapping[str, Any], outputs: Mapping[str, TensorSpec]) 
                 expected=", ".join(near) or "a blob that a layer produces",
             )
         spec = outputs[name]
+        label = PurePosixPath(str(item.get("label_filename", "")))
+        if label.is_absolute() or ".." in label.parts:
+            # Triton would read any file of the machine, and hand out its lines as class names.
+            raise ConfigError(
+                f"config.pbtxt, output `{name}`: label_filename leads out of the model folder", found=str(label)
+            )
         with located(f"config.pbtxt, output `{spec.name}`"):
             datatype = str(item["data_type"]).removeprefix("TYPE_")
             if datatype != TRITON_TYPE[spec.dtype]:

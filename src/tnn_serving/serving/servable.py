@@ -33,7 +33,10 @@ from tnn_serving.serving.config import (
     check_outputs,
     complete,
     read_settings,
+    with_defaults,
 )
+from tnn_serving.serving.manifest import check_manifest
+from tnn_serving.serving.recorded_case import RECORDED, check_recorded
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +124,8 @@ class Servable:
         """
         name = str(config.get("name") or folder.name)
         with located(f"model `{name}`, version {version}"):
-            merged = _with_defaults(config, options or {})
-            settings = read_settings(merged)
+            settings = read_settings(with_defaults(config, options or {}))
+            check_manifest(folder, version=version, required=settings.require_manifest)
             graph = read_model(*model_files(folder / str(version)))
             model = Model(
                 graph,
@@ -131,7 +134,9 @@ class Servable:
                 pictures=settings.pictures,
                 int8=settings.int8,
                 raw_int8=settings.raw_int8,
+                limits=settings.limits(),
             )
+            check_recorded(model, folder / str(version) / RECORDED, settings.check_tolerance)
             _warn_of_bare_pixels(name, settings)
             filled = _completed(config, model) if complete else dict(config)
             if not filled.get("input") and model.inputs:
@@ -236,11 +241,6 @@ def _warn_of_bare_pixels(name: str, settings: Settings) -> None:
     for key, picture in settings.pictures.items():
         if picture.scale == (1.0,) and picture.bias == (0.0,):
             log.warning("%s: no `scale` and `bias` for picture input `%s`: the network gets pixels 0 to 255", name, key)
-
-
-def _with_defaults(config: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, Any]:
-    defaults = {key: {"string_value": value} for key, value in options.items()}
-    return {**config, "parameters": {**defaults, **config.get("parameters", {})}}
 
 
 def _completed(config: Mapping[str, Any], model: Model) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def list_models(url: str) -> list[ServedModel]:
         metadata: Mapping[str, Any] = {}
         if state == "READY":
             try:
-                metadata = get_json(f"{url}/v2/models/{name}/versions/{version}")
+                metadata = get_json(f"{url}/v2/models/{quote(name, safe='')}/versions/{version}")
             except urllib.error.HTTPError as error:
                 reason = f"no metadata: {error}"  # unloaded since, or restricted
         inputs, outputs = (tuple(map(_tensor, metadata.get(key, ()))) for key in ("inputs", "outputs"))

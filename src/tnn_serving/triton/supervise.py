@@ -22,10 +22,11 @@ from types import FrameType
 from typing import IO, Any
 
 from tnn_serving.errors import ServerError
+from tnn_serving.serving.repository import Skipped
 from tnn_serving.triton.index import ServedModel, get_json, list_models
 from tnn_serving.triton.launch import Launch, check_ports
 from tnn_serving.triton.log import failure_reasons, poll_failure
-from tnn_serving.triton.overlay import Overlay, Skipped
+from tnn_serving.triton.overlay import Overlay
 
 POLL_S = 0.2
 SYNC_S = 0.5

@@ -1,0 +1,208 @@
+"""What a configuration says wrongly, all of it: parameters, inputs, outputs, versions, labels, instances, warm-up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tnn_serving.engines import TensorSpec
+from tnn_serving.errors import ConfigError, TnnError
+from tnn_serving.serving.config import (
+    TRITON_TYPE,
+    Settings,
+    bind_inputs,
+    check_outputs,
+    complete,
+    read_settings,
+    unknown_parameters,
+    with_defaults,
+)
+from tnn_serving.serving.repository import CONFIG, versions
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something to know. An error keeps the model from being served; a warning lets it be served otherwise than meant.
+
+    Attributes:
+        where: file, layer, input or parameter.
+        problem: one sentence.
+        expected, found, hint: as in :class:`tnn_serving.errors.TnnError`; empty where there is nothing to say.
+    """
+
+    severity: Severity
+    where: str
+    problem: str
+    expected: str = ""
+    found: str = ""
+    hint: str = ""
+
+    def softened(self) -> Finding:
+        """The same where it keeps nothing from being served."""
+        return replace(self, severity="warning") if self.severity == "error" else self
+
+
+def of_error(error: TnnError | OSError, where: str = "") -> Finding:
+    """An error that was raised, as a finding."""
+    if isinstance(error, OSError):
+        return Finding("error", where, f"cannot be read: {error.strerror}", found=str(error.filename))
+    expected, found = ("" if fact is None else str(fact) for fact in (error.expected, error.found))
+    return Finding("error", ", ".join(error.where) or where, error.problem, expected, found, error.hint or "")
+
+
+def policy(config: Mapping[str, Any], folder: Path, findings: list[Finding]) -> set[int]:
+    """The versions that are served. Names those that the policy wants and that are not there."""
+    there: list[int] = []
+    for path in versions(folder):
+        if path.name != str(int(path.name)):
+            findings.append(
+                Finding("warning", path.name, "Triton ignores version folders with leading zeros or other digits")
+            )
+        else:
+            there.append(int(path.name))
+    chosen = config.get("version_policy", {})
+    if "specific" in chosen:
+        wanted = [int(number) for number in chosen["specific"].get("versions", [])]
+        for number in wanted:
+            if number not in there:
+                told = ", ".join(map(str, there))
+                findings.append(
+                    Finding("warning", CONFIG, f"version_policy names version {number}, which is not there", found=told)
+                )
+        served = set(there) & set(wanted)
+    elif "all" in chosen:
+        served = set(there)
+    else:
+        count = int(chosen.get("latest", {}).get("num_versions", 0)) or 1
+        served = set(sorted(there)[-count:])
+    if not served:
+        findings.append(Finding("error", CONFIG, "no version is left to be served"))
+    return served
+
+
+def settings_of(config: Mapping[str, Any], options: Mapping[str, str], findings: list[Finding]) -> Settings | None:
+    """The settings, or None and what each parameter has wrong."""
+    merged = with_defaults(config, options)
+    given = merged["parameters"]
+    findings += [Finding("warning", CONFIG, text) for text in unknown_parameters(config.get("parameters", {}))]
+    bad = []
+    for key, value in given.items():
+        try:
+            read_settings({**merged, "parameters": {key: value}})
+        except TnnError as error:
+            bad.append(of_error(error, CONFIG))
+    findings += bad
+    if int(config.get("max_batch_size", 0)) < 0:
+        bad.append(Finding("error", CONFIG, "max_batch_size is negative", found=str(config["max_batch_size"])))
+        findings.append(bad[-1])
+    if bad:
+        return None
+    try:
+        return read_settings(merged)
+    except TnnError as error:
+        findings.append(of_error(error, CONFIG))
+        return None
+
+
+def contradictions(
+    config: Mapping[str, Any],
+    folder: Path,
+    inputs: Sequence[TensorSpec],
+    blobs: Mapping[str, TensorSpec],
+    optional: Sequence[str],
+    settings: Settings,
+) -> Iterator[Finding]:
+    """Where the configuration and the network disagree; a type and dims that are both wrong are both named."""
+    done = complete(config, inputs=inputs, outputs=list(blobs.values()), optional=optional)
+    network = {spec.name: spec for spec in inputs}
+    for item in done.get("input", []):
+        yield from _of_item(item, network, lambda one: bind_inputs({"input": [one]}, inputs, settings))
+    for item in config.get("output", []):
+        filled = next(other for other in done["output"] if other["name"] == item["name"])
+        yield from _of_item(filled, blobs, lambda one: check_outputs({"output": [one]}, blobs))
+        yield from _labels(filled, blobs, folder)
+    for section in ("input", "output"):
+        names = [item["name"] for item in config.get(section, [])]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield Finding("warning", CONFIG, f"{section} `{name}` stands twice")
+    yield from _instances(config)
+    yield from _warmup(config, network, optional)
+
+
+def _of_item(item: dict[str, Any], network: Mapping[str, TensorSpec], compare: Any) -> Iterator[Finding]:
+    told: list[str] = []
+    spec = network.get(item["name"])
+    tries = [item]
+    if spec is not None and item.get("data_type") != "TYPE_STRING":
+        tries.append({**item, "data_type": f"TYPE_{TRITON_TYPE[spec.dtype]}"})
+    for variant in tries:
+        try:
+            compare(variant)
+        except ConfigError as error:
+            if str(error) not in told:
+                told.append(str(error))
+                yield of_error(error)
+
+
+def _labels(item: Mapping[str, Any], blobs: Mapping[str, TensorSpec], folder: Path) -> Iterator[Finding]:
+    name = str(item.get("label_filename", ""))
+    spec = blobs.get(item["name"])
+    if not name or spec is None:
+        return
+    where = f"{CONFIG}, output `{spec.name}`"
+    path = folder / name
+    if not path.is_file():
+        yield Finding("error", where, f"label file `{name}` is not there", expected="a text file in the model folder")
+        return
+    try:
+        lines = path.read_bytes().count(b"\n")
+    except OSError as error:
+        yield of_error(error, where)
+        return
+    classes = max((dim for dim in spec.shape if dim is not None), default=0)
+    if lines + 1 < classes:
+        yield Finding(
+            "warning", where, f"label file `{name}` is short", expected=f"{classes} lines", found=f"{lines} lines"
+        )
+
+
+def _instances(config: Mapping[str, Any]) -> Iterator[Finding]:
+    for group in config.get("instance_group", []):
+        if group.get("kind") == "KIND_GPU" or group.get("gpus"):
+            yield Finding(
+                "error", f"{CONFIG}, instance_group", "models run on the CPU", expected="KIND_CPU", found="KIND_GPU"
+            )
+
+
+def _warmup(config: Mapping[str, Any], network: Mapping[str, TensorSpec], optional: Sequence[str]) -> Iterator[Finding]:
+    for sample in config.get("model_warmup", []):
+        where = f"{CONFIG}, model_warmup `{sample.get('name', '')}`"
+        given = set(sample.get("inputs", {}))
+        missing = sorted(set(network) - set(optional) - given)
+        if missing:
+            yield Finding(
+                "error", where, f"input `{missing[0]}` is missing", expected=", ".join(network), found=", ".join(given)
+            )
+
+
+def completions(config: Mapping[str, Any], completed: Mapping[str, Any]) -> list[str]:
+    """What was filled in, a line each."""
+    lines = []
+    for section in ("input", "output"):
+        given = {item["name"]: item for item in config.get(section, [])}
+        for item in completed.get(section, []):
+            known = given.get(item["name"], {})
+            parts = []
+            if known.get("data_type", "TYPE_INVALID") == "TYPE_INVALID":
+                parts.append(str(item["data_type"]))
+            if not known.get("dims"):
+                parts.append(f"dims {[int(dim) for dim in item['dims']]}")
+            if item.get("optional") and not known.get("optional"):
+                parts.append("optional")
+            if parts:
+                lines.append(f"{section} `{item['name']}`: {', '.join(parts)}")
+    return lines
