@@ -89,7 +89,9 @@ def _show(found: Checked) -> None:
 
 
 def _table(found: Checked) -> Table:
-    table = Table("model", "version", "inputs", "outputs", "batch", "engine", "memory", "", box=None, pad_edge=False)
+    table = Table(
+        "model", "version", "inputs", "outputs", "batch", "engine", "memory", "verdict", box=None, pad_edge=False
+    )
     for model in found.models:
         if not model.versions:
             table.add_row(_printable(model.name), "", "", "", "", model.kind, "", _verdict(model.findings))

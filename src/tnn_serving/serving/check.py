@@ -22,11 +22,12 @@ from tnn_serving.serving.check_config import (
     Finding,
     completions,
     contradictions,
+    logged,
     of_error,
     policy,
     settings_of,
 )
-from tnn_serving.serving.config import BACKEND, TRITON_TYPE, Settings, read_settings
+from tnn_serving.serving.config import BACKEND, TRITON_TYPE, Settings
 from tnn_serving.serving.config_text import read_config
 from tnn_serving.serving.repository import CONFIG, check_repository, is_tnn, model_folders, versions
 from tnn_serving.serving.servable import Servable
@@ -143,21 +144,18 @@ def check(repositories: Sequence[Path], options: Mapping[str, str] | None = None
 def _model(folder: Path, options: Mapping[str, str]) -> tuple[CheckedModel, Mapping[str, Any]]:
     model = CheckedModel(folder.name, os.fspath(folder.parent), BACKEND)
     config: dict[str, Any] = read_config(b"")
-    readable = True
     try:
         file = folder / CONFIG
         if file.exists():
             config = read_config(file.read_bytes())
     except OSError as error:
-        readable = False
         model.findings.append(Finding("error", CONFIG, f"cannot be read: {error.strerror}"))
     except TnnError as error:
-        readable = False
         model.findings.append(of_error(error, CONFIG))
     stated = str(config["backend"] or config["platform"])
     if stated != BACKEND and (stated or not is_tnn(folder)):
         model.kind = stated or "unknown"
-        if model.kind == "unknown" and readable:
+        if model.kind == "unknown" and not model.findings:
             model.findings.append(
                 Finding("error", CONFIG, "neither backend nor platform, and no files of TNN: nothing can serve it")
             )
@@ -175,16 +173,19 @@ def _model(folder: Path, options: Mapping[str, str]) -> tuple[CheckedModel, Mapp
     for path in versions(folder):
         version = CheckedVersion(int(path.name), int(path.name) in served)
         model.versions.append(version)
-        _version(version, folder, path, config, options, settings, may_open=readable)
+        with logged() as told:
+            _version(version, folder, path, config, options, settings, may_open=not model.count("error"))
+        known = {finding.problem for finding in model.findings}
+        version.findings += [Finding("warning", "", text) for text in told if text not in known]
         if not version.served:
             version.findings = [finding.softened() for finding in version.findings]
             version.findings.append(Finding("note", CONFIG, "not served: version_policy leaves it out"))
     return model, config
 
 
-def _sums(folder: Path, settings: Settings | None) -> list[Finding]:
+def _sums(folder: Path, settings: Settings) -> list[Finding]:
     if not (folder / manifest.MANIFEST).exists():
-        if settings is not None and settings.require_manifest:
+        if settings.require_manifest:
             return [Finding("error", manifest.MANIFEST, "there is none, and `require_manifest` demands one")]
         return []
     try:
@@ -199,7 +200,7 @@ def _version(
     path: Path,
     config: Mapping[str, Any],
     options: Mapping[str, str],
-    settings: Settings | None,
+    settings: Settings,
     *,
     may_open: bool,
 ) -> None:
@@ -210,7 +211,7 @@ def _version(
         ]
         graph = read_model(proto, weights)
     except (TnnError, OSError) as error:
-        report.findings.append(of_error(error, path.name))
+        report.findings.append(of_error(error))
         return
     report.layers = len(graph.layers)
     graph.source = proto.name
@@ -219,15 +220,14 @@ def _version(
         report.findings += [of_error(problem) for problem in refusals(graph, given=optional)]
         if report.findings:
             return
-        usable = settings or read_settings({})
-        limits = usable.limits()
+        limits = settings.limits()
         free = free_dims(graph, given=optional, limits=limits)
         network = translate(
             graph,
             given=optional,
             symbolic=free,
-            pictures=usable.pictures,
-            raw_int8=usable.raw_int8,
+            pictures=settings.pictures,
+            raw_int8=settings.raw_int8,
             limits=limits,
         )
     except TnnError as error:
@@ -240,9 +240,8 @@ def _version(
     report.outputs = [_tensor(blobs[name]) for name in graph.outputs]
     report.memory = _memory(report, network)
     report.batch = _batch(network, int(config["max_batch_size"]), report.findings)
-    if settings is not None:
-        report.findings += contradictions(config, folder, inputs, blobs, optional, settings)
-    if settings is None or not may_open or any(finding.severity == "error" for finding in report.findings):
+    report.findings += contradictions(config, folder, inputs, blobs, optional, settings)
+    if not may_open or any(finding.severity == "error" for finding in report.findings):
         return
     try:
         opened = Servable.open(folder, config, version=report.version, options=options)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from tnn_serving.engines import TensorSpec
+from tnn_serving.engines import TensorSpec, engine_named
 from tnn_serving.errors import ConfigError, TnnError
+from tnn_serving.int8 import Choice
 from tnn_serving.serving.config import (
     TRITON_TYPE,
     Settings,
@@ -16,7 +19,6 @@ from tnn_serving.serving.config import (
     check_outputs,
     complete,
     read_settings,
-    unknown_parameters,
     with_defaults,
 )
 from tnn_serving.serving.repository import CONFIG, versions
@@ -84,28 +86,47 @@ def policy(config: Mapping[str, Any], folder: Path, findings: list[Finding]) -> 
     return served
 
 
-def settings_of(config: Mapping[str, Any], options: Mapping[str, str], findings: list[Finding]) -> Settings | None:
-    """The settings, or None and what each parameter has wrong."""
+def settings_of(config: Mapping[str, Any], options: Mapping[str, str], findings: list[Finding]) -> Settings:
+    """The settings without the parameters that have something wrong, which are named."""
     merged = with_defaults(config, options)
-    given = merged["parameters"]
-    findings += [Finding("warning", CONFIG, text) for text in unknown_parameters(config.get("parameters", {}))]
-    bad = []
-    for key, value in given.items():
-        try:
-            read_settings({**merged, "parameters": {key: value}})
-        except TnnError as error:
-            bad.append(of_error(error, CONFIG))
-    findings += bad
+    readable = {}
+    with logged() as told:
+        for key, value in merged["parameters"].items():
+            try:
+                one = read_settings({**merged, "parameters": {key: value}})
+                engine_named(one.engine)
+                if one.int8 not in get_args(Choice):
+                    raise ConfigError("unknown int8 form", expected=", ".join(get_args(Choice)), found=one.int8)
+            except TnnError as error:
+                findings.append(of_error(error, CONFIG))
+            else:
+                readable[key] = value
+        settings = read_settings({**merged, "parameters": readable})
     if int(config.get("max_batch_size", 0)) < 0:
-        bad.append(Finding("error", CONFIG, "max_batch_size is negative", found=str(config["max_batch_size"])))
-        findings.append(bad[-1])
-    if bad:
-        return None
+        findings.append(Finding("error", CONFIG, "max_batch_size is negative", found=str(config["max_batch_size"])))
+    findings += [Finding("warning", CONFIG, text) for text in told]
+    return settings
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """What the package warns of inside the block, instead of in the log; each sentence once."""
+    told: list[str] = []
+
+    class Collecting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() not in told:
+                told.append(record.getMessage())
+
+    package = logging.getLogger("tnn_serving")
+    collecting, before = Collecting(logging.WARNING), package.propagate
+    package.addHandler(collecting)
+    package.propagate = False
     try:
-        return read_settings(merged)
-    except TnnError as error:
-        findings.append(of_error(error, CONFIG))
-        return None
+        yield told
+    finally:
+        package.propagate = before
+        package.removeHandler(collecting)
 
 
 def contradictions(
@@ -133,7 +154,9 @@ def contradictions(
     yield from _warmup(config, network, optional)
 
 
-def _of_item(item: dict[str, Any], network: Mapping[str, TensorSpec], compare: Any) -> Iterator[Finding]:
+def _of_item(
+    item: dict[str, Any], network: Mapping[str, TensorSpec], compare: Callable[[dict[str, Any]], object]
+) -> Iterator[Finding]:
     told: list[str] = []
     spec = network.get(item["name"])
     tries = [item]

@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -228,8 +228,12 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         except ValueError as error:
             raise ConfigError(f"parameter `{spelled}` cannot be read", expected=parameter.doc, found=text) from error
 
-    for text in unknown_parameters(given):
-        log.warning("%s", text)
+    for key in given:
+        if key.rpartition(".")[2] not in PARAMETERS:
+            near = difflib.get_close_matches(key, PARAMETERS, 1)
+            log.warning(
+                "parameter `%s` of config.pbtxt is not known%s", key, f"; is `{near[0]}` meant?" if near else ""
+            )
     options = Options.of(
         {
             "threads": value("INFERENCE_NUM_THREADS"),
@@ -266,18 +270,6 @@ def with_defaults(config: Mapping[str, Any], options: Mapping[str, str]) -> dict
     given = {key.replace("-", "_"): {"string_value": text} for key, text in options.items()}
     decided = {key: value for key, value in given.items() if key in PARAMETERS and PARAMETERS[key].operators}
     return {**config, "parameters": {**given, **config.get("parameters", {}), **decided}}
-
-
-def unknown_parameters(keys: Iterable[str]) -> list[str]:
-    """A sentence for each key that nobody reads."""
-    told = []
-    for key in keys:
-        if key.rpartition(".")[2] not in PARAMETERS:
-            near = difflib.get_close_matches(key, PARAMETERS, 1)
-            told.append(
-                f"parameter `{key}` of config.pbtxt is not known" + (f"; is `{near[0]}` meant?" if near else "")
-            )
-    return told
 
 
 def complete(

@@ -127,6 +127,7 @@ class Builder:
         self.fixed: list[tuple[str, int, int]] = []
         self.sizing: list[ir.Value] = []
         self.limits = limits
+        self._input_bytes = 0
         self._bytes: dict[ir.Value, int] = {}
         self._names: dict[str, int] = {}
         self._shared: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
@@ -149,7 +150,7 @@ class Builder:
         """A graph input with its default dims, the dims (numbers and names) that the model declares, and its content
         where that is known. Raises LimitError for one that is too large."""
         with located(f"input `{name}`"):
-            self.limits.check_tensor(dims, np.dtype(dtype))
+            self._input_bytes += self.limits.check_tensor(dims, np.dtype(dtype))
         value = ir.Value(name=name, type=ir.TensorType(ir.DataType.from_numpy(dtype)), shape=ir.Shape(symbols))
         self._names.setdefault(name, 0)
         known = tuple(symbol if isinstance(symbol, int) else None for symbol in symbols)
@@ -300,11 +301,11 @@ class Builder:
         """Estimated bytes of the weights as the engine gets them, and of the activations alive at one time.
 
         Counted in file order at the dims that were translated: a tensor lives from the operator that makes it to its
-        last reader. Engines share memory better where they can, and need working space besides.
+        last reader, inputs throughout. Engines share memory better where they can, and need working space besides.
         """
         last = {value: k for k, node in enumerate(self.nodes) for value in node.inputs if value is not None}
         ending: dict[int, int] = {}
-        alive = most = 0
+        alive = most = self._input_bytes
         for k, node in enumerate(self.nodes):
             for value in node.outputs:
                 size = self._bytes.get(value, 0)

@@ -146,9 +146,10 @@ def refusals(graph: Graph, *, given: Sequence[str] = ()) -> list[TnnError]:
         translator = _Translator(graph, {}, given, {}, {}, Form.EXACT, False, None, UNLIMITED)
     lost: set[str] = set()
     for step in steps(graph):
-        if not lost.intersection(name for part in step.parts for name in part.inputs) or _never_runs(step.layer):
+        known = not lost.intersection(name for part in step.parts for name in part.inputs)
+        if known or _never_runs(step.layer):
             try:
-                translator.take(step)
+                translator.take(step, blindly=not known)
                 continue
             except TnnError as error:
                 found.append(error)
@@ -280,11 +281,13 @@ class _Translator:
                 following += [operand for operand in producer.inputs if operand is not None]
         return tuple(found)
 
-    def take(self, step: Step) -> None:
-        """Lets one layer say its meaning."""
+    def take(self, step: Step, *, blindly: bool = False) -> None:
+        """Lets one layer say its meaning; ``blindly``, without inputs, for one that says only that it has none."""
         self.builder.limits.check_time()
         layer = step.layer
         with located(f"layer {step.index} `{layer.name}` ({layer.type})"):
+            if blindly:
+                layer.to_onnx(self.builder)
             self._check_arity(layer)
             self.builder.scope = layer.name
             if layer.quantized:
