@@ -19,8 +19,8 @@ from tnn_serving.formats import read_model
 from tnn_serving.graph import Graph
 from tnn_serving.int8 import Decision, decide, processor
 from tnn_serving.layers.quantized import Form
-from tnn_serving.translate.builder import SAMPLE_LIMIT
 from tnn_serving.translate.graph import Blob, check_shapes, fingerprint, free_dims, translate
+from tnn_serving.translate.inference import SAMPLE_LIMIT
 from tnn_serving.translate.limits import UNLIMITED, Limits
 from tnn_serving.translate.pictures import PictureInput
 

@@ -31,6 +31,7 @@ from tnn_serving.serving.config import BACKEND, TRITON_TYPE, Settings
 from tnn_serving.serving.config_text import read_config
 from tnn_serving.serving.repository import CONFIG, check_repository, is_tnn, model_folders, versions
 from tnn_serving.serving.servable import Servable
+from tnn_serving.translate.batch import BatchAbility, batch_ability
 from tnn_serving.translate.graph import Translation, free_dims, refusals, translate
 from tnn_serving.translate.limits import spelled_bytes
 
@@ -68,7 +69,8 @@ class Memory:
 
 @dataclass(slots=True)
 class CheckedVersion:
-    """One version. ``engine`` is empty where it was not opened; ``completed`` is what ``config.pbtxt`` leaves out."""
+    """One version. ``batch`` says whether the rows of a batch are independent, and why not; ``engine`` is empty where
+    it was not opened; ``completed`` is what ``config.pbtxt`` leaves out."""
 
     version: int
     served: bool
@@ -230,6 +232,7 @@ def _version(
             raw_int8=settings.raw_int8,
             limits=limits,
         )
+        ability = batch_ability(graph, optional)
     except TnnError as error:
         report.findings.append(of_error(error))
         return
@@ -239,7 +242,8 @@ def _version(
     report.inputs = [_tensor(spec) for spec in inputs]
     report.outputs = [_tensor(blobs[name]) for name in graph.outputs]
     report.memory = _memory(report, network)
-    report.batch = _batch(network, int(config["max_batch_size"]), report.findings)
+    report.batch = ability.reason or "rows are independent"
+    report.findings += _batch(ability, network, int(config["max_batch_size"]))
     report.findings += contradictions(config, folder, inputs, blobs, optional, settings)
     if not may_open or any(finding.severity == "error" for finding in report.findings):
         return
@@ -261,24 +265,17 @@ def _memory(report: CheckedVersion, network: Translation) -> Memory:
     return Memory(sum(file.bytes for file in report.files), network.weights_bytes, network.activations_bytes)
 
 
-def _batch(network: Translation, max_batch_size: int, findings: list[Finding]) -> str:
-    """Whether the first dim of all inputs is free, in words."""
+def _batch(ability: BatchAbility, network: Translation, max_batch_size: int) -> Iterator[Finding]:
+    """What stands in the way of batches, if the configuration wants any."""
+    if max_batch_size < 2 or ability.safe:
+        return
     stuck = [blob for blob in network.inputs if not blob.known or blob.known[0] is not None]
-    if not network.inputs:
-        return "no inputs"
-    if not stuck:
-        return "any"
-    told = ", ".join(f"`{blob.name}` {[-1 if dim is None else dim for dim in blob.known]}" for blob in stuck)
-    if max_batch_size > 1:
-        findings.append(
-            Finding(
-                "warning",
-                CONFIG,
-                f"max_batch_size is {max_batch_size}, but the network does not take another first dim",
-                found=told,
-            )
-        )
-    return f"fixed: {told}"
+    if stuck:
+        told = ", ".join(f"`{blob.name}` {[-1 if dim is None else dim for dim in blob.known]}" for blob in stuck)
+        text = f"max_batch_size is {max_batch_size}, but the network does not take another first dim"
+        yield Finding("warning", CONFIG, text, found=told, hint=ability.reason)
+    else:
+        yield Finding("note", CONFIG, "requests of a batch are run one by one", found=ability.reason)
 
 
 def _check_names(models: Sequence[CheckedModel]) -> None:

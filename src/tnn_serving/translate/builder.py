@@ -14,29 +14,23 @@ from typing import Any, overload
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import shape_inference
-from onnx.defs import OpSchema, get_schema
-from onnx.reference import ReferenceEvaluator
 
 from tnn_serving.errors import LimitError, ShapeError, WeightsError, located
 from tnn_serving.graph import Tensor
+from tnn_serving.translate.inference import (
+    COMPUTED_LIMIT,
+    SAMPLE_LIMIT,
+    Dims,
+    Known,
+    evaluate,
+    infer,
+    is_small,
+    result_dims,
+)
 from tnn_serving.translate.limits import UNLIMITED, Limits
-
-OPSET = 21
-IR_VERSION = 10
-"""ONNX versions that OpenVINO 2026 and ONNX Runtime 1.2x both take."""
 
 LAYER_KEY = "tnn.layer"
 """Metadata of each node: the TNN layer that it was made for."""
-
-SAMPLE_LIMIT = 4096
-"""Largest tensor, in elements, whose value is followed through shape arithmetic."""
-
-COMPUTED_LIMIT = 1 << 20
-"""Largest result, in elements, that is computed while translating; a larger one is left to the engine."""
-
-DATA_DECIDES = frozenset({"NonZero", "NonMaxSuppression"})
-"""Operators whose output dims only the data tell; they are never more than the inputs allow."""
 
 SIZE_OPERANDS: dict[str, tuple[int, ...]] = {
     "Expand": (1,),
@@ -48,10 +42,6 @@ SIZE_OPERANDS: dict[str, tuple[int, ...]] = {
     "Range": (0, 1, 2),
 }
 """Operators whose output is as large as the value of an operand says."""
-
-_OPSETS = [onnx.helper.make_opsetid("", OPSET)]
-
-Dims = tuple[int | None, ...]
 
 
 class Value:
@@ -248,26 +238,31 @@ class Builder:
     def _inferred(self, node: ir.Node, op_type: str, inputs: Sequence[Value | None], names: list[str]) -> list[Value]:
         proto = ir.serde.serialize_node(node)
         operands = [value for value in inputs if value is not None]
+        known_operands = [Known(v.ir.name or "", v.dtype, v.dims, v.sample) for v in operands]
         try:
-            inferred = _infer(proto, [(v, v.dims, v.sample) for v in operands])
+            inferred = infer(proto, known_operands)
             lasting = inferred
             if any(v.known != v.dims or (v.sample is not None and not v.constant) for v in operands):
-                lasting = _infer(proto, [(v, v.known, v.sample if v.constant else None) for v in operands])
+                lasting = infer(
+                    proto,
+                    [Known(v.ir.name or "", v.dtype, v.known, v.sample if v.constant else None) for v in operands],
+                )
         except Exception as error:
             reason = str(error).removeprefix("[ShapeInferenceError] ").removeprefix("[TypeInferenceError] ")
             seen = ", ".join(f"{v.dtype}{list(v.dims)}" for v in operands)
             raise ShapeError(f"inputs do not fit ONNX {op_type}", expected=reason, found=seen) from error
-        sizes = [self._check_size(op_type, inputs, inferred[name]) for name in names]
-        samples = self._samples(proto, op_type, inputs, names) if max(sizes) <= COMPUTED_LIMIT else None
+        for found in inferred.values():
+            self._check_size(op_type, inputs, result_dims(op_type, known_operands, found), found.dtype)
+        small = is_small(op_type, known_operands, inferred.values())
+        samples = self._samples(proto, op_type, inputs, names) if small else None
         constant = samples is not None and all(v is None or v.constant for v in inputs)
         made = []
         for k, name in enumerate(names):
-            dims = _dims(inferred[name])
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(inferred[name].tensor_type.elem_type)
+            dtype, dims = inferred[name].dtype, inferred[name].dims or ()
             sample = None if samples is None else samples[k]
             if sample is not None:
                 dims = sample.shape
-            known = _dims(lasting[name])
+            known = lasting[name].dims or ()
             if len(known) != len(dims):
                 known = dims if constant else (None,) * len(dims)
             output = node.outputs[k]
@@ -279,23 +274,19 @@ class Builder:
             _check_reshape(inputs[0], made[0])
         return made
 
-    def _check_size(self, op_type: str, inputs: Sequence[Value | None], inferred: onnx.TypeProto) -> int:
-        """Elements of an output, as far as that can be said before it is computed. Raises LimitError for too many."""
-        dims = _dims(inferred)
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(inferred.tensor_type.elem_type)
-        indices, depth = (*inputs, None, None)[:2]
-        if op_type == "OneHot" and indices is not None and depth is not None and depth.sample is not None:
-            # ONNX's inference does not look at the depth.
-            dims = (*indices.dims, int(depth.sample.reshape(-1)[0]))
-        self.limits.check_tensor(dims, dtype)
-        if None not in dims:
-            return math.prod(dim or 0 for dim in dims)
+    def _check_size(self, op_type: str, inputs: Sequence[Value | None], dims: Dims | None, dtype: np.dtype) -> None:
+        """Looks at an output before it is computed; notes the operand that decides about dims that nobody knows yet.
+
+        Raises LimitError if it is too large.
+        """
+        if dims is not None and None not in dims:
+            self.limits.check_tensor(dims, dtype)
+            return
         self.sizing += [
             operand.ir
             for k in SIZE_OPERANDS.get(op_type, ())
             if k < len(inputs) and (operand := inputs[k]) is not None and operand.sample is None
         ]
-        return 0 if op_type in DATA_DECIDES else COMPUTED_LIMIT + 1
 
     def memory(self) -> tuple[int, int]:
         """Estimated bytes of the weights as the engine gets them, and of the activations alive at one time.
@@ -335,8 +326,7 @@ class Builder:
             feeds[value.ir.name or ""] = value.sample
         if not feeds:
             return None
-        with np.errstate(all="ignore"):
-            return [np.asarray(found) for found in _evaluator(proto).run(names, feeds)]
+        return evaluate(proto, names, feeds)
 
     # ---- short words for what layers say often ----
 
@@ -398,51 +388,11 @@ class Builder:
         self._names.setdefault(name, 0)
 
 
-def _infer(
-    node: onnx.NodeProto, operands: Sequence[tuple[Value, Dims, np.ndarray | None]]
-) -> dict[str, onnx.TypeProto]:
-    types: dict[str, onnx.TypeProto] = {}
-    data: dict[str, onnx.TensorProto] = {}
-    for value, dims, sample in operands:
-        name = value.ir.name or ""
-        types[name] = onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(value.dtype), list(dims))
-        if sample is not None and sample.size <= SAMPLE_LIMIT:
-            data[name] = onnx.numpy_helper.from_array(sample)
-    return dict(
-        shape_inference.infer_node_outputs(
-            _schema(node.op_type), node, types, data, opset_imports=_OPSETS, ir_version=IR_VERSION
-        )
-    )
-
-
-def _dims(inferred: onnx.TypeProto) -> Dims:
-    return tuple(d.dim_value if d.HasField("dim_value") else None for d in inferred.tensor_type.shape.dim)
-
-
 def _without_trailing(values: list[ir.Value | None]) -> list[ir.Value | None]:
     """Inputs up to the last one given: OpenVINO does not compile some operators with an empty name at the end."""
     while values and values[-1] is None:
         values.pop()
     return values
-
-
-_SCHEMAS: dict[str, OpSchema] = {}
-
-
-def _schema(op_type: str) -> OpSchema:
-    if op_type not in _SCHEMAS:
-        _SCHEMAS[op_type] = get_schema(op_type, OPSET, "")
-    return _SCHEMAS[op_type]
-
-
-def _evaluator(node: onnx.NodeProto) -> ReferenceEvaluator:
-    graph = onnx.helper.make_graph(
-        [node],
-        "node",
-        [onnx.helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(node.input) if name],
-        [onnx.helper.make_empty_tensor_value_info(name) for name in node.output],
-    )
-    return ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=_OPSETS, ir_version=IR_VERSION))
 
 
 def _check_window(inputs: Sequence[Value | None], attributes: dict[str, Any]) -> None:

@@ -19,8 +19,9 @@ from tnn_serving.errors import ShapeError, TnnError, UnsupportedLayer, WeightsEr
 from tnn_serving.graph import COMPUTED, DYNAMIC_RANGE_SUFFIX, SCALE_SUFFIX, DataType, Graph, Input, Tensor
 from tnn_serving.layers.base import Layer, Reserved
 from tnn_serving.layers.quantized import Absorbed, Codes, Form, Int8, Operands, Scale
-from tnn_serving.translate.builder import IR_VERSION, OPSET, Builder, Dims, Value
+from tnn_serving.translate.builder import Builder, Value
 from tnn_serving.translate.fusion import Step, steps
+from tnn_serving.translate.inference import IR_VERSION, OPSET, Dims
 from tnn_serving.translate.limits import UNLIMITED, Limits
 from tnn_serving.translate.pictures import PictureInput, pixels
 from tnn_serving.version import VERSION

@@ -1,0 +1,222 @@
+"""Whether a network answers a batch as it answers each row alone, and the network that does, where one can be made.
+
+A Reshape to a literal [1, C] takes one row only. Where the literal is the batch of the proto, copying the dim instead
+says the same of one row and the right thing of many: :func:`batch_ability` makes such changes in a copy of the graph,
+and then lets :mod:`~tnn_serving.translate.row_walk` decide about the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tnn_serving.errors import TnnError
+from tnn_serving.graph import Graph, Input
+from tnn_serving.layers.base import INT32_MAX
+from tnn_serving.layers.reshape import Reshape
+from tnn_serving.layers.shape import Expand, Shape, Size, numbers
+from tnn_serving.layers.slice import StridedSlice, StridedSliceV2
+from tnn_serving.translate.builder import LAYER_KEY
+from tnn_serving.translate.graph import check_shapes, translate
+from tnn_serving.translate.row_walk import rows_stay_apart
+from tnn_serving.translate.rows import COUNTS
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from tnn_serving.layers.base import Layer
+    from tnn_serving.translate.builder import Value
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAbility:
+    """What a network does with a batch on the first axis of its inputs.
+
+    Attributes:
+        graph: the network to serve batches with: the one asked about, or a copy in which layers are rewritten. Both
+            give the same answer to one row.
+        safe: rows are independent: each is answered as it is alone.
+        reason: if not safe, what prevents it, with the layer; if rewritten, which layers were; otherwise empty.
+        rewritten: names of the layers that take any number of rows now.
+    """
+
+    graph: Graph
+    safe: bool
+    reason: str = ""
+    rewritten: tuple[str, ...] = ()
+
+
+def batch_ability(graph: Graph, given: Sequence[str] = (), *, outputs: Sequence[str] | None = None) -> BatchAbility:
+    """Decides by analysis whether the first axis of all inputs is a batch of independent rows.
+
+    Args:
+        graph: a network that translates at its default shapes; it is not changed.
+        given: inputs with a stored value that the caller will feed, which makes them part of the batch. The others of
+            that kind are constants: the same for all rows.
+        outputs: blobs to look at, the network's own if left out.
+
+    Raises:
+        UnsupportedLayer, ShapeError, WeightsError: as :func:`~tnn_serving.translate.graph.translate`.
+    """
+    fed = [item for item in graph.inputs if item.name not in graph.constants or item.name in given]
+    problem = _no_batch(fed)
+    if problem is None:
+        problem = _mixed(graph, fed, given, outputs)
+        if problem is None:
+            return BatchAbility(graph, safe=True)
+        changed, names = _with_free_batch(graph, fed, given)
+        if names:
+            left = _mixed(changed, fed, given, outputs)
+            if left is None:
+                listed = ", ".join(f"`{name}`" for name in names)
+                return BatchAbility(changed, True, f"rewritten to take any number of rows: {listed}", names)
+            problem = left
+    return BatchAbility(graph, False, problem)
+
+
+def _no_batch(fed: Sequence[Input]) -> str | None:
+    """Why the inputs have no batch axis in common."""
+    if not fed:
+        return "the network has no inputs"
+    for item in fed:
+        if not item.dims:
+            return f"input `{item.name}` has no axis"
+    sizes = {item.dims[0] for item in fed}
+    if len(sizes) > 1:
+        return "the first axes of the inputs differ: " + ", ".join(f"`{i.name}` {list(i.dims)}" for i in fed)
+    return None
+
+
+def _mixed(graph: Graph, fed: Sequence[Input], given: Sequence[str], outputs: Sequence[str] | None) -> str | None:
+    """Why rows are not independent."""
+    batch_only = {item.name: (True, *(False for _ in item.dims[1:])) for item in fed}
+    translation = translate(graph, outputs=outputs, given=given, symbolic=batch_only)
+    obstacle = rows_stay_apart(translation.model, {item.name: item.dims for item in fed})
+    if obstacle is not None:
+        if obstacle.node is None:
+            return obstacle.what
+        told = f"{_place(graph, obstacle.node)} {obstacle.what}"
+        moved = obstacle.moved
+        if moved is not None and moved.metadata_props.get(LAYER_KEY) != obstacle.node.metadata_props.get(LAYER_KEY):
+            told += f"; {_place(graph, moved)} put them there"
+        return told
+    written: list[tuple[tuple[str, int, int], ...]] = []
+    for count in COUNTS:
+        try:
+            written.append(check_shapes(graph, {i.name: (count, *i.dims[1:]) for i in fed}, given=given))
+        except TnnError as error:
+            error.where = error.where[1:]
+            return f"{count} rows are refused: {error}"
+    for name, axis, size in written[0]:
+        if any((name, axis, size) not in others for others in written):
+            return f"the size {size} of axis {axis} of blob `{name}` is written into the network"
+    return None
+
+
+def _place(graph: Graph, node: ir.Node) -> str:
+    """The layer that an ONNX node was made for."""
+    name = node.metadata_props.get(LAYER_KEY, "")
+    for index, layer in enumerate(graph.layers):
+        if layer.name == name:
+            return f"layer {index} `{name}` ({layer.type})"
+    return f"the conversion at blob `{node.outputs[0].name}` ({node.op_type})"
+
+
+# ---- rewriting ----
+
+
+def _with_free_batch(graph: Graph, fed: Sequence[Input], given: Sequence[str]) -> tuple[Graph, tuple[str, ...]]:
+    """A copy whose layers keep the batch where they said its default size, and the names of those layers."""
+    seen: dict[tuple[str, ...], Sequence[Value]] = {}
+
+    def look(layer: Layer, values: Sequence[Value]) -> None:
+        seen[layer.outputs] = list(values)
+
+    translate(graph, given=given, before=look)
+    reached = {item.name for item in fed}
+    layers, names = [], []
+    for layer in graph.layers:
+        made = None
+        if reached.intersection(layer.inputs) and not isinstance(layer, (Shape, Size)):
+            reached.update(layer.outputs)
+            rewrite = REWRITES.get(type(layer))
+            values = seen.get(layer.outputs)
+            if rewrite is not None and values and layer.inputs[0] in reached:
+                made = rewrite(layer, values, fed[0].dims[0])
+        layers.append(layer if made is None else made)
+        if made is not None:
+            names.append(layer.name)
+    return dataclasses.replace(graph, layers=layers, proto_text=None, model_bytes=None), tuple(names)
+
+
+def _free_reshape(layer: Any, values: Sequence[Value], batch: int) -> Layer | None:
+    """[1, C, -1] copies the first dim instead; [1, T, C] of [T, C] infers it."""
+    assert isinstance(layer, Reshape)
+    x, *shape = values
+    if layer.axis or not x.rank or any(not value.constant for value in shape):
+        return None
+    entries = numbers(shape[0]) if shape else layer.shape
+    count = len(entries) if shape or layer.num_axes == -1 else min(layer.num_axes, len(entries))
+    entries = (*entries[:count], *(1 for _ in entries[count:]))
+    if not entries or entries[0] != batch:
+        return None
+    rest = [x.dims[k] if entry == 0 and k < x.rank else entry for k, entry in enumerate(entries)][1:]
+    if x.dims[0] == batch:
+        first = 0
+    elif -1 not in rest and batch * math.prod(n or 0 for n in rest) == math.prod(n or 0 for n in x.dims):
+        first = -1
+    else:
+        return None
+    return dataclasses.replace(layer, inputs=layer.inputs[:1], num_axes=-1, shape=(first, *entries[1:]))
+
+
+def _free_expand(layer: Any, values: Sequence[Value], batch: int) -> Layer | None:
+    """A literal first dim that the input has already is kept instead."""
+    assert isinstance(layer, Expand)
+    x, *shape = values
+    if not x.rank or any(not value.constant for value in shape):
+        return None
+    entries = numbers(shape[0]) if shape else layer.shape
+    if len(entries) != x.rank or entries[0] != batch or x.dims[0] != batch:
+        return None
+    return dataclasses.replace(layer, inputs=layer.inputs[:1], shape=(-1, *entries[1:]))
+
+
+def _free_slice(layer: Any, values: Sequence[Value], batch: int) -> Layer | None:
+    """A slice of the whole first axis, by number, becomes one to the end."""
+    assert isinstance(layer, StridedSlice)
+    if len(values) > 1 or not layer.ends or values[0].dims[:1] != (batch,):
+        return None
+    if (layer.begins[0], layer.strides[0]) != (0, 1) or layer.ends[0] < batch:
+        return None
+    return dataclasses.replace(layer, ends=(0, *layer.ends[1:]))
+
+
+def _free_slice_of_axes(layer: Any, values: Sequence[Value], batch: int) -> Layer | None:
+    """As :func:`_free_slice`, where axis 0 is named; an end of INT32_MAX is the end."""
+    assert isinstance(layer, StridedSliceV2)
+    x, *bounds = values
+    if x.dims[:1] != (batch,) or any(not value.constant for value in bounds):
+        return None
+    places = [k for k, axis in enumerate(layer.axes) if axis in (0, -x.rank)]
+    begins = numbers(bounds[0]) if bounds else layer.begins
+    ends = numbers(bounds[1]) if len(bounds) > 1 else layer.ends
+    if len(places) != 1 or not len(begins) == len(ends) == len(layer.axes):
+        return None
+    (place,) = places
+    if (begins[place], layer.strides[place]) != (0, 1) or not batch <= ends[place] < INT32_MAX:
+        return None
+    whole = (*ends[:place], INT32_MAX, *ends[place + 1 :])
+    return dataclasses.replace(layer, inputs=layer.inputs[:1], begins=tuple(begins), ends=whole)
+
+
+REWRITES: dict[type[Layer], Callable[[Any, Sequence[Value], int], Layer | None]] = {
+    Reshape: _free_reshape,
+    Expand: _free_expand,
+    StridedSlice: _free_slice,
+    StridedSliceV2: _free_slice_of_axes,
+}
+"""For each layer type that can hold a literal batch: the same layer without it, if there is one."""
