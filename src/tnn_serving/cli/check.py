@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from tnn_serving.cli.output import EXIT_BAD, JsonFlag, print_json, stderr, stdout
+from tnn_serving.cli.output import EXIT_BAD, JsonFlag, print_json, printable, stderr, stdout
 from tnn_serving.serving.check import Checked, CheckedModel, CheckedTensor, spelled_memory
 from tnn_serving.serving.check import check as check_repositories
 from tnn_serving.serving.check_config import Finding
@@ -94,10 +94,10 @@ def _table(found: Checked) -> Table:
     )
     for model in found.models:
         if not model.versions:
-            table.add_row(_printable(model.name), "", "", "", "", model.kind, "", _verdict(model.findings))
+            table.add_row(printable(model.name), "", "", "", "", model.kind, "", _verdict(model.findings))
         for version in model.versions:
             table.add_row(
-                _printable(model.name),
+                printable(model.name),
                 str(version.version),
                 "\n".join(_tensor(tensor) for tensor in version.inputs),
                 "\n".join(_tensor(tensor) for tensor in version.outputs),
@@ -110,7 +110,7 @@ def _table(found: Checked) -> Table:
 
 
 def _tensor(tensor: CheckedTensor) -> str:
-    return escape(f"{_printable(tensor.name)} {tensor.datatype} [{','.join(map(str, tensor.dims))}]")
+    return escape(f"{printable(tensor.name)} {tensor.datatype} [{','.join(map(str, tensor.dims))}]")
 
 
 def _verdict(findings: list[Finding]) -> str:
@@ -124,19 +124,14 @@ def _verdict(findings: list[Finding]) -> str:
 def _show_model(model: CheckedModel) -> None:
     for number, finding in model.everything():
         place = model.name if number is None else f"{model.name}, version {number}"
-        text = _printable(
+        text = printable(
             f"{place}, {finding.where}: {finding.problem}" if finding.where else f"{place}: {finding.problem}"
         )
         stdout.print(f"[{COLOURS[finding.severity]}]{finding.severity}:[/] {escape(text)}", highlight=False)
         for label, fact in (("expected", finding.expected), ("found", finding.found), ("hint", finding.hint)):
             if fact:
-                stdout.print(f"  {label + ':':9} {escape(_printable(fact))}", highlight=False)
+                stdout.print(f"  {label + ':':9} {escape(printable(fact))}", highlight=False)
     for version in model.versions:
         for line in version.completed:
-            text = _printable(f"{model.name}, version {version.version}, filled in: {line}")
+            text = printable(f"{model.name}, version {version.version}, filled in: {line}")
             stdout.print(f"[dim]note:[/] {escape(text)}", highlight=False)
-
-
-def _printable(text: str) -> str:
-    """Names come from files: no control characters on somebody's terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
