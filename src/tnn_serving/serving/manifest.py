@@ -89,22 +89,30 @@ def sign(folder: Path) -> Path:
 
 
 def read_manifest(path: Path) -> dict[str, str]:
-    """Sums by file name. Raises FormatError for a line that is none, or a name outside the folder."""
-    sums: dict[str, str] = {}
+    """The sums of a manifest by file name. Raises FormatError if it cannot be read."""
     with located(path.name):
         try:
             if not path.is_file() or path.stat().st_size > MAX_BYTES:
                 raise FormatError("not a manifest", expected=f"a text file of at most {MAX_BYTES} bytes")
-            lines = path.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FormatError("the manifest cannot be read", found=str(error)) from None
-        for number, line in enumerate(lines, 1):
-            if not line:
-                continue
-            parts = _LINE.fullmatch(line)
-            if parts is None or parts[2].startswith("/") or ".." in parts[2].split("/"):
-                raise FormatError(f"line {number} is no sum of a file", expected="64 hex digits, two spaces, a name")
-            sums[parts[2].removeprefix("./")] = parts[1]
+            return parse_manifest(path.read_bytes())
+        except OSError as error:
+            raise FormatError(f"the manifest cannot be read: {error.strerror}") from None
+
+
+def parse_manifest(data: bytes) -> dict[str, str]:
+    """Sums by file name. Raises FormatError for a line that is none, or a name outside the folder."""
+    sums: dict[str, str] = {}
+    try:
+        lines = data.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise FormatError("the manifest cannot be read", found=str(error)) from None
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        parts = _LINE.fullmatch(line)
+        if parts is None or parts[2].startswith("/") or ".." in parts[2].split("/"):
+            raise FormatError(f"line {number} is no sum of a file", expected="64 hex digits, two spaces, a name")
+        sums[parts[2].removeprefix("./")] = parts[1]
     return sums
 
 

@@ -11,6 +11,7 @@ import math
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -19,47 +20,62 @@ from tnn_serving.errors import FormatError, located
 from tnn_serving.model import Model
 
 RECORDED = "check.npz"
+BROKEN = (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What zipfile and numpy raise for files that are not what they claim."""
+
 MAX_BYTES = 1 << 30
 """Of all arrays unpacked: a recording is a few inputs and outputs."""
 
 
-def read_recording(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+Arrays = dict[str, np.ndarray]
+
+
+def read_recording(path: Path) -> tuple[Arrays, Arrays]:
+    """Inputs and outputs of a recording by blob name. Raises FormatError as :func:`parse_recording`."""
+    with located(str(path)):
+        if path.exists() and not path.is_file():
+            raise FormatError("cannot read recording", expected="a regular file")
+        try:
+            with path.open("rb") as file:
+                return parse_recording(file)
+        except OSError as error:
+            raise FormatError(f"cannot read recording: {error.strerror}") from None
+
+
+def parse_recording(file: IO[bytes]) -> tuple[Arrays, Arrays]:
     """Inputs and outputs of a recording by blob name.
 
     Sizes are checked before an array is made: a small file may announce, or unpack to, a huge one.
 
     Raises:
-        FormatError: not an npz file, arrays of Python objects, too large, or neither inputs nor outputs.
+        FormatError: not an npz file, arrays of Python objects, too large, or no outputs.
     """
-    with located(str(path)):
-        try:
-            if path.exists() and not path.is_file():
-                raise FormatError("cannot read recording", expected="a regular file")
-            with zipfile.ZipFile(path) as archive:
-                members = archive.infolist()
-                total = sum(member.file_size for member in members)
-                if total > MAX_BYTES:
-                    raise FormatError("recording is too large", expected=f"at most {MAX_BYTES} bytes", found=total)
-                arrays = {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
-        except (
-            OSError,
-            ValueError,
-            EOFError,
-            RuntimeError,
-            NotImplementedError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
-            raise FormatError("cannot read recording", found=f"{type(error).__name__}: {error}") from None
-        inputs, outputs = (
-            {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
-            for start in ("in.", "out.")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            total = sum(member.file_size for member in members)
+            if total > MAX_BYTES:
+                raise FormatError("recording is too large", expected=f"at most {MAX_BYTES} bytes", found=total)
+            arrays = {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
+    except BROKEN as error:
+        raise FormatError("cannot read recording", found=f"{type(error).__name__}: {error}") from None
+    inputs, outputs = (
+        {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
+        for start in ("in.", "out.")
+    )
+    if not outputs:
+        raise FormatError(
+            "recording has no outputs", expected="arrays in.NAME and out.NAME", found=", ".join(arrays) or "nothing"
         )
-        if not outputs:
-            raise FormatError(
-                "recording has no outputs", expected="arrays in.NAME and out.NAME", found=", ".join(arrays) or "nothing"
-            )
-        return inputs, outputs
+    return inputs, outputs
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
