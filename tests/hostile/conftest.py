@@ -99,6 +99,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     write_model(folder, "batched", config="max_batch_size: 4\ndynamic_batching { }\n")
     write_model(folder, "pixels", config='input [{ name: "x" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] }]\n' + small)
     write_model(folder, "encoded", config='input [{ name: "x" data_type: TYPE_STRING dims: [ -1 ] }]\n')
+    config = "max_batch_size: 64\ninput [{ name: 'x' data_type: TYPE_STRING dims: [ 1 ] }]\n"
+    write_model(folder, "album", config=config + small)
     write_model(folder, "limited", config=small)
     write_model(folder, "sized", proto=SIZED, config=small)
     names = [path.name for path in folder.iterdir()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import socket
@@ -16,6 +17,7 @@ import tritonclient.grpc
 import tritonclient.http
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
@@ -215,6 +217,21 @@ def test_requests_that_need_too_much_memory(target: Target) -> None:
         with pytest.raises(InferenceServerException, match="memory_limit_bytes"):
             ask(protocol, "pixels", np.ones((600, 600, 3), np.uint8))
         target.assert_well()
+
+
+def test_small_files_of_large_pictures(target: Target) -> None:
+    """A blank picture packs a thousand to one; what counts is what all of them become."""
+    file = io.BytesIO()
+    Image.new("RGB", (100, 100)).save(file, "PNG")
+    data = file.getvalue()
+    assert len(data) < 2000
+    with target.running.grpc() as client:
+        protocol = tritonclient.grpc, client
+        y = ask(protocol, "album", np.array([[data]], object))
+        assert y.as_numpy("y").shape == (1, 3, 100, 100)
+        with pytest.raises(InferenceServerException, match="memory_limit_bytes"):
+            ask(protocol, "album", np.array([[data]] * 60, object))
+    target.assert_well()
 
 
 @pytest.mark.parametrize("sizes", [[2**31 - 1, 2], [10**6, 2], [-1, -1], [0, 0], [3, 3]])

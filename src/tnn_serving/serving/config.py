@@ -20,6 +20,7 @@ import numpy as np
 
 from tnn_serving.engines import Options, TensorSpec
 from tnn_serving.errors import ConfigError, located
+from tnn_serving.pictures.decode import MAX_PIXELS
 from tnn_serving.translate.limits import Limits, memory_of_machine_bytes
 from tnn_serving.translate.pictures import PictureInput
 
@@ -82,6 +83,8 @@ def _size(text: str) -> tuple[int, int] | None:
     height, width = (int(part) for part in text.replace("x", ",").split(","))
     if height < 1 or width < 1:
         raise ValueError("expected height,width")
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"expected at most {MAX_PIXELS} pixels")
     return height, width
 
 

@@ -37,6 +37,7 @@ from tnn_serving.serving.config import (
 )
 from tnn_serving.serving.manifest import check_manifest
 from tnn_serving.serving.recorded_case import RECORDED, check_recorded
+from tnn_serving.translate.limits import spelled_bytes
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +228,15 @@ class Servable:
         return np.stack([resize(picture, *size) for picture in batch])
 
     def _decoded(self, tensor: RequestTensor) -> np.ndarray:
-        pictures = [self._sized(tensor.name, decode(data)) for data in _elements(tensor)]
+        pictures: list[np.ndarray] = []
+        for data in _elements(tensor):
+            pictures.append(self._sized(tensor.name, decode(data)))
+            if sum(picture.nbytes for picture in pictures) > self._settings.memory_limit_bytes:
+                raise RequestError(
+                    "pictures of one request are too large together",
+                    expected=f"at most {spelled_bytes(self._settings.memory_limit_bytes)} of pixels",
+                    hint="the parameter `memory_limit_bytes` allows more",
+                )
         if not pictures:
             raise RequestError("no picture", expected="1 element", found=list(tensor.shape))
         if any(picture.shape != pictures[0].shape for picture in pictures):
