@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tritonclient.http
+from tritonclient.utils import InferenceServerException
 
-from tests.end_to_end.conftest import Running
+from tests.end_to_end.conftest import Running, ask, wait_for
 from tests.end_to_end.models import BROKEN, RELU, write_model
 from tnn_serving.serving.check import Checked, check
 from tnn_serving.serving.manifest import sign
@@ -107,3 +110,32 @@ def test_a_model_that_only_grpc_can_reach_is_warned_of(checked: Checked) -> None
     (model,) = (model for model in checked.models if model.name == "with space")
     assert [finding.severity for finding in model.findings] == ["warning"]
     assert "gRPC" in model.findings[0].problem
+
+
+def test_a_version_that_misses_its_recorded_case_leaves_the_old_one_serving(
+    tmp_path: Path, start_server: Callable[..., Running]
+) -> None:
+    model = write_model(tmp_path, "net")
+    running = start_server([tmp_path], ["--model-control-mode=explicit", "--load-model=net"])
+    x = np.array([[[[-1, 2]]]], np.float32)
+    write_model(tmp_path, "net", version=2)
+    np.savez(model / "2" / "check.npz", **{"in.x": x, "out.y": x})
+    with running.http() as client:
+
+        def refusal() -> str:
+            try:
+                client.load_model("net")
+            except InferenceServerException as error:
+                return str(error.message())
+            return ""
+
+        told = wait_for(refusal, "version 2 is refused", 10)
+        assert "check.npz, output `y`" in told
+        assert "worst at [0, 0, 0, 0]" in told
+        assert "expected -1 within 0.002, found 0" in told
+        result = ask((tritonclient.http, client), "net", x)
+        assert result.get_response()["model_version"] == "1"
+        np.testing.assert_array_equal(result.as_numpy("y"), np.maximum(x, 0))
+        np.savez(model / "2" / "check.npz", **{"in.x": x, "out.y": np.maximum(x, 0)})
+        client.load_model("net")
+        assert ask((tritonclient.http, client), "net", x).get_response()["model_version"] == "2"
