@@ -6,6 +6,7 @@ HOST       ?= 127.0.0.1
 HTTP_PORT  ?= 8000
 GRPC_PORT  ?= 8001
 METRICS_PORT ?= 8002
+HEALTH_PORT ?= 8003
 DEMO       ?= demo
 
 BIN := $(VENV)/bin
@@ -16,7 +17,7 @@ SOURCES := pyproject.toml hatch_build.py $(wildcard src/tnn_serving/triton/backe
 serve: $(VENV)/.server
 	$(BIN)/tnn-serving demo build $(DEMO)
 	exec $(BIN)/tnn-serving serve $(DEMO) --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) \
-	  --metrics-port $(METRICS_PORT)
+	  --metrics-port $(METRICS_PORT) --health-port $(HEALTH_PORT)
 
 test: $(VENV)/.test
 	$(MAKE) --no-print-directory lint types

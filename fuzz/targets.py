@@ -15,7 +15,7 @@ from tnn_serving.pictures.decode import decode
 from tnn_serving.serving.config import read_settings
 from tnn_serving.serving.config_text import read_config
 from tnn_serving.serving.manifest import parse_manifest
-from tnn_serving.serving.recorded_case import parse_recording
+from tnn_serving.serving.recorded_case import parse_arrays
 from tnn_serving.translate.graph import translate
 from tnn_serving.translate.limits import Limits
 
@@ -88,11 +88,11 @@ def manifest(data: bytes) -> None:
 def recording(data: bytes) -> None:
     """A check.npz: refused, or arrays of numbers."""
     try:
-        inputs, outputs = parse_recording(io.BytesIO(data))
+        arrays = parse_arrays(io.BytesIO(data))
     except FormatError as error:
         str(error).encode()
         return
-    assert all(array.dtype.kind in "biuf" for array in (*inputs.values(), *outputs.values()))
+    assert all(array.dtype.kind in "biuf" for array in arrays.values())
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

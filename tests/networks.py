@@ -17,6 +17,7 @@ def network(
     outputs: Sequence[str],
     *,
     seed: int = 0,
+    constants: dict[str, np.ndarray] | None = None,
 ) -> Graph:
     """A graph from layer lines (``type name n_in n_out ins... outs... tokens...``), missing weights random."""
     made = []
@@ -25,6 +26,7 @@ def network(
         a, b = int(n_in), int(n_in) + int(n_out)
         made.append(make(kind, name, rest[:a], rest[a:b], rest[b:]))
     graph = Graph([Input(name, tuple(dims)) for name, dims in inputs.items()], list(outputs), made)
+    graph.constants.update({name: Tensor.of(array) for name, array in (constants or {}).items()})
     return ts.fill_random_weights(graph, name="test", seed=seed)
 
 

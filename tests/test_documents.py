@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 import tnn_serving
-from tnn_serving import compare, load, read_model, summary, write_model
+from tnn_serving import compare, load, profile, read_model, summary, write_model
 from tnn_serving.cli.pictures import Classified, Detected
 from tnn_serving.client import Face, Prediction
+from tnn_serving.client import load as load_test
 from tnn_serving.formats.model import SCALE_NUMBER, SCALE_TYPE
 from tnn_serving.layers import declaration, is_known, type_number
 from tnn_serving.layers.base import Reserved, declared
+from tnn_serving.serving import check as checked
 from tnn_serving.serving.config import PARAMETERS
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -104,10 +106,24 @@ KEYS = {
     "of a layer": summary.LayerSummary,
     "of a weight": summary.WeightSummary,
     "`compare`": compare.Comparison,
+    "`check`": checked.Checked,
+    "of a model": checked.CheckedModel,
+    "of a version": checked.CheckedVersion,
+    "of a file": checked.CheckedFile,
+    "of an input or output": checked.CheckedTensor,
+    "of memory": checked.Memory,
+    "of a finding": checked.Finding,
     "`classify`": Classified,
     "of a prediction": Prediction,
     "`detect`": Detected,
     "of a face": Face,
+    "`bench`": load_test.Measurement,
+    "of a latency": load_test.Latency,
+    "of a window": load_test.Window,
+    "of a server": load_test.ServerSide,
+    "of a client": load_test.ClientSide,
+    "`bench --layers`": profile.Profile,
+    "of a layer's time": profile.LayerTime,
 }
 
 

@@ -21,6 +21,7 @@ from tnn_serving.graph import Graph, Tensor
 from tnn_serving.int8 import decide
 from tnn_serving.layers.quantized import Form
 from tnn_serving.model import Model
+from tnn_serving.network import TnnNetwork
 
 VNNI = frozenset({"avx2", "avx512f", "avx512_vnni"})
 AMX = VNNI | {"amx_int8", "amx_bf16"}
@@ -69,7 +70,7 @@ def test_weight_zero_points_are_exact() -> None:
 
 
 def test_a_model_says_which_form_it_took(graph: Graph) -> None:
-    model = Model(graph, "openvino", cpu=Cpu.of(frozenset(), {}))
+    model = Model(TnnNetwork(graph), "openvino", cpu=Cpu.of(frozenset(), {}))
     assert model.int8 is not None
     assert model.int8.form is Form.EXACT
     assert "VNNI" in model.int8.reason
@@ -153,7 +154,7 @@ def test_division_by_the_scale_is_rounded_as_ieee_says(engine: str) -> None:
 
 def test_fast_form_runs_int8_kernels_on_openvino(graph: Graph) -> None:
     model = ts.load(graph, "openvino", int8="fast")
-    runtime = model._executable(tuple(graph.outputs), ())._compiled.get_runtime_model()  # type: ignore[attr-defined]
+    runtime = model._executable(tuple(graph.outputs), ()).general._compiled.get_runtime_model()  # type: ignore[attr-defined]
     kinds = Counter(
         op.get_rt_info()["runtimePrecision"].astype(str)
         for op in runtime.get_ordered_ops()

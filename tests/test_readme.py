@@ -28,7 +28,7 @@ README = ROOT / "README.md"
 CHINESE = ROOT / "README.zh-CN.md"
 PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")])
 BIN = Path(sys.executable).parent
-PORTS = {"HTTP_PORT": "8000", "GRPC_PORT": "8001", "METRICS_PORT": "8002"}
+PORTS = {"HTTP_PORT": "8000", "GRPC_PORT": "8001", "METRICS_PORT": "8002", "HEALTH_PORT": "8003"}
 """Variables of the Makefile, with the ports that the README shows."""
 
 START_S = 120.0
@@ -234,7 +234,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shop(folder: Path) -> Iterator[tuple[Shop, str]]:
     """What ``make serve`` does once everything is installed, and what the server then prints."""
-    ports = dict(zip(PORTS, map(str, free_ports(3)), strict=True))
+    ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
     target = block("make serve", "sh").split()[1:]
     commands = make(*target, *(f"{name}={port}" for name, port in ports.items()))
     *preparation, build, serve = commands
@@ -340,7 +340,7 @@ def mine(shop: tuple[Shop, str]) -> Iterator[Shop]:
     shutil.copytree(folder / "repository" / "my_model", folder / "repository" / "my_pictures")
     config = block("input [", "text").replace('"data"', '"input"')  # as the demo network calls it
     (folder / "repository" / "my_pictures" / "config.pbtxt").write_text(config)
-    here = Shop(folder, dict(zip(PORTS, map(str, free_ports(3)), strict=True)))
+    here = Shop(folder, dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True)))
     flags = " ".join(f"--{name.lower().replace('_', '-')} {port}" for name, port in here.ports.items())
     here.serve(f"{block('.venv/bin/tnn-serving serve', 'sh').strip()} {flags}")
     yield here

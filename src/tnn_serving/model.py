@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 
-from tnn_serving.engines import Executable, Options, TensorSpec, engine_named
-from tnn_serving.engines.cpu import Cpu
+from tnn_serving.choice import Candidate, Choice, PrecisionChoice, choose, read_precision
+from tnn_serving.engines import ENGINES, Engine, NodeTime, Options, Shapes, TensorSpec, engine_named
+from tnn_serving.engines.base import Arrays, Precision
+from tnn_serving.engines.choices import Choices
+from tnn_serving.engines.cpu import Cpu, cpu_name
+from tnn_serving.engines.shapes import NO_SHAPES, Allocate, ShapeCache, ShapeLimits, zeros
 from tnn_serving.errors import ConfigError, EngineError, RequestError, TnnError, located
 from tnn_serving.formats import read_model
+from tnn_serving.formats.folder import onnx_file
 from tnn_serving.graph import Graph
-from tnn_serving.int8 import Decision, decide, processor
+from tnn_serving.int8 import Decision, processor
 from tnn_serving.layers.quantized import Form
-from tnn_serving.translate.graph import Blob, check_shapes, fingerprint, free_dims, translate
+from tnn_serving.network import NO_VALUES, Network, Pictures, TnnNetwork
+from tnn_serving.onnx_network import read_onnx
+from tnn_serving.translate.graph import Blob, fingerprint, free_dims, translate
 from tnn_serving.translate.inference import SAMPLE_LIMIT
-from tnn_serving.translate.limits import UNLIMITED, Limits
-from tnn_serving.translate.pictures import PictureInput
+from tnn_serving.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -41,18 +48,31 @@ def to_graph(source: Source) -> Graph:
     return read_model(source)
 
 
+def to_network(source: Source) -> Network:
+    """The network that a source means: see :func:`load`."""
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        file = path if path.suffix == ".onnx" else onnx_file(path) if path.is_dir() else None
+        if file is not None:
+            return read_onnx(file)
+    return TnnNetwork(to_graph(source))
+
+
 def load(
     source: Source, engine: str = "auto", *, int8: str = "auto", raw_int8: bool = False, **options: object
 ) -> Model:
     """Loads a model: reads, translates, compiles.
 
     Args:
-        source: a model folder, a .tnnproto with its .tnnmodel beside it, (proto, model) as paths or bytes, or a Graph.
-        engine: "openvino", "onnxruntime", or "auto": OpenVINO, and ONNX Runtime for what it cannot compile.
+        source: a model folder, a .tnnproto with its .tnnmodel beside it, (proto, model) as paths or bytes, a Graph, or
+            an .onnx file (or a folder that holds one instead of TNN's files).
+        engine: "openvino", "onnxruntime", or "auto": the one that is measured to be faster at the default shapes,
+            among those that can run the network.
         int8: "exact" gives TNN's code everywhere; "fast" uses the engine's int8 kernels, within one step a layer;
             "auto" is fast where the processor and the network make it safe.
         raw_int8: int8 blobs are codes at the border too, instead of float32.
-        options: see :class:`tnn_serving.engines.Options`.
+        options: see :class:`tnn_serving.engines.Options`. ``precision`` may be "auto" too: bf16 if that is faster by
+            a tenth and at most 1 % off on random inputs.
 
     Raises:
         FormatError: the files are broken.
@@ -61,7 +81,15 @@ def load(
         EngineError: no engine compiles the network.
         ConfigError: an unknown engine or option.
     """
-    return Model(to_graph(source), engine, Options.of(options), int8=int8, raw_int8=raw_int8)
+    precision = options.pop("precision", "f32")
+    return Model(
+        to_network(source),
+        engine,
+        Options.of(options),
+        precision=str(precision),
+        int8=int8,
+        raw_int8=raw_int8,
+    )
 
 
 def to_onnx(source: Source, *, int8: str = "exact", raw_int8: bool = False) -> onnx.ModelProto:
@@ -80,7 +108,7 @@ def to_onnx(source: Source, *, int8: str = "exact", raw_int8: bool = False) -> o
     if int8 not in ("exact", "fast"):
         raise ConfigError("unknown int8 form", expected="exact or fast", found=int8)
     graph = to_graph(source)
-    optional = _optional(graph)
+    optional = [item.name for item in graph.inputs if item.name in graph.constants]
     translation = translate(
         graph,
         given=optional,
@@ -96,60 +124,79 @@ def to_onnx(source: Source, *, int8: str = "exact", raw_int8: bool = False) -> o
     return made
 
 
-def _optional(graph: Graph) -> list[str]:
-    return [item.name for item in graph.inputs if item.name in graph.constants]
-
-
 class Model:
     """A loaded network. ``run`` may be called from several threads at once.
 
     Other outputs than the network's own, and inputs that have a stored default, need another compilation; it is made
     when first asked for and kept.
+
+    Args:
+        network: what to run.
+        engine, options, precision, int8, raw_int8: as for :func:`load`.
+        outputs: blobs that are mostly asked for, if not the network's outputs.
+        pictures: inputs to take as uint8 pixels.
+        cpu: the processor, if it is not this one.
+        shapes: single shapes that may be compiled for; none by default.
+        typical: the input shapes to measure at, if they are not the default ones.
+        samples: inputs to measure the error of bf16 with, instead of random ones.
     """
 
     def __init__(
         self,
-        graph: Graph,
+        network: Network,
         engine: str = "auto",
         options: Options | None = None,
         *,
-        pictures: Mapping[str, PictureInput] | None = None,
+        outputs: Sequence[str] | None = None,
+        precision: str = "f32",
+        pictures: Pictures | None = None,
         int8: str = "auto",
         raw_int8: bool = False,
         cpu: Cpu | None = None,
-        limits: Limits = UNLIMITED,
+        shapes: ShapeLimits = NO_SHAPES,
+        typical: Shapes | None = None,
+        samples: Arrays | None = None,
     ) -> None:
-        self.graph = graph
-        self._limits = limits
+        self.network = network
+        self.int8: Decision | None = None
         self._int8 = int8
         self._raw_int8 = raw_int8
         self._cpu = cpu or processor()
-        self.int8: Decision | None = None
         self._pictures = dict(pictures or {})
-        self._engines = engine_named(engine)
+        self._served = tuple(outputs or network.outputs)
         self._options = options or Options()
+        self._limits = shapes
         self._lock = threading.Lock()
-        self._compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], Executable] = {}
+        self._compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], ShapeCache] = {}
         self._taken: dict[object, None] = {}
-        self._optional = _optional(graph)
-        self._free = free_dims(graph, given=self._optional, limits=limits)
-        everything = translate(
-            graph, given=self._optional, symbolic=self._free, pictures=self._pictures, raw_int8=raw_int8, limits=limits
-        )
-        self._sizing = everything.sizing
-        self._inputs = {blob.name: _spec(blob) for blob in everything.inputs}
-        self._sizes = {blob.name: tuple(dim or 0 for dim in blob.dims) for blob in everything.inputs}
-        for name in self._inputs:
-            if not any(True for _ in graph.consumers(name)):
-                log.warning("%s: input `%s` is not used by any layer", graph.source, name)
-        self._blobs = everything.blobs
-        self._executable(tuple(graph.outputs), ())
-        self._limits = replace(limits, deadline_s=math.inf)  # requests have no part in the time for loading
+        self._optional = list(network.optional)
+        border = network.border(self._pictures, raw_int8=raw_int8)
+        self._sizing = network.sizing
+        self._inputs = {blob.name: _spec(blob) for blob in border.inputs}
+        self._blobs = {name: _spec(blob) for name, blob in border.blobs.items()}
+        self.sizes = {blob.name: tuple(dim or 0 for dim in blob.dims) for blob in border.inputs}
+        self.sizes.update({name: tuple(shape) for name, shape in (typical or {}).items() if name in self.sizes})
+        self._engines = engine_named(engine)
+        self._precision = read_precision(precision)
+        chosen, self.choice = self._choose(self._precision, {**self.samples(), **(samples or {})})
+        # Other outputs are compiled on the same engine, and on another one only if that cannot.
+        self._engines.sort(key=lambda one: one.name != self.choice.engine)
+        self._compiled[self._served, ()] = chosen.compiled
+        if network.quantized:
+            self.int8 = chosen.int8
+            log.info("%s: int8 layers in %s form: %s", network.source, chosen.int8.form.value, chosen.int8.reason)
 
     @property
     def engine(self) -> str:
         """Name of the engine that runs the network."""
-        return self._executable(tuple(self.graph.outputs), ()).engine
+        return self.choice.engine
+
+    @property
+    def graph(self) -> Graph:
+        """The network as TNN's files give it. Raises ConfigError for one that came from another format."""
+        if not isinstance(self.network, TnnNetwork):
+            raise ConfigError("this is no TNN model", expected="a .tnnproto and a .tnnmodel", found=self.network.source)
+        return self.network.graph
 
     @property
     def inputs(self) -> list[TensorSpec]:
@@ -159,7 +206,7 @@ class Model:
     @property
     def outputs(self) -> list[TensorSpec]:
         """Name, type and shape of each output (``None`` where it follows the inputs), in file order."""
-        return [_spec(self._blobs[name]) for name in self.graph.outputs]
+        return [self._blobs[name] for name in self.network.outputs]
 
     @property
     def optional_inputs(self) -> list[str]:
@@ -167,21 +214,15 @@ class Model:
         return list(self._optional)
 
     @property
-    def sizes(self) -> dict[str, tuple[int, ...]]:
-        """A shape of each input that the network takes: the default one, in the input's own layout."""
-        return dict(self._sizes)
-
-    @property
     def default_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The input shapes that the proto gives."""
-        return {item.name: item.dims for item in self.graph.inputs}
+        """The input shapes that the file gives."""
+        return self.network.default_shapes
 
     def blobs(self) -> dict[str, TensorSpec]:
         """Type and shape of every blob that a layer produces."""
-        produced = {name for layer in self.graph.layers for name in layer.outputs}
-        return {name: _spec(blob) for name, blob in self._blobs.items() if name in produced}
+        return dict(self._blobs)
 
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    def run(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Runs the network.
 
         Args:
@@ -193,87 +234,209 @@ class Model:
             RequestError: an input is missing, unknown, or of a wrong type, rank or size.
             EngineError: the engine fails.
         """
-        feeds = {name: self._checked(name, array) for name, array in inputs.items()}
+        wanted = tuple(outputs) if outputs is not None else tuple(self.network.outputs)
+        answer = self.infer({name: self._converted(name, array) for name, array in inputs.items()}, wanted)
+        # What lies in the engine's memory would keep an infer request busy for as long as the caller keeps it.
+        return {name: array if array.flags.owndata else array.copy() for name, array in answer.items()}
+
+    def infer(self, feeds: Arrays, outputs: tuple[str, ...], allocate: Allocate | None = None) -> dict[str, np.ndarray]:
+        """One inference without a copy: arrays in the inputs' own types in, memory that may be the engine's out.
+
+        Args:
+            feeds: C-contiguous arrays of the inputs' types.
+            outputs: blobs to return.
+            allocate: asked for memory to write large outputs into.
+
+        Raises:
+            RequestError: an input is missing, unknown, or of a wrong rank or size.
+            EngineError: the engine fails.
+        """
+        given = self._check(feeds)
+        return self._executable(outputs, given).run(feeds, allocate)
+
+    def profile(self, inputs: Arrays, runs: int) -> list[NodeTime]:
+        """Mean time over ``runs`` inferences of each node that the engine made of the network. May be called once.
+
+        Raises:
+            RequestError: as :meth:`run`.
+            EngineError: loaded without the option ``profile``, or the engine fails.
+        """
+        feeds = {name: self._converted(name, array) for name, array in inputs.items()}
+        return self._executable(self._served, self._check(feeds)).profile(feeds, runs)
+
+    def warm(self, shapes: Shapes, outputs: Sequence[str] | None = None) -> None:
+        """Compiles for single input shapes ahead of the first request. Raises as :meth:`run`."""
+        wanted = tuple(outputs) if outputs is not None else self._served
+        given = self._check(zeros([self._inputs[name] for name in shapes], shapes))
+        self._executable(wanted, given).warm(shapes)
+
+    def shape_caches(self) -> list[ShapeCache]:
+        """What has been compiled, for whoever counts."""
+        return list(self._compiled.values())
+
+    # ---- checks ----
+
+    def _check(self, feeds: Arrays) -> tuple[str, ...]:
+        """Asks the layers about shapes that were not seen before: engines answer some that do not fit with garbage.
+
+        Returns the optional inputs among those fed.
+        """
+        key: tuple[object, ...] = tuple([(name, array.shape) for name, array in feeds.items()])
+        values: Arrays = NO_VALUES
+        if self._sizing:
+            values = {name: feeds[name] for name in self._sizing if name in feeds and feeds[name].size <= SAMPLE_LIMIT}
+            key = (*key, *(array.tobytes() for array in values.values()))
+        given = self._given(feeds)
+        if key in self._taken:
+            return given
+        for name, array in feeds.items():
+            self._check_input(name, array)
         for name in self._inputs:
             if name not in feeds and name not in self._optional:
                 raise RequestError(
                     f"input `{name}` is missing", expected=", ".join(self._inputs), found=", ".join(feeds)
                 )
-        given = tuple(name for name in self._optional if name in feeds)
-        wanted = tuple(outputs) if outputs is not None else tuple(self.graph.outputs)
-        self._check_shapes(feeds, given)
-        return self._executable(wanted, given).run(feeds)
-
-    def _check_shapes(self, feeds: Mapping[str, np.ndarray], given: Sequence[str]) -> None:
-        """Asks the layers about shapes that were not seen before: engines answer some that do not fit with garbage."""
-        values = {name: feeds[name] for name in self._sizing if name in feeds and feeds[name].size <= SAMPLE_LIMIT}
         shapes = {name: array.shape for name, array in feeds.items()}
-        key = tuple(shapes.items()), tuple(array.tobytes() for array in values.values())
-        if key in self._taken:
-            return
         for name in self._pictures.keys() & shapes.keys():
             n, h, w, c = shapes[name]
             shapes[name] = (n, c, h, w)
         try:
-            check_shapes(self.graph, shapes, given=given, values=values, limits=self._limits)
+            self.network.check_shapes(shapes, given, values)
         except TnnError as error:
             sizes = ", ".join(f"`{name}` {list(array.shape)}" for name, array in feeds.items())
             raise RequestError(f"the network does not take {sizes}", found=str(error)) from error
         while len(self._taken) >= REMEMBERED_SHAPES:
             self._taken.pop(next(iter(self._taken)), None)
         self._taken[key] = None
+        return given
 
-    def _checked(self, name: str, value: np.ndarray) -> np.ndarray:
+    def _given(self, feeds: Mapping[str, object]) -> tuple[str, ...]:
+        return tuple([name for name in self._optional if name in feeds]) if self._optional else ()
+
+    def _check_input(self, name: str, array: np.ndarray) -> None:
         spec = self._inputs.get(name)
         if spec is None:
             raise RequestError(f"there is no input `{name}`", expected=", ".join(self._inputs) or "none")
-        array = np.asarray(value)
-        if array.dtype != spec.dtype:
-            if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
-                raise RequestError(f"input `{name}` has another type", expected=spec.dtype, found=array.dtype)
-            array = array.astype(spec.dtype)
         if len(array.shape) != len(spec.shape) or any(
             want is not None and want != have for want, have in zip(spec.shape, array.shape, strict=True)
         ):
             raise RequestError(
                 f"input `{name}` has another shape", expected=_spelled(spec.shape), found=list(array.shape)
             )
+
+    def _converted(self, name: str, value: np.ndarray) -> np.ndarray:
+        spec = self._inputs.get(name)
+        array = np.asarray(value)
+        if spec is not None and array.dtype != spec.dtype:
+            if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+                raise RequestError(f"input `{name}` has another type", expected=spec.dtype, found=array.dtype)
+            array = array.astype(spec.dtype)
         return np.ascontiguousarray(array) if array.ndim else array
 
-    def _executable(self, outputs: tuple[str, ...], given: tuple[str, ...]) -> Executable:
-        key = (outputs, given)
-        with self._lock:
-            if key not in self._compiled:
-                self._compiled[key] = self._compile(outputs, given)
-            return self._compiled[key]
+    # ---- compilation ----
 
-    def _compile(self, outputs: tuple[str, ...], given: tuple[str, ...]) -> Executable:
+    def _executable(self, outputs: tuple[str, ...], given: tuple[str, ...]) -> ShapeCache:
+        found = self._compiled.get((outputs, given))
+        if found is not None:
+            return found
+        with self._lock:
+            if (outputs, given) not in self._compiled:
+                self._compiled[outputs, given] = self._compile_on_any(outputs, given)
+            return self._compiled[outputs, given]
+
+    def _compile_on_any(self, outputs: tuple[str, ...], given: tuple[str, ...]) -> ShapeCache:
+        """On the engine that was chosen, or on another one if that cannot."""
         failures: list[EngineError] = []
         for engine in self._engines:
-            decision = decide(self.graph, engine.name, self._int8, self._cpu)
-            translation = translate(
-                self.graph,
-                outputs=outputs,
-                given=given,
-                symbolic=self._free,
-                pictures=self._pictures,
-                form=decision.form,
-                raw_int8=self._raw_int8,
-                limits=self._limits,
-            )
-            exact = self.graph.quantized and decision.form is Form.EXACT
+            precision: Precision = self.choice.precision if engine.name == self.choice.engine else "f32"
             try:
-                with located(self.graph.source):
-                    executable = engine.compile(translation.proto(), replace(self._options, ieee_division=exact))
+                return self._compile(engine, precision, outputs, given).compiled
             except EngineError as error:
                 log.info("%s", error)
                 failures.append(error)
-                continue
-            if self.graph.quantized and self.int8 is None:
-                log.info("%s: int8 layers in %s form: %s", self.graph.source, decision.form.value, decision.reason)
-                self.int8 = decision
-            return executable
         raise failures[0]
+
+    def _compile(
+        self, engine: Engine, precision: Precision, outputs: tuple[str, ...], given: tuple[str, ...]
+    ) -> Candidate:
+        decision = self.network.int8_form(engine.name, self._int8, self._cpu)
+        made = self.network.onnx(
+            outputs=outputs, given=given, pictures=self._pictures, form=decision.form, raw_int8=self._raw_int8
+        )
+        exact = self.network.quantized and decision.form is Form.EXACT
+        with located(self.network.source):
+            general = engine.compile(made, replace(self._options, precision=precision, ieee_division=exact))
+        fed = [spec for spec in self.inputs if spec.name not in self._optional or spec.name in given]
+        return Candidate(ShapeCache(general, fed, self._limits, self.network.weight_bytes), decision)
+
+    def _choose(self, precision: PrecisionChoice, feeds: Arrays) -> tuple[Candidate, Choice]:
+        """Compiles the network's own outputs on the engine, and in the precision, that they are to run in."""
+
+        def compile(engine: Engine, precision: Precision) -> Candidate:
+            made = self._compile(engine, precision, self._served, ())
+            if self._limits.count:  # fixed shapes are measured where fixed shapes will run
+                with suppress(EngineError):  # the shapes may be nobody's but ours; measuring will tell
+                    made.compiled.warm({name: array.shape for name, array in feeds.items()})
+            return made
+
+        if len(self._engines) == 1 and precision == "f32":
+            return choose(self._engines, precision, compile, feeds, self._cpu)
+        choices = Choices(self._options.cache_dir)
+        facts = self.facts() if choices.kept else {}
+        kept = choices.get(facts)
+        if kept is not None:
+            choice = Choice(kept["engine"], kept["precision"], f"{kept['reason']}, measured earlier", kept["error"])
+            with suppress(EngineError):
+                return compile(ENGINES[choice.engine], choice.precision), choice
+        candidate, choice = choose(self._engines, precision, compile, feeds, self._cpu)
+        choices.put(facts, asdict(choice))
+        return candidate, choice
+
+    # ---- measuring ----
+
+    def samples(
+        self, seed: int = 0, *, rows: int | None = None, integers: tuple[int, int] = (0, 1)
+    ) -> dict[str, np.ndarray]:
+        """Inputs to measure with, at the shapes in use: normal numbers, random pixels, and integers of a range.
+
+        Args:
+            rows: replaces the first dim of each.
+            integers: least, and one more than the largest; 0 alone is right for indices, which they mostly are.
+        """
+        random = np.random.default_rng(seed)
+        made = {}
+        for spec in self.inputs:
+            if spec.name in self._optional:
+                continue
+            shape = self.sizes[spec.name] if rows is None else (rows, *self.sizes[spec.name][1:])
+            if spec.dtype.kind == "f":
+                made[spec.name] = random.standard_normal(shape).astype(spec.dtype)
+            elif spec.name in self._pictures:
+                made[spec.name] = random.integers(0, 256, shape).astype(spec.dtype)
+            else:
+                made[spec.name] = random.integers(*integers, shape).astype(spec.dtype)
+        return made
+
+    def runner(self, feeds: Arrays) -> Callable[[], object]:
+        """One inference of the form for any shape, as something to call and to measure."""
+        general = self._executable(self._served, self._check(feeds)).general
+        return lambda: general.run(feeds)
+
+    def facts(self) -> dict[str, object]:
+        """All that a measurement of this model depends on."""
+        return {
+            "network": self.network.fingerprint(),
+            "outputs": list(self._served),
+            "shapes": {name: list(shape) for name, shape in sorted(self.sizes.items())},
+            "fixed": bool(self._limits.count),
+            "pictures": repr(sorted(self._pictures.items())),
+            "engines": {engine.name: engine.version() for engine in ENGINES.values() if engine in self._engines},
+            "threads": [self._options.threads, self._options.streams],
+            "precision": self._precision,
+            "int8": [self._int8, self._raw_int8],
+            "cpu": [cpu_name(), repr(self._cpu)],
+            "version": VERSION,
+        }
 
 
 def _spec(blob: Blob) -> TensorSpec:

@@ -147,7 +147,17 @@ def test_export_writes_checked_onnx(model: Path, tmp_path: Path) -> None:
 
 def test_version_and_help() -> None:
     assert run("--version").stdout.strip() == f"tnn-serving {ts.__version__}"
-    for command in ("serve", "install-server", "classify", "detect", "request", "inspect", "compare", "export"):
+    for command in (
+        "serve",
+        "install-server",
+        "classify",
+        "detect",
+        "request",
+        "bench",
+        "inspect",
+        "compare",
+        "export",
+    ):
         told = CliRunner().invoke(app, [command, "--help"])
         assert told.exit_code == 0
         assert "Example" in told.output, command

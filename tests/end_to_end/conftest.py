@@ -21,6 +21,8 @@ import tritonclient.http
 
 from tests.end_to_end.models import BROKEN, write_model
 from tnn_serving.errors import ServerError
+from tnn_serving.triton.access import with_token
+from tnn_serving.triton.health import Limits
 from tnn_serving.triton.index import ServedModel
 from tnn_serving.triton.launch import BACKEND_LIBRARY, find_libpython, find_tritonserver, prepare
 from tnn_serving.triton.overlay import Overlay
@@ -74,6 +76,8 @@ class Running:
     overlay: Overlay
     http_url: str
     grpc_url: str
+    health_url: str
+    warnings: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     ready: list[list[ServedModel]] = field(default_factory=list)
     restarts: list[str] = field(default_factory=list)
@@ -95,19 +99,32 @@ class Running:
         return self.outcome[0]
 
 
-def start(repositories: Sequence[Path], flags: Sequence[str] = (), **options: Any) -> Running:
+def start(
+    repositories: Sequence[Path],
+    flags: Sequence[str] = (),
+    *,
+    limits: Limits | None = None,
+    token: str | None = None,
+    reload: bool = True,
+    **options: Any,
+) -> Running:
     """Starts a supervised server and returns when it is ready or has given up."""
     changing = any(flag.startswith("--model-control-mode") for flag in flags)
     overlay = Overlay([str(path) for path in repositories], changing=changing)
-    ports = free_ports(3)
+    ports = free_ports(4)
     settings = {"http_port": ports[0], "grpc_port": ports[1], "metrics_port": ports[2], "exit_timeout_s": 3}
     launch = prepare(overlay.locations, flags=flags, **{**settings, **options})
-    supervisor = Supervisor(launch, overlay)
-    running = Running(supervisor, overlay, f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}")
+    if token is not None:
+        launch = with_token(launch, token)
+    supervisor = Supervisor(launch, overlay, reload=reload, token=token)
+    supervisor.monitor.limits = limits or Limits()
+    supervisor.health_address = ("127.0.0.1", ports[3])
+    running = Running(supervisor, overlay, *(f"127.0.0.1:{port}" for port in (ports[0], ports[1], ports[3])))
     supervisor.restarts.first_delay_s = 0.1
     supervisor.callbacks = Callbacks(
         on_log=running.log.append,
         on_ready=lambda models: running.ready.append(list(models)),
+        on_warning=running.warnings.append,
         on_restart=lambda what, delay_s: running.restarts.append(what),
     )
 

@@ -241,8 +241,9 @@ def test_exit_codes(demo: Running, what: str) -> None:
 
 
 def test_labels_are_the_ones_that_were_fetched(demo: Running) -> None:
+    from tnn_serving.cache import cache_folder
     from tnn_serving.demo.labels import TIMM
-    from tnn_serving.demo.wheels import cache_folder, fetch
+    from tnn_serving.demo.wheels import fetch
 
     with connect(demo.http_url) as connection:
         everything = classify(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,7 +12,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
+from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.conftest import Running, ask, free_ports, wait_for
 from tests.end_to_end.models import BROKEN, write_model
@@ -183,9 +187,10 @@ class Program:
     """``tnn-serving serve`` as a user starts it."""
 
     def __init__(self, models: Path, *flags: str) -> None:
-        ports = free_ports(3)
-        self.http_port = ports[0]
-        options = [f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), ports, strict=True)]
+        names = ("http", "grpc", "metrics", "health")
+        ports = free_ports(len(names))
+        self.http_port, self.grpc_port, _, self.health_port = ports
+        options = [f"--{name}-port={port}" for name, port in zip(names, ports, strict=True)]
         command = [sys.executable, "-c", PROGRAM, "serve", str(models), *options, *flags]
         environment = {**os.environ, "TMPDIR": str(models.parent)}
         self.process = subprocess.Popen(
@@ -247,6 +252,126 @@ def test_program_serves_and_stops(program: Callable[..., Program], models: Path,
     assert gone(pid)
     assert not list(models.parent.glob("tnn-serving-*"))
     assert output == ""
+
+
+@contextmanager
+def nobody(running: Program) -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def eight_clients(running: Program) -> Iterator[None]:
+    x = np.random.default_rng(0).standard_normal((1, 3, 64, 64), dtype=np.float32)
+    answered = [threading.Event() for _ in range(8)]
+
+    def send(event: threading.Event) -> None:
+        with tritonclient.http.InferenceServerClient(f"127.0.0.1:{running.http_port}") as client, suppress(Exception):
+            while True:  # until the server is gone
+                y = ask((tritonclient.http, client), "relu", x).as_numpy("y")
+                np.testing.assert_array_equal(y, np.maximum(x, 0))
+                event.set()
+
+    threads = [threading.Thread(target=send, args=[event]) for event in answered]
+    for thread in threads:
+        thread.start()
+    assert all(event.wait(30) for event in answered)
+    yield
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@contextmanager
+def open_stream(running: Program) -> Iterator[None]:
+    answers: list[Any] = []
+    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{running.grpc_port}") as client:
+        client.start_stream(lambda result, error: answers.append(error))
+        tensor = tritonclient.grpc.InferInput("x", [1, 3, 2, 2], "FP32")
+        tensor.set_data_from_numpy(np.ones((1, 3, 2, 2), np.float32))
+        client.async_stream_infer("relu", [tensor])
+        wait_for(lambda: answers, "the stream answers")
+        assert answers[0] is None
+        yield
+
+
+@contextmanager
+def idle_connection(running: Program) -> Iterator[None]:
+    connection = http.client.HTTPConnection("127.0.0.1", running.http_port, timeout=10)
+    connection.request("GET", "/v2/health/ready")
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == 200
+    assert connection.sock is not None  # kept alive
+    yield
+    connection.close()
+
+
+@pytest.mark.parametrize("busy", [nobody, eight_clients, open_stream, idle_connection])
+def test_program_stops_in_time_whoever_is_connected(program: Callable[..., Program], busy: Any) -> None:
+    exit_timeout_s = 2
+    running = program(f"--exit-timeout={exit_timeout_s}", "--no-server-log")
+    running.wait_until_ready()
+    pid = running.server_pid()
+    with busy(running):
+        started = time.monotonic()
+        running.process.terminate()
+        _, talk = running.process.communicate(timeout=60)
+        took_s = time.monotonic() - started
+    assert running.process.returncode == 0, talk
+    assert took_s < exit_timeout_s + 5 + 3  # 3 for the end of the program itself on a busy machine
+    assert gone(pid)
+
+
+def test_program_that_crashes_too_often_ends_with_the_reason(program: Callable[..., Program]) -> None:
+    running = program("--restarts=1", "--no-server-log")
+    running.wait_until_ready()
+    first = running.server_pid()
+    os.kill(first, signal.SIGSEGV)
+
+    def restarted() -> bool:
+        children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text().split()
+        return bool(children) and int(children[0]) != first
+
+    wait_for(restarted, "it is started again", 60)
+    running.wait_until_ready()
+    os.kill(running.server_pid(), signal.SIGKILL)
+    _, talk = running.process.communicate(timeout=60)
+    assert running.process.returncode == 1
+    assert "SIGSEGV; restarting in 1 s" in talk
+    assert "SIGKILL; it has died 2 times in a row" in " ".join(talk.split())
+
+
+@pytest.mark.parametrize("how", ["made", "file", "variable", "off"])
+def test_program_asks_for_a_token_when_it_is_open(
+    program: Callable[..., Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    chosen = "a-token-of-my-own-choice"
+    flags = ["--host=0.0.0.0", "--model-control-mode=explicit", "--load-model=relu", "--no-server-log"]
+    if how == "file":
+        (tmp_path / "token").write_text(chosen + "\n")
+        flags.append(f"--admin-token-file={tmp_path / 'token'}")
+    elif how == "variable":
+        monkeypatch.setenv("TNN_ADMIN_TOKEN", chosen)
+    elif how == "off":
+        flags.append("--no-admin-token")
+    running = program(*flags)
+    running.wait_until_ready()
+    with tritonclient.http.InferenceServerClient(f"127.0.0.1:{running.http_port}") as client:
+        if how == "off":
+            assert client.get_model_repository_index()
+        else:
+            with pytest.raises(InferenceServerException, match="tnn-admin-token"):
+                client.get_model_repository_index()
+        if how in ("file", "variable"):
+            assert client.get_model_repository_index(headers={"tnn-admin-token": chosen})
+    running.process.terminate()
+    _, talk = running.process.communicate(timeout=60)
+    assert running.process.returncode == 0, talk
+    talk = " ".join(talk.split())
+    assert ("tnn-admin-token" in talk) == (how != "off")
+    assert chosen not in talk
+    if how == "made":
+        assert re.search(r"header tnn-admin-token: [A-Za-z0-9_-]{32}\b", talk)
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.3])

@@ -9,6 +9,7 @@ import pytest
 
 from tnn_serving.engines import TensorSpec
 from tnn_serving.errors import ConfigError
+from tnn_serving.pictures.fit import Fit
 from tnn_serving.serving.config import (
     NUMPY_TYPE,
     PARAMETERS,
@@ -79,7 +80,85 @@ def test_pictures_are_read_in_tnns_terms() -> None:
     assert picture.scale == (0.5, 0.25, 1.0)
     assert picture.bias == (-1.0,)
     assert picture.reverse_channel
-    assert picture.resize == (224, 192)
+    assert picture.fit == Fit(resize=(224, 192))
+
+
+def test_the_way_to_the_size_is_read() -> None:
+    given = config(
+        [{"name": "x", "data_type": "TYPE_STRING", "dims": [1]}],
+        parameters=parameters(
+            resize="64,96", resize_mode="letterbox", interpolation="nearest", border="114, 0,7", max_pixels="1000"
+        ),
+    )
+    picture = read_settings(given).pictures["x"]
+    assert picture.fit == Fit((64, 96), "letterbox", "nearest", border=(114, 0, 7))
+    assert picture.max_pixels == 1000
+    cropped = config(given["input"], parameters=parameters(resize="256,256", resize_mode="cover", crop="224,192"))
+    fit = read_settings(cropped).pictures["x"].fit
+    assert fit == Fit((256, 256), "cover", crop=(224, 192))
+    assert fit.size == (224, 192)
+
+
+CONTRADICTIONS: dict[str, tuple[dict[str, str], tuple[str, str]]] = {
+    "mode without size": ({"resize_mode": "cover"}, ("`resize_mode` cover", "`resize` none")),
+    "interpolation without size": ({"interpolation": "nearest"}, ("`interpolation` nearest", "`resize` none")),
+    "border of stretched": ({"resize": "8,8", "border": "1"}, ("`border` 1", "`resize_mode` stretch")),
+    "border without size": ({"border": "1", "crop": "8,8"}, ("`border` 1", "`resize_mode` stretch")),
+    "crop of letterbox": (
+        {"resize": "8,8", "resize_mode": "letterbox", "crop": "4,4"},
+        ("`crop` 4,4", "`resize_mode` letterbox"),
+    ),
+    "crop beyond size": ({"resize": "8,8", "crop": "9,4"}, ("`crop` 9,4", "`resize` 8,8")),
+    "one input's": ({"x__resize": "8,8", "x__border": "9"}, ("`x.border` 9", "`resize_mode` stretch")),
+    "one input's crop": ({"resize": "8,8", "x__crop": "9,4"}, ("`x.crop` 9,4", "`resize` 8,8")),
+}
+
+
+@pytest.mark.parametrize("what", CONTRADICTIONS)
+def test_parameters_that_contradict_each_other_are_both_named(what: str) -> None:
+    values, told = CONTRADICTIONS[what]
+    given = config([{"name": "x", "data_type": "TYPE_UINT8", "dims": [-1, -1, 3]}], parameters=parameters(**values))
+    with pytest.raises(ConfigError, match="do not go together") as error:
+        read_settings(given)
+    assert error.value.found == ", ".join(told)
+
+
+def test_a_parameter_for_all_may_be_of_no_use_to_one() -> None:
+    pictures = [{"name": name, "data_type": "TYPE_UINT8", "dims": [-1, -1, 3]} for name in ("a", "b")]
+    values = parameters(resize="8,8", resize_mode="letterbox", border="9", b__resize_mode="stretch", a__resize="4,4")
+    settings = read_settings(config(pictures, parameters=values))
+    assert settings.pictures["a"].fit == Fit((4, 4), "letterbox", border=(9,))
+    assert settings.pictures["b"].fit == Fit((8, 8), border=(9,))
+
+
+FIXED = TensorSpec("x", np.dtype(np.uint8), (None, 8, 9, 3))
+
+
+@pytest.mark.parametrize(("data_type", "dims"), [("TYPE_UINT8", [480, 640, 3]), ("TYPE_STRING", [1])])
+def test_pictures_of_any_size_for_a_network_of_one(data_type: str, dims: list[int]) -> None:
+    given = config([{"name": "x", "data_type": data_type, "dims": dims}], parameters=parameters(resize="8,9"))
+    assert bind_inputs(given, [FIXED], read_settings(given))["x"].dims == tuple(dims)
+
+
+@pytest.mark.parametrize("data_type", ["TYPE_UINT8", "TYPE_STRING"])
+@pytest.mark.parametrize(("values", "said"), [({"resize": "9,9"}, "resize"), ({"crop": "8,8"}, "crop")])
+def test_a_size_that_the_network_does_not_take(data_type: str, values: dict[str, str], said: str) -> None:
+    dims = [1] if data_type == "TYPE_STRING" else [-1, -1, 3]
+    given = config([{"name": "x", "data_type": data_type, "dims": dims}], parameters=parameters(**values))
+    with pytest.raises(ConfigError, match=f"input `x`: `{said}` is not the size that the network takes: expected 8,9"):
+        bind_inputs(given, [FIXED], read_settings(given))
+
+
+def test_encoded_pictures_have_the_channels_of_pictures() -> None:
+    given = config([{"name": "x", "data_type": "TYPE_STRING", "dims": [1]}])
+    spec = TensorSpec("x", np.dtype(np.uint8), (None, None, None, 2))
+    with pytest.raises(ConfigError, match="input `x`: encoded pictures have 1, 3 or 4 channels"):
+        bind_inputs(given, [spec], read_settings(given))
+
+
+def test_dims_of_encoded_pictures_are_filled_in() -> None:
+    given = config([{"name": "x", "data_type": "TYPE_STRING"}], max_batch_size=4)
+    assert complete(given, inputs=[PIXELS], outputs=[Y], optional=[])["input"][0]["dims"] == [1]
 
 
 def test_a_parameter_for_one_input_wins() -> None:
@@ -97,6 +176,13 @@ def test_a_parameter_for_one_input_wins() -> None:
         ("reverse_channel", "maybe"),
         ("resize", "224"),
         ("resize", "0,5"),
+        ("resize_mode", "contain"),
+        ("interpolation", "cubic"),
+        ("crop", "-1,5"),
+        ("border", "256"),
+        ("border", "red"),
+        ("max_pixels", "0"),
+        ("max_pixels", "178956971"),
         ("NUM_STREAMS", "-1"),
         ("INFERENCE_NUM_THREADS", "two"),
         ("precision", "f16"),

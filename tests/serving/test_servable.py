@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import queue
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ import tnn_serving as ts
 from tests.networks import CONVOLUTION, network
 from tnn_serving.errors import CancelledError, ConfigError, FormatError, RequestError, TnnError
 from tnn_serving.graph import Tensor
-from tnn_serving.serving.servable import Request, RequestTensor, Response, Servable
+from tnn_serving.serving.servable import Requests, Response, Result, Servable
+from tnn_serving.serving.tensors import RequestTensor
 
 X = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
 
@@ -27,8 +30,17 @@ def tensor(
     return RequestTensor(name, datatype, array.shape if shape is None else shape, data)
 
 
-def request(*tensors: RequestTensor, **more: Any) -> Request:
-    return Request("", {t.name: t for t in tensors}, **more)
+def request(*tensors: RequestTensor, **more: Any) -> Requests:
+    return Requests({t.name: t for t in tensors}, **more)
+
+
+def ask(servable: Servable, *requests: Requests) -> list[Any]:
+    """The result of each, whichever thread it comes from."""
+    results: list[queue.SimpleQueue[Result]] = [queue.SimpleQueue() for _ in requests]
+    found = [servable.execute(one, result.put) for one, result in zip(requests, results, strict=True)]
+    return [
+        result.get(timeout=60) if at_once is None else at_once for at_once, result in zip(found, results, strict=True)
+    ]
 
 
 def answer(response: Response | Exception) -> dict[str, np.ndarray]:
@@ -60,9 +72,9 @@ def pixels_config(**parameters: str) -> dict[str, Any]:
 
 def test_answers_are_the_models(folder: Path) -> None:
     servable = Servable.open(folder, {"name": "m"}, version=1)
-    got = answer(servable.execute([request(tensor(X))])[0])
-    np.testing.assert_array_equal(got["y"], ts.load(folder / "1").run({"x": X})["y"])
-    assert servable.config["input"][0]["dims"] == [-1, 3, -1, -1]
+    got = answer(ask(servable, request(tensor(X)))[0])
+    np.testing.assert_allclose(got["y"], ts.load(folder / "1").run({"x": X})["y"], rtol=1e-5, atol=1e-5)
+    assert servable.config["input"][0]["dims"] == [3, -1, -1]
 
 
 def test_one_bad_request_spoils_no_other(folder: Path) -> None:
@@ -80,10 +92,10 @@ def test_one_bad_request_spoils_no_other(folder: Path) -> None:
         request(tensor(X), is_cancelled=lambda: True),
         request(tensor(2 * X)),
     ]
-    responses = servable.execute(batch)
+    responses = ask(servable, *batch)
     model = ts.load(folder / "1")
-    np.testing.assert_array_equal(answer(responses[0])["y"], model.run({"x": X})["y"])
-    np.testing.assert_array_equal(answer(responses[-1])["y"], model.run({"x": 2 * X})["y"])
+    for response, x in ((responses[0], X), (responses[-1], 2 * X)):
+        np.testing.assert_allclose(answer(response)["y"], model.run({"x": x})["y"], rtol=1e-5, atol=1e-5)
     told = [problem(response) for response in responses[1:-1]]
     for text, said in zip(
         told,
@@ -110,8 +122,8 @@ def test_only_the_outputs_asked_for_are_sent(tmp_path: Path) -> None:
     graph = network({"x": (1, 3, 8, 8)}, [*CONVOLUTION, "Sigmoid s 1 1 y z"], ["y", "z"])
     ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
     servable = Servable.open(tmp_path, {"name": "m"}, version=1)
-    assert set(answer(servable.execute([request(tensor(X))])[0])) == {"y", "z"}
-    assert set(answer(servable.execute([request(tensor(X), outputs=("z",))])[0])) == {"z"}
+    assert set(answer(ask(servable, request(tensor(X)))[0])) == {"y", "z"}
+    assert set(answer(ask(servable, request(tensor(X), outputs=("z",)))[0])) == {"z"}
 
 
 def test_optional_inputs_may_be_left_out(tmp_path: Path) -> None:
@@ -121,7 +133,7 @@ def test_optional_inputs_may_be_left_out(tmp_path: Path) -> None:
     ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
     servable = Servable.open(tmp_path, {"name": "m"}, version=1)
     x = np.ones((1, 4), np.float32)
-    without, given = servable.execute([request(tensor(x)), request(tensor(x), tensor(x, "h"))])
+    without, given = ask(servable, request(tensor(x)), request(tensor(x), tensor(x, "h")))
     np.testing.assert_array_equal(answer(without)["y"], x + 5)
     np.testing.assert_array_equal(answer(given)["y"], x + 1)
 
@@ -132,7 +144,7 @@ def test_pixels_become_the_blob_that_tnn_makes(folder: Path, shape: tuple[int, .
     config = pixels_config(scale="0.5,0.25,2", bias="1,-2,3", reverse_channel="true")
     config["input"][0]["dims"] = [-1] * (len(shape) - 1) + [3]
     servable = Servable.open(folder, config, version=1)
-    got = answer(servable.execute([request(tensor(picture, datatype="UINT8"))])[0])["y"]
+    got = answer(ask(servable, request(tensor(picture, datatype="UINT8")))[0])["y"]
     planes = picture.reshape(1, 6, 10, 3)[..., ::-1].astype(np.float32) * np.float32([0.5, 0.25, 2]) + np.float32(
         [1, -2, 3]
     )
@@ -143,7 +155,7 @@ def test_pixels_become_the_blob_that_tnn_makes(folder: Path, shape: tuple[int, .
 def test_pictures_are_resized_height_first(folder: Path) -> None:
     servable = Servable.open(folder, pixels_config(resize="4,12"), version=1)
     picture = np.zeros((20, 30, 3), np.uint8)
-    assert answer(servable.execute([request(tensor(picture, datatype="UINT8"))])[0])["y"].shape == (1, 4, 4, 12)
+    assert answer(ask(servable, request(tensor(picture, datatype="UINT8")))[0])["y"].shape == (1, 4, 4, 12)
 
 
 def test_encoded_pictures_are_decoded(folder: Path) -> None:
@@ -153,21 +165,20 @@ def test_encoded_pictures_are_decoded(folder: Path) -> None:
     encoded = struct.pack("<I", len(file.getvalue())) + file.getvalue()
     config = pixels_config()
     raw = Servable.open(folder, config, version=1)
-    wanted = answer(raw.execute([request(tensor(picture, datatype="UINT8"))])[0])["y"]
+    wanted = answer(ask(raw, request(tensor(picture, datatype="UINT8")))[0])["y"]
     config["input"][0].update(data_type="TYPE_STRING", dims=[-1])
     servable = Servable.open(folder, config, version=1)
 
-    def sent(data: bytes) -> Request:
+    def sent(data: bytes) -> Requests:
         return request(RequestTensor("x", "BYTES", (1,), memoryview(data)))
 
-    good, cut, garbage, long, none = servable.execute(
-        [
-            sent(encoded),
-            sent(encoded[:100]),
-            sent(struct.pack("<I", 5) + b"hello"),
-            sent(b"\xff\xff\xff\xff"),
-            sent(b""),
-        ]
+    good, cut, garbage, long, none = ask(
+        servable,
+        sent(encoded),
+        sent(encoded[:100]),
+        sent(struct.pack("<I", 5) + b"hello"),
+        sent(b"\xff\xff\xff\xff"),
+        sent(b""),
     )
     np.testing.assert_array_equal(answer(good)["y"], wanted)
     assert "cut off" in problem(cut)
@@ -179,7 +190,7 @@ def test_encoded_pictures_are_decoded(folder: Path) -> None:
 def test_intermediate_blobs_can_be_served(folder: Path) -> None:
     config = {"name": "m", "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": [-1]}]}
     servable = Servable.open(folder, config, version=1)
-    assert answer(servable.execute([request(tensor(X))])[0])["y"].shape == (1, 4, 8, 8)
+    assert answer(ask(servable, request(tensor(X)))[0])["y"].shape == (1, 4, 8, 8)
     with pytest.raises(ConfigError, match=r"config\.pbtxt, output `q`: the network has no such blob"):
         Servable.open(folder, {"output": [{"name": "q", "data_type": "TYPE_FP32", "dims": [-1]}]}, version=1)
 
@@ -197,41 +208,46 @@ def test_problems_at_load_name_model_and_version(folder: Path) -> None:
         Servable.open(folder, {"name": "m"}, version=7)
 
 
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Rows of each inference that is run."""
-    rows: list[int] = []
-    run = ts.Model.run
-
-    def counting(self: ts.Model, inputs: Any, outputs: Any = None) -> Any:
-        rows.append(next(iter(inputs.values())).shape[0])
-        return run(self, inputs, outputs)
-
-    monkeypatch.setattr(ts.Model, "run", counting)
-    return rows
+def inferences(servable: Servable) -> int:
+    return sum(cache.counts.hits + cache.counts.misses for cache in servable.model.shape_caches())
 
 
-def test_requests_that_agree_run_as_one_inference(folder: Path, counted: list[int]) -> None:
+def test_gathered_requests_run_as_one_inference(folder: Path) -> None:
     servable = Servable.open(folder, {"name": "m", "max_batch_size": 4}, version=1)
-    rng = np.random.default_rng(5)
-    small = [rng.standard_normal((rows, 3, 8, 8)).astype(np.float32) for rows in (1, 2, 1, 1)]
-    large = [rng.standard_normal((1, 3, 6, 10)).astype(np.float32) for _ in range(2)]
-    bad = request(tensor(X[:, :2]))
-    counted.clear()
-    sent = [small[0], large[0], small[1], small[2], large[1], small[3]]
-    responses = servable.execute([*(request(tensor(x)) for x in sent), bad])
-    assert sorted(counted) == [1, 1, 2, 4]
-    model = ts.load(folder / "1")
-    for x, response in zip(sent, responses, strict=False):
-        np.testing.assert_allclose(answer(response)["y"], model.run({"x": x})["y"], rtol=1e-5, atol=1e-5)
-    assert "expected [any, 3, any, any]" in problem(responses[-1])
+    x = np.random.default_rng(5).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    before = inferences(servable)
+    got = answer(ask(servable, request(tensor(x), rows=(1, 2, 1)))[0])["y"]
+    assert inferences(servable) == before + 1
+    np.testing.assert_allclose(got, ts.load(folder / "1").run({"x": x})["y"], rtol=1e-5, atol=1e-5)
 
 
-def test_without_batches_each_request_runs_alone(folder: Path, counted: list[int]) -> None:
+def test_a_bad_one_among_gathered_requests_spoils_no_other(folder: Path) -> None:
+    file = io.BytesIO()
+    picture = np.random.default_rng(3).integers(0, 256, (6, 10, 3)).astype(np.uint8)
+    Image.fromarray(picture).save(file, "PNG")
+    good, bad = (struct.pack("<I", len(data)) + data for data in (file.getvalue(), b"no picture"))
+    config = {**pixels_config(), "max_batch_size": 8}
+    config["input"][0].update(data_type="TYPE_STRING", dims=[1])
+    servable = Servable.open(folder, config, version=1)
+    gathered = RequestTensor("x", "BYTES", (4, 1), memoryview(good + bad + good + good))
+    first, second, third = ask(servable, request(gathered, rows=(1, 1, 2)))[0]
+    assert "not a picture" in problem(second)
+    np.testing.assert_allclose(answer(third)["y"][1:], answer(first)["y"], rtol=1e-6)
+
+
+def test_batches_are_completed_where_rows_are_independent(folder: Path) -> None:
     servable = Servable.open(folder, {"name": "m"}, version=1)
-    counted.clear()
-    servable.execute([request(tensor(X)), request(tensor(X))])
-    assert counted == [1, 1]
+    assert servable.config["max_batch_size"] > 1
+    assert "dynamic_batching" in servable.config
+    assert servable.config["input"][0]["dims"] == [3, -1, -1]
+
+
+@pytest.mark.parametrize("text", ["max_batch_size: 0\n", 'backend: "tnn"\nmax_batch_size: 0'])
+def test_a_batch_size_that_is_written_down_counts(folder: Path, text: str) -> None:
+    (folder / "config.pbtxt").write_text(text)
+    servable = Servable.open(folder, {"name": "m"}, version=1)
+    assert not servable.config.get("max_batch_size")
+    assert servable.config["input"][0]["dims"] == [-1, 3, -1, -1]
 
 
 def test_rows_that_depend_on_each_other_are_not_joined(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -240,7 +256,38 @@ def test_rows_that_depend_on_each_other_are_not_joined(tmp_path: Path, caplog: p
     ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
     caplog.set_level("INFO")
     servable = Servable.open(tmp_path, {"name": "m", "max_batch_size": 4}, version=1)
-    assert "rows of output `y` depend on each other" in caplog.text
-    rows = [np.array([[1, 2, 3, 4]], np.float32), np.array([[9, 0, 9, 0]], np.float32)]
-    for response in servable.execute([request(tensor(x)) for x in rows]):
-        np.testing.assert_array_equal(answer(response)["y"], np.zeros((1, 4)))
+    assert "requests are not joined" in caplog.text
+    assert servable.joins == 0
+    assert not Servable.open(tmp_path, {"name": "m"}, version=1).config.get("max_batch_size")
+
+
+def test_large_outputs_are_computed_into_memory_of_the_server(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    graph = network({"x": (1, 3, 64, 64)}, CONVOLUTION, ["y"])
+    ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
+    config = {"name": "m", "parameters": {"engine": {"string_value": "openvino"}}}
+    servable = Servable.open(tmp_path, config, version=1)
+    given: dict[str, bytearray] = {}
+
+    def allocate(name: str, datatype: str, shape: tuple[int, ...], size: int) -> memoryview:
+        assert (datatype, shape, size) == ("FP32", (1, 4, 64, 64), 4 * 4 * 64 * 64)
+        given[name] = bytearray(size)
+        return memoryview(given[name])
+
+    x = np.random.default_rng(5).standard_normal((1, 3, 64, 64)).astype(np.float32)
+    wanted = ts.load(tmp_path / "1", "openvino").run({"x": x})["y"]
+    for _ in range(2):
+        given.clear()
+        assert ask(servable, request(tensor(x), allocate=allocate)) == [[]]
+        np.testing.assert_allclose(np.frombuffer(given["y"], np.float32).reshape(1, 4, 64, 64), wanted, atol=1e-5)
+        np.testing.assert_allclose(answer(ask(servable, request(tensor(x)))[0])["y"], wanted, atol=1e-5)
+
+
+def test_equal_files_and_settings_share_a_network(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    first = Servable.open(folder, {"name": "m"}, version=1)
+    second = Servable.open(copy, {"name": "n"}, version=1)
+    assert first.model is second.model
+    other = {"parameters": {"NUM_STREAMS": {"string_value": "2"}}}
+    assert Servable.open(copy, {"name": "n", **other}, version=1).model is not first.model

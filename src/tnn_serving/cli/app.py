@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tnn_serving.cli.bench import bench
 from tnn_serving.cli.check import check, sign
 from tnn_serving.cli.demo import demo
 from tnn_serving.cli.model import compare, export, inspect
@@ -32,6 +33,7 @@ app.add_typer(demo, name="demo", rich_help_panel="Serve")
 app.command(rich_help_panel="Ask a server")(classify)
 app.command(rich_help_panel="Ask a server")(detect)
 app.command(rich_help_panel="Ask a server")(request)
+app.command(rich_help_panel="Measure")(bench)
 app.command(rich_help_panel="Look into a model")(inspect)
 app.command(rich_help_panel="Look into a model")(compare)
 app.command(rich_help_panel="Look into a model")(export)

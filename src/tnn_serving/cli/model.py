@@ -41,7 +41,7 @@ def inspect(
 
       tnn-serving inspect models/face/1 --json | jq '.layers[].type'
     """
-    summary = summarize(read_model(model), _shapes(shape or []))
+    summary = summarize(read_model(model), parse_shapes(shape or []))
     if layer is not None:
         _show_layer(summary, layer, as_json=json)
     elif json:
@@ -106,7 +106,7 @@ def compare(
     first, *more = engines.split(",")
     loaded = load(graph, first, int8=int8)
     inputs, recorded = read_recording(against) if against else ({}, {})
-    inputs = inputs or random_inputs(loaded, _shapes(shape or []), seed=seed)
+    inputs = inputs or random_inputs(loaded, parse_shapes(shape or []), seed=seed)
     left = run_everything(loaded, inputs)
     if against is not None:
         right = recorded
@@ -152,7 +152,8 @@ def _show_comparison(found: Comparison) -> None:
     )
 
 
-def _shapes(options: list[str]) -> dict[str, tuple[int, ...]]:
+def parse_shapes(options: list[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of ``--shape`` options by input name. Raises typer.BadParameter."""
     shapes = {}
     for option in options:
         match = re.fullmatch(r"(.+)=(\d+(?:[x,]\d+)*)", option)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,17 @@ from rich.table import Table
 
 from tnn_serving.cli.output import stderr, stdout
 from tnn_serving.errors import ServerError
+from tnn_serving.triton.access import (
+    GRPC_PREFIX,
+    TOKEN_HEADER,
+    checked_token,
+    is_open,
+    new_token,
+    read_token,
+    with_token,
+)
+from tnn_serving.triton.health import Limits
+from tnn_serving.triton.health_port import DEFAULT_PORT
 from tnn_serving.triton.index import ServedModel
 from tnn_serving.triton.launch import (
     SERVER_REQUIREMENT,
@@ -28,12 +40,14 @@ from tnn_serving.triton.launch import (
     prepare,
     split_arguments,
 )
-from tnn_serving.triton.log import is_harmless
+from tnn_serving.triton.log import is_alarming
 from tnn_serving.triton.overlay import Overlay
 from tnn_serving.triton.supervise import Callbacks, Restarts, Supervisor
 
 PICTURE_COMMANDS = {"classification": "classify", "face_detection": "detect"}
 """The demo models, and the command that asks each."""
+
+TOKEN_VARIABLE = "TNN_ADMIN_TOKEN"
 
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 
@@ -51,8 +65,31 @@ def serve(
     http_port: Port = 8000,
     grpc_port: Port = 8001,
     metrics_port: Port = 8002,
+    health_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of this command's own health endpoint; 0 for none.")
+    ] = DEFAULT_PORT,
     exit_timeout: Annotated[int, typer.Option(min=0, help="Seconds that running requests get at the end.")] = 10,
     restarts: Annotated[int, typer.Option(min=0, help="How many times in a row a server that died is restarted.")] = 10,
+    stall_report: Annotated[
+        float, typer.Option(min=0.5, help="Seconds after which an execution or a missing answer is reported not ready.")
+    ] = Limits().stall_report_s,
+    hang_timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds after which the server is restarted for it; 0 for never.")
+    ] = Limits().hang_timeout_s,
+    reload: Annotated[
+        bool, typer.Option("--reload/--no-reload", help="After a restart, load again what was loaded by request.")
+    ] = True,
+    admin_token: Annotated[
+        bool | None,
+        typer.Option(
+            "--admin-token/--no-admin-token",
+            help="Ask for a token before models are loaded, shared memory is registered, or traces and logs are set. "
+            "By default when --host opens the server.",
+        ),
+    ] = None,
+    admin_token_file: Annotated[
+        Path | None, typer.Option(help=f"Holds the token; otherwise it is taken from {TOKEN_VARIABLE}, or made.")
+    ] = None,
     tritonserver: Annotated[
         Path | None, typer.Option(help="The tritonserver to start, instead of the installed one.")
     ] = None,
@@ -67,13 +104,13 @@ def serve(
     """Serve the models of a repository over HTTP and gRPC, with tritonserver.
 
     config.pbtxt is not needed. Every flag of tritonserver may be given too, and wins over ours. The server is
-    restarted when it dies, and stopped by Ctrl-C or SIGTERM.
+    restarted when it dies or hangs, and stopped by Ctrl-C or SIGTERM. How it is: http://HOST:8003/health.
 
     Examples:
 
       tnn-serving serve models
 
-      tnn-serving serve models --host 0.0.0.0 --http-port 9000
+      tnn-serving serve models --host 0.0.0.0 --admin-token-file /run/secrets/admin-token
 
       tnn-serving serve models --model-control-mode=poll --log-verbose=1
 
@@ -96,10 +133,23 @@ def serve(
             flags=flags,
             tritonserver=tritonserver,
         )
+        token = _token(launch, admin_token, admin_token_file)
+        if token is not None:
+            launch = with_token(launch, token)
         for skipped in overlay.skipped:
             _note(f"{skipped.folder} is not served: {skipped.reason}")
         show_all = not stderr.is_terminal if server_log is None else server_log
-        supervisor = Supervisor(launch, overlay, _callbacks(launch, show_all=show_all), Restarts(limit=restarts))
+        health_address = (host, health_port) if health_port else None
+        supervisor = Supervisor(
+            launch,
+            overlay,
+            _callbacks(launch, health_address, show_all=show_all),
+            Restarts(limit=restarts),
+            Limits(stall_report, hang_timeout),
+            health_address,
+            token,
+            reload,
+        )
         code = supervisor.run()
     raise typer.Exit(code)
 
@@ -108,13 +158,31 @@ def _note(text: str) -> None:
     stderr.print(f"[yellow]note:[/] {escape(text)}", highlight=False)
 
 
-def _callbacks(launch: Launch, *, show_all: bool) -> Callbacks:
+def _token(launch: Launch, wanted: bool | None, file: Path | None) -> str | None:
+    """The token that administration needs, if any; one that is made here is shown once."""
+    if wanted is False and file is not None:
+        raise typer.BadParameter("can't be used with --no-admin-token", param_hint="--admin-token-file")
+    given = os.environ.get(TOKEN_VARIABLE)
+    if wanted is False or not (wanted or file or given or is_open(launch)):
+        return None
+    if file is not None:
+        token, told = read_token(file), f"the content of {file}"
+    elif given is not None:
+        token, told = checked_token(given, TOKEN_VARIABLE), f"the content of {TOKEN_VARIABLE}"
+    else:
+        token = told = new_token()
+    _note(
+        "loading and unloading models, shared memory, trace and log settings need the header "
+        f"{TOKEN_HEADER}: {told} (gRPC metadata: {GRPC_PREFIX}{TOKEN_HEADER})"
+    )
+    return token
+
+
+def _callbacks(launch: Launch, health_address: tuple[str, int] | None, *, show_all: bool) -> Callbacks:
     waited_s = 0.0
 
     def on_log(line: str) -> None:
-        # Triton's lines begin with their level: I, W, E, F and the date, or with the date in ISO8601 format.
-        alarming = line[:1] in ("W", "E", "F") or "Z W " in line[:32] or "Z E " in line[:32]
-        if show_all or (alarming and not is_harmless(line)):
+        if show_all or is_alarming(line):
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
 
@@ -127,7 +195,7 @@ def _callbacks(launch: Launch, *, show_all: bool) -> Callbacks:
             _note(f"tritonserver is still loading models ({seconds:.0f} s)")
 
     def on_ready(models: Sequence[ServedModel]) -> None:
-        stdout.print(_served(models), _next_steps(launch, models), highlight=False)
+        stdout.print(_served(models), _next_steps(launch, health_address, models), highlight=False)
         for model in models:
             if model.reason:
                 label = f"{model.name}, version {model.version or '?'}, {model.state}"
@@ -158,10 +226,10 @@ def _served(models: Sequence[ServedModel]) -> Table | str:
     return table
 
 
-def _next_steps(launch: Launch, models: Sequence[ServedModel]) -> Group:
+def _next_steps(launch: Launch, health_address: tuple[str, int] | None, models: Sequence[ServedModel]) -> Group:
     lines = [""]
-    for protocol in ("http", "grpc", "metrics"):
-        endpoint = launch.endpoint(protocol)
+    for protocol in ("http", "grpc", "metrics", "health"):
+        endpoint = health_address if protocol == "health" else launch.endpoint(protocol)
         if endpoint is not None:
             lines.append(f"{protocol + ':':9}{endpoint[0]}:{endpoint[1]}")
     ready = [model.name for model in models if model.ready]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -26,6 +26,9 @@ SCHEMES: dict[str, tuple[Protocol, bool]] = {
 
 UNREACHABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
 """gRPC codes that mean that no answer came."""
+
+PHASES = ("success", "queue", "compute_input", "compute_infer", "compute_output")
+"""Triton's names of what it measures of a request; the first is all of it."""
 
 T = TypeVar("T")
 
@@ -78,11 +81,15 @@ def parse_url(url: str | None, protocol: Protocol | None = None) -> Address:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A tensor of a model: its name, Triton's name of its type, and its dims with the batch, -1 where free."""
+    """A tensor of a model: its name, Triton's name of its type, and its dims with the batch, -1 where free.
+
+    An ``optional`` input may be left out of a request.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +184,10 @@ class Connection(AbstractContextManager["Connection"]):
         metadata = self._call(lambda: self._client.get_model_metadata(name, **self._json, **self._timeout))
         config = self._call(lambda: self._client.get_model_config(name, **self._json, **self._timeout))
         config = config.get("config", config)
+        optional = {item["name"] for item in config.get("input", []) if item.get("optional")}
         return ModelInfo(
             name,
-            tuple(_tensor(item) for item in metadata.get("inputs", [])),
+            tuple(_tensor(item, optional) for item in metadata.get("inputs", [])),
             tuple(_tensor(item) for item in metadata.get("outputs", [])),
             int(config.get("max_batch_size", 0)),
         )
@@ -208,6 +216,45 @@ class Connection(AbstractContextManager["Connection"]):
         answer = self._call(lambda: self._client.infer(model.name, tensors, outputs=wanted or None, **self._timeout))
         names = list(classes) if classes else [item.name for item in model.outputs]
         return {name: answer.as_numpy(name) for name in names}
+
+    def statistics(self, name: str) -> dict[str, int]:
+        """Triton's counters of a model since it was loaded, all its versions together.
+
+        ``requests`` that succeeded, ``inferences`` (rows), ``executions``, and the nanoseconds that the requests spent
+        in ``queue_ns``, ``compute_input_ns``, ``compute_infer_ns``, ``compute_output_ns`` and in all, ``success_ns``.
+
+        Raises:
+            ServerError: no answer.
+            RequestError: the server has no such model.
+        """
+        told = self._call(lambda: self._client.get_inference_statistics(name, **self._json, **self._timeout))
+        totals = dict.fromkeys(("requests", "inferences", "executions", *(f"{phase}_ns" for phase in PHASES)), 0)
+        for version in told.get("model_stats", []):
+            phases = version.get("inference_stats", {})
+            # gRPC's JSON leaves out what is zero and writes numbers as text.
+            totals["requests"] += int(phases.get("success", {}).get("count", 0))
+            totals["inferences"] += int(version.get("inference_count", 0))
+            totals["executions"] += int(version.get("execution_count", 0))
+            for phase in PHASES:
+                totals[f"{phase}_ns"] += int(phases.get(phase, {}).get("ns", 0))
+        return totals
+
+    def register_shared_memory(self, name: str, key: str, size_bytes: int) -> None:
+        """Lets requests name a region of system shared memory, which only a server on this machine can map.
+
+        Raises:
+            ServerError: no answer.
+            RequestError: the server cannot map it.
+        """
+        self._call(lambda: self._client.register_system_shared_memory(name, key, size_bytes))
+
+    def unregister_shared_memory(self, name: str) -> None:
+        """Takes a region back; one that is not registered is no error.
+
+        Raises:
+            ServerError: no answer.
+        """
+        self._call(lambda: self._client.unregister_system_shared_memory(name))
 
     def _check_ready(self, name: str) -> None:
         if self._call(lambda: self._client.is_model_ready(name, **self._timeout)):
@@ -247,5 +294,6 @@ class Connection(AbstractContextManager["Connection"]):
         )
 
 
-def _tensor(item: Mapping[str, Any]) -> TensorInfo:
-    return TensorInfo(str(item["name"]), str(item["datatype"]), tuple(int(dim) for dim in item["shape"]))
+def _tensor(item: Mapping[str, Any], optional: Collection[str] = ()) -> TensorInfo:
+    name = str(item["name"])
+    return TensorInfo(name, str(item["datatype"]), tuple(int(dim) for dim in item["shape"]), name in optional)

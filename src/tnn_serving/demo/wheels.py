@@ -31,12 +31,6 @@ class Wheel:
     licence: str
 
 
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/tnn-serving``, by default ``~/.cache/tnn-serving`` (XDG Base Directory Specification)."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "tnn-serving"
-
-
 def fetch(wheel: Wheel, cache: Path) -> Path:
     """The path of the verified wheel in ``cache``, downloaded if it is not there yet.
 

@@ -5,7 +5,7 @@ In: ONNX models and :class:`Options`.  Out: :class:`Executable`.  Must not impor
 
 from __future__ import annotations
 
-from tnn_serving.engines.base import Engine, Executable, Options, TensorSpec
+from tnn_serving.engines.base import Engine, Executable, NodeTime, Options, Shapes, TensorSpec
 from tnn_serving.engines.select import ENGINES, engine_named
 
-__all__ = ["ENGINES", "Engine", "Executable", "Options", "TensorSpec", "engine_named"]
+__all__ = ["ENGINES", "Engine", "Executable", "NodeTime", "Options", "Shapes", "TensorSpec", "engine_named"]

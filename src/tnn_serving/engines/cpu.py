@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,6 +52,72 @@ def read_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
         return frozenset()
     line = next((line for line in text.splitlines() if line.startswith("flags")), "")
     return frozenset(line.partition(":")[2].split())
+
+
+def cpu_name(path: Path = Path("/proc/cpuinfo")) -> str:
+    """What the processor calls itself, and what oneDNN may use of it: a measurement is good for this one only."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        lines = []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    limit = os.environ.get(ISA_VARIABLE)
+    return f"{name}, limited to {limit}" if limit else name
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Cores that this process may use: ``count`` of them, and the reason that limits it."""
+
+    count: int
+    reason: str
+
+
+def available_cores(root: Path = Path("/"), allowed: int | None = None) -> Cores:
+    """The cores that scheduler affinity and the quotas of control groups (v1 and v2, all levels) leave to us.
+
+    Args:
+        root: where ``proc`` and ``sys`` are.
+        allowed: cores in the affinity mask; those of this process if left out.
+    """
+    count = len(os.sched_getaffinity(0)) if allowed is None else allowed
+    quotas = [quota for folder in _cpu_groups(root) if (quota := _quota(folder)) is not None]
+    quota = min(quotas, default=math.inf)
+    if quota < count:
+        return Cores(max(1, math.ceil(quota)), f"the control group's quota of {quota:g} cores")
+    total = os.cpu_count() or count
+    return Cores(count, "all cores of the machine" if count == total else f"the process may use {count} of {total}")
+
+
+def _cpu_groups(root: Path) -> list[Path]:
+    """Folders of the control groups that we are in, from the innermost to the root of each hierarchy."""
+    mounted = root / "sys/fs/cgroup"
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    found: list[Path] = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        hierarchy = mounted / controllers if controllers else mounted
+        inner = hierarchy / path.lstrip("/")
+        found += [inner, *(outer for outer in inner.parents if outer.is_relative_to(hierarchy))]
+    return found
+
+
+def _quota(group: Path) -> float | None:
+    """Cores that a control group may use; ``None`` for no limit."""
+    try:
+        limit, period = (group / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            limit = (group / "cpu.cfs_quota_us").read_text().strip()
+            period = (group / "cpu.cfs_period_us").read_text()
+        except OSError:
+            return None
+    return None if limit == "max" or int(limit) <= 0 else int(limit) / int(period)
 
 
 def this_cpu() -> Cpu:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
-from tnn_serving.engines.base import Options, TensorSpec
+from tnn_serving.engines.base import Arrays, NodeTime, Options, Shapes, TensorSpec
+from tnn_serving.engines.onnxruntime_profile import Profiling
 from tnn_serving.errors import EngineError
 
 if TYPE_CHECKING:
@@ -59,14 +60,20 @@ class OnnxRuntime:
         session_options = ort.SessionOptions()
         session_options.log_severity_level = FATAL_ONLY
         if options.threads:
-            session_options.intra_op_num_threads = options.threads
+            # A run computes with this many threads, whichever of them are idle; runs side by side share them.
+            session_options.intra_op_num_threads = max(1, options.threads // max(1, options.streams))
+        # Threads that wait in a loop for the next operator would take the cores from other models and the server.
+        session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Plans of memory are kept for every combination of input shapes that ever came: growth without bound.
+        session_options.enable_mem_pattern = not _has_free_shapes(model)
+        profiling = Profiling(model, session_options) if options.profile else None
         try:
             session = ort.InferenceSession(
                 model.SerializeToString(), session_options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
             raise EngineError("ONNX Runtime cannot compile the network", found=_reason(error)) from error
-        return OnnxRuntimeExecutable(session)
+        return OnnxRuntimeExecutable(session, profiling)
 
 
 class OnnxRuntimeExecutable:
@@ -74,8 +81,9 @@ class OnnxRuntimeExecutable:
 
     engine = OnnxRuntime.name
 
-    def __init__(self, session: ort.InferenceSession) -> None:
+    def __init__(self, session: ort.InferenceSession, profiling: Profiling | None = None) -> None:
         self._session = session
+        self._profiling = profiling
         self._outputs = [
             TensorSpec(item.name, _DTYPES[item.type], tuple(d if isinstance(d, int) else None for d in item.shape))
             for item in session.get_outputs()
@@ -87,12 +95,32 @@ class OnnxRuntimeExecutable:
         """Outputs in the order of the model."""
         return self._outputs
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, feeds: Arrays, into: Arrays | None = None) -> dict[str, np.ndarray]:
         """One inference. Raises EngineError."""
         try:
-            return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+            answer = dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
         except Exception as error:
             raise EngineError("ONNX Runtime refused or failed", found=_reason(error)) from error
+        for name, target in (into or {}).items():
+            target[...] = answer[name]
+            answer[name] = target
+        return answer
+
+    def profile(self, feeds: Arrays, runs: int) -> list[NodeTime]:
+        """Mean time of every node over so many inferences. Raises EngineError."""
+        if self._profiling is None:
+            raise EngineError("the network was not compiled for profiling", expected="the option profile=True")
+        try:
+            return self._profiling.profiled(self._session, feeds, runs)
+        except RuntimeError as error:
+            raise EngineError("ONNX Runtime refused or failed", found=_reason(error)) from error
+
+    def at(self, shapes: Shapes) -> None:
+        """``None``: a session is as fast with free shapes as with fixed ones."""
+
+
+def _has_free_shapes(model: onnx.ModelProto) -> bool:
+    return any(dim.HasField("dim_param") for item in model.graph.input for dim in item.type.tensor_type.shape.dim)
 
 
 def _reason(error: Exception) -> str:

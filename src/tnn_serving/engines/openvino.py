@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 import openvino as ov
 
-from tnn_serving.engines.base import Options, TensorSpec
+from tnn_serving.engines import openvino_profile
+from tnn_serving.engines.base import VIEW_FROM_BYTES, Arrays, NodeTime, Options, Shapes, TensorSpec
 from tnn_serving.engines.openvino_division import round_divisions
 from tnn_serving.engines.openvino_repairs import keep_ties_in_order, widen_single_channels
 from tnn_serving.errors import EngineError
@@ -19,6 +20,9 @@ from tnn_serving.errors import EngineError
 MISCOMPUTED = {("RoiAlign", "max")}
 """Operators, with their mode, that OpenVINO compiles but computes otherwise than ONNX says: it takes the maximum of
 interpolated samples, where ONNX and TNN take that of the weighted corners."""
+
+COPY_UP_TO_BYTES = 16 * 1024
+"""Inputs up to this size are copied into the request's own memory, which costs less than giving it theirs."""
 
 
 def _mode(node: onnx.NodeProto) -> str:
@@ -51,70 +55,218 @@ class OpenVINO:
                 raise EngineError(
                     f"OpenVINO computes {node.op_type} with mode {_mode(node)} differently", found=node.name
                 )
-        properties: dict[str, Any] = {
-            # Without this, CPUs with bf16 units compute in bf16 silently: 0.4 to 2 % off.
-            "INFERENCE_PRECISION_HINT": options.precision,
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        if options.threads:
-            properties["INFERENCE_NUM_THREADS"] = options.threads
-        if options.streams:
-            properties["NUM_STREAMS"] = options.streams
-        if options.cache_dir is not None:
-            properties["CACHE_DIR"] = str(options.cache_dir)
         try:
             network = _core().read_model(model.SerializeToString())
             keep_ties_in_order(network)
             widen_single_channels(network)
             if options.ieee_division:
                 round_divisions(network)
-            compiled = _core().compile_model(network, "CPU", properties)
         except RuntimeError as error:
-            raise EngineError("OpenVINO cannot compile the network", found=_reason(error)) from error
+            raise EngineError("OpenVINO cannot read the network", found=_reason(error)) from error
         return OpenVINOExecutable(
-            compiled, [value.name for value in model.graph.input], [value.name for value in model.graph.output]
+            network,
+            _properties(options),
+            [value.name for value in model.graph.input],
+            [value.name for value in model.graph.output],
         )
 
 
+def _properties(options: Options) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        # Without this, CPUs with bf16 units compute in bf16 silently: 0.4 to 2 % off.
+        "INFERENCE_PRECISION_HINT": options.precision,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    if options.threads:
+        properties["INFERENCE_NUM_THREADS"] = options.threads
+    if options.streams:
+        properties["NUM_STREAMS"] = options.streams
+    if options.cache_dir is not None:
+        properties["CACHE_DIR"] = str(options.cache_dir)
+    if options.profile:
+        properties |= openvino_profile.PROPERTIES
+    return properties
+
+
 class OpenVINOExecutable:
-    """A compiled model with a pool of infer requests: as many as were ever busy at once."""
+    """A compiled model with a pool of infer requests: as many as were ever busy at once.
+
+    The OpenVINO model it was compiled from costs nothing to keep, since the compiled one shares its weights; it serves
+    to compile for single shapes later.
+    """
 
     engine = OpenVINO.name
 
-    def __init__(self, compiled: ov.CompiledModel, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        self._compiled = compiled
-        self._idle: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
+    def __init__(
+        self, network: ov.Model, properties: Mapping[str, Any], inputs: Sequence[str], outputs: Sequence[str]
+    ) -> None:
+        try:
+            self._compiled = _core().compile_model(network, "CPU", dict(properties))
+        except RuntimeError as error:
+            raise EngineError("OpenVINO cannot compile the network", found=_reason(error)) from error
+        self._network = network
+        self._properties = properties
         # A compiled port carries the names of everything that was merged into it, and an input that nothing reads has
         # no port; outputs keep their order.
-        ports = list(compiled.inputs)
+        ports = list(self._compiled.inputs)
         self._inputs = {name: k for name in inputs for k, port in enumerate(ports) if name in port.names}
+        self._names = list(inputs)
         self._outputs = [
             TensorSpec(name, port.element_type.to_dtype(), _shape(port.partial_shape))
-            for name, port in zip(outputs, compiled.outputs, strict=True)
+            for name, port in zip(outputs, self._compiled.outputs, strict=True)
         ]
+        fixed = all(None not in _shape(port.partial_shape) for port in [*ports, *self._compiled.outputs])
+        self._idle: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        self._kind = _FixedRequest if fixed else _Request
 
     @property
     def outputs(self) -> Sequence[TensorSpec]:
         """Outputs in the order of the model."""
         return self._outputs
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, feeds: Arrays, into: Arrays | None = None) -> dict[str, np.ndarray]:
         """One inference on an idle infer request; inputs are read in place. Raises EngineError."""
         try:
             request = self._idle.get_nowait()
         except queue.Empty:
-            request = self._compiled.create_infer_request()
+            request = self._kind(self._compiled, self._outputs, self._idle)
         try:
             for name, array in feeds.items():
                 if name in self._inputs:
-                    request.set_input_tensor(self._inputs[name], _tensor(array))
-            request.infer()
-            answer = {spec.name: _copied(request.get_output_tensor(k), spec) for k, spec in enumerate(self._outputs)}
+                    request.feed(self._inputs[name], array)
+            return request.infer(into or {})
         except RuntimeError as error:
             # A request that failed may fail for ever after: it does not go back to the others.
             raise EngineError("OpenVINO refused or failed", found=_reason(error)) from error
-        self._idle.put(request)
+
+    def profile(self, feeds: Arrays, runs: int) -> list[NodeTime]:
+        """Mean time of every node over so many inferences. Raises EngineError."""
+        tensors = {self._inputs[name]: _tensor(array) for name, array in feeds.items() if name in self._inputs}
+        try:
+            return openvino_profile.profiled(self._compiled, tensors, runs)
+        except RuntimeError as error:
+            raise EngineError("OpenVINO refused or failed", found=_reason(error)) from error
+
+    def at(self, shapes: Shapes) -> OpenVINOExecutable:
+        """The network compiled for one set of input shapes, which spares it work in every inference."""
+        network = self._network.clone()
+        ports = [port for port in network.inputs if port.names & shapes.keys()]
+        try:
+            network.reshape({port: list(shapes[next(iter(port.names & shapes.keys()))]) for port in ports})
+        except RuntimeError as error:
+            raise EngineError("OpenVINO cannot take these shapes", found=_reason(error)) from error
+        # One blob a shape would fill the disk without end.
+        properties = {key: value for key, value in self._properties.items() if key != "CACHE_DIR"}
+        return OpenVINOExecutable(network, properties, self._names, [spec.name for spec in self._outputs])
+
+
+class _Request:
+    """An infer request of a network with free shapes."""
+
+    def __init__(
+        self, compiled: ov.CompiledModel, outputs: Sequence[TensorSpec], idle: queue.SimpleQueue[_Request]
+    ) -> None:
+        self._request = compiled.create_infer_request()
+        self._outputs = outputs
+        self._idle = idle
+
+    def feed(self, index: int, array: np.ndarray) -> None:
+        """Sets an input to the array's own memory."""
+        self._request.set_input_tensor(index, _tensor(array))
+
+    def infer(self, into: Arrays) -> dict[str, np.ndarray]:
+        """Runs, gives the outputs, and goes back to the idle ones when nobody looks at its memory any more."""
+        self._lend(into)
+        self._request.infer(share_outputs=True)
+        lease: _Lease | None = None
+        answer = {}
+        for k, spec in enumerate(self._outputs):
+            data = self._view(k)
+            target = into.get(spec.name)
+            if target is not None:
+                if data is not target:
+                    target[...] = data
+                answer[spec.name] = target
+            elif data.nbytes < VIEW_FROM_BYTES or data.dtype != spec.dtype:
+                answer[spec.name] = np.array(data, dtype=spec.dtype)
+            else:
+                lease = lease or _Lease(self, self._idle)
+                answer[spec.name] = np.asarray(_Leased(data, lease))
+        self._take_back()
+        if lease is None:
+            self._idle.put(self)
         return answer
+
+    def _lend(self, into: Arrays) -> None:
+        """Lets the engine compute outputs straight into the caller's memory, where it can."""
+
+    def _take_back(self) -> None:
+        """Undoes :meth:`_lend`: the caller's memory may be gone at the next inference."""
+
+    def _view(self, index: int) -> np.ndarray:
+        data: np.ndarray = self._request.get_output_tensor(index).data
+        return data
+
+
+class _FixedRequest(_Request):
+    """An infer request of a network with fixed shapes: its own tensors never move, so they are looked up once, and
+    outputs can be computed straight into memory of the caller."""
+
+    def __init__(
+        self, compiled: ov.CompiledModel, outputs: Sequence[TensorSpec], idle: queue.SimpleQueue[_Request]
+    ) -> None:
+        super().__init__(compiled, outputs, idle)
+        self._own_inputs = [_written(tensor) for tensor in self._request.input_tensors]
+        self._own_outputs = list(self._request.output_tensors)
+        self._views: list[np.ndarray] = [tensor.data for tensor in self._own_outputs]
+        self._lent: dict[int, np.ndarray] = {}
+
+    def feed(self, index: int, array: np.ndarray) -> None:
+        own = self._own_inputs[index]
+        if own is None:
+            super().feed(index, array)
+        elif own.shape == array.shape:
+            own[...] = array
+        else:
+            raise RuntimeError(f"input {index} has shape {list(array.shape)}, not {list(own.shape)}")
+
+    def _lend(self, into: Arrays) -> None:
+        for k, spec in enumerate(self._outputs):
+            target = into.get(spec.name)
+            if target is not None and self._may_lend(k, target):
+                self._request.set_output_tensor(k, ov.Tensor(target, shared_memory=True))
+                self._lent[k] = target
+
+    def _take_back(self) -> None:
+        for k in self._lent:
+            self._request.set_output_tensor(k, self._own_outputs[k])
+        self._lent.clear()
+
+    def _may_lend(self, index: int, target: np.ndarray) -> bool:
+        own = self._views[index]
+        return target.nbytes >= VIEW_FROM_BYTES and target.dtype == own.dtype and target.shape == own.shape
+
+    def _view(self, index: int) -> np.ndarray:
+        return self._lent.get(index, self._views[index])
+
+
+class _Lease:
+    """Keeps an infer request from its next use as long as somebody looks at its outputs."""
+
+    def __init__(self, request: _Request, idle: queue.SimpleQueue[_Request]) -> None:
+        self._request = request
+        self._idle = idle
+
+    def __del__(self) -> None:
+        self._idle.put(self._request)
+
+
+class _Leased:
+    """An array's memory, and the lease that whoever looks at it holds."""
+
+    def __init__(self, array: np.ndarray, lease: _Lease) -> None:
+        self.__array_interface__ = array.__array_interface__
+        self._lease = lease
 
 
 class _Writeable:
@@ -133,9 +285,10 @@ def _tensor(array: np.ndarray) -> ov.Tensor:
     return ov.Tensor(array if array.flags.writeable else np.asarray(_Writeable(array)), shared_memory=True)
 
 
-def _copied(tensor: ov.Tensor, spec: TensorSpec) -> np.ndarray:
-    """The request's own memory is used again by the next inference."""
-    return np.array(tensor.data, dtype=spec.dtype)
+def _written(tensor: ov.Tensor) -> np.ndarray | None:
+    """The tensor's memory if inputs are to be copied there: small ones, for which that is the cheapest way."""
+    data: np.ndarray = tensor.data
+    return data if data.ndim and data.size and data.nbytes <= COPY_UP_TO_BYTES else None
 
 
 def _shape(shape: ov.PartialShape) -> tuple[int | None, ...]:

@@ -13,6 +13,7 @@ from tnn_serving.graph import Graph
 
 PROTO_NAME = "proto.tnnproto"
 MODEL_NAME = "model.tnnmodel"
+ONNX_NAME = "model.onnx"
 
 Source = str | os.PathLike[str] | bytes
 
@@ -42,6 +43,26 @@ def model_files(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
     )
 
 
+def onnx_file(folder: str | os.PathLike[str]) -> Path | None:
+    """The ONNX model of a folder that holds one instead of TNN's pair: ``model.onnx``, or its only file of that kind.
+
+    Raises:
+        FormatError: there are several, or one beside a pair of TNN's.
+    """
+    path = Path(folder)
+    found = sorted(path.glob("*.onnx"))
+    if not found:
+        return None
+    pair = [*path.glob("*.tnnproto"), *path.glob("*.tnnmodel")]
+    if pair:
+        raise FormatError(
+            f"two models in {path}", expected="a .tnnproto with a .tnnmodel, or an .onnx", found=found[0].name
+        )
+    if len(found) > 1 and path / ONNX_NAME not in found:
+        raise FormatError(f"several models in {path}", expected=ONNX_NAME, found=", ".join(file.name for file in found))
+    return path / ONNX_NAME if path / ONNX_NAME in found else found[0]
+
+
 def read_model(proto: Source, model: Source | None = None) -> Graph:
     """Reads a model. Weights stay in the memory-mapped file until somebody converts them.
 
@@ -60,7 +81,7 @@ def read_model(proto: Source, model: Source | None = None) -> Graph:
         proto, found = model_files(proto)
         model = found if model is None else model
     elif model is None and not isinstance(proto, bytes):
-        model = _model_beside(Path(proto))
+        model = model_beside(Path(proto))
     with located(_label(proto, "proto")):
         graph = read_proto(_read_text(proto))
     graph.source = _label(proto, "model")
@@ -96,7 +117,8 @@ def write_model(
     return pair
 
 
-def _model_beside(proto: Path) -> Path | None:
+def model_beside(proto: Path) -> Path | None:
+    """The .tnnmodel that belongs to a .tnnproto by its name; ``None`` if there is none."""
     names = [proto.with_suffix(".tnnmodel").name, *([MODEL_NAME] if proto.name == PROTO_NAME else [])]
     return next((path for name in names if (path := proto.with_name(name)).is_file()), None)
 
@@ -108,7 +130,7 @@ def _label(source: Source, of_bytes: str) -> str:
 def _read_text(source: Source) -> bytes:
     if isinstance(source, bytes):
         return source
-    _check_regular(source)
+    check_regular(source)
     try:
         with open(source, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -119,7 +141,7 @@ def _read_text(source: Source) -> bytes:
         raise ProtoError(f"cannot be read: {error.strerror}") from error
 
 
-def _check_regular(path: str | os.PathLike[str]) -> None:
+def check_regular(path: str | os.PathLike[str]) -> None:
     """Raises FormatError for what waits for ever or never ends when it is read: a pipe, a device."""
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise FormatError("not a regular file", expected="a file, or a link to one")
@@ -128,7 +150,7 @@ def _check_regular(path: str | os.PathLike[str]) -> None:
 def _map(source: Source) -> memoryview:
     if isinstance(source, bytes):
         return memoryview(source)
-    _check_regular(source)
+    check_regular(source)
     try:
         with open(source, "rb") as file:
             if not os.fstat(file.fileno()).st_size:

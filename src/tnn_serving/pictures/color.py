@@ -63,6 +63,28 @@ def gray(picture: np.ndarray, *, blue: int) -> np.ndarray:
     return luma
 
 
+def with_channels(mat: np.ndarray, channels: int) -> np.ndarray:
+    """A grey or R, G, B, alpha mat with the channels that a network takes.
+
+    Args:
+        mat: uint8 [..., H, W, 1 or 4].
+        channels: 1 makes grey of colours as TNN does (RGBATOGRAY), 3 drops alpha as TNN does for N8UC4 mats, 4 keeps it
+            and gives grey pictures 255.
+
+    Returns:
+        uint8 [..., H, W, channels]; ``mat`` itself if it has them.
+    """
+    if mat.shape[-1] == channels:
+        return mat
+    if channels == 1:
+        return gray(mat, blue=2)
+    made = np.empty((*mat.shape[:-1], channels), np.uint8)
+    # Channel by channel: numpy copies three bytes of four at a third of the speed.
+    for c in range(channels):
+        made[..., c] = mat[..., c if mat.shape[-1] == 4 else 0] if c < 3 else 255
+    return made
+
+
 def yuv_to_bgr(yuv: np.ndarray, *, nv12: bool) -> np.ndarray:
     """uint8 [..., H, W, 3] (B, G, R) of an NV12 or NV21 picture [..., H*3/2, W], in TNN's 6-bit fixed point.
 

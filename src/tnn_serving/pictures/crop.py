@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tnn_serving.errors import RequestError
@@ -45,16 +47,25 @@ def _check(size: tuple[int, ...], x: int, y: int, width: int, height: int) -> No
 
 
 def copy_make_border(
-    picture: np.ndarray, *, top: int, bottom: int, left: int, right: int, border_val: int = 0
+    picture: np.ndarray, *, top: int, bottom: int, left: int, right: int, border_val: int | Sequence[int] = 0
 ) -> np.ndarray:
-    """uint8 [..., H, W, C] with a border of one value, the only border that TNN knows here.
+    """uint8 [..., H, W, C] with a border of one colour, the only border that TNN knows here.
+
+    Args:
+        picture: uint8 [..., H, W, C].
+        top, bottom, left, right: pixels to add.
+        border_val: a byte for all channels (TNN's form), or one a channel.
 
     Raises:
         RequestError: a negative border, or a value that is no byte.
     """
     if min(top, bottom, left, right) < 0:
         raise RequestError("a border cannot be negative", found=f"{top}, {bottom}, {left}, {right}")
-    if not 0 <= border_val <= 255:
-        raise RequestError("a border value is a byte", expected="0..255", found=border_val)
-    widths = [(0, 0)] * (checked_picture(picture).ndim - 3) + [(top, bottom), (left, right), (0, 0)]
-    return np.pad(picture, widths, constant_values=border_val)
+    *batch, rows, columns, channels = checked_picture(picture).shape
+    colour = [border_val] if isinstance(border_val, int) else list(border_val)
+    if len(colour) not in (1, channels) or not all(0 <= value <= 255 for value in colour):
+        raise RequestError("a border value is a byte", expected=f"1 or {channels} of 0..255", found=border_val)
+    bordered = np.empty((*batch, top + rows + bottom, left + columns + right, channels), np.uint8)
+    bordered[...] = np.array(colour, np.uint8)
+    bordered[..., top : top + rows, left : left + columns, :] = picture
+    return bordered

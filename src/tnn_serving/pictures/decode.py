@@ -1,25 +1,66 @@
-"""Encoded pictures to uint8 R, G, B arrays.
+"""Encoded pictures to uint8 arrays.
 
 Pillow does the decoding: it is the library that knows CMYK JPEGs, palettes, 16-bit PNGs and EXIF, refuses truncated
-files, tells the size before anything is decoded, and releases the interpreter lock while it works.
+files, tells the size before anything is decoded, and releases the interpreter lock while it works. Its own way into
+numpy copies twice with the lock held, for a large JPEG about as long as the decoding takes; the Arrow interface hands
+out the memory itself.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 
+import nanoarrow
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from tnn_serving.errors import RequestError
+from tnn_serving.pictures.color import with_channels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 """What is taken, by Pillow's names; other decoders of Pillow are not reachable from a request."""
 
+OTHER_FORMATS = {
+    b"\xff\xd8\xff": "a JPEG with a broken header",
+    b"\x89PNG": "a PNG with a broken header",
+    b"BM": "a BMP with a broken header",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"\0\0\1\0": "ICO",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"8BPS": "PSD",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+    b"<?xml": "XML",
+    b"\x1f\x8b": "gzip",
+}
+"""First bytes of what may come instead of a picture; HEIF and AVIF have theirs at byte 4, WebP at byte 8."""
+
 MAX_PIXELS = 50_000_000
-"""Default cap on width x height: 150 MB once decoded."""
+"""Default cap on width x height: 200 MB while it is decoded."""
+
+PILLOWS_MAX_PIXELS = 2 * 89_478_485
+"""Pillow refuses what is larger, whatever it is told (twice its default ``MAX_IMAGE_PIXELS``)."""
+
+MAX_SCANS = 50
+"""Scans of a JPEG: progressive ones have about 10. Each may be a few bytes long and cost a pass over all pixels."""
+
+SCAN = b"\xff\xda"
+AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""The next marker behind a scan's data, in which 0xff is stuffed with 0 or starts a restart marker."""
+
+# Arrow hands out pictures that lie in one piece. Pillow's default cuts them into pieces of 16 MB.
+# (Its documentation calls this module Image.core.)
+_imaging.set_use_block_allocator(1)
 
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {
@@ -56,8 +97,7 @@ BROKEN = (
 def decode(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The first picture of a JPEG, PNG, WebP or BMP file, upright, as uint8 [H, W, 3] in the order R, G, B.
 
-    Grey becomes three equal channels, of 16 bits the upper 8 are kept, CMYK is converted without colour management, an
-    alpha channel is dropped (as TNN drops the fourth byte of an N8UC4 mat), EXIF orientation is applied.
+    Grey becomes three equal channels; for the rest see :func:`decode_mat`.
 
     Args:
         data: the whole file.
@@ -66,26 +106,76 @@ def decode(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
     Raises:
         RequestError: no such file, too large, damaged or cut short.
     """
+    return with_channels(decode_mat(data, max_pixels=max_pixels), 3)
+
+
+def decode_mat(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Like :func:`decode`, in the form that costs no conversion: TNN's NGRAY or N8UC4.
+
+    Of 16 bits the upper 8 are kept, CMYK is converted without colour management, EXIF orientation is applied.
+
+    Returns:
+        uint8 [H, W, 1] of a grey picture, else [H, W, 4]: R, G, B and alpha, which is 255 where the file has none.
+        It is read-only: the memory is the decoder's.
+
+    Raises:
+        RequestError: no such file, too large, damaged or cut short.
+    """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise RequestError(
-            "not a picture", expected=", ".join(FORMATS), found=f"{len(data)} bytes starting {bytes(data[:8])!r}"
+            "not a picture", expected=", ".join(FORMATS), found=_guess(bytes(data[:16]), len(data))
         ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(max_pixels, str(error)) from None
     except BROKEN as error:
         raise RequestError("picture cannot be read", found=_reason(error)) from None
     with image:
         width, height = image.size
         if width * height > max_pixels:
-            raise RequestError(
-                "picture is too large", expected=f"at most {max_pixels} pixels", found=f"{width} x {height}"
-            )
+            raise _too_large(max_pixels, f"{width} x {height}")
+        if (scans := _scans(bytes(data))) > MAX_SCANS:
+            raise RequestError("picture has too many scans", expected=f"at most {MAX_SCANS}", found=scans)
         try:
             image.load()
+            turn = UPRIGHT.get(_orientation(image))
+            return _mat(image if turn is None else image.transpose(turn))
         except BROKEN as error:
             raise RequestError("picture is damaged or cut short", found=_reason(error)) from None
-        turn = UPRIGHT.get(_orientation(image))
-        return _rgb(image if turn is None else image.transpose(turn))
+
+
+def _scans(data: bytes) -> int:
+    """How many scans the first JPEG in the file has; 0 where there are certainly few."""
+    if not data.startswith(b"\xff\xd8") or data.count(SCAN) <= MAX_SCANS:
+        return 0
+    count, at = 0, 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xD9:
+        is_scan = data[at : at + 2] == SCAN
+        # A marker may be preceded by any number of 0xff.
+        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if is_scan:
+            count += 1
+            marker = AFTER_SCAN.search(data, at)
+            at = marker.start() if marker else len(data)
+    return count
+
+
+def _too_large(max_pixels: int, found: str) -> RequestError:
+    count = re.search(r"\d+ pixels", found)
+    return RequestError(
+        "picture is too large", expected=f"at most {max_pixels} pixels", found=count.group() if count else found
+    )
+
+
+def _guess(start: bytes, size: int) -> str:
+    """What the bytes are instead."""
+    if start[4:8] == b"ftyp":
+        return "HEIF or AVIF"
+    if start[8:12] == b"WEBP":
+        return "a WebP with a broken header"
+    form = next((name for magic, name in OTHER_FORMATS.items() if start.startswith(magic)), None)
+    return form or f"{size} bytes starting {start[:8]!r}"
 
 
 def _orientation(image: Image.Image) -> int:
@@ -97,11 +187,22 @@ def _orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) else 1
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64) >> 8
-        return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=-1)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+def _mat(image: Image.Image) -> np.ndarray:
+    if image.mode == "I;16":
+        # Arrow calls these numbers signed.
+        return (_memory(image).view(np.uint16) >> 8).astype(np.uint8)
+    if image.mode in ("P", "PA") or (image.mode in ("L", "RGB") and "transparency" in image.info):
+        return _memory(image.convert("RGBA"))
+    # Pillow keeps LA as L, L, L, A.
+    return _memory(image if image.mode in ("1", "L", "LA", "RGB", "RGBA") else image.convert("RGB"))
+
+
+def _memory(image: Image.Image) -> np.ndarray:
+    """The picture's own memory, [H, W, 1] or [H, W, 4]; the array keeps it alive."""
+    array = nanoarrow.c_array(image)
+    # A view of the child, not the child of a view: only the former holds on to the whole.
+    storage = array.child(0) if array.n_children else array
+    return np.asarray(storage.view().buffer(1)).reshape(image.height, image.width, -1)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,17 +1,19 @@
-"""Several requests in one inference: which may be joined, and how the answers are handed out again.
+"""Several requests in one inference: whether a network's rows are independent, and how many together pay.
 
-Requests are joined along the first axis when their inputs agree in names, types and the other dims. Whether a network
-treats rows independently is tried at load: two different rows together must answer as each alone.
+Whether rows are independent is tried at load: two different rows together must answer as each alone. How many pay is
+measured: on a CPU more than a few rows are often slower together than one after the other.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from tnn_serving.engines.choices import Choices
+from tnn_serving.engines.select import measure
 from tnn_serving.errors import TnnError
 from tnn_serving.model import Model
 
@@ -19,87 +21,152 @@ log = logging.getLogger(__name__)
 
 Feeds = Mapping[str, np.ndarray]
 
+COMPLETED_BATCH_SIZE = 64
+"""``max_batch_size`` of a model whose configuration says nothing: the largest batch that a client may send."""
+
 TOLERANCE = 1e-4
 """Largest difference between a row alone and among others, as a share of the largest value: float sums reorder."""
 
+INTEGERS = ((0, 2), (1, 3), (0, 1))
+"""Ranges of integers to try a network with, the end not in it: an index must be small, a divisor not 0."""
 
-def groups(feeds: Sequence[Feeds], max_batch_size: int) -> list[list[int]]:
-    """Indices of requests that may run together, in order, no more rows in one than ``max_batch_size``.
+MEASURING_S = 0.15
+"""Time for measuring one batch size against single rows."""
 
-    Requests whose inputs disagree in their number of rows stay alone.
-    """
-    by_shape: dict[object, list[int]] = defaultdict(list)
-    for index, feed in enumerate(feeds):
-        rows = {array.shape[:1] for array in feed.values()}
-        key = tuple(sorted((name, array.dtype.str, array.shape[1:]) for name, array in feed.items()))
-        by_shape[key if len(rows) == 1 and () not in rows else index].append(index)
-    found: list[list[int]] = []
-    for indices in by_shape.values():
-        full = 0
-        for index in indices:
-            rows_here = _rows(feeds[index])
-            if not full or full + rows_here > max_batch_size:
-                found.append([])
-                full = 0
-            found[-1].append(index)
-            full += rows_here
-    return found
+WORTH_JOINING = 0.95
+"""A batch size is formed if a row in it takes less than this share of the time of the size before."""
 
 
-def joined(feeds: Sequence[Feeds]) -> Feeds:
+def joined(feeds: Sequence[Feeds]) -> dict[str, np.ndarray]:
     """One feed of several, row behind row."""
-    if len(feeds) == 1:
-        return feeds[0]
     return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
 
 
-def split(answer: Feeds, feeds: Sequence[Feeds]) -> list[dict[str, np.ndarray]] | None:
-    """Each request's rows of an answer; ``None`` if an output does not have a row for each of theirs."""
-    ends = np.cumsum([_rows(feed) for feed in feeds])
-    if any(not array.ndim or array.shape[0] != ends[-1] for array in answer.values()):
-        return None
-    starts = [0, *ends[:-1]]
-    return [{name: array[start:end] for name, array in answer.items()} for start, end in zip(starts, ends, strict=True)]
-
-
-def _rows(feed: Feeds) -> int:
-    return next(iter(feed.values())).shape[0] if feed else 0
-
-
-def rows_are_independent(model: Model, outputs: Sequence[str]) -> bool:
+def check_rows(model: Model, outputs: Sequence[str]) -> str | None:
     """Tries whether two different rows together answer as each alone, at the default sizes.
 
-    False, with the reason in the log, if they do not, or if the network takes no second row.
+    Args:
+        outputs: the blobs that are served.
+
+    Returns:
+        ``None`` if they do; otherwise a sentence that names an output where they do not, and the first layer.
     """
-    alone = [_row(model, seed) for seed in (1, 2)]
+    sizes = {model.sizes[name][:1] for name in model.samples()}
+    if not sizes:
+        return "the network has no inputs"
+    if len(sizes) > 1:
+        return "the first axes of the inputs differ"
+    for numbers in INTEGERS:
+        alone = [model.samples(seed, rows=1, integers=numbers) for seed in (1, 2)]
+        try:
+            single = [model.run(feed, outputs) for feed in alone]
+            break
+        except TnnError as error:
+            refused = error
+    else:
+        return f"the network does not take a row of random numbers: {refused}"
     try:
-        single = [model.run(feed, outputs) for feed in alone]
-        together = split(model.run(joined(alone), outputs), alone)
+        together = model.run(joined(alone), outputs)
     except TnnError as error:
-        log.info("requests are not joined: %s", error)
-        return False
-    if together is None:
-        log.info("requests are not joined: an output has no row for each row of the input")
-        return False
+        return f"the network does not take two rows: {error}"
     for name in outputs:
-        for k in range(2):
-            limit = TOLERANCE * max(1.0, float(np.abs(single[k][name]).max(initial=0)))
-            gap = np.abs(together[k][name].astype(np.float64) - single[k][name].astype(np.float64))
-            if not gap.max(initial=0) <= limit:
-                log.info("requests are not joined: rows of output `%s` depend on each other", name)
-                return False
-    return True
+        if together[name].shape[:1] != (2,):
+            return f"output `{name}` has no row for each row of the input{_first_mixed(model, alone)}"
+        if not all(_alike(together[name][k : k + 1], single[k][name]) for k in range(2)):
+            return f"rows of output `{name}` depend on each other{_first_mixed(model, alone)}"
+    return None
 
 
-def _row(model: Model, seed: int) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(seed)
-    made = {}
-    for spec in model.inputs:
-        if spec.name in model.optional_inputs:
-            continue
-        shape = (1, *model.sizes[spec.name][1:])
-        if spec.dtype.kind == "f":
-            made[spec.name] = random.standard_normal(shape).astype(spec.dtype)
-        else:
-            made[spec.name] = random.integers(0, 2 if spec.dtype.kind == "i" else 256, shape).astype(spec.dtype)
-    return made
+def _first_mixed(model: Model, alone: Sequence[Feeds]) -> str:
+    """Which layer is the first whose blob differs: the end of a sentence, empty if there is none or none can tell."""
+    every = list(model.blobs())
+    try:
+        single = [model.run(feed, every) for feed in alone]
+        together = model.run(joined(alone), every)
+    except TnnError:
+        return ""
+    for name in every:
+        if not _stacked(together[name], [answer[name] for answer in single]):
+            return f": the first blob that differs is `{name}`, of {model.network.producer(name)}"
+    return ""
+
+
+def _stacked(whole: np.ndarray, parts: Sequence[np.ndarray]) -> bool:
+    """``whole`` is the parts behind each other, on any axis, or the same as each of them."""
+    if any(part.ndim != whole.ndim for part in parts):
+        return False
+    if all(_alike(whole, part) for part in parts):
+        return True
+    return any(
+        whole.shape[axis] == sum(part.shape[axis] for part in parts)
+        and all(
+            part.shape[:axis] + part.shape[axis + 1 :] == whole.shape[:axis] + whole.shape[axis + 1 :] for part in parts
+        )
+        and _alike(whole, np.concatenate(list(parts), axis))
+        for axis in range(whole.ndim)
+    )
+
+
+def _alike(got: np.ndarray, want: np.ndarray) -> bool:
+    """Equal shapes and, to within :data:`TOLERANCE`, equal numbers; NaN and infinities in the same places."""
+    if got.shape != want.shape:
+        return False
+    have, wish = got.astype(np.float64), want.astype(np.float64)
+    finite = np.isfinite(wish)
+    if not np.array_equal(have[~finite], wish[~finite], equal_nan=True):
+        return False
+    limit = TOLERANCE * max(1.0, float(np.abs(wish[finite]).max(initial=0)))
+    return bool(np.all(np.abs(have[finite] - wish[finite]) <= limit))
+
+
+@dataclass(frozen=True, slots=True)
+class Pay:
+    """What was measured of a model's batches.
+
+    Attributes:
+        rows: how many to join; 1 if none pay.
+        seconds: of one inference of one row.
+        reason: the figures as a sentence.
+    """
+
+    rows: int
+    seconds: float
+    reason: str
+
+
+def paying_rows(model: Model, limit: int, choices: Choices) -> Pay:
+    """How many rows to join, up to ``limit``: twice as many as long as each takes less time that way.
+
+    Joining itself, a copy of the inputs, is part of what is measured.
+    """
+    facts = {**model.facts(), "joined": limit} if choices.kept else {}
+    kept = choices.get(facts)
+    if kept is not None:
+        return Pay(**kept)
+    try:
+        pay = _measured(model, limit)
+    except TnnError as error:  # the network may be right with other inputs than the made ones
+        return Pay(1, 0.0, f"not measured: {error}")
+    choices.put(facts, asdict(pay))
+    return pay
+
+
+def _measured(model: Model, limit: int) -> Pay:
+    one = model.samples(1, rows=1 if limit > 1 else None)
+    seconds = measure({"one": model.runner(one)}, MEASURING_S)["one"]
+    told = [f"1 row {seconds * 1e3:.3g} ms"]
+    rows = 1
+    while 2 * rows <= limit:
+        taken = measure(
+            {"before": _joining(model, [one] * rows), "now": _joining(model, [one] * 2 * rows)}, MEASURING_S
+        )
+        told.append(f"{2 * rows} rows {taken['now'] / (2 * rows) * 1e3:.3g} ms each")
+        if taken["now"] > 2 * WORTH_JOINING * taken["before"]:
+            break
+        rows *= 2
+    return Pay(rows, seconds, ", ".join(told))
+
+
+def _joining(model: Model, parts: Sequence[Feeds]) -> Callable[[], object]:
+    run = model.runner(joined(parts))
+    return run if len(parts) == 1 else lambda: (joined(parts), run())

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from tnn_serving.engines import TensorSpec
 from tnn_serving.errors import FormatError, TnnError
-from tnn_serving.formats import read_model
-from tnn_serving.formats.folder import model_files
+from tnn_serving.formats.folder import model_files, onnx_file
+from tnn_serving.network import TnnNetwork
 from tnn_serving.serving import manifest
 from tnn_serving.serving.check_config import (
     Finding,
@@ -27,12 +27,21 @@ from tnn_serving.serving.check_config import (
     policy,
     settings_of,
 )
-from tnn_serving.serving.config import BACKEND, TRITON_TYPE, Settings
+from tnn_serving.serving.config import (
+    BACKEND,
+    CONFIG_FILE,
+    TRITON_TYPE,
+    TRUE,
+    Settings,
+    limits_of,
+    text_of,
+    with_defaults,
+)
 from tnn_serving.serving.config_text import read_config
-from tnn_serving.serving.repository import CONFIG, check_repository, is_tnn, model_folders, versions
+from tnn_serving.serving.loading import open_network
+from tnn_serving.serving.repository import check_repository, is_tnn, model_folders, versions
 from tnn_serving.serving.servable import Servable
-from tnn_serving.translate.batch import BatchAbility, batch_ability
-from tnn_serving.translate.graph import Translation, free_dims, refusals, translate
+from tnn_serving.translate.graph import refusals
 from tnn_serving.translate.limits import spelled_bytes
 
 HTTP_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
@@ -147,31 +156,31 @@ def _model(folder: Path, options: Mapping[str, str]) -> tuple[CheckedModel, Mapp
     model = CheckedModel(folder.name, os.fspath(folder.parent), BACKEND)
     config: dict[str, Any] = read_config(b"")
     try:
-        file = folder / CONFIG
+        file = folder / CONFIG_FILE
         if file.exists():
             config = read_config(file.read_bytes())
     except OSError as error:
-        model.findings.append(Finding("error", CONFIG, f"cannot be read: {error.strerror}"))
+        model.findings.append(Finding("error", CONFIG_FILE, f"cannot be read: {error.strerror}"))
     except TnnError as error:
-        model.findings.append(of_error(error, CONFIG))
+        model.findings.append(of_error(error, CONFIG_FILE))
     stated = str(config["backend"] or config["platform"])
     if stated != BACKEND and (stated or not is_tnn(folder)):
         model.kind = stated or "unknown"
         if model.kind == "unknown" and not model.findings:
             model.findings.append(
-                Finding("error", CONFIG, "neither backend nor platform, and no files of TNN: nothing can serve it")
+                Finding("error", CONFIG_FILE, "neither backend nor platform, and no files of TNN: nothing can serve it")
             )
         elif model.kind != "ensemble":
-            model.findings.append(Finding("note", CONFIG, f"left to `{stated}`, not judged here"))
+            model.findings.append(Finding("note", CONFIG_FILE, f"left to `{stated}`, not judged here"))
         return model, config
     if config["name"] and config["name"] != folder.name:
         model.findings.append(
-            Finding("error", CONFIG, "name differs from the folder's", expected=folder.name, found=config["name"])
+            Finding("error", CONFIG_FILE, "name differs from the folder's", expected=folder.name, found=config["name"])
         )
     config.update(name=folder.name, backend=BACKEND)
     served = policy(config, folder, model.findings)
     settings = settings_of(config, options, model.findings)
-    model.findings += _sums(folder, settings)
+    model.findings += _sums(folder, text_of(with_defaults(config, options), "require_manifest"))
     for path in versions(folder):
         version = CheckedVersion(int(path.name), int(path.name) in served)
         model.versions.append(version)
@@ -181,13 +190,13 @@ def _model(folder: Path, options: Mapping[str, str]) -> tuple[CheckedModel, Mapp
         version.findings += [Finding("warning", "", text) for text in told if text not in known]
         if not version.served:
             version.findings = [finding.softened() for finding in version.findings]
-            version.findings.append(Finding("note", CONFIG, "not served: version_policy leaves it out"))
+            version.findings.append(Finding("note", CONFIG_FILE, "not served: version_policy leaves it out"))
     return model, config
 
 
-def _sums(folder: Path, settings: Settings) -> list[Finding]:
+def _sums(folder: Path, required: str) -> list[Finding]:
     if not (folder / manifest.MANIFEST).exists():
-        if settings.require_manifest:
+        if required.lower() in TRUE:
             return [Finding("error", manifest.MANIFEST, "there is none, and `require_manifest` demands one")]
         return []
     try:
@@ -207,43 +216,27 @@ def _version(
     may_open: bool,
 ) -> None:
     try:
-        proto, weights = model_files(path)
-        report.files = [
-            CheckedFile(file.name, file.stat().st_size, manifest.sha256_of(file)) for file in (proto, weights)
-        ]
-        graph = read_model(proto, weights)
+        report.files = _files(path)
+        network = open_network(path, limits_of(with_defaults(config, options)))
+        if isinstance(network, TnnNetwork):
+            report.layers = len(network.graph.layers)
+            report.findings += [of_error(problem) for problem in refusals(network.graph, given=network.optional)]
+        if report.findings:
+            return
+        border = network.border(settings.pictures, raw_int8=settings.raw_int8)
+        _, dependence = network.batched(network.outputs)
     except (TnnError, OSError) as error:
         report.findings.append(of_error(error))
         return
-    report.layers = len(graph.layers)
-    graph.source = proto.name
-    optional = [item.name for item in graph.inputs if item.name in graph.constants]
-    try:
-        report.findings += [of_error(problem) for problem in refusals(graph, given=optional)]
-        if report.findings:
-            return
-        limits = settings.limits()
-        free = free_dims(graph, given=optional, limits=limits)
-        network = translate(
-            graph,
-            given=optional,
-            symbolic=free,
-            pictures=settings.pictures,
-            raw_int8=settings.raw_int8,
-            limits=limits,
-        )
-        ability = batch_ability(graph, optional)
-    except TnnError as error:
-        report.findings.append(of_error(error))
-        return
-    inputs = [TensorSpec(blob.name, blob.dtype, blob.known) for blob in network.inputs]
-    produced = {name for layer in graph.layers for name in layer.outputs}
-    blobs = {b.name: TensorSpec(b.name, b.dtype, b.known) for b in network.blobs.values() if b.name in produced}
+    inputs = [TensorSpec(blob.name, blob.dtype, blob.known) for blob in border.inputs]
+    blobs = {name: TensorSpec(name, blob.dtype, blob.known) for name, blob in border.blobs.items()}
+    optional = network.optional
     report.inputs = [_tensor(spec) for spec in inputs]
-    report.outputs = [_tensor(blobs[name]) for name in graph.outputs]
-    report.memory = _memory(report, network)
-    report.batch = ability.reason or "rows are independent"
-    report.findings += _batch(ability, network, int(config["max_batch_size"]))
+    report.outputs = [_tensor(blobs[name]) for name in network.outputs if name in blobs]
+    stored = sum(file.bytes for file in report.files)
+    report.memory = Memory(stored, border.weights_bytes, border.activations_bytes)
+    report.batch = dependence or "rows are independent"
+    report.findings += _batch(dependence, inputs, int(config["max_batch_size"]))
     report.findings += contradictions(config, folder, inputs, blobs, optional, settings)
     if not may_open or any(finding.severity == "error" for finding in report.findings):
         return
@@ -261,21 +254,24 @@ def _tensor(spec: TensorSpec) -> CheckedTensor:
     return CheckedTensor(spec.name, TRITON_TYPE[spec.dtype], [-1 if dim is None else dim for dim in spec.shape])
 
 
-def _memory(report: CheckedVersion, network: Translation) -> Memory:
-    return Memory(sum(file.bytes for file in report.files), network.weights_bytes, network.activations_bytes)
+def _files(version: Path) -> list[CheckedFile]:
+    """The files that make the model. Raises FormatError as opening it does."""
+    file = onnx_file(version)
+    files = model_files(version) if file is None else (file,)
+    return [CheckedFile(path.name, path.stat().st_size, manifest.sha256_of(path)) for path in files]
 
 
-def _batch(ability: BatchAbility, network: Translation, max_batch_size: int) -> Iterator[Finding]:
+def _batch(dependence: str | None, inputs: Sequence[TensorSpec], max_batch_size: int) -> Iterator[Finding]:
     """What stands in the way of batches, if the configuration wants any."""
-    if max_batch_size < 2 or ability.safe:
+    if max_batch_size < 2 or dependence is None:
         return
-    stuck = [blob for blob in network.inputs if not blob.known or blob.known[0] is not None]
+    stuck = [spec for spec in inputs if not spec.shape or spec.shape[0] is not None]
     if stuck:
-        told = ", ".join(f"`{blob.name}` {[-1 if dim is None else dim for dim in blob.known]}" for blob in stuck)
+        told = ", ".join(f"`{spec.name}` {_tensor(spec).dims}" for spec in stuck)
         text = f"max_batch_size is {max_batch_size}, but the network does not take another first dim"
-        yield Finding("warning", CONFIG, text, found=told, hint=ability.reason)
+        yield Finding("warning", CONFIG_FILE, text, found=told, hint=dependence)
     else:
-        yield Finding("note", CONFIG, "requests of a batch are run one by one", found=ability.reason)
+        yield Finding("note", CONFIG_FILE, "requests of a batch are run one by one", found=dependence)
 
 
 def _check_names(models: Sequence[CheckedModel]) -> None:
@@ -300,7 +296,7 @@ def _steps(config: Mapping[str, Any], models: Sequence[CheckedModel]) -> Iterato
     """What an ensemble's steps lack. Their tensors are for Triton to judge."""
     steps = config.get("ensemble_scheduling", {}).get("step", [])
     if not steps:
-        yield Finding("error", CONFIG, "the ensemble has no steps")
+        yield Finding("error", CONFIG_FILE, "the ensemble has no steps")
     known = {model.name: model for model in models}
     for k, step in enumerate(steps):
         name, wanted = step.get("model_name", ""), int(step.get("model_version", -1))

@@ -13,15 +13,18 @@ from tnn_serving.engines import TensorSpec, engine_named
 from tnn_serving.errors import ConfigError, TnnError
 from tnn_serving.int8 import Choice
 from tnn_serving.serving.config import (
+    CONFIG_FILE,
+    PARAMETERS,
     TRITON_TYPE,
     Settings,
     bind_inputs,
     check_outputs,
     complete,
+    read_parameter,
     read_settings,
     with_defaults,
 )
-from tnn_serving.serving.repository import CONFIG, versions
+from tnn_serving.serving.repository import versions
 
 Severity = Literal["error", "warning", "note"]
 
@@ -73,7 +76,9 @@ def policy(config: Mapping[str, Any], folder: Path, findings: list[Finding]) -> 
             if number not in there:
                 told = ", ".join(map(str, there))
                 findings.append(
-                    Finding("warning", CONFIG, f"version_policy names version {number}, which is not there", found=told)
+                    Finding(
+                        "warning", CONFIG_FILE, f"version_policy names version {number}, which is not there", found=told
+                    )
                 )
         served = set(there) & set(wanted)
     elif "all" in chosen:
@@ -82,7 +87,7 @@ def policy(config: Mapping[str, Any], folder: Path, findings: list[Finding]) -> 
         count = int(chosen.get("latest", {}).get("num_versions", 0)) or 1
         served = set(sorted(there)[-count:])
     if not served:
-        findings.append(Finding("error", CONFIG, "no version is left to be served"))
+        findings.append(Finding("error", CONFIG_FILE, "no version is left to be served"))
     return served
 
 
@@ -90,22 +95,42 @@ def settings_of(config: Mapping[str, Any], options: Mapping[str, str], findings:
     """The settings without the parameters that have something wrong, which are named."""
     merged = with_defaults(config, options)
     readable = {}
+    for key, value in merged["parameters"].items():
+        try:
+            if key.rpartition(".")[2] in PARAMETERS:
+                read_parameter(key, str(value.get("string_value", "")))
+        except TnnError as error:
+            findings.append(of_error(error, CONFIG_FILE))
+        else:
+            readable[key] = value
     with logged() as told:
-        for key, value in merged["parameters"].items():
-            try:
-                one = read_settings({**merged, "parameters": {key: value}})
-                engine_named(one.engine)
-                if one.int8 not in get_args(Choice):
-                    raise ConfigError("unknown int8 form", expected=", ".join(get_args(Choice)), found=one.int8)
-            except TnnError as error:
-                findings.append(of_error(error, CONFIG))
-            else:
-                readable[key] = value
-        settings = read_settings({**merged, "parameters": readable})
+        settings = _without_contradictions({**merged, "parameters": readable}, findings)
+    findings += [Finding("warning", CONFIG_FILE, text) for text in told]
+    try:
+        engine_named(settings.engine)
+    except TnnError as error:
+        findings.append(of_error(error, CONFIG_FILE))
+    if settings.int8 not in get_args(Choice):
+        known = ", ".join(get_args(Choice))
+        findings.append(Finding("error", CONFIG_FILE, "unknown int8 form", expected=known, found=settings.int8))
     if int(config.get("max_batch_size", 0)) < 0:
-        findings.append(Finding("error", CONFIG, "max_batch_size is negative", found=str(config["max_batch_size"])))
-    findings += [Finding("warning", CONFIG, text) for text in told]
+        text = str(config["max_batch_size"])
+        findings.append(Finding("error", CONFIG_FILE, "max_batch_size is negative", found=text))
     return settings
+
+
+def _without_contradictions(config: Mapping[str, Any], findings: list[Finding]) -> Settings:
+    """The settings; without those of pictures where these do not go together, which is a finding."""
+    try:
+        return read_settings(config)
+    except TnnError as error:
+        findings.append(of_error(error, CONFIG_FILE))
+    others = {
+        key: value
+        for key, value in config["parameters"].items()
+        if (name := key.rpartition(".")[2]) in PARAMETERS and not PARAMETERS[name].per_input
+    }
+    return read_settings({**config, "parameters": others})
 
 
 @contextmanager
@@ -149,7 +174,7 @@ def contradictions(
     for section in ("input", "output"):
         names = [item["name"] for item in config.get(section, [])]
         for name in sorted({name for name in names if names.count(name) > 1}):
-            yield Finding("warning", CONFIG, f"{section} `{name}` stands twice")
+            yield Finding("warning", CONFIG_FILE, f"{section} `{name}` stands twice")
     yield from _instances(config)
     yield from _warmup(config, network, optional)
 
@@ -176,7 +201,7 @@ def _labels(item: Mapping[str, Any], blobs: Mapping[str, TensorSpec], folder: Pa
     spec = blobs.get(item["name"])
     if not name or spec is None:
         return
-    where = f"{CONFIG}, output `{spec.name}`"
+    where = f"{CONFIG_FILE}, output `{spec.name}`"
     path = folder / name
     if not path.is_file():
         yield Finding("error", where, f"label file `{name}` is not there", expected="a text file in the model folder")
@@ -197,13 +222,17 @@ def _instances(config: Mapping[str, Any]) -> Iterator[Finding]:
     for group in config.get("instance_group", []):
         if group.get("kind") == "KIND_GPU" or group.get("gpus"):
             yield Finding(
-                "error", f"{CONFIG}, instance_group", "models run on the CPU", expected="KIND_CPU", found="KIND_GPU"
+                "error",
+                f"{CONFIG_FILE}, instance_group",
+                "models run on the CPU",
+                expected="KIND_CPU",
+                found="KIND_GPU",
             )
 
 
 def _warmup(config: Mapping[str, Any], network: Mapping[str, TensorSpec], optional: Sequence[str]) -> Iterator[Finding]:
     for sample in config.get("model_warmup", []):
-        where = f"{CONFIG}, model_warmup `{sample.get('name', '')}`"
+        where = f"{CONFIG_FILE}, model_warmup `{sample.get('name', '')}`"
         given = set(sample.get("inputs", {}))
         missing = sorted(set(network) - set(optional) - given)
         if missing:
@@ -215,6 +244,10 @@ def _warmup(config: Mapping[str, Any], network: Mapping[str, TensorSpec], option
 def completions(config: Mapping[str, Any], completed: Mapping[str, Any]) -> list[str]:
     """What was filled in, a line each."""
     lines = []
+    if int(completed.get("max_batch_size", 0)) != int(config.get("max_batch_size", 0)):
+        lines.append(f"max_batch_size: {completed['max_batch_size']}")
+    if "dynamic_batching" in completed and "dynamic_batching" not in config:
+        lines.append("dynamic_batching")
     for section in ("input", "output"):
         given = {item["name"]: item for item in config.get(section, [])}
         for item in completed.get(section, []):

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tnn_serving.errors import FormatError, located
-from tnn_serving.serving.repository import BACKEND_LINE, CONFIG
+from tnn_serving.serving.config import CONFIG_FILE
+from tnn_serving.serving.repository import BACKEND_LINE
 
 MANIFEST = "SHA256SUMS"
 MAX_FILES = 10_000
@@ -133,7 +134,7 @@ def verify(folder: Path, *, version: int | None = None) -> list[FormatError]:
     for name in sorted({*sums, *files}):
         if name not in files:
             problems.append(FormatError(f"file `{name}` is missing", expected=f"as {MANIFEST} lists it"))
-        elif name == CONFIG and sums.get(name) in _sums_before_serve(files[name]):
+        elif name == CONFIG_FILE and sums.get(name) in _sums_before_serve(files[name]):
             continue
         elif name not in sums:
             problems.append(FormatError(f"file `{name}` is not in {MANIFEST}", hint="remove it, or sign the folder"))

@@ -39,24 +39,39 @@ Arrays = dict[str, np.ndarray]
 
 
 def read_recording(path: Path) -> tuple[Arrays, Arrays]:
-    """Inputs and outputs of a recording by blob name. Raises FormatError as :func:`parse_recording`."""
+    """Inputs and outputs of a recording by blob name. Raises FormatError as :func:`read_arrays`, or without outputs."""
+    arrays = read_arrays(path)
+    inputs, outputs = (
+        {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
+        for start in ("in.", "out.")
+    )
+    if not outputs:
+        with located(str(path)):
+            raise FormatError(
+                "recording has no outputs", expected="arrays in.NAME and out.NAME", found=", ".join(arrays) or "nothing"
+            )
+    return inputs, outputs
+
+
+def read_arrays(path: Path) -> Arrays:
+    """The arrays of an .npz file by name. Raises FormatError as :func:`parse_arrays`."""
     with located(str(path)):
         if path.exists() and not path.is_file():
             raise FormatError("cannot read recording", expected="a regular file")
         try:
             with path.open("rb") as file:
-                return parse_recording(file)
+                return parse_arrays(file)
         except OSError as error:
             raise FormatError(f"cannot read recording: {error.strerror}") from None
 
 
-def parse_recording(file: IO[bytes]) -> tuple[Arrays, Arrays]:
-    """Inputs and outputs of a recording by blob name.
+def parse_arrays(file: IO[bytes]) -> Arrays:
+    """The arrays of an .npz file by name.
 
     Sizes are checked before an array is made: a small file may announce, or unpack to, a huge one.
 
     Raises:
-        FormatError: not an npz file, arrays of Python objects, too large, or no outputs.
+        FormatError: not an npz file, arrays of anything but numbers, or too large.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -64,18 +79,9 @@ def parse_recording(file: IO[bytes]) -> tuple[Arrays, Arrays]:
             total = sum(member.file_size for member in members)
             if total > MAX_BYTES:
                 raise FormatError("recording is too large", expected=f"at most {MAX_BYTES} bytes", found=total)
-            arrays = {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
+            return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
     except BROKEN as error:
         raise FormatError("cannot read recording", found=f"{type(error).__name__}: {error}") from None
-    inputs, outputs = (
-        {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
-        for start in ("in.", "out.")
-    )
-    if not outputs:
-        raise FormatError(
-            "recording has no outputs", expected="arrays in.NAME and out.NAME", found=", ".join(arrays) or "nothing"
-        )
-    return inputs, outputs
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from tnn_serving.errors import ServerError
 
-CONFIG = "config.pbtxt"
 BACKEND_LINE = b'backend: "tnn"\n'
 """What ``serve`` adds to a configuration that names neither backend nor platform."""
 

@@ -464,8 +464,9 @@ def fingerprint(graph: Graph) -> str:
 def free_dims(graph: Graph, given: Sequence[str] = (), *, limits: Limits = UNLIMITED) -> dict[str, tuple[bool, ...]]:
     """For each input, which dims the caller may choose: those that no layer refuses at another size.
 
-    A size is tried alone, then together with the same axis of all inputs (a batch that several inputs share). Of
-    ``limits`` only the time counts: what is tried is never run.
+    A size is tried alone, then together with the same axis of the inputs that did not take it alone, then with that of
+    all (a batch that several inputs share; some take more rows than the others, but not fewer). Of ``limits`` only the
+    time counts: what is tried is never run.
     """
     trial = replace(limits, memory_bytes=math.inf)
     fed = [item for item in graph.inputs if item.name not in graph.constants or item.name in given]
@@ -485,12 +486,18 @@ def free_dims(graph: Graph, given: Sequence[str] = (), *, limits: Limits = UNLIM
                 takes({item.name: _with(item.dims, axis, size)}) for size in _other_sizes(item.dims[axis])
             )
     for axis in range(max((len(item.dims) for item in fed), default=0)):
-        stuck = [i for i in fed if axis < len(i.dims) and not free[i.name][axis]]
-        if len(stuck) > 1 and len({i.dims[axis] for i in stuck}) == 1:
-            size = stuck[0].dims[axis]
-            if any(takes({i.name: _with(i.dims, axis, n) for i in stuck}) for n in _other_sizes(size)):
+        having = [i for i in fed if axis < len(i.dims)]
+        stuck = [i for i in having if not free[i.name][axis]]
+        if not stuck:
+            continue
+        size = stuck[0].dims[axis]
+        for together in (stuck, [i for i in having if i.dims[axis] == size]):
+            if len(together) < 2 or any(i.dims[axis] != size for i in stuck):
+                continue
+            if any(takes({i.name: _with(i.dims, axis, n) for i in together}) for n in _other_sizes(size)):
                 for item in stuck:
                     free[item.name][axis] = True
+                break
     return {name: tuple(axes) for name, axes in free.items()}
 
 

@@ -6,12 +6,14 @@ first and third channel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from tnn_serving.errors import ConfigError
 from tnn_serving.graph import Input
+from tnn_serving.pictures.decode import MAX_PIXELS
+from tnn_serving.pictures.fit import Fit
 from tnn_serving.translate.builder import Builder, Value
 
 
@@ -22,13 +24,15 @@ class PictureInput:
     Attributes:
         scale, bias: one number for all channels, or one a channel, in the order of the blob's channels.
         reverse_channel: swap the first and third channel before scale and bias.
-        resize: (height, width) that every picture is brought to first; ``None`` leaves its size.
+        fit: the size that every picture is brought to first, and how.
+        max_pixels: cap on width x height of encoded pictures.
     """
 
     scale: tuple[float, ...] = (1.0,)
     bias: tuple[float, ...] = (0.0,)
     reverse_channel: bool = False
-    resize: tuple[int, int] | None = None
+    fit: Fit = field(default_factory=Fit)
+    max_pixels: int = MAX_PIXELS
 
 
 def pixels(
@@ -47,7 +51,7 @@ def pixels(
     if len(item.dims) != 4:
         raise ConfigError(f"input `{item.name}` is no picture", expected="4 dims [N, C, H, W]", found=list(item.dims))
     channels = item.dims[1]
-    for what, values in (("scale", picture.scale), ("bias", picture.bias)):
+    for what, values in (("scale", picture.scale), ("bias", picture.bias), ("border", picture.fit.border)):
         if len(values) not in (1, channels):
             raise ConfigError(
                 f"`{what}` does not fit input `{item.name}`", expected=f"1 or {channels} numbers", found=len(values)

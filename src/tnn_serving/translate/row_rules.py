@@ -553,7 +553,8 @@ def recurrent(call: Call) -> Sequence[Lie | Mixes]:
     axis = 0 if call.number("layout", 0) else 1
     rows = call.rows(0)
     if rows is None or rows.axis != axis:
-        raise Mixes(f"runs along axis {1 - axis} and has its batch on axis {axis}, but not the rows")
+        held = "no axis of its input" if rows is None else f"axis {rows.axis}"
+        raise Mixes(f"takes axis {axis} for the batch and axis {1 - axis} for time, but the rows lie on {held}")
     for index, at in ((4, 0), (5, axis), (6, axis)):
         if call.given(index) is not None and call.rows(index) != replace(rows, axis=at):
             raise Mixes("starts from a state, or to a length, that does not follow the rows")

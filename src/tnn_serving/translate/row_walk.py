@@ -44,7 +44,13 @@ class Obstacle:
 
 @dataclass(slots=True)
 class _Followed:
-    """A value on the way: as an operand, or why it mixes rows; and who last moved its rows."""
+    """A value on the way.
+
+    Attributes:
+        operand: what is known of it; of one that mixes rows the dims, for those who ask for its shape.
+        obstacle: why it mixes rows.
+        moved: who last moved its rows away from the first axis.
+    """
 
     operand: Operand | None
     obstacle: Obstacle | None = None
@@ -86,8 +92,10 @@ def rows_stay_apart(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> Obs
 
 def _unfit(value: ir.Value, found: _Followed | None) -> Obstacle | None:
     """Why an output is no batch."""
+    if found is not None and found.obstacle is not None:
+        return found.obstacle
     if found is None or found.operand is None:
-        return found.obstacle if found and found.obstacle else Obstacle(f"output `{value.name}` is computed by nobody")
+        return Obstacle(f"output `{value.name}` is computed by nobody")
     lie = found.operand.lie
     if lie is Other.SAME:
         return Obstacle(f"output `{value.name}` is the same for all rows, and has no row for each")
@@ -142,18 +150,23 @@ def _after(node: ir.Node, opset: int, followed: Mapping[ir.Value, _Followed]) ->
     obstacle = next((found.obstacle for found in given if found is not None and found.obstacle is not None), None)
     if obstacle is None and any(value is not None and value not in followed for value in node.inputs):
         obstacle = Obstacle("takes a value that comes from nowhere", node)
-    if obstacle is not None:
+    if any(found is not None and found.operand is None for found in given):
         return [_Followed(None, obstacle)] * len(node.outputs)
     try:
         outputs = _outputs(node, opset, operands)
+    except Mixes as mixes:
+        return [_Followed(None, obstacle or Obstacle(str(mixes), node, moved))] * len(node.outputs)
+    if obstacle is not None:
+        return [_Followed(output, obstacle) for output in outputs]
+    try:
         lies = _lies(node, opset, operands, outputs)
     except Mixes as mixes:
-        return [_Followed(None, Obstacle(str(mixes), node, moved))] * len(node.outputs)
+        return [_Followed(output, Obstacle(str(mixes), node, moved)) for output in outputs]
     answers = []
     for output, lie in zip(outputs, lies, strict=True):
         wrong = lie if isinstance(lie, Mixes) else _contradiction(output, lie)
         if isinstance(wrong, Mixes) or isinstance(lie, Mixes):
-            answers.append(_Followed(None, Obstacle(str(wrong), node, moved)))
+            answers.append(_Followed(output, Obstacle(str(wrong), node, moved)))
             continue
         arrived = [operand.lie for operand in operands if operand is not None]
         mover = node if isinstance(lie, Rows) and lie != BATCH and lie not in arrived else moved

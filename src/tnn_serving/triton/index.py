@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,37 +38,71 @@ class ServedModel:
 _http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def get_json(url: str, *, post: bool = False, timeout_s: float = 5.0) -> Any:
-    """The JSON that a GET (or an empty POST) answers; None for an empty answer.
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server is asked, e.g. ``http://127.0.0.1:8000``, and the headers that let us in."""
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def ask(self, path: str, *, post: bool = False, timeout_s: float = 5.0) -> bytes:
+        """What a GET, or an empty POST, answers.
+
+        Raises:
+            OSError: no connection, no answer in time, or an HTTP error (urllib.error.HTTPError).
+        """
+        request = urllib.request.Request(
+            self.url + path, data=b"" if post else None, headers=dict(self.headers), method="POST" if post else "GET"
+        )
+        with _http.open(request, timeout=timeout_s) as answer:
+            content: bytes = answer.read()
+        return content
+
+
+def repository_index(server: Endpoint, *, timeout_s: float = 5.0) -> list[ServedModel]:
+    """Every entry of the repository index, without tensors.
 
     Raises:
-        OSError: no connection, or an HTTP error (urllib.error.HTTPError).
+        OSError: the server can't be reached or doesn't let us ask.
     """
-    request = urllib.request.Request(url, data=b"" if post else None, method="POST" if post else "GET")
-    with _http.open(request, timeout=timeout_s) as answer:
-        content = answer.read()
-    return json.loads(content) if content else None
+    entries = json.loads(server.ask("/v2/repository/index", post=True, timeout_s=timeout_s) or b"[]")
+    return [
+        ServedModel(
+            name=str(entry["name"]),
+            version=str(entry.get("version", "")),
+            state=str(entry.get("state", "")),
+            reason=str(entry.get("reason", "")),
+        )
+        for entry in entries
+    ]
 
 
-def list_models(url: str) -> list[ServedModel]:
+def list_models(server: Endpoint) -> list[ServedModel]:
     """Every entry of the repository index, with the tensors of those that are ready.
 
     Raises:
         OSError: the server can't be reached or doesn't let us ask.
     """
-    models = []
-    for entry in get_json(f"{url}/v2/repository/index", post=True) or []:
-        name, version = str(entry["name"]), str(entry.get("version", ""))
-        state, reason = str(entry.get("state", "")), str(entry.get("reason", ""))
-        metadata: Mapping[str, Any] = {}
-        if state == "READY":
-            try:
-                metadata = get_json(f"{url}/v2/models/{quote(name, safe='')}/versions/{version}")
-            except urllib.error.HTTPError as error:
-                reason = f"no metadata: {error}"  # unloaded since, or restricted
-        inputs, outputs = (tuple(map(_tensor, metadata.get(key, ()))) for key in ("inputs", "outputs"))
-        models.append(ServedModel(name, version, state, reason, inputs, outputs))
-    return models
+    return [_with_tensors(server, model) if model.ready else model for model in repository_index(server)]
+
+
+def load_model(server: Endpoint, name: str, *, timeout_s: float) -> None:
+    """Has the server load a model, and waits until it has.
+
+    Raises:
+        OSError: the server can't be reached, or the model can't be loaded: then an HTTPError with Triton's reason.
+    """
+    server.ask(f"/v2/repository/models/{urllib.parse.quote(name, safe='')}/load", post=True, timeout_s=timeout_s)
+
+
+def _with_tensors(server: Endpoint, model: ServedModel) -> ServedModel:
+    name = urllib.parse.quote(model.name, safe="")
+    try:
+        metadata = json.loads(server.ask(f"/v2/models/{name}/versions/{model.version}"))
+    except urllib.error.HTTPError as error:
+        return replace(model, reason=f"no metadata: {error}")  # unloaded since, or restricted
+    inputs, outputs = (tuple(map(_tensor, metadata.get(key, ()))) for key in ("inputs", "outputs"))
+    return replace(model, inputs=inputs, outputs=outputs)
 
 
 def _tensor(tensor: Mapping[str, Any]) -> str:

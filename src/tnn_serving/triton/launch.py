@@ -214,11 +214,12 @@ class Launch:
     @property
     def url(self) -> str | None:
         """Where this machine reaches the HTTP endpoint, e.g. ``http://127.0.0.1:8000``."""
-        endpoint = self.endpoint("http")
-        if endpoint is None:
-            return None
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(endpoint[0], endpoint[0])
-        return f"http://[{host}]:{endpoint[1]}" if ":" in host else f"http://{host}:{endpoint[1]}"
+        return self.url_of("http")
+
+    def url_of(self, protocol: str) -> str | None:
+        """Where this machine reaches "http" or "metrics"; None when it is switched off."""
+        endpoint = self.endpoint(protocol)
+        return None if endpoint is None else local_url(*endpoint)
 
 
 def prepare(
@@ -273,6 +274,12 @@ def prepare(
     return Launch(tuple(command), environment)
 
 
+def local_url(host: str, port: int) -> str:
+    """Where this machine reaches what listens at an address."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def is_true(text: str) -> bool:
     """A boolean flag as tritonserver reads it."""
     return text.lower() in ("true", "1", "on")
@@ -302,15 +309,18 @@ def flag_values(flags: Sequence[str], name: str) -> list[str]:
     return [flag.partition("=")[2] for flag in flags if flag.startswith(f"--{name}=")]
 
 
-def check_ports(launch: Launch) -> None:
+def check_ports(launch: Launch, health: tuple[str, int] | None = None) -> None:
     """Checks that the ports can be listened on, before a server is started that would fail late and obscurely.
+
+    Args:
+        health: address and port of the supervisor's own endpoint.
 
     Raises:
         ServerError: with the port and the flag that changes it.
     """
     taken: dict[int, str] = {}
-    for protocol in ("http", "grpc", "metrics"):
-        endpoint = launch.endpoint(protocol)
+    for protocol in ("http", "grpc", "metrics", "health"):
+        endpoint = health if protocol == "health" else launch.endpoint(protocol)
         if endpoint is None or is_true(launch.flag(f"reuse-{protocol}-port", "false")):
             continue
         host, port = endpoint
@@ -321,7 +331,7 @@ def check_ports(launch: Launch) -> None:
             )
         taken[port] = flag
         with located(f"{protocol} endpoint {host}:{port}"):
-            _check_port(host, port, flag, f"--{protocol}-address")
+            _check_port(host, port, flag, "--host" if protocol == "health" else f"--{protocol}-address")
 
 
 def _check_port(host: str, port: int, flag: str, address_flag: str) -> None:

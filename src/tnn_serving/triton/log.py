@@ -13,6 +13,7 @@ _REASONS = (
     re.compile(r'^\S+Z E \d+ \S+\] "(?P<text>.*)"'),
 )
 _POLL_FAILED = re.compile(r"Poll failed for model directory '(?P<name>[^']*)': (?P<text>.*?)\"?$")
+_STACK = re.compile(r'^(?:Current thread|Thread) 0x|^  File "|^Fatal Python error|^Signal \(\d|^ *\d+# ')
 _HARMLESS = ("CudaDriverHelper has not been initialized",)
 
 
@@ -30,6 +31,13 @@ def failure_reasons(lines: Sequence[str]) -> list[str]:
 def is_harmless(line: str) -> bool:
     """Whether a line of the log looks like an error and is none: there is no GPU, and none is needed."""
     return any(text in line for text in _HARMLESS)
+
+
+def is_alarming(line: str) -> bool:
+    """Whether an operator should see a line who does not want to see all: warnings, errors, and stacks of threads."""
+    # Triton's lines begin with their level, I, W, E or F, and the date, or with the date in ISO8601 format.
+    warns = line[:1] in ("W", "E", "F") or "Z W " in line[:32] or "Z E " in line[:32]
+    return (warns and not is_harmless(line)) or _STACK.search(line) is not None
 
 
 def poll_failure(lines: Sequence[str], model: str) -> str:

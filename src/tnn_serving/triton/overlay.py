@@ -8,47 +8,21 @@ that need none of this, and remote ones, are given to Triton unchanged.
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tnn_serving.serving.repository import (
-    BACKEND_LINE,
-    CONFIG,
-    Skipped,
-    check_repository,
-    is_tnn,
-    model_folders,
-)
+from tnn_serving.serving.config import CONFIG_FILE, top_level_fields
+from tnn_serving.serving.repository import BACKEND_LINE, Skipped, check_repository, is_tnn, model_folders
 
 REMOTE = ("s3://", "gs://", "as://")
-
-_TOKEN = re.compile(
-    r"""\#[^\n]* | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' | [{}\[\]<>] | (?P<field>[A-Za-z_]\w*)\s*(?=[:{<\[])""",
-    re.VERBOSE,
-)
-
-
-def top_level_fields(text: str) -> set[str]:
-    """The names of the fields that a protobuf text (config.pbtxt) sets at its top level."""
-    fields = set()
-    depth = 0
-    for token in _TOKEN.finditer(text):
-        if token["field"] and depth == 0:
-            fields.add(token["field"])
-        elif token[0] in ("{", "[", "<"):
-            depth += 1
-        elif token[0] in ("}", "]", ">"):
-            depth -= 1
-    return fields
 
 
 def config_of(model: Path) -> bytes | None:
     """What ``config.pbtxt`` must be in the overlay; None when the model folder can be used as it is."""
-    config = model / CONFIG
+    config = model / CONFIG_FILE
     text = config.read_bytes() if config.is_file() else b""
     if top_level_fields(text.decode("latin-1")) & {"backend", "platform"} or not is_tnn(model):
         return None
@@ -130,21 +104,21 @@ class Overlay:
         if entry.is_symlink() or not entry.exists():
             self._create(model, entry, config)
             return
-        if (entry / CONFIG).read_bytes() != config:
-            self._replace(entry / CONFIG, config)
+        if (entry / CONFIG_FILE).read_bytes() != config:
+            self._replace(entry / CONFIG_FILE, config)
         _sync_links(model, entry)
 
     def _create(self, model: Path, entry: Path, config: bytes) -> None:
         # Made elsewhere and moved in whole: Triton must not see half a model.
         fresh = self._place("staging", entry.name)
         fresh.mkdir()
-        (fresh / CONFIG).write_bytes(config)
+        (fresh / CONFIG_FILE).write_bytes(config)
         _sync_links(model, fresh)
         self._remove(entry)
         fresh.rename(entry)
 
     def _replace(self, file: Path, content: bytes) -> None:
-        fresh = self._place("staging", CONFIG)
+        fresh = self._place("staging", CONFIG_FILE)
         fresh.write_bytes(content)
         fresh.replace(file)
 
@@ -193,9 +167,9 @@ class Overlay:
 
 def _sync_links(model: Path, entry: Path) -> None:
     """Makes ``entry`` hold a link for each file and folder of ``model``, its config.pbtxt excepted."""
-    wanted = {path.name: path for path in model.iterdir() if path.name != CONFIG}
+    wanted = {path.name: path for path in model.iterdir() if path.name != CONFIG_FILE}
     for link in list(entry.iterdir()):
-        if link.name != CONFIG and (link.name not in wanted or link.readlink() != wanted[link.name]):
+        if link.name != CONFIG_FILE and (link.name not in wanted or link.readlink() != wanted[link.name]):
             link.unlink()
     for name, path in wanted.items():
         if not (entry / name).is_symlink():

@@ -1,52 +1,41 @@
 """Runs tritonserver as a child process: waits until it serves, restarts it when it dies, and ends it for good.
 
-tritonserver needs a parent for three reasons. A crash in an engine ends the whole process. After SIGTERM it stays for
-ever when a gRPC stream is open, and ends with code 1 when an HTTP client keeps an idle connection. And what models are
-served, or why not, is only in its log and its repository index.
+tritonserver needs a parent for four reasons. A crash in an engine ends the whole process. It calls its models ready
+whatever hangs inside. After SIGTERM it stays for ever when a gRPC stream is open, and ends with code 1 when an HTTP
+client keeps an idle connection. And what models are served, or why not, is only in its log and its repository index.
 """
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 from tnn_serving.errors import ServerError
 from tnn_serving.serving.repository import Skipped
-from tnn_serving.triton.index import ServedModel, get_json, list_models
+from tnn_serving.triton.access import http_headers
+from tnn_serving.triton.health import Fault, Limits
+from tnn_serving.triton.health_port import HealthPort
+from tnn_serving.triton.index import Endpoint, ServedModel, list_models, load_model
 from tnn_serving.triton.launch import Launch, check_ports
 from tnn_serving.triton.log import failure_reasons, poll_failure
+from tnn_serving.triton.monitor import Monitor
 from tnn_serving.triton.overlay import Overlay
+from tnn_serving.triton.probe import answers
+from tnn_serving.triton.process import POLL_S, ServerProcess, ending
 
-POLL_S = 0.2
 SYNC_S = 0.5
 """How often an overlay follows its repository when models may come and go."""
-KILL_AFTER_S = 5.0
-"""How long after tritonserver's own exit timeout it is killed."""
+LOAD_S = 600.0
+"""How long one model may take to be loaded again."""
 HEALTHY_AFTER_S = 60.0
 """A server that ran this long has started well: its next failure is the first of a new series."""
-LOG_LINES = 4000  # more than tritonserver's usage text, which follows the word on a bad flag
-
-_DIE_WITH_PARENT = """
-import ctypes, os, signal, sys
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
-"""What the child runs before it becomes tritonserver: whatever happens to its parent, no server is left behind.
-SIGKILL, since after SIGTERM one may stay for ever. Not a ``preexec_fn``: that would run in a fork of this process with
-whatever locks other threads (gRPC's, for one) held."""
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _CLEAN_CODES = (0, 1, -signal.SIGTERM, -signal.SIGKILL)
@@ -109,17 +98,28 @@ class Supervisor:
     Args:
         launch: what to start.
         overlay: repositories to keep in step while the server runs.
+        limits: how long executions and answers may take.
+        health_address: where to tell how the server is, if anywhere.
+        token: what the details of that need.
+        reload: in explicit mode, load again after a restart what was loaded by request.
     """
 
     launch: Launch
     overlay: Overlay | None = None
     callbacks: Callbacks = field(default_factory=Callbacks)
     restarts: Restarts = field(default_factory=Restarts)
+    limits: Limits = field(default_factory=Limits)
+    health_address: tuple[str, int] | None = None
+    token: str | None = None
+    reload: bool = True
+    monitor: Monitor = field(init=False)
     _wake: threading.Event = field(default_factory=threading.Event)
     _stops_asked: int = 0
-    _child: subprocess.Popen[str] | None = None
-    _log: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
+    _process: ServerProcess | None = None
     _next_sync: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.monitor = Monitor(self.launch, self.limits, self._explained)
 
     def run(self) -> int:
         """Serves until asked to stop, by SIGTERM, SIGINT, SIGHUP or :meth:`stop`; a second time kills at once.
@@ -130,12 +130,13 @@ class Supervisor:
         Raises:
             ServerError: a port is taken, the server never came up, or it has not one model to serve.
         """
-        check_ports(self.launch)
-        with self._signals():
+        check_ports(self.launch, self.health_address)
+        with self._signals(), self._told():
             try:
                 return self._keep_running()
             finally:
-                self._kill()
+                if self._process is not None:  # whatever way this ends, no server is left
+                    self._process.kill()
 
     def stop(self) -> None:
         """Asks the server to stop; at the second call it is killed."""
@@ -145,7 +146,7 @@ class Supervisor:
     @property
     def pid(self) -> int | None:
         """The process id of the running tritonserver."""
-        return self._child.pid if self._child is not None and self._child.poll() is None else None
+        return self._process.pid if self._process is not None and self._process.running else None
 
     # ---- the life of the servers ----
 
@@ -154,75 +155,96 @@ class Supervisor:
         failures = 0
         while not self._stops_asked:
             started = time.monotonic()
-            child, reader = self._spawn()
-            if self._wait_until_ready(child):
-                models = self._models(first=not was_ready)
-                was_ready = True
-                self.callbacks.on_ready(models)
-                self._watch(child)
-            code = self._end(child) if self._stops_asked else child.wait()
-            reader.join()
-            what = _ending(code)
+            fault: Fault | None = None
+            process = self._spawn()
+            if self._wait_until_ready(process):
+                self.monitor.running()
+                fault = self._watch(process, self._load_again(process)) if was_ready else None
+                if fault is None and process.running and not self._stops_asked:
+                    models = self._models(first=not was_ready)
+                    was_ready = True
+                    self.callbacks.on_ready(models)
+                    fault = self._watch(process, threading.Event())
             if self._stops_asked:
-                if code in _CRASHED_AT_END:
-                    self.callbacks.on_warning(f"{what} while it was stopping; it had answered or dropped every request")
-                    return 0
-                return 0 if code in _CLEAN_CODES else 1
+                return self._stopped(process)
+            fault = fault or _failure(process.wait())
             if not was_ready:
-                raise ServerError(f"tritonserver did not start: {self._reason() or what}", hint=self._log_hint())
-            failures = 1 if time.monotonic() - started > HEALTHY_AFTER_S else failures + 1
+                raise ServerError(f"tritonserver did not start: {self._reason() or fault.what}", hint=self._log_hint())
+            if fault.cause != "engine":  # such a one has its own delays, and is no reason to take the others down
+                failures = 1 if time.monotonic() - started > HEALTHY_AFTER_S else failures + 1
             if failures > self.restarts.limit:
-                self.callbacks.on_warning(f"{what}; it has died {failures} times in a row and is not started again")
+                what = f"{fault.what}; it has died {failures} times in a row and is not started again"
+                self.callbacks.on_warning(what)
                 return 1
-            delay_s = self.restarts.delay_s(failures)
-            self.callbacks.on_restart(what, delay_s)
+            delay_s = self.restarts.delay_s(max(failures, 1))
+            self.monitor.restarting(fault, delay_s)
+            self.callbacks.on_restart(fault.what, delay_s)
             self._wake.wait(delay_s)
         return 0
 
-    def _spawn(self) -> tuple[subprocess.Popen[str], threading.Thread]:
+    def _spawn(self) -> ServerProcess:
         self._sync()
-        self._log.clear()
-        child = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *self.launch.command],
-            env=dict(self.launch.environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="backslashreplace",
-            # A session of its own: Ctrl-C reaches this process only, which then stops the server once.
-            start_new_session=True,
-        )
-        assert child.stdout is not None
-        self._child = child
-        reader = threading.Thread(target=self._read_log, args=(child.stdout,), name="tritonserver log", daemon=True)
-        reader.start()
-        return child, reader
+        self._process = ServerProcess(self.launch, self._on_line)
+        self.monitor.started(self._process.pid)
+        return self._process
 
-    def _read_log(self, stream: IO[str]) -> None:
-        with stream:
-            for line in stream:
-                text = line.rstrip("\n")
-                if self.overlay is not None:
-                    text = self.overlay.in_source(text)
-                self._log.append(text)
-                self.callbacks.on_log(text)
+    def _on_line(self, line: str) -> None:
+        self.callbacks.on_log(self._in_source(line))
 
-    def _wait_until_ready(self, child: subprocess.Popen[str]) -> bool:
-        """False when the child ended or a stop was asked for first. Triton listens when all models have been tried."""
+    def _wait_until_ready(self, process: ServerProcess) -> bool:
+        """False when the server ended or a stop was asked for first. Triton listens when all models have been tried."""
         started = time.monotonic()
-        while child.poll() is None and not self._stops_asked:
+        while process.running and not self._stops_asked:
             if self._answers():
                 return True
             self.callbacks.on_waiting(time.monotonic() - started)
             self._wake.wait(POLL_S)
         return False
 
-    def _watch(self, child: subprocess.Popen[str]) -> None:
-        while child.poll() is None and not self._stops_asked:
+    def _watch(self, process: ServerProcess, until: threading.Event) -> Fault | None:
+        """Until the server ends, a stop is asked for, ``until`` is set, or it has to be ended; then, why."""
+        while process.running and not self._stops_asked and not until.is_set():
             if time.monotonic() >= self._next_sync and self.launch.control_mode != "none":
                 self._sync()
+            fault = self.monitor.fault()
+            if fault is not None and (fault.cause != "engine" or self.restarts.limit):
+                # At once: while it drained, it would refuse more requests than it has under way.
+                self.callbacks.on_warning(f"{fault.what}; what its threads do follows in the log, then it is killed")
+                process.dump_stacks()
+                process.kill()
+                return fault
             self._wake.wait(POLL_S)
+        return None
+
+    def _load_again(self, process: ServerProcess) -> threading.Event:
+        """Has the server load what it had loaded by request before it was restarted; the event is set when that is
+        done. In a thread, so that a stop need not wait for it."""
+        done = threading.Event()
+        names = self.monitor.lost_models() if self.launch.control_mode == "explicit" else []
+        url = self.launch.url
+        if url is None or not self.reload:
+            for name in names:
+                self.monitor.forget(name)
+            done.set()
+            return done
+        server = self._endpoint(url)
+
+        def load() -> None:
+            for name in names:
+                if not process.running:
+                    break
+                try:
+                    load_model(server, name, timeout_s=LOAD_S)
+                except urllib.error.HTTPError as error:
+                    reason = self._in_source(error.read().decode("utf-8", "replace"))
+                    self.callbacks.on_warning(f"model {name} could not be loaded again: {reason}")
+                except OSError as error:
+                    self.callbacks.on_warning(f"model {name} could not be loaded again: {error}")
+
+            done.set()
+
+        threading.Thread(target=load, name="load again", daemon=True).start()
+        return done
 
     def _sync(self) -> None:
         if self.overlay is None:
@@ -233,26 +255,29 @@ class Supervisor:
             self.callbacks.on_warning(f"cannot follow the repository: {error}")
         self._next_sync = time.monotonic() + SYNC_S
 
-    def _end(self, child: subprocess.Popen[str]) -> int:
-        """Asks the child to end, kills it when it doesn't or when somebody is in a hurry, and returns its code."""
-        longest_s = self.launch.exit_timeout_s + KILL_AFTER_S
-        self.callbacks.on_stop(longest_s)
-        child.terminate()
-        deadline = time.monotonic() + longest_s
-        while child.poll() is None:
-            if time.monotonic() > deadline or self._stops_asked > 1:
-                self.callbacks.on_warning("tritonserver did not end in time and is killed")
-                child.kill()
-                break
-            self._wake.clear()
-            self._wake.wait(POLL_S)
-        return child.wait()
+    def _stopped(self, process: ServerProcess) -> int:
+        """Ends the server as somebody has asked, and says how that went: 0 or 1."""
+        self.monitor.stopping()
+        self.callbacks.on_stop(process.longest_end_s)
+        if not process.end(lambda: self._stops_asked > 1, self._wake):
+            self.callbacks.on_warning("tritonserver did not end in time and is killed")
+        code = process.wait()
+        if code in _CRASHED_AT_END:
+            self.callbacks.on_warning(f"{ending(code)} while it was stopping; it had answered or dropped every request")
+            return 0
+        return 0 if code in _CLEAN_CODES else 1
 
-    def _kill(self) -> None:
-        """Whatever way :meth:`run` ends, no server is left."""
-        if self._child is not None and self._child.poll() is None:
-            self._child.kill()
-            self._child.wait()
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Watches the server's health, and tells it where that was wished."""
+        port = HealthPort(*self.health_address, self.monitor, self.token) if self.health_address else None
+        self.monitor.start()
+        try:
+            yield
+        finally:
+            self.monitor.close()
+            if port is not None:
+                port.close()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -275,25 +300,18 @@ class Supervisor:
     def _answers(self) -> bool:
         url = self.launch.url
         if url is None:  # without HTTP, Triton's own word that gRPC has started must do
-            return any("Started GRPCInferenceService" in line for line in list(self._log))
-        try:
-            get_json(f"{url}/v2/health/live")
-        except urllib.error.HTTPError:
-            return True  # alive, though not for us (a restricted endpoint)
-        except OSError:
-            return False
-        return True
+            return any("Started GRPCInferenceService" in line for line in self._log())
+        return answers(self._endpoint(url))
 
     def _models(self, *, first: bool) -> list[ServedModel]:
         """The models, on the first start with the demand that there be one to serve."""
         if self.launch.url is None:
             return []
         try:
-            models = list_models(self.launch.url)
+            models = self._explained(list_models(self._endpoint(self.launch.url)))
         except OSError as error:
             self.callbacks.on_warning(f"the server runs, but won't tell its models: {error}")
             return []
-        models = [self._explained(model) for model in models]
         # Folders without a version, and in explicit mode those that nobody has asked to load.
         none = {item.folder.name for item in self.overlay.skipped} if self.overlay is not None else set()
         models = [model for model in models if model.state and (model.version or model.name not in none)]
@@ -301,14 +319,27 @@ class Supervisor:
             raise self._no_model(models)
         return models
 
-    def _explained(self, model: ServedModel) -> ServedModel:
-        """The model with the reason that only the log tells (its config.pbtxt can't be read), and the user's paths."""
-        reason = model.reason
-        if not model.state:
-            reason = poll_failure(list(self._log), model.name) or reason
-        if self.overlay is not None:
-            reason = self.overlay.in_source(reason)
-        return replace(model, reason=reason, state=model.state or ("UNAVAILABLE" if reason else ""))
+    def _explained(self, models: Sequence[ServedModel]) -> list[ServedModel]:
+        """The models with the reason that only the log tells (its config.pbtxt can't be read), and the user's paths."""
+        log = self._log()
+        explained = []
+        for model in models:
+            reason = model.reason
+            if not model.state and self.launch.control_mode != "explicit":
+                reason = poll_failure(log, model.name) or reason
+            state = model.state or ("UNAVAILABLE" if reason else "")
+            explained.append(replace(model, reason=self._in_source(reason), state=state))
+        return explained
+
+    def _endpoint(self, url: str) -> Endpoint:
+        return Endpoint(url, http_headers(self.launch))
+
+    def _log(self) -> list[str]:
+        return list(self._process.log) if self._process is not None else []
+
+    def _in_source(self, text: str) -> str:
+        """``text`` with the user's paths instead of those that Triton sees."""
+        return text if self.overlay is None else self.overlay.in_source(text)
 
     def _no_model(self, models: Sequence[ServedModel]) -> ServerError:
         if models:
@@ -325,17 +356,12 @@ class Supervisor:
 
     def _reason(self) -> str:
         """The first error lines of the log since the last start, in tritonserver's words."""
-        return "; ".join(failure_reasons(list(self._log))[:3])
+        return "; ".join(failure_reasons([self._in_source(line) for line in self._log()])[:3])
 
     def _log_hint(self) -> str | None:
         return "see the file given with --log-file" if self.launch.flag("log-file") else None
 
 
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f"tritonserver ended with code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"tritonserver was ended by {name}"
+def _failure(code: int) -> Fault:
+    """What to call the end of a server that nobody asked for."""
+    return Fault("crash" if code < 0 else "exit", ending(code))

@@ -1,9 +1,9 @@
 """Translates between the C shim's tuples and :mod:`tnn_serving.serving.servable`; runs inside tritonserver.
 
 The shim imports this module once, calls :func:`backend_init`, then :func:`open_model` for each model version and
-:meth:`Model.execute` for each batch, from several server threads at once. What arrives and leaves are plain tuples;
-the shim's side of them is described in ``batch.c``. Errors leave as :class:`TritonError`, whose ``triton_code`` is one
-of Triton's error codes: :data:`TRITON_CODES` is the one place that knows them.
+:meth:`Model.execute` for each group of requests, from several server threads at once. What arrives and leaves are plain
+tuples; the shim's side of them is ``tuples.c`` and ``responses.c``. Errors leave as :class:`TritonError`, whose
+``triton_code`` is one of Triton's error codes: :data:`TRITON_CODES` is the one place that knows them.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import faulthandler
 import importlib
 import json
 import logging
+import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Protocol, TypeAlias, cast
 
+from tnn_serving.engines.background import BACKGROUND
+from tnn_serving.engines.shapes import ShapeCounts
 from tnn_serving.errors import (
     CancelledError,
     ConfigError,
@@ -34,7 +37,10 @@ from tnn_serving.errors import (
     TnnError,
     UnsupportedLayer,
 )
-from tnn_serving.serving.servable import Request, RequestTensor, ResponseTensor, Servable
+from tnn_serving.serving.servable import Requests, Response, Result, Servable
+from tnn_serving.serving.tensors import RequestTensor
+from tnn_serving.triton.backend.executions import Failures, Watch
+from tnn_serving.triton.backend.metrics import Metrics, ModelMetrics, Publisher
 
 # TRITONSERVER_Error_Code
 UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE, UNSUPPORTED, ALREADY_EXISTS, CANCELLED = range(8)
@@ -67,36 +73,39 @@ SWITCH_INTERVAL_S = 0.0002
 """How long one server thread may keep the GIL while another waits. With Python's default of 5 ms, a model that computes
 in Python delays every answer of all other models by that much."""
 
+STACKS_SIGNAL = signal.SIGUSR1
+"""Has Python print what each of its threads is doing to stderr."""
+
 TRITONS_OWN_OPTIONS = frozenset(
     {"auto-complete-config", "backend-directory", "default-max-batch-size", "min-compute-capability"}
 )
 """What Triton puts into every backend's command line configuration by itself."""
 
 InputTuple: TypeAlias = tuple[str, str, tuple[int, ...], memoryview]
-RequestTuple: TypeAlias = tuple[
-    int,  # ticket: names the request towards the shim
-    str,  # id
-    int | str,  # correlation id
-    int,  # flags
+GroupTuple: TypeAlias = tuple[
+    int,  # ticket: names the group towards the shim
+    bool,  # traced
+    tuple[int, ...],  # rows of each request
     tuple[InputTuple, ...],
     tuple[str, ...],  # requested outputs
-    tuple[tuple[str, str | int | bool | float | None], ...],  # parameters
-    int,  # timeout_us
 ]
-OutputTuple: TypeAlias = tuple[str, str, tuple[int, ...], object]  # the last: any C-contiguous buffer
+Answer: TypeAlias = "Response | TritonError"
 
 log = logging.getLogger(__name__)
 
 
-class Shim(Protocol):
+class Shim(Publisher, Protocol):
     """The module ``_tnn_triton`` that the C library registers; it exists inside tritonserver only."""
 
     def log(self, level: int, file: str, line: int, message: str, /) -> None: ...
     def log_enabled(self, level: int, /) -> bool: ...
+    def finish(self, ticket: int, result: Answer | tuple[Answer, ...], /) -> None: ...
     def is_cancelled(self, ticket: int, /) -> bool: ...
     def alloc_output(
-        self, ticket: int, name: str, datatype: str, shape: Sequence[int], nbytes: int, /
+        self, ticket: int, name: str, datatype: str, shape: tuple[int, ...], nbytes: int, /
     ) -> memoryview: ...
+    def span(self, ticket: int, name: str, start_ns: int, end_ns: int, /) -> None: ...
+    def oldest_execution(self, model_handle: int, /) -> float: ...
     def unload(self, model_handle: int, name: str, /) -> None: ...
 
 
@@ -163,6 +172,8 @@ class _Backend:
 
     shim: Shim
     options: Mapping[str, str]
+    metrics: Metrics
+    watch: Watch
     first_open: ClassVar[threading.Lock] = threading.Lock()
     opened: ClassVar[bool] = False
 
@@ -192,10 +203,14 @@ def backend_init(config_json: str) -> None:
     _Backend.shim = cast(Shim, importlib.import_module("_tnn_triton"))
     cmdline = json.loads(config_json).get("cmdline", {})
     _Backend.options = {key: value for key, value in cmdline.items() if key not in TRITONS_OWN_OPTIONS}
+    _Backend.metrics = Metrics(_Backend.shim)
+    _Backend.watch = Watch(_Backend.shim.oldest_execution)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # For crashes while models are loaded at the server's start, when Triton has no handler yet: shows which model and
     # step. Later Triton's own handler, which replaces this one, shows the C frames.
     faulthandler.enable()
+    # For executions that hang: the supervisor asks for the stacks of all threads before it kills the server.
+    faulthandler.register(STACKS_SIGNAL, all_threads=True)
     root = logging.getLogger()
     root.addHandler(TritonLogHandler(_Backend.shim))
     logging.captureWarnings(True)
@@ -207,7 +222,10 @@ def backend_init(config_json: str) -> None:
 def backend_fini() -> None:
     """Called by the shim when the server ends and all models are closed."""
     # Before Python's end: its last frames are no longer worth a look, and the handler must not outlive them.
+    faulthandler.unregister(STACKS_SIGNAL)
     faulthandler.disable()
+    _Backend.watch.stop()
+    BACKGROUND.stop()
     logging.shutdown()
 
 
@@ -229,15 +247,63 @@ def open_model(handle: int, name: str, version: int, folder: str, config_json: s
     Raises:
         TritonError: the model can't be opened; the text becomes the load error.
     """
+    metrics = _Backend.metrics.model(name, version)
     try:
         with _first_alone():
             servable = Servable.open(
-                Path(folder), json.loads(config_json), version=version, complete=complete, options=_Backend.options
+                Path(folder),
+                json.loads(config_json),
+                version=version,
+                complete=complete,
+                options=_Backend.options,
+                observer=metrics,
             )
     except BaseException as error:
+        metrics.close()
         log_exception(f"opening model {name} version {version}", error, error.__traceback__)
         raise triton_error(error) from None
-    return Model(handle, name, version, servable)
+    return Model(handle, name, version, servable, metrics)
+
+
+class Group(Requests):
+    """Requests under the shim's ticket, and what the shim can do for them.
+
+    One is made for each group, so it makes little else: most functions that a Requests carries are methods here.
+    """
+
+    __slots__ = ("_failures", "_ticket")
+
+    def __init__(
+        self,
+        ticket: int,
+        inputs: dict[str, RequestTensor],
+        outputs: tuple[str, ...],
+        rows: tuple[int, ...],
+        traced: bool,
+        failures: Failures,
+    ) -> None:
+        self._ticket = ticket
+        self._failures = failures
+        self.inputs = inputs
+        self.outputs = outputs
+        self.rows = rows
+        self.traced = traced
+        self.allocate = partial(_Backend.shim.alloc_output, ticket) if len(rows) == 1 else None
+
+    def is_cancelled(self) -> bool:
+        return _Backend.shim.is_cancelled(self._ticket)
+
+    def span(self, name: str, start_ns: int, end_ns: int) -> None:
+        if self.traced:
+            _Backend.shim.span(self._ticket, name, start_ns, end_ns)
+
+    def finish(self, result: Result) -> None:
+        """Answers the group if :meth:`Model.execute` gave None.
+
+        Raises:
+            RuntimeError: it has been answered before.
+        """
+        _Backend.shim.finish(self._ticket, _told(result, self._failures))
 
 
 class Model:
@@ -246,48 +312,73 @@ class Model:
     Attributes:
         completed_config: JSON of the configuration for Triton, UTF-8.
         max_batch_size: 0 when the model takes no batches.
+        joins: most rows of requests that the shim may gather; 0: never.
     """
 
-    def __init__(self, handle: int, name: str, version: int, servable: Servable) -> None:
+    def __init__(self, handle: int, name: str, version: int, servable: Servable, metrics: ModelMetrics) -> None:
         self.handle = handle
         self.name = name
         self.version = version
         self._servable = servable
+        self._metrics = metrics
+        self._told_counts = ShapeCounts()
+        metrics.memory(servable.memory_bytes())
+        self._failures = Failures(metrics.engine_errors)
+        _Backend.watch.add(handle, self._publish)
         self.completed_config = json.dumps(servable.config).encode()
         self.max_batch_size = int(servable.config.get("max_batch_size", 0))
+        self.joins = servable.joins
 
-    def execute(self, batch: list[RequestTuple]) -> list[list[OutputTuple] | TritonError]:
-        """One result for each request, in order: its outputs or its error."""
+    def execute(self, group: GroupTuple) -> Answer | tuple[Answer, ...] | None:
+        """The outputs of a group or its error, or one of these for each request; None: they come later."""
+        ticket, traced, rows, tensors, outputs = group
+        inputs = {}
+        for tensor in tensors:
+            inputs[tensor[0]] = RequestTensor(*tensor)
+        requests = Group(ticket, inputs, outputs, rows, traced, self._failures)
+        watch = _Backend.watch
+        if watch.sleeps:
+            watch.wake()
         try:
-            results = self._servable.execute([_request(request) for request in batch])
+            result = self._servable.execute(requests, requests.finish)
         except BaseException as error:  # SystemExit too: a model must not end the server's thread
             log_exception(f"executing model {self.name} version {self.version}", error, error.__traceback__)
-            return [triton_error(error)] * len(batch)
-        return [self._result(result) for result in results]
+            return _told_error(error, self._failures)
+        return None if result is None else _told(result, self._failures)
 
-    def _result(self, result: list[ResponseTensor] | Exception) -> list[OutputTuple] | TritonError:
-        if isinstance(result, BaseException):
-            return triton_error(result)  # the Servable has logged what it did not expect
-        try:
-            return [(tensor.name, tensor.datatype, tensor.shape, tensor.data) for tensor in result]
-        except Exception as error:  # not what a Servable returns; the other requests still get their answers
-            log_exception(f"result of model {self.name} version {self.version}", error, error.__traceback__)
-            return triton_error(error)
+    def _publish(self, oldest_s: float) -> None:
+        """Called about twice a second while something runs."""
+        self._metrics.oldest_execution(oldest_s)
+        now, before = self._servable.shape_counts(), self._told_counts
+        self._metrics.shape_cache(now.hits - before.hits, now.misses - before.misses, now.size)
+        if now.size != before.size:
+            self._metrics.memory(self._servable.memory_bytes())
+        self._told_counts = now
 
     def close(self) -> None:
         """Called by the shim when Triton has unloaded the model and its instances are gone."""
+        _Backend.watch.remove(self.handle)
+        self._metrics.close()
         self._servable.close()
 
 
-def _request(request: RequestTuple) -> Request:
-    ticket, request_id, correlation_id, flags, inputs, outputs, parameters, timeout_us = request
-    return Request(
-        id=request_id,
-        inputs={name: RequestTensor(name, datatype, shape, data) for name, datatype, shape, data in inputs},
-        outputs=outputs,
-        parameters={key: value for key, value in parameters if value is not None},
-        correlation_id=correlation_id,
-        flags=flags,
-        timeout_us=timeout_us,
-        is_cancelled=partial(_Backend.shim.is_cancelled, ticket),
-    )
+def _told(result: Result, failures: Failures) -> Answer | tuple[Answer, ...]:
+    """A result for the shim, which reads outputs from a list as they are, and empties it: whoever made the list may
+    keep it for longer than the engine can spare the memory of the outputs."""
+    if isinstance(result, tuple):
+        return tuple([_told_one(each, failures) for each in result])
+    return _told_one(result, failures)
+
+
+def _told_one(response: Response | Exception, failures: Failures) -> Answer:
+    if isinstance(response, BaseException):
+        return _told_error(response, failures)  # the Servable has logged surprises
+    failures.answered()
+    return response
+
+
+def _told_error(error: BaseException, failures: Failures) -> TritonError:
+    told = triton_error(error)
+    if told.triton_code == INTERNAL:
+        failures.failed()
+    return told

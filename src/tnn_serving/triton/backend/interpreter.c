@@ -110,6 +110,11 @@ PyObject *raise_triton(TritonResult error) {
   return NULL;
 }
 
+PyObject *python_none(void) {
+  py.Py_IncRef(py.None);
+  return py.None;
+}
+
 /* ---- server threads in Python ---- */
 
 /* Each server thread keeps one Python thread state until it ends. PyGILState_Ensure/Release around every call would
@@ -191,10 +196,12 @@ static bool load_libpython(void) {
   PYTHON_FUNCTIONS(X)
 #undef X
   py.None = dlsym(library, "_Py_NoneStruct");
+  py.list_type = dlsym(library, "PyList_Type");
+  py.tuple_type = dlsym(library, "PyTuple_Type");
   py.RuntimeError = dlsym(library, "PyExc_RuntimeError");
   py.BaseException = dlsym(library, "PyExc_BaseException");
-  if (!py.None || !py.RuntimeError || !py.BaseException) return failed("%s lacks CPython's built-in objects", path);
-  return true;
+  bool complete = py.None && py.list_type && py.tuple_type && py.RuntimeError && py.BaseException;
+  return complete || failed("%s lacks CPython's built-in objects", path);
 }
 
 static bool add_builtin_module(void) {
@@ -211,8 +218,22 @@ static bool add_builtin_module(void) {
   return added;
 }
 
+/* What is looked up once and used for every request. */
+static bool find_names(void) {
+  py.names.name = py.PyUnicode_InternFromString("name");
+  py.names.datatype = py.PyUnicode_InternFromString("datatype");
+  py.names.shape = py.PyUnicode_InternFromString("shape");
+  py.names.data = py.PyUnicode_InternFromString("data");
+  PyObject *view = py.PyMemoryView_FromMemory("", 0, PyBUF_READ);
+  PyObject *type = view ? py.PyObject_GetAttrString(view, "__class__") : NULL;
+  if (type) py.memoryview_release = py.PyObject_GetAttrString(type, "release");
+  if (view) py.Py_DecRef(view);
+  if (type) py.Py_DecRef(type);
+  return py.memoryview_release && py.names.name && py.names.datatype && py.names.shape && py.names.data;
+}
+
 static bool import_bridge(const char *config_json, size_t length) {
-  if (add_builtin_module() && (bridge = py.PyImport_ImportModule(BRIDGE_MODULE))) {
+  if (find_names() && add_builtin_module() && (bridge = py.PyImport_ImportModule(BRIDGE_MODULE))) {
     PyObject *done = py.PyObject_CallMethod(bridge, "backend_init", "N",
                                             py.PyUnicode_DecodeUTF8(config_json, (Py_ssize_t)length, "strict"));
     if (done) {

@@ -45,13 +45,13 @@ enum { METH_VARARGS = 1, PyBUF_SIMPLE = 0, PyBUF_READ = 0x100, PyBUF_WRITE = 0x2
   X(PyObject *, PyImport_GetModuleDict, (void)) \
   X(PyObject *, PyModule_New, (const char *)) \
   X(PyObject *, PyCFunction_NewEx, (PyMethodDef *, PyObject *, PyObject *)) \
+  X(PyObject *, PyObject_GetAttr, (PyObject *, PyObject *)) \
   X(PyObject *, PyObject_GetAttrString, (PyObject *, const char *)) \
   X(int, PyObject_SetAttrString, (PyObject *, const char *, PyObject *)) \
   X(int, PyObject_IsInstance, (PyObject *, PyObject *)) \
-  X(PyObject *, PyObject_CallFunction, (PyObject *, const char *, ...)) \
+  X(PyObject *, PyObject_CallFunctionObjArgs, (PyObject *, ...)) \
   X(PyObject *, PyObject_CallMethod, (PyObject *, const char *, const char *, ...)) \
   X(PyObject *, PyObject_Str, (PyObject *)) \
-  X(PyObject *, Py_BuildValue, (const char *, ...)) \
   X(int, PyArg_ParseTuple, (PyObject *, const char *, ...)) \
   X(void, Py_DecRef, (PyObject *)) \
   X(void, Py_IncRef, (PyObject *)) \
@@ -63,17 +63,20 @@ enum { METH_VARARGS = 1, PyBUF_SIMPLE = 0, PyBUF_READ = 0x100, PyBUF_WRITE = 0x2
   X(PyObject *, PyErr_Occurred, (void)) \
   X(void, PyErr_SetString, (PyObject *, const char *)) \
   X(PyObject *, PyUnicode_DecodeUTF8, (const char *, Py_ssize_t, const char *)) \
+  X(PyObject *, PyUnicode_InternFromString, (const char *)) \
+  X(const char *, PyUnicode_AsUTF8AndSize, (PyObject *, Py_ssize_t *)) \
   X(PyObject *, PyUnicode_DecodeFSDefault, (const char *)) \
   X(PyObject *, PyUnicode_AsEncodedString, (PyObject *, const char *, const char *)) \
-  X(PyObject *, PyBytes_FromStringAndSize, (const char *, Py_ssize_t)) \
   X(char *, PyBytes_AsString, (PyObject *)) \
   X(Py_ssize_t, PyBytes_Size, (PyObject *)) \
   X(PyObject *, PyLong_FromLongLong, (long long)) \
   X(PyObject *, PyLong_FromUnsignedLongLong, (unsigned long long)) \
   X(PyObject *, PyFloat_FromDouble, (double)) \
+  X(double, PyFloat_AsDouble, (PyObject *)) \
   X(PyObject *, PyBool_FromLong, (long)) \
   X(long long, PyLong_AsLongLong, (PyObject *)) \
   X(int, PyDict_SetItemString, (PyObject *, const char *, PyObject *)) \
+  X(int, PyDict_Next, (PyObject *, Py_ssize_t *, PyObject **, PyObject **)) \
   X(PyObject *, PyTuple_New, (Py_ssize_t)) \
   X(int, PyTuple_SetItem, (PyObject *, Py_ssize_t, PyObject *)) \
   X(PyObject *, PyTuple_GetItem, (PyObject *, Py_ssize_t)) \
@@ -81,10 +84,9 @@ enum { METH_VARARGS = 1, PyBUF_SIMPLE = 0, PyBUF_READ = 0x100, PyBUF_WRITE = 0x2
   X(PyObject *, PyList_New, (Py_ssize_t)) \
   X(int, PyList_Append, (PyObject *, PyObject *)) \
   X(PyObject *, PyList_GetItem, (PyObject *, Py_ssize_t)) \
-  X(Py_ssize_t, PySequence_Size, (PyObject *)) \
-  X(PyObject *, PySequence_GetItem, (PyObject *, Py_ssize_t)) \
+  X(Py_ssize_t, PyList_Size, (PyObject *)) \
+  X(int, PyList_SetSlice, (PyObject *, Py_ssize_t, Py_ssize_t, PyObject *)) \
   X(PyObject *, PyMemoryView_FromMemory, (char *, Py_ssize_t, int)) \
-  X(PyObject *, PyMemoryView_FromObject, (PyObject *)) \
   X(int, PyObject_GetBuffer, (PyObject *, Py_buffer *, int)) \
   X(void, PyBuffer_Release, (Py_buffer *))
 
@@ -93,8 +95,12 @@ typedef struct {
 #define X(result, name, arguments) result(*name) arguments;
   PYTHON_FUNCTIONS(X)
 #undef X
-  PyObject *None;
+  PyObject *None, *list_type, *tuple_type;
   PyObject **RuntimeError, **BaseException;
+  PyObject *memoryview_release; /* the method, unbound */
+  struct {
+    PyObject *name, *datatype, *shape, *data;
+  } names; /* of an output's attributes */
 } PythonApi;
 extern PythonApi py;
 

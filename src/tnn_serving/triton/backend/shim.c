@@ -5,12 +5,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "shim.h"
+#include "group.h"
 
 #define EXPORT __attribute__((visibility("default")))
 enum { BACKEND_API_MAJOR = 1, BACKEND_API_MINOR = 15 /* request parameters and cancellation */ };
 
-/* ---- what Python sees as the module _tnn_triton, beside batch.c's two ---- */
+/* ---- what Python sees as the module _tnn_triton, beside what other files bring ---- */
 
 /* log(level, file, line, message) */
 static PyObject *module_log(PyObject *module, PyObject *arguments) {
@@ -23,8 +23,7 @@ static PyObject *module_log(PyObject *module, PyObject *arguments) {
   TritonResult error = TRITONSERVER_LogMessage(level, file, line, message);
   py.PyEval_RestoreThread(state);
   if (error) return raise_triton(error);
-  py.Py_IncRef(py.None);
-  return py.None;
+  return python_none();
 }
 
 /* log_enabled(level) -> bool */
@@ -49,16 +48,24 @@ static PyObject *module_unload(PyObject *module, PyObject *arguments) {
   if (!error) error = TRITONSERVER_ServerUnloadModel(server, name);
   py.PyEval_RestoreThread(state);
   if (error) return raise_triton(error);
-  py.Py_IncRef(py.None);
-  return py.None;
+  return python_none();
 }
 
 static PyMethodDef module_functions[] = {
     {"log", module_log, METH_VARARGS, NULL},
     {"log_enabled", module_log_enabled, METH_VARARGS, NULL},
     {"unload", module_unload, METH_VARARGS, NULL},
-    {"is_cancelled", batch_is_cancelled, METH_VARARGS, NULL},
-    {"alloc_output", batch_alloc_output, METH_VARARGS, NULL},
+    {"finish", execute_finish, METH_VARARGS, NULL},
+    {"is_cancelled", execute_is_cancelled, METH_VARARGS, NULL},
+    {"alloc_output", responses_alloc_output, METH_VARARGS, NULL},
+    {"oldest_execution", execute_oldest, METH_VARARGS, NULL},
+    {"span", execute_span, METH_VARARGS, NULL},
+    {"metric_family", metrics_family, METH_VARARGS, NULL},
+    {"metric", metrics_metric, METH_VARARGS, NULL},
+    {"metric_set", metrics_set, METH_VARARGS, NULL},
+    {"metric_inc", metrics_increment, METH_VARARGS, NULL},
+    {"metric_observe", metrics_observe, METH_VARARGS, NULL},
+    {"metric_delete", metrics_delete, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -171,28 +178,39 @@ EXPORT TritonResult TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model *model) {
 
 /* ---- instance ---- */
 
-typedef struct {
-  PyObject *execute;
-  bool batched; /* the first dimension of the inputs is the batch */
-} Instance;
+static TritonResult number_of(PyObject *model, const char *attribute, uint64_t *number) {
+  PyObject *value = py.PyObject_GetAttrString(model, attribute);
+  long long given = value ? py.PyLong_AsLongLong(value) : -1;
+  if (value) py.Py_DecRef(value);
+  if (given < 0) {
+    if (py.PyErr_Occurred()) return error_from_pending(attribute);
+    return error_new(ERROR_INTERNAL, "%s is negative", attribute);
+  }
+  *number = (uint64_t)given;
+  return NULL;
+}
 
 static TritonResult open_instance(PyObject *model, Instance *instance) {
-  PyObject *size = py.PyObject_GetAttrString(model, "max_batch_size");
-  if (!size) return error_from_pending("max_batch_size");
-  long long max_batch_size = py.PyLong_AsLongLong(size);
-  py.Py_DecRef(size);
-  if (max_batch_size == -1 && py.PyErr_Occurred()) return error_from_pending("max_batch_size");
+  uint64_t max_batch_size;
+  TRY(number_of(model, "max_batch_size", &max_batch_size));
+  TRY(number_of(model, "joins", &instance->joins));
   instance->batched = max_batch_size > 0;
+  if (!instance->batched) instance->joins = 0;
   instance->execute = py.PyObject_GetAttrString(model, "execute");
   return instance->execute ? NULL : error_from_pending("execute");
 }
 
+/* Triton keeps a model while it has requests, but not an instance: a change of the instance group takes one away as
+ * soon as its Execute has returned. */
 static void close_instance(Instance *instance) {
   PythonEntry entry;
+  group_wait_for_all(instance);
   if (instance->execute && python_enter(&entry)) {
     py.Py_DecRef(instance->execute);
+    tuples_forget(&instance->known);
     python_leave(entry);
   }
+  free(instance->spare);
   free(instance);
 }
 
@@ -204,6 +222,8 @@ EXPORT TritonResult TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelIns
   TRY(TRITONBACKEND_ModelState(model, &state));
   Instance *instance = calloc(1, sizeof *instance);
   if (!instance) return TRITONSERVER_ErrorNew(ERROR_UNAVAILABLE, "out of memory");
+  instance->triton = triton_instance;
+  instance->model = model;
   TritonResult error = NULL;
   if (python_enter(&entry)) {
     error = open_instance(state, instance);
@@ -227,6 +247,5 @@ EXPORT TritonResult TRITONBACKEND_ModelInstanceExecute(
     TRITONBACKEND_ModelInstance *triton_instance, TRITONBACKEND_Request **requests, uint32_t count) {
   void *state = NULL;
   TRY(TRITONBACKEND_ModelInstanceState(triton_instance, &state));
-  Instance *instance = state;
-  return batch_execute(triton_instance, instance->execute, instance->batched, requests, count);
+  return execute(state, requests, count);
 }

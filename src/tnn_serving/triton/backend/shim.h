@@ -1,7 +1,12 @@
-/* What the three parts of the backend share:
+/* What the parts of the backend share:
  *   interpreter.c  starts and ends CPython, lets server threads in and out of it, turns exceptions into Triton errors
- *   batch.c        one call of Execute: requests to Python tuples, results to responses
- *   shim.c         the entry points Triton looks up, and the functions Python can call
+ *   requests.c     Triton's requests, read and gathered into groups
+ *   tuples.c       a group as Python sees it
+ *   execute.c      the road of a group: into Python, and its answers out again, at once or later from another thread
+ *   responses.c    results to responses
+ *   group.c        which groups are under work, and their end
+ *   metrics.c      series of the server's metrics endpoint
+ *   shim.c         the entry points Triton looks up
  * All serving logic is in Python (bridge.py and below). */
 #ifndef TNN_SHIM_H
 #define TNN_SHIM_H
@@ -31,12 +36,13 @@ typedef struct { int gil_state; bool borrowed; } PythonEntry;
 bool python_enter(PythonEntry *entry);
 void python_leave(PythonEntry entry);
 
-/* All three need the GIL. The first clears the pending exception and writes its traceback into Triton's log. */
+/* All four need the GIL. The first clears the pending exception and writes its traceback into Triton's log. */
 TritonResult error_from_pending(const char *where);
 TritonResult error_from_exception(PyObject *exception);
 PyObject *raise_triton(TritonResult error); /* as RuntimeError; deletes the error; returns NULL */
+PyObject *python_none(void);                /* a new reference */
 
-PyObject *python_text(const char *utf8); /* never fails for bad UTF-8: Triton does not check names and ids */
+PyObject *python_text(const char *utf8); /* never fails for bad UTF-8: Triton does not check names */
 
 /* Neither needs the GIL; they may block on stderr, so don't hold it. */
 void log_message(int level, const char *message);
@@ -44,13 +50,13 @@ void log_and_delete(TritonResult error); /* NULL is fine */
 
 TritonResult error_new(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* ---- batch.c ---- */
+/* ---- metrics.c; called by Python ---- */
 
-/* Answers and releases every request, whatever happens; an error is returned only before any was touched. */
-TritonResult batch_execute(
-    TRITONBACKEND_ModelInstance *instance, PyObject *execute, bool batched, TRITONBACKEND_Request **requests,
-    uint32_t count);
-PyObject *batch_is_cancelled(PyObject *module, PyObject *arguments);
-PyObject *batch_alloc_output(PyObject *module, PyObject *arguments);
+PyObject *metrics_family(PyObject *module, PyObject *arguments);
+PyObject *metrics_metric(PyObject *module, PyObject *arguments);
+PyObject *metrics_set(PyObject *module, PyObject *arguments);
+PyObject *metrics_increment(PyObject *module, PyObject *arguments);
+PyObject *metrics_observe(PyObject *module, PyObject *arguments);
+PyObject *metrics_delete(PyObject *module, PyObject *arguments);
 
 #endif

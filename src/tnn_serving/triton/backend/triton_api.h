@@ -12,6 +12,11 @@
 typedef struct TRITONSERVER_Error TRITONSERVER_Error;
 typedef struct TRITONSERVER_Message TRITONSERVER_Message;
 typedef struct TRITONSERVER_Server TRITONSERVER_Server;
+typedef struct TRITONSERVER_InferenceTrace TRITONSERVER_InferenceTrace;
+typedef struct TRITONSERVER_Parameter TRITONSERVER_Parameter;
+typedef struct TRITONSERVER_MetricFamily TRITONSERVER_MetricFamily;
+typedef struct TRITONSERVER_MetricArgs TRITONSERVER_MetricArgs;
+typedef struct TRITONSERVER_Metric TRITONSERVER_Metric;
 typedef struct TRITONBACKEND_Backend TRITONBACKEND_Backend;
 typedef struct TRITONBACKEND_BackendAttribute TRITONBACKEND_BackendAttribute;
 typedef struct TRITONBACKEND_Model TRITONBACKEND_Model;
@@ -25,8 +30,9 @@ enum { ERROR_UNKNOWN, ERROR_INTERNAL, ERROR_NOT_FOUND, ERROR_INVALID_ARG, ERROR_
        ERROR_ALREADY_EXISTS, ERROR_CANCELLED };
 enum { LOG_INFO, LOG_WARN, LOG_ERROR, LOG_VERBOSE };
 enum { MEMORY_CPU, MEMORY_CPU_PINNED, MEMORY_GPU };
-enum { PARAMETER_STRING, PARAMETER_INT, PARAMETER_BOOL, PARAMETER_BYTES, PARAMETER_DOUBLE };
-enum { KIND_CPU = 1, ARTIFACT_FILESYSTEM = 0, RELEASE_ALL = 1, RESPONSE_FINAL = 1, CONFIG_VERSION = 1 };
+enum { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
+enum { KIND_CPU = 1, PARAMETER_STRING = 0, ARTIFACT_FILESYSTEM = 0, RELEASE_ALL = 1, RESPONSE_FINAL = 1,
+       CONFIG_VERSION = 1 };
 
 typedef TRITONSERVER_Error *TritonResult; /* NULL: done; otherwise an error that the receiver must delete */
 
@@ -69,19 +75,11 @@ TritonResult TRITONBACKEND_ModelInstanceReportBatchStatistics(
     TRITONBACKEND_ModelInstance *, uint64_t batch_size, uint64_t exec_start_ns, uint64_t compute_start_ns,
     uint64_t compute_end_ns, uint64_t exec_end_ns);
 
-TritonResult TRITONBACKEND_RequestId(TRITONBACKEND_Request *, const char **);
-TritonResult TRITONBACKEND_RequestCorrelationId(TRITONBACKEND_Request *, uint64_t *);
-TritonResult TRITONBACKEND_RequestCorrelationIdString(TRITONBACKEND_Request *, const char **);
-TritonResult TRITONBACKEND_RequestFlags(TRITONBACKEND_Request *, uint32_t *);
-TritonResult TRITONBACKEND_InferenceRequestTimeoutMicroseconds(TRITONBACKEND_Request *, uint64_t *);
 TritonResult TRITONBACKEND_RequestIsCancelled(TRITONBACKEND_Request *, bool *);
 TritonResult TRITONBACKEND_RequestInputCount(TRITONBACKEND_Request *, uint32_t *);
 TritonResult TRITONBACKEND_RequestInputByIndex(TRITONBACKEND_Request *, uint32_t, TRITONBACKEND_Input **);
 TritonResult TRITONBACKEND_RequestOutputCount(TRITONBACKEND_Request *, uint32_t *);
 TritonResult TRITONBACKEND_RequestOutputName(TRITONBACKEND_Request *, uint32_t, const char **);
-TritonResult TRITONBACKEND_RequestParameterCount(TRITONBACKEND_Request *, uint32_t *);
-TritonResult TRITONBACKEND_RequestParameter(
-    TRITONBACKEND_Request *, uint32_t, const char **key, int *type, const void **value);
 TritonResult TRITONBACKEND_RequestRelease(TRITONBACKEND_Request *, uint32_t flags);
 TritonResult TRITONBACKEND_InputProperties(
     TRITONBACKEND_Input *, const char **name, int *datatype, const int64_t **shape, uint32_t *rank,
@@ -96,5 +94,29 @@ TritonResult TRITONBACKEND_ResponseOutput(
 TritonResult TRITONBACKEND_OutputBuffer(
     TRITONBACKEND_Output *, void **, uint64_t byte_size, int *memory_type, int64_t *memory_id);
 TritonResult TRITONBACKEND_ResponseSend(TRITONBACKEND_Response *, uint32_t flags, TRITONSERVER_Error *);
+
+/* Not in every 1.x: NULL where the server lacks it. */
+#define OPTIONAL __attribute__((weak))
+OPTIONAL TritonResult TRITONBACKEND_RequestTrace(TRITONBACKEND_Request *, TRITONSERVER_InferenceTrace **);
+OPTIONAL TritonResult TRITONSERVER_InferenceTraceReportActivity(
+    TRITONSERVER_InferenceTrace *, uint64_t monotonic_ns, const char *activity);
+OPTIONAL TRITONSERVER_Parameter *TRITONSERVER_ParameterNew(const char *name, int type, const void *value);
+OPTIONAL void TRITONSERVER_ParameterDelete(TRITONSERVER_Parameter *);
+OPTIONAL TritonResult TRITONSERVER_MetricFamilyNew(
+    TRITONSERVER_MetricFamily **, int kind, const char *name, const char *description);
+OPTIONAL TritonResult TRITONSERVER_MetricNew(
+    TRITONSERVER_Metric **, TRITONSERVER_MetricFamily *, const TRITONSERVER_Parameter **labels, uint64_t count);
+OPTIONAL TritonResult TRITONSERVER_MetricNewWithArgs(
+    TRITONSERVER_Metric **, TRITONSERVER_MetricFamily *, const TRITONSERVER_Parameter **labels, uint64_t count,
+    const TRITONSERVER_MetricArgs *);
+OPTIONAL TritonResult TRITONSERVER_MetricArgsNew(TRITONSERVER_MetricArgs **);
+OPTIONAL TritonResult TRITONSERVER_MetricArgsSetHistogram(
+    TRITONSERVER_MetricArgs *, const double *bounds, uint64_t count);
+OPTIONAL TritonResult TRITONSERVER_MetricArgsDelete(TRITONSERVER_MetricArgs *);
+OPTIONAL TritonResult TRITONSERVER_MetricDelete(TRITONSERVER_Metric *);
+OPTIONAL TritonResult TRITONSERVER_MetricIncrement(TRITONSERVER_Metric *, double);
+OPTIONAL TritonResult TRITONSERVER_MetricSet(TRITONSERVER_Metric *, double);
+OPTIONAL TritonResult TRITONSERVER_MetricObserve(TRITONSERVER_Metric *, double);
+#undef OPTIONAL
 
 #endif

@@ -1,0 +1,346 @@
+"""The command that measures: a served model under load, or its layers one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, TypeVar
+
+import typer
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from tnn_serving.cli.model import parse_shapes
+from tnn_serving.cli.output import EXIT_BAD, EXIT_INTERRUPTED, JsonFlag, print_json, stderr, stdout
+from tnn_serving.client.connection import ModelInfo, Protocol, connect, parse_url
+from tnn_serving.client.load import Measurement, Target, Window, measure
+from tnn_serving.client.load.measure import OPEN_LOOP_CONNECTIONS
+from tnn_serving.errors import ConfigError, FormatError
+from tnn_serving.formats import read_model
+from tnn_serving.profile import RUNS, Profile, profile
+from tnn_serving.serving.recorded_case import read_arrays
+
+KEPT = 0.95
+"""A rate is kept when at least this share of it was answered."""
+
+
+def bench(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|URL",
+            help="A model folder or .tnnproto, which is served for the while; or the address of a running server.",
+        ),
+    ],
+    model: Annotated[str | None, typer.Option(help="At a URL: name of the model; not needed if there is one.")] = None,
+    concurrency: Annotated[
+        str | None, typer.Option(metavar="N[,N...]", help="Requests in flight all the time; several levels in turn.")
+    ] = None,
+    rate: Annotated[
+        str | None, typer.Option(metavar="R[,R...]", help="Requests a second, sent whether or not answers come.")
+    ] = None,
+    poisson: Annotated[
+        bool, typer.Option("--poisson", help="With --rate: at random moments, as from many users.")
+    ] = False,
+    connections: Annotated[
+        int, typer.Option(min=1, help="With --rate: how many requests can be in flight.")
+    ] = OPEN_LOOP_CONNECTIONS,
+    protocol: Annotated[Protocol, typer.Option(help="For a URL without a scheme, and for a MODEL.")] = "http",
+    batch: Annotated[int, typer.Option(min=1, help="First dim of each input: inferences a request.")] = 1,
+    shape: Annotated[list[str] | None, typer.Option(help="Input shape, as NAME=1x3x224x224; may be repeated.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A picture, or an .npz with arrays by input name.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="For random inputs, where --data gives none.")] = 0,
+    window: Annotated[float, typer.Option(min=0.05, help="Seconds of a window, at least.")] = 2.0,
+    stability: Annotated[
+        float, typer.Option(min=0.001, help="The last three windows agree within this share of their mean.")
+    ] = 0.05,
+    max_windows: Annotated[int, typer.Option(min=1, help="Windows a level, if they do not agree earlier.")] = 10,
+    shared_memory: Annotated[
+        Literal["none", "system"], typer.Option(help="Pass tensors through shared memory, on this machine.")
+    ] = "none",
+    verify: Annotated[bool, typer.Option("--verify", help="Compare each answer with the first; costs time.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Time each layer of a MODEL instead, in this process, without a server.")
+    ] = False,
+    engine: Annotated[str, typer.Option(help="With --layers: auto, openvino or onnxruntime.")] = "auto",
+    runs: Annotated[int, typer.Option(min=1, help="With --layers: inferences to average.")] = RUNS,
+    sort: Annotated[Literal["time", "order"], typer.Option(help="With --layers: of the table.")] = "time",
+    json: JsonFlag = False,
+) -> None:
+    """Measure a served model under load: throughput, latency, and where the time goes.
+
+    Load goes on until three windows in a row agree. Ctrl-C shows what there is. Exit code 1 if requests failed.
+    With --layers: the time of each layer, by its name in the model.
+
+    Examples:
+
+      tnn-serving bench models/face --concurrency 1,4,16
+
+      tnn-serving bench models/face/1 --shape input=1x3x480x640 --protocol grpc
+
+      tnn-serving bench localhost:8000 --model face --rate 50,100 --poisson
+
+      tnn-serving bench models/classification --data cat.jpg --json | jq '.[].latency.p99_ms'
+
+      tnn-serving bench models/face/1 --layers --engine onnxruntime
+    """
+    if layers:
+        _bench_layers(target, engine, parse_shapes(shape or []), data, seed=seed, runs=runs, sort=sort, json=json)
+        return
+    levels = _levels(concurrency, rate)
+    shapes: dict[str, Sequence[int]] = {**parse_shapes(shape or [])}
+    done: list[Measurement] = []
+    with ExitStack() as stack:
+        url, name, pid = _server(stack, target, model, protocol)
+        if Path(target).exists():
+            with connect(url) as connection:
+                shapes = {**_default_shapes(connection.model(name), Path(target), batch), **shapes}
+        aim = stack.enter_context(
+            Target(
+                url,
+                name,
+                shapes=shapes,
+                data=data,
+                batch=batch,
+                seed=seed,
+                shared_memory=shared_memory,
+                verify=verify,
+                pid=pid,
+            )
+        )
+        live = stack.enter_context(Live(console=stderr, auto_refresh=False, transient=True))
+        for level in levels:
+            done.append(
+                measure(
+                    aim,
+                    concurrency=level.concurrency,
+                    rate=level.rate,
+                    poisson=poisson,
+                    connections=connections,
+                    window_s=window,
+                    stability=stability,
+                    max_windows=max_windows,
+                    on_window=_Progress(live, level.label),
+                )
+            )
+            if done[-1].interrupted:
+                break
+    if json:
+        print_json(done)
+    else:
+        _show(done)
+    _warn(done)
+    if done[-1].interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if any(level.errors for level in done):
+        raise typer.Exit(EXIT_BAD)
+
+
+class _Progress:
+    """Shows each window of a level as it ends, on a terminal."""
+
+    def __init__(self, live: Live, label: str) -> None:
+        self._live, self._label, self._count = live, label, 0
+        self._update("")
+
+    def __call__(self, window: Window) -> None:
+        self._count += 1
+        p50 = "" if window.p50_ms is None else f", p50 {window.p50_ms:.2f} ms"
+        self._update(f": window {self._count}, {window.requests_per_s:,.0f} requests/s{p50}")
+
+    def _update(self, text: str) -> None:
+        if self._live.console.is_terminal:
+            self._live.update(f"{self._label}{text}", refresh=True)
+
+
+class _Level(NamedTuple):
+    concurrency: int | None = None
+    rate: float | None = None
+
+    @property
+    def label(self) -> str:
+        return f"concurrency {self.concurrency}" if self.rate is None else f"rate {self.rate:g}"
+
+
+def _levels(concurrency: str | None, rate: str | None) -> list[_Level]:
+    if concurrency is not None and rate is not None:
+        raise typer.BadParameter("give one of --concurrency and --rate", param_hint="--rate")
+    if rate is not None:
+        return [_Level(rate=one) for one in _numbers(rate, float, "--rate")]
+    return [_Level(concurrency=one) for one in _numbers(concurrency or "1", int, "--concurrency")]
+
+
+Number = TypeVar("Number", int, float)
+
+
+def _numbers(text: str, kind: Callable[[str], Number], option: str) -> list[Number]:
+    try:
+        numbers = [kind(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) <= 0:
+        raise typer.BadParameter(f"{text!r}: expected positive numbers, as 1,4,16", param_hint=option)
+    return numbers
+
+
+def _server(stack: ExitStack, target: str, model: str | None, protocol: Protocol) -> tuple[str, str, int | None]:
+    """Address, model name and process id of the server to measure; started here if the target is a model."""
+    if Path(target).exists():
+        from tnn_serving.triton.background import Background, OneModel
+
+        if model is not None:
+            raise typer.BadParameter("only a server has models to choose from", param_hint="--model")
+        one = stack.enter_context(OneModel(Path(target)))
+        background = stack.enter_context(Background(one.repository))
+        return background.http_url if protocol == "http" else background.grpc_url, one.name, background.pid
+    if "/" in target and "://" not in target:
+        raise typer.BadParameter(f"{target!r} is no model and no address", param_hint="MODEL|URL")
+    try:
+        url = parse_url(target, None if "://" in target else protocol).url
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), param_hint="MODEL|URL") from None
+    if model is None:
+        with connect(url) as connection:
+            names = connection.ready_models()
+        if len(names) != 1:
+            raise typer.BadParameter(f"choose one of: {', '.join(names) or 'none is ready'}", param_hint="--model")
+        model = names[0]
+    return url, model, None
+
+
+def _default_shapes(info: ModelInfo, model: Path, batch: int) -> dict[str, Sequence[int]]:
+    """Shapes that the model file itself gives, for inputs that the server leaves free."""
+    try:
+        graph = read_model(model)
+    except FormatError:
+        return {}  # no TNN files: the server knows what it loads
+    known: Mapping[str, Sequence[int]] = {item.name: item.dims for item in graph.inputs}
+    shapes: dict[str, Sequence[int]] = {}
+    for item in info.inputs:
+        dims = known.get(item.name)
+        if dims is None or item.optional:
+            continue
+        if item.datatype == "UINT8" and len(dims) == 4 and len(item.shape) in (3, 4):
+            n, c, h, w = dims
+            dims = (h, w, c) if len(item.shape) == 3 else (n, h, w, c)
+        if len(dims) != len(item.shape):
+            continue
+        free = [want == -1 for want in item.shape]
+        wanted = [batch if k == 0 and batch > 1 else have for k, have in enumerate(dims)]
+        shapes[item.name] = [have if f else want for f, have, want in zip(free, wanted, item.shape, strict=True)]
+    return shapes
+
+
+def _show(levels: Sequence[Measurement]) -> None:
+    first = levels[0]
+    stdout.print(
+        f"[bold]{escape(first.model)}[/] over {first.protocol}, batch {first.batch}; "
+        "latency in ms, server in ms a request, processor time in µs a request",
+        highlight=False,
+    )
+    table = Table(box=None, pad_edge=False)
+    load = "rate" if first.rate is not None else "concurrency"
+    for title in (load, "requests/s", "p50", "p90", "p95", "p99", "max", "errors"):
+        table.add_column(title, justify="right")
+    for title in ("queue", "infer", "other", "outside", "batch", "server µs", "client µs", "client core"):
+        table.add_column(title, justify="right")
+    for level in levels:
+        table.add_row(*_load_cells(level), *_side_cells(level))
+    stdout.print(table)
+
+
+def _load_cells(level: Measurement) -> list[str]:
+    mark = "" if level.stable else " ~"
+    load = f"{level.rate:g}" if level.rate is not None else str(level.concurrency)
+    latency = level.latency
+    figures = (
+        ["-"] * 5
+        if latency is None
+        else [f"{ms:.2f}" for ms in (latency.p50_ms, latency.p90_ms, latency.p95_ms, latency.p99_ms, latency.max_ms)]
+    )
+    return [load, f"{level.requests_per_s:,.1f}{mark}", *figures, str(level.errors)]
+
+
+def _side_cells(level: Measurement) -> list[str]:
+    server, client = level.server, [f"{level.client.cpu_us:.0f}", f"{level.client.cpu_share:.0%}"]
+    if server is None:
+        return ["-"] * 6 + client
+    other_ms = server.compute_input_ms + server.compute_output_ms
+    outside = "-" if level.latency is None else f"{level.latency.mean_ms - server.total_ms:.2f}"
+    return [
+        f"{server.queue_ms:.2f}",
+        f"{server.compute_infer_ms:.2f}",
+        f"{other_ms:.2f}",
+        outside,
+        f"{server.average_batch:.1f}",
+        "-" if server.cpu_us is None else f"{server.cpu_us:.0f}",
+        *client,
+    ]
+
+
+def _warn(levels: Sequence[Measurement]) -> None:
+    for level in levels:
+        label = _Level(level.concurrency, level.rate).label
+        for text, count in list(level.error_texts.items())[:3]:
+            stderr.print(f"[bold red]{label}:[/] {count} requests failed: {escape(text)}", highlight=False)
+        if level.interrupted:
+            stderr.print(f"[yellow]{label}:[/] interrupted", highlight=False)
+        elif not level.stable:
+            stderr.print(f"[yellow]{label}:[/] the last windows do not agree (~)", highlight=False)
+        if level.rate is not None and level.requests_per_s < KEPT * level.rate:
+            stderr.print(
+                f"[yellow]{label}:[/] not kept, {level.backlog} requests were waiting at the end", highlight=False
+            )
+        if level.client_is_busy:
+            stderr.print(f"[yellow]{label}:[/] the client is busy and may be what was measured", highlight=False)
+
+
+def _bench_layers(
+    model: str,
+    engine: str,
+    shapes: Mapping[str, Sequence[int]],
+    data: Path | None,
+    *,
+    seed: int,
+    runs: int,
+    sort: str,
+    json: bool,
+) -> None:
+    if not Path(model).exists():
+        raise typer.BadParameter("--layers needs a model file, not a server", param_hint="MODEL|URL")
+    recorded = read_arrays(data) if data is not None else {}
+    inputs = {name.removeprefix("in."): array for name, array in recorded.items() if not name.startswith("out.")}
+    found = profile(read_model(model), engine, inputs=inputs or None, shapes=shapes, seed=seed, runs=runs)
+    if json:
+        print_json(found)
+    else:
+        _show_profile(found, sort)
+
+
+def _show_profile(found: Profile, sort: str) -> None:
+    shapes = ", ".join(f"{name} {dims}" for name, dims in found.shapes.items())
+    stdout.print(f"[bold]{escape(found.source)}[/] on {found.engine}, {escape(shapes)}", highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for title, side in (("#", "right"), ("layer", "left"), ("type", "left"), ("ms", "right"), ("share", "right")):
+        table.add_column(title, justify="right" if side == "right" else "left")
+    table.add_column("kernel")
+    rows = sorted(found.layers, key=lambda row: -row.time_ms) if sort == "time" else found.layers
+    for row in rows:
+        nothing = f"in {row.merged_into}" if row.merged_into else "nothing to run"
+        table.add_row(
+            "" if row.index is None else str(row.index),
+            escape(row.layer) or "[dim]engine[/]",
+            row.type,
+            f"{row.time_ms:.3f}",
+            f"{row.share:.1%}",
+            escape(", ".join(row.kernels)) or f"[dim]{escape(nothing)}[/]",
+        )
+    stdout.print(
+        table,
+        f"sum of layers {found.total_ms:.3f} ms, an inference {found.wall_ms:.3f} ms, {found.runs} runs",
+        highlight=False,
+    )

@@ -1,0 +1,115 @@
+"""What is sent: input tensors made from what the server says of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tnn_serving.client.connection import ModelInfo, TensorInfo
+from tnn_serving.errors import RequestError, located
+
+
+def make_inputs(
+    model: ModelInfo,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    data: Path | None = None,
+    batch: int = 1,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """An array for each input of a model that must be given: random, or from a file.
+
+    Args:
+        shapes: dims by input, with or without the batch of a model that has one.
+        data: an .npz file with an array for each input, or for a model whose only input takes encoded files (BYTES)
+            a file that is sent as it is.
+        batch: size of the first dim, where it is free.
+        seed: of the random numbers: normal ones for floats, 0 and 1 for integers, all values for UINT8.
+
+    Raises:
+        RequestError: an input whose dims are not known, does not fit, or cannot be made up; a file that cannot be read.
+    """
+    needed = [item for item in model.inputs if not item.optional or item.name in (shapes or {})]
+    unknown = set(shapes or {}) - {item.name for item in model.inputs}
+    if unknown:
+        raise RequestError(
+            f"model `{model.name}` has no input `{min(unknown)}`",
+            expected=", ".join(item.name for item in model.inputs),
+        )
+    if data is not None:
+        return _from_file(data, needed, model, batch)
+    random = np.random.default_rng(seed)
+    return {
+        item.name: _random(random, item, _dims(item, model, (shapes or {}).get(item.name), batch)) for item in needed
+    }
+
+
+def _dims(item: TensorInfo, model: ModelInfo, given: Sequence[int] | None, batch: int) -> tuple[int, ...]:
+    wanted = list(item.shape)
+    if given is None:
+        dims = [batch, *wanted[1:]] if wanted and wanted[0] == -1 else wanted
+    else:
+        batched = model.max_batch_size > 0 and len(given) == len(wanted) - 1
+        dims = [batch, *given] if batched else list(given)
+    if -1 in dims:
+        raise RequestError(
+            f"input `{item.name}` has free dims",
+            expected=f"their sizes, with --shape {item.name}=" + "x".join("?" if d == -1 else str(d) for d in dims),
+            found=wanted,
+        )
+    if len(dims) != len(wanted) or any(want not in (-1, have) for want, have in zip(wanted, dims, strict=True)):
+        raise RequestError(f"input `{item.name}` has another shape", expected=wanted, found=dims)
+    return tuple(dims)
+
+
+def _random(random: np.random.Generator, item: TensorInfo, dims: tuple[int, ...]) -> np.ndarray:
+    from tritonclient.utils import triton_to_np_dtype  # imported where needed, as in connection.py
+
+    if item.datatype in ("BYTES", "BF16"):
+        raise RequestError(
+            f"input `{item.name}` takes {item.datatype}, which cannot be made up",
+            expected="a file with --data: a picture, or an .npz with arrays",
+        )
+    dtype = np.dtype(triton_to_np_dtype(item.datatype))
+    if dtype.kind == "f":
+        return random.standard_normal(dims, np.float32).astype(dtype)
+    return random.integers(0, 256 if dtype == np.uint8 else 2, dims).astype(dtype)
+
+
+def _from_file(path: Path, needed: Sequence[TensorInfo], model: ModelInfo, batch: int) -> dict[str, np.ndarray]:
+    with located(str(path)):
+        try:
+            content = path.read_bytes()
+            arrays = _arrays(path) if path.suffix == ".npz" else {}
+        except (OSError, ValueError) as error:
+            raise RequestError("data cannot be read", found=error) from error
+        if path.suffix != ".npz":
+            if len(needed) != 1 or needed[0].datatype != "BYTES":
+                raise RequestError(
+                    f"model `{model.name}` does not take one encoded file",
+                    expected="an .npz with an array for each of " + ", ".join(item.name for item in needed),
+                )
+            (item,) = needed
+            count = [batch, *(1 if dim == -1 else dim for dim in item.shape[1:])] if len(item.shape) > 1 else [batch]
+            return {item.name: np.full(count, content, np.object_)}
+        missing = [item.name for item in needed if item.name not in arrays]
+        if missing:
+            raise RequestError(f"there is no array `{missing[0]}`", found=", ".join(arrays) or "none")
+        return {item.name: _converted(item, arrays[item.name]) for item in needed}
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays by name; those of a recording are called ``in.NAME``."""
+    with np.load(path, allow_pickle=False) as file:
+        return {name.removeprefix("in."): file[name] for name in file.files if not name.startswith("out.")}
+
+
+def _converted(item: TensorInfo, array: np.ndarray) -> np.ndarray:
+    from tritonclient.utils import triton_to_np_dtype
+
+    dtype = np.dtype(triton_to_np_dtype(item.datatype))
+    if dtype.kind == "O" or not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise RequestError(f"array `{item.name}` has another type", expected=item.datatype, found=array.dtype)
+    return np.ascontiguousarray(array, dtype)

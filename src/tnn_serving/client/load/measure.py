@@ -1,0 +1,280 @@
+"""Puts a model under load and measures it, window after window, until the numbers settle."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from tnn_serving.client.connection import Connection, Protocol, connect
+from tnn_serving.client.load.answers import Expected
+from tnn_serving.client.load.grpc import GrpcConnection
+from tnn_serving.client.load.http import HttpConnection
+from tnn_serving.client.load.inputs import make_inputs
+from tnn_serving.client.load.loop import Check, Loop
+from tnn_serving.client.load.loop import Connection as LoadConnection
+from tnn_serving.client.load.measurement import (
+    AGREEING,
+    Cut,
+    Latency,
+    Measurement,
+    Window,
+    agree,
+    counted,
+    sides,
+    window,
+)
+from tnn_serving.client.load.message import INLINE, Places, grpc_request, http_request, tensors
+from tnn_serving.client.load.schedule import ClosedLoop, OpenLoop, Record, Schedule, clock
+from tnn_serving.client.load.server import Observer
+from tnn_serving.errors import ConfigError, ServerError
+
+SharedMemory = Literal["none", "system"]
+
+FEWEST_ANSWERS = 10
+"""A window is not closed before so many answers, however long they take."""
+
+OPEN_LOOP_CONNECTIONS = 64
+"""So many requests of an open loop can be in flight; the rest wait, and their latency counts the wait."""
+
+
+class Target:
+    """A model of a running server with the request that is sent to it.
+
+    Args:
+        url: of the server, see :func:`tnn_serving.client.connection.parse_url`.
+        model: its name.
+        protocol: of a ``url`` without a scheme.
+        shapes, data, batch, seed: see :func:`tnn_serving.client.load.inputs.make_inputs`.
+        shared_memory: "system" passes tensors through shared memory, to a server on this machine.
+        verify: compare every answer with the first one.
+        pid: of the server, where it is known; its processor time is measured.
+        timeout_s: longest time without any answer.
+
+    Raises:
+        ConfigError: the address cannot be read, or is encrypted.
+        ServerError: no answer.
+        RequestError: no such model, inputs that cannot be made, or the server refuses them.
+    """
+
+    def __init__(
+        self,
+        url: str | None,
+        model: str,
+        *,
+        protocol: Protocol | None = None,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        data: Path | None = None,
+        batch: int = 1,
+        seed: int = 0,
+        shared_memory: SharedMemory = "none",
+        verify: bool = False,
+        pid: int | None = None,
+        timeout_s: float = 60.0,
+    ) -> None:
+        self.connection: Connection = connect(url, protocol, timeout_s=timeout_s)
+        self.address = self.connection.address
+        if self.address.encrypted:
+            raise ConfigError(
+                "load is sent over plain connections only",
+                expected="http:// or grpc://",
+                found=self.address.url,
+                hint="encryption would be measured as well; ask the server behind the proxy that adds it",
+            )
+        self.timeout_s = timeout_s
+        self.info = self.connection.model(model)
+        inputs = make_inputs(self.info, shapes=shapes, data=data, batch=batch, seed=seed)
+        # Also the first request, which may be the slow one.
+        self.outputs = self.connection.infer(self.info, inputs)
+        self.batch = next((array.shape[0] for array in inputs.values() if array.ndim), 1) if self._batched else batch
+        self.observer = Observer(self.connection, model, pid)
+        self._sent = tensors(self.info, inputs)
+        self._shared_memory = shared_memory
+        self._verify = verify
+
+    @property
+    def _batched(self) -> bool:
+        return self.info.max_batch_size > 0
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection to the server."""
+        self.connection.close()
+
+    @contextmanager
+    def loop(self, slots: int) -> Iterator[Loop]:
+        """So many open connections, each with its request. Shared memory is removed at the end."""
+        with ExitStack() as stack:
+            places: list[Places] = [INLINE] * slots
+            expected = Expected(self.outputs)
+            if self._shared_memory == "system":
+                from tnn_serving.client.load.shared_memory import Regions
+
+                regions = Regions(self.connection, self._sent, self.outputs, slots)
+                stack.callback(regions.close)
+                places = [regions.places(slot) for slot in range(slots)]
+                expected = Expected(self.outputs, places[0].outputs, regions.output)
+            loop = Loop(self.address, [self._connection(slot, places[slot], expected) for slot in range(slots)])
+            stack.callback(loop.close)
+            yield loop
+
+    def _connection(self, slot: int, places: Places, expected: Expected) -> LoadConnection:
+        check: Check | None
+        if self.address.protocol == "http":
+            check = expected.of_http if self._verify else None
+            return HttpConnection(self.address, slot, http_request(self.address, self.info, self._sent, places), check)
+        check = expected.of_grpc if self._verify else None
+        return GrpcConnection(self.address, slot, grpc_request(self.info, self._sent, places), check)
+
+
+def measure(
+    target: Target,
+    *,
+    concurrency: int | None = None,
+    rate: float | None = None,
+    poisson: bool = False,
+    connections: int = OPEN_LOOP_CONNECTIONS,
+    window_s: float = 2.0,
+    stability: float = 0.05,
+    max_windows: int = 10,
+    on_window: Callable[[Window], None] = lambda window: None,
+) -> Measurement:
+    """Measures one level of load: a concurrency (closed loop), or a rate of requests (open loop).
+
+    Load is kept up without a pause while time is cut into windows. When the last three agree in rate and p50, these
+    three together are the result; when ``max_windows`` did not suffice, the last three are, marked as not stable.
+    Ctrl-C ends the measurement with what there is, marked as interrupted.
+
+    Args:
+        concurrency: requests in flight all the time.
+        rate: requests a second. Latency counts from the moment at which a request was due, sent or not.
+        poisson: at a ``rate``, let requests come at random moments, as from many users, instead of evenly.
+        connections: at a ``rate``, how many requests can be in flight.
+        window_s: shortest duration of a window; one has at least :data:`FEWEST_ANSWERS` answers.
+        stability: windows agree when each is within this share of their mean.
+        on_window: told about each window when it ends.
+
+    Raises:
+        ConfigError: not just one of ``concurrency`` and ``rate``, or a number that makes no sense.
+        ServerError: the server goes away, or gives no answer for the target's ``timeout_s``.
+    """
+    if (concurrency is None) == (rate is None):
+        raise ConfigError("one of concurrency and rate must be given")
+    if min(concurrency or 1, rate or 1, connections, window_s, max_windows) <= 0:
+        raise ConfigError("concurrency, rate, connections and windows must be positive")
+    run = _Run(target, window_s)
+    interrupted = False
+    with target.loop(concurrency or connections) as loop:
+        schedule: Schedule = ClosedLoop() if rate is None else OpenLoop(rate, poisson=poisson)
+        run.start(loop, schedule)
+        try:
+            while len(run.windows) < max_windows and not agree(run.windows, stability):
+                on_window(run.window())
+        except KeyboardInterrupt:
+            interrupted = True
+            run.cut()
+        finally:
+            backlog = schedule.backlog(clock())
+            run.stop()
+    first, last = run.cuts[-1 - min(AGREEING, len(run.windows))], run.cuts[-1]
+    latencies = run.record.between(first.answers, last.answers)[1]
+    errors = counted(run.record.errors[first.errors : last.errors])
+    duration_s = last.end - first.end
+    requests = last.answers - first.answers
+    requests_per_s = requests / duration_s if duration_s > 0 else 0.0
+    server, client = sides(first, last)
+    return Measurement(
+        model=target.info.name,
+        protocol=target.address.protocol,
+        concurrency=concurrency,
+        rate=rate,
+        batch=target.batch,
+        requests=requests,
+        requests_per_s=requests_per_s,
+        inferences_per_s=requests_per_s * target.batch,
+        latency=Latency.of(latencies),
+        errors=sum(errors.values()),
+        error_texts=errors,
+        duration_s=duration_s,
+        backlog=backlog,
+        stable=agree(run.windows, stability),
+        interrupted=interrupted,
+        windows=run.windows,
+        server=server,
+        client=client,
+    )
+
+
+class _Run:
+    """The thread that sends, watched from another one.
+
+    Attributes:
+        record: what it has been answered.
+        cuts: the start and the end of each window.
+        windows: those that have ended.
+    """
+
+    def __init__(self, target: Target, window_s: float) -> None:
+        self._target = target
+        self._window_s = window_s
+        self._stopped = threading.Event()
+        self._ended = threading.Event()
+        self._failure: BaseException | None = None
+        self.record = Record()
+        self.cuts: list[Cut] = []
+        self.windows: list[Window] = []
+
+    def start(self, loop: Loop, schedule: Schedule) -> None:
+        self.cuts.append(Cut(clock(), 0, 0, self._target.observer.snapshot()))
+
+        def work() -> None:
+            try:
+                loop.run(schedule, self.record, self._stopped.is_set)
+            except BaseException as error:
+                self._failure = error
+            finally:
+                self._ended.set()
+
+        self._thread = threading.Thread(target=work, name="load", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def window(self) -> Window:
+        """Waits for the end of the next window. Raises ServerError."""
+        before = self.cuts[-1]
+        started = clock()
+        wait_s = max(0.0, before.end + self._window_s - started)
+        while True:
+            if self._ended.wait(wait_s) and self._failure is not None:
+                raise self._failure
+            count = len(self.record.ends) + len(self.record.errors) - before.answers - before.errors
+            if count >= FEWEST_ANSWERS:
+                return self.cut()
+            waited_s = clock() - started
+            if not count and waited_s > self._target.timeout_s:
+                raise ServerError(f"no answer from {self._target.address.url} for {waited_s:.0f} s")
+            wait_s = min(0.1, self._window_s)
+
+    def cut(self) -> Window:
+        """Ends a window here."""
+        before = self.cuts[-1]
+        answers, errors = len(self.record.ends), len(self.record.errors)
+        ends, latencies = self.record.between(before.answers, answers)
+        end = max([before.end, *ends[-1:], *(at for at, _ in self.record.errors[errors - 1 : errors])])
+        after = Cut(float(end), answers, errors, self._target.observer.snapshot())
+        self.cuts.append(after)
+        self.windows.append(window(before, after, latencies))
+        return self.windows[-1]

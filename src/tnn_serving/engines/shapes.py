@@ -1,0 +1,235 @@
+"""An executable for every shape, and beside it a bounded number of faster ones for single shapes.
+
+Engines are slower with free shapes than with fixed ones. A shape that comes again and again is compiled for in the
+background, while the general executable goes on answering.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import resource
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tnn_serving.engines.background import BACKGROUND
+from tnn_serving.engines.base import Arrays, Executable, NodeTime, Shapes, TensorSpec
+from tnn_serving.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+COMPILE_AFTER = 3
+"""How often a shape must come before it is compiled for."""
+
+REMEMBERED = 4096
+"""Shapes whose number of appearances is remembered; when there are more, all numbers are halved and zeros forgotten."""
+
+LARGE_BYTES = 64 * 1024
+"""Outputs from this size on are worth being computed straight into the caller's memory."""
+
+Allocate = Callable[[TensorSpec], np.ndarray | None]
+"""Gives memory of an output's type and shape, or ``None`` if the caller does not want that output."""
+
+Key = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeLimits:
+    """How many shapes may be compiled for, and how much memory that may take in all, in bytes."""
+
+    count: int = 16
+    memory_bytes: int = 1 << 30
+
+
+NO_SHAPES = ShapeLimits(0, 0)
+"""Nothing is compiled for by itself."""
+
+
+@dataclass(slots=True)
+class ShapeCounts:
+    """Inferences answered by an executable of their own shape, and by the general one; shapes compiled for."""
+
+    hits: int = 0
+    misses: int = 0
+    size: int = 0
+
+
+@dataclass(slots=True)
+class _Entry:
+    executable: Executable
+    large: tuple[TensorSpec, ...]
+    memory_bytes: int
+    pinned: bool
+    hits: int = 0
+    used: int = 0
+
+
+@dataclass(slots=True)
+class _State:
+    """What the background shares with the inferences; changed under ``lock``, looked at without."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    entries: dict[Key, _Entry] = field(default_factory=dict)
+    seen: dict[Key, int] = field(default_factory=dict)
+    asked: set[Key] = field(default_factory=set)
+
+
+class ShapeCache:
+    """An executable that answers any shape its network takes; the usual ones faster.
+
+    Args:
+        general: the network with free shapes.
+        inputs: names and types of its inputs.
+        limits: a ``count`` of 0 compiles for no single shape but those given to :meth:`warm`.
+        weight_bytes: what one compilation takes at least.
+    """
+
+    def __init__(
+        self, general: Executable, inputs: Sequence[TensorSpec], limits: ShapeLimits, weight_bytes: int
+    ) -> None:
+        self.general = general
+        self.counts = ShapeCounts()
+        self._inputs = list(inputs)
+        self._names = [spec.name for spec in inputs]
+        self._limits = limits
+        self._weight_bytes = weight_bytes
+        self._state = _State()
+        self._clock = 0
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine that compiled it."""
+        return self.general.engine
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        """Outputs in the order of the model."""
+        return self.general.outputs
+
+    @property
+    def memory_bytes(self) -> int:
+        """An estimate of what the compilations for single shapes take."""
+        return sum(entry.memory_bytes for entry in list(self._state.entries.values()))
+
+    def run(self, feeds: Arrays, allocate: Allocate | None = None) -> dict[str, np.ndarray]:
+        """One inference, as :meth:`Executable.run`.
+
+        Args:
+            allocate: asked for memory to write large outputs into, where their shape is known beforehand.
+        """
+        entry = self._state.entries.get(self._key(feeds))
+        if entry is None:
+            self._missed(feeds)
+            return self.general.run(feeds)
+        self.counts.hits += 1
+        self._clock += 1
+        entry.hits += 1
+        entry.used = self._clock
+        if allocate is None or not entry.large:
+            return entry.executable.run(feeds)
+        offered = {spec.name: allocate(spec) for spec in entry.large}
+        return entry.executable.run(feeds, {name: array for name, array in offered.items() if array is not None})
+
+    def profile(self, feeds: Arrays, runs: int) -> list[NodeTime]:
+        """Mean time of every node, of the executable that :meth:`run` takes."""
+        entry = self._state.entries.get(self._key(feeds))
+        return (self.general if entry is None else entry.executable).profile(feeds, runs)
+
+    def warm(self, shapes: Shapes) -> None:
+        """Compiles for these shapes now and runs once; they stay. Raises EngineError if the engine fails."""
+        self._compile(tuple(tuple(shapes[name]) for name in self._names), pinned=True)
+
+    def _key(self, feeds: Arrays) -> Key:
+        return tuple([feeds[name].shape for name in self._names])
+
+    def _missed(self, feeds: Arrays) -> None:
+        self.counts.misses += 1
+        if not self._limits.count:
+            return
+        key, state = self._key(feeds), self._state
+        with state.lock:
+            seen = state.seen[key] = state.seen.get(key, 0) + 1
+            if len(state.seen) > REMEMBERED:
+                self._forget()
+            if seen < COMPILE_AFTER or key in state.asked or not self._is_worth_it(seen):
+                return
+            state.asked.add(key)
+        me = weakref.ref(self)
+        BACKGROUND.submit(lambda: _compile_for(me, key))
+
+    def _is_worth_it(self, seen: int) -> bool:
+        """A full cache takes a shape in only if it comes much more often than the one that would have to go."""
+        entries = self._state.entries
+        if len(entries) < self._limits.count:
+            return True
+        coldest = self._coldest()
+        return coldest is not None and seen > 2 * entries[coldest].hits
+
+    def _forget(self) -> None:
+        state = self._state
+        state.seen = {key: count // 2 for key, count in state.seen.items() if count > 1}
+        state.asked &= state.seen.keys() | state.entries.keys()
+        for entry in state.entries.values():
+            entry.hits //= 2
+
+    def _coldest(self) -> Key | None:
+        loose = [(entry.used, key) for key, entry in self._state.entries.items() if not entry.pinned]
+        return min(loose)[1] if loose else None
+
+    def _compile(self, key: Key, *, pinned: bool) -> None:
+        before = _resident_bytes()
+        executable = self.general.at(dict(zip(self._names, key, strict=True)))
+        if executable is None:
+            self._limits = NO_SHAPES
+            return
+        # The first inference is the slow one: weights are packed, memory is taken.
+        executable.run(zeros(self._inputs, dict(zip(self._names, key, strict=True))))
+        taken = max(_resident_bytes() - before, self._weight_bytes)
+        with self._state.lock:
+            self._clock += 1
+            large = tuple(spec for spec in executable.outputs if _bytes(spec) >= LARGE_BYTES)
+            self._state.entries[key] = _Entry(executable, large, taken, pinned, used=self._clock)
+            self._make_room(key)
+            self.counts.size = len(self._state.entries)
+
+    def _make_room(self, fresh: Key) -> None:
+        entries = self._state.entries
+        while len(entries) > max(1, self._limits.count) or self.memory_bytes > self._limits.memory_bytes:
+            coldest = self._coldest()
+            if coldest is None:
+                return
+            del entries[coldest]
+            if coldest == fresh:  # larger than all that is allowed: it is not asked for again
+                return
+            self._state.asked.discard(coldest)
+            self._state.seen.pop(coldest, None)
+
+
+def _compile_for(cache: weakref.ref[ShapeCache], key: Key) -> None:
+    held = cache()
+    if held is None:
+        return
+    try:
+        held._compile(key, pinned=False)
+    except EngineError as error:
+        log.info("no executable for %s: %s", [list(shape) for shape in key], error)
+
+
+def _bytes(spec: TensorSpec) -> int:
+    """Size of an output; 0 if it depends on the data."""
+    return math.prod(dim or 0 for dim in spec.shape) * spec.dtype.itemsize
+
+
+def _resident_bytes() -> int:
+    """Memory of this process; an estimate of what a compilation takes is the difference."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def zeros(inputs: Sequence[TensorSpec], shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+    """Inputs of given shapes that hold nothing but zeros."""
+    return {spec.name: np.zeros(tuple(shapes[spec.name]), spec.dtype) for spec in inputs}

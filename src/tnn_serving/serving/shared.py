@@ -1,0 +1,34 @@
+"""Models that several servables use: one compilation and one copy of the weights for equal files and settings."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Hashable
+
+from tnn_serving.model import Model
+
+
+class SharedModels:
+    """Models by what they depend on, as long as somebody uses them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._models: weakref.WeakValueDictionary[Hashable, Model] = weakref.WeakValueDictionary()
+        self._making: dict[Hashable, threading.Lock] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Model]) -> Model:
+        """The model of ``key``, made if nobody has it; whoever asks meanwhile waits for it."""
+        with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
+            model = self._models.get(key)
+            if model is None:
+                model = self._models[key] = make()
+        with self._lock:
+            self._making.pop(key, None)
+        return model
+
+
+SHARED = SharedModels()
+"""The process' own."""

@@ -1,0 +1,134 @@
+/* A group: requests that Python answers together, with a lifetime of its own, since the answer may come long after
+ * Execute has returned and from another thread.
+ *
+ * Who may touch one: the thread that made it, until it is registered; then whoever has the GIL and looks it up by its
+ * ticket; from group_take on, the thread that took it. */
+#ifndef TNN_GROUP_H
+#define TNN_GROUP_H
+
+#include <pthread.h>
+
+#include "shim.h"
+
+enum { KNOWN_NAMES = 16, KNOWN_RANK = 8, MAX_RANK = 64 };
+
+/* Python objects that an instance uses again and again. Used by the instance's own thread alone, with the GIL. */
+typedef struct {
+  struct {
+    char *text;
+    PyObject *name;
+    uint32_t rank;
+    int64_t dims[KNOWN_RANK]; /* of the last shape */
+    PyObject *shape;
+  } inputs[KNOWN_NAMES];
+  uint32_t input_count;
+  uint32_t output_count;
+  PyObject *outputs; /* the names that were last asked for */
+} Known;
+
+typedef struct {
+  TRITONBACKEND_ModelInstance *triton;
+  TRITONBACKEND_Model *model;
+  PyObject *execute; /* the bridge's Model.execute */
+  bool batched;      /* the first dimension of the inputs is the batch */
+  uint64_t joins;    /* most rows that are gathered; 0: never */
+  Known known;
+  bool warned; /* of a view that was kept; once is enough. Guarded by the GIL */
+  /* Guarded by the lock in group.c: */
+  uint32_t in_flight; /* groups */
+  char *spare;        /* memory of a gathered group that has ended: fresh memory costs more than the copy into it */
+  uint64_t spare_bytes;
+} Instance;
+
+typedef struct {
+  TRITONBACKEND_Request *request;
+  TRITONBACKEND_Response *response; /* made with the first output, or at the end */
+  TritonResult error;               /* the first thing that went wrong */
+  uint64_t rows;
+} Item;
+
+typedef struct {
+  const char *name; /* belongs to the group's first request, as all names do */
+  int datatype;
+  uint32_t rank;
+  int64_t *dims;
+  char *data; /* Triton's memory, or the group's */
+  uint64_t bytes;
+} Tensor;
+
+typedef struct Group {
+  uint64_t ticket; /* names the group towards Python; never used twice in a process */
+  struct Group *next;
+  Instance *instance;
+  uint64_t exec_start, compute_start, compute_end; /* ns; compute_start 0: Python never saw it */
+  uint64_t rows;                                    /* of all requests */
+  bool traced;                                      /* at least one request */
+  uint32_t count, input_count, output_count;
+  Item *items;
+  Tensor *inputs;
+  const char **outputs; /* what every one of the requests asks for */
+  bool *allocated;      /* for each of them: Python has written it through alloc_output */
+  char *memory;         /* of inputs that did not lie in one piece; NULL if all did */
+  uint64_t memory_bytes;
+  PyObject *inputs_seen;  /* the tuple that Python got; its views are released at the end */
+  PyObject *outputs_seen; /* list of the views that alloc_output gave, or NULL */
+} Group;
+
+uint64_t now_ns(void);
+
+/* ---- group.c ---- */
+
+/* Zeroed but for counts and pointers, and counted as in flight; NULL: out of memory. */
+Group *group_new(Instance *instance, uint32_t count, uint32_t input_count, uint32_t output_count, uint64_t dims);
+/* Of a group that nobody has seen: as if it had not been. */
+void group_discard(Group *group);
+/* *group->memory of at least `bytes`; false: out of memory */
+bool group_memory(Group *group, uint64_t bytes);
+
+/* These need the GIL. */
+void group_register(Group *group);      /* gives it its ticket */
+Group *group_of(uint64_t ticket);       /* NULL: answered already; no exception */
+Group *group_take(uint64_t ticket);     /* as group_of; the group is the caller's from here on */
+/* When Python was entered for the group of a model that it has not answered for the longest; 0: all are answered. */
+uint64_t group_oldest_ns(const TRITONBACKEND_Model *model);
+void group_release_views(Group *group); /* before Triton frees what they show */
+
+void group_fail(Group *group, TritonResult error); /* every request that has no error yet; deletes the error */
+/* Sends the answers, reports statistics, frees the group, releases the requests. Not with the GIL: sending may do the
+ * whole work of an HTTP or gRPC answer in this thread. */
+void group_end(Group *group);
+/* Waits until no group of the instance is in flight. Not with the GIL. */
+void group_wait_for_all(Instance *instance);
+
+/* ---- requests.c ---- */
+
+typedef struct { Group **groups; uint32_t count; } Groups;
+
+/* Reads and gathers; no GIL. Requests that can't be read, or that were cancelled, get their answer at once. An error is
+ * returned only before any was touched. */
+TritonResult requests_group(Instance *instance, TRITONBACKEND_Request **requests, uint32_t count, Groups *groups);
+/* Bytes that the first `elements` elements of a BYTES tensor take; false if they are cut off. */
+bool bytes_elements(const char *data, uint64_t bytes, uint64_t elements, uint64_t *taken);
+
+/* ---- tuples.c; with the GIL ---- */
+
+/* (ticket, traced, rows, inputs, outputs); NULL with an exception pending. */
+PyObject *tuples_group(Group *group);
+void tuples_forget(Known *known);
+
+/* ---- responses.c ---- */
+
+/* With the GIL: the result that Python gave, into responses. */
+void responses_take(Group *group, PyObject *result);
+PyObject *responses_alloc_output(PyObject *module, PyObject *arguments);
+
+/* ---- execute.c ---- */
+
+/* Answers and releases every request, now or later; an error is returned only before any was touched. */
+TritonResult execute(Instance *instance, TRITONBACKEND_Request **requests, uint32_t count);
+PyObject *execute_finish(PyObject *module, PyObject *arguments);
+PyObject *execute_is_cancelled(PyObject *module, PyObject *arguments);
+PyObject *execute_oldest(PyObject *module, PyObject *arguments);
+PyObject *execute_span(PyObject *module, PyObject *arguments);
+
+#endif

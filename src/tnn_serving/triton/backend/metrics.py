@@ -1,0 +1,159 @@
+"""What the backend adds to the server's metrics endpoint.
+
+:data:`FAMILIES` is the one list of them. :class:`Metrics` registers them once in the process; :class:`ModelMetrics` is
+the :class:`~tnn_serving.serving.observer.Observer` of one model version and takes its series away when that is closed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+# TRITONSERVER_MetricKind
+COUNTER, GAUGE, HISTOGRAM = range(3)
+
+
+class Publisher(Protocol):
+    """The part of the C library that reaches the metrics endpoint. Handles are pointers; 0 is none."""
+
+    def metric_family(self, kind: int, name: str, description: str, /) -> int: ...
+    def metric(self, family: int, labels: dict[str, str], buckets: tuple[float, ...], /) -> int: ...
+    def metric_set(self, metric: int, value: float, /) -> None: ...
+    def metric_inc(self, metric: int, value: float, /) -> None: ...
+    def metric_observe(self, metric: int, value: float, /) -> None: ...
+    def metric_delete(self, metric: int, /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A metric: one series for each model version, and for each value of ``labels``.
+
+    Attributes:
+        labels: names of labels beside ``model`` and ``version``.
+        buckets: upper bounds, of a histogram.
+    """
+
+    name: str
+    kind: int
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+ENGINE = Family("tnn_engine_info", GAUGE, "What runs the model; always 1", ("engine", "precision", "int8"))
+COMPILE_SECONDS = Family("tnn_compile_seconds", GAUGE, "Time that compilations of the model took, all together")
+SHAPE_CACHE_HITS = Family("tnn_shape_cache_hits_total", COUNTER, "Requests whose shapes had a compilation of their own")
+SHAPE_CACHE_MISSES = Family("tnn_shape_cache_misses_total", COUNTER, "Requests that the dynamic form answered")
+SHAPE_CACHE_SIZE = Family("tnn_shape_cache_size", GAUGE, "Compilations for particular shapes that are kept")
+BATCH_ROWS = Family("tnn_batch_rows", HISTOGRAM, "Rows of each inference", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256))
+DECODE_SECONDS = Family("tnn_decode_seconds_total", COUNTER, "Time spent on decoding pictures")
+DECODE_COUNT = Family("tnn_decode_count", COUNTER, "Decoded pictures")
+MEMORY_BYTES = Family("tnn_model_memory_bytes", GAUGE, "Memory that the model takes")
+OLDEST_EXECUTION = Family(
+    "tnn_oldest_execution_seconds", GAUGE, "Age of the oldest execution that still runs; 0 when none does"
+)
+ENGINE_ERRORS = Family(
+    "tnn_engine_errors_in_a_row", GAUGE, "Internal errors since the last answer; wrong requests do not count"
+)
+
+FAMILIES = (
+    ENGINE,
+    COMPILE_SECONDS,
+    SHAPE_CACHE_HITS,
+    SHAPE_CACHE_MISSES,
+    SHAPE_CACHE_SIZE,
+    BATCH_ROWS,
+    DECODE_SECONDS,
+    DECODE_COUNT,
+    MEMORY_BYTES,
+    OLDEST_EXECUTION,
+    ENGINE_ERRORS,
+)
+
+
+class Metrics:
+    """The registered families. A server that lacks one (an older Triton has no histograms) publishes the others."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._handles = {f.name: publisher.metric_family(f.kind, f.name, f.help) for f in FAMILIES}
+
+    def model(self, name: str, version: int) -> ModelMetrics:
+        return ModelMetrics(self._publisher, self._handles, name, version)
+
+
+class ModelMetrics:
+    """Publishes what one model version does."""
+
+    def __init__(self, publisher: Publisher, families: Mapping[str, int], name: str, version: int) -> None:
+        self._publisher = publisher
+        self._families = families
+        self._labels = {"model": name, "version": str(version)}
+        self._series: dict[tuple[str, ...], int] = {}
+        # Held around every use of a series: one that is deleted meanwhile would crash the server.
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def engine(self, name: str, precision: str, int8: str) -> None:
+        self._set(ENGINE, 1, (name, precision, int8))
+
+    def compiled(self, seconds: float) -> None:
+        self._add(COMPILE_SECONDS, seconds)
+
+    def batch(self, rows: int) -> None:
+        with self._lock:
+            if series := self._find(BATCH_ROWS):
+                self._publisher.metric_observe(series, rows)
+
+    def decoded(self, seconds: float) -> None:
+        self._add(DECODE_SECONDS, seconds)
+        self._add(DECODE_COUNT, 1)
+
+    def shape_cache(self, hits: int, misses: int, size: int) -> None:
+        self._add(SHAPE_CACHE_HITS, hits)
+        self._add(SHAPE_CACHE_MISSES, misses)
+        self._set(SHAPE_CACHE_SIZE, size)
+
+    def memory(self, nbytes: int) -> None:
+        self._set(MEMORY_BYTES, nbytes)
+
+    def oldest_execution(self, seconds: float) -> None:
+        """The oldest execution that still runs has this age; 0 when none does."""
+        self._set(OLDEST_EXECUTION, seconds)
+
+    def engine_errors(self, count: int) -> None:
+        """So many internal errors since the last answer."""
+        self._set(ENGINE_ERRORS, count)
+
+    def close(self) -> None:
+        """Takes all series away; what is told afterwards is not published."""
+        with self._lock:
+            self._closed = True
+            for series in self._series.values():
+                if series:
+                    self._publisher.metric_delete(series)
+            self._series.clear()
+
+    def _set(self, family: Family, value: float, labels: tuple[str, ...] = ()) -> None:
+        with self._lock:
+            if series := self._find(family, labels):
+                self._publisher.metric_set(series, value)
+
+    def _add(self, family: Family, value: float) -> None:
+        with self._lock:
+            if series := self._find(family):
+                self._publisher.metric_inc(series, value)
+
+    def _find(self, family: Family, labels: tuple[str, ...] = ()) -> int:
+        """The handle of a series, made at its first use; 0 when there is none."""
+        key = (family.name, *labels)
+        series = self._series.get(key)
+        if series is None:
+            handle = self._families[family.name]
+            if self._closed or not handle:
+                return 0
+            named = {**self._labels, **dict(zip(family.labels, labels, strict=True))}
+            series = self._series[key] = self._publisher.metric(handle, named, family.buckets)
+        return series

@@ -1,0 +1,166 @@
+"""A server of this process' own, for as long as something is measured on it: free ports, one model, gone afterwards."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from tnn_serving.errors import ServerError
+from tnn_serving.formats.folder import model_beside
+from tnn_serving.serving.repository import versions
+from tnn_serving.triton.index import ServedModel
+from tnn_serving.triton.launch import prepare
+from tnn_serving.triton.overlay import Overlay
+from tnn_serving.triton.supervise import Callbacks, Restarts, Supervisor
+
+
+class Background:
+    """A supervised server in a thread, on free ports of 127.0.0.1. Stopped at the end of the context.
+
+    Args:
+        repository: folder of model folders.
+        flags: further flags of tritonserver.
+        on_log: told each line of its log.
+
+    Raises:
+        ServerError: it does not start, or not one model can be loaded.
+    """
+
+    def __init__(
+        self, repository: Path, flags: Sequence[str] = (), on_log: Callable[[str], None] = lambda line: None
+    ) -> None:
+        http_port, grpc_port, metrics_port = free_ports(3)
+        self.http_url, self.grpc_url = f"http://127.0.0.1:{http_port}", f"grpc://127.0.0.1:{grpc_port}"
+        self._failure: BaseException | None = None
+        self._settled = threading.Event()
+        self._overlay = Overlay([str(repository)])
+        try:
+            launch = prepare(
+                self._overlay.locations,
+                http_port=http_port,
+                grpc_port=grpc_port,
+                metrics_port=metrics_port,
+                exit_timeout_s=1,
+                flags=flags,
+            )
+            callbacks = Callbacks(on_log=on_log, on_ready=self._ready)
+            self._supervisor = Supervisor(launch, self._overlay, callbacks, Restarts(limit=0))
+            self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+            self._thread.start()
+        except BaseException:
+            self._overlay.close()
+            raise
+        try:
+            self._settled.wait()
+        except KeyboardInterrupt:
+            self.close()
+            raise
+        if self._failure is not None:
+            self.close()
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            self._supervisor.run()
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._settled.set()
+
+    def _ready(self, models: Sequence[ServedModel]) -> None:
+        self._settled.set()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server."""
+        return self._supervisor.pid
+
+    def close(self) -> None:
+        """Stops the server and waits for its end."""
+        self._supervisor.stop()
+        self._thread.join()
+        self._overlay.close()
+
+    def __enter__(self) -> Background:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class OneModel:
+    """A temporary repository with one model, as links to where it is. Removed at the end of the context.
+
+    Args:
+        model: a model folder with its versions, one version's folder, or a .tnnproto with its .tnnmodel beside it.
+
+    Raises:
+        ServerError: it is none of these.
+
+    Attributes:
+        repository: the folder to serve.
+        name: under which the model is served.
+    """
+
+    def __init__(self, model: Path) -> None:
+        source = model.resolve()
+        self.repository = Path(tempfile.mkdtemp(prefix="tnn-serving-"))
+        try:
+            self.name = self._link(source)
+        except BaseException:
+            self.close()
+            raise
+
+    def _link(self, source: Path) -> str:
+        if source.is_file():
+            name = source.parent.name if source.stem == "proto" else source.stem
+            weights = model_beside(source)
+            if source.suffix != ".tnnproto" or weights is None:
+                raise ServerError(f"no model at {source}", expected="a .tnnproto with its .tnnmodel beside it")
+            folder = self.repository / name / "1"
+            folder.mkdir(parents=True)
+            (folder / "proto.tnnproto").symlink_to(source)
+            (folder / "model.tnnmodel").symlink_to(weights)
+            return name
+        if versions(source):
+            (self.repository / source.name).symlink_to(source)
+            return source.name
+        if not source.name.isdecimal():
+            (self.repository / source.name).mkdir()
+            (self.repository / source.name / "1").symlink_to(source)
+            return source.name
+        folder = self.repository / source.parent.name
+        folder.mkdir()
+        others = versions(source.parent)
+        for entry in source.parent.iterdir():
+            if entry == source or entry not in others:
+                (folder / entry.name).symlink_to(entry)
+        return folder.name
+
+    def close(self) -> None:
+        """Removes the links."""
+        shutil.rmtree(self.repository, ignore_errors=True)
+
+    def __enter__(self) -> OneModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nothing listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(server.getsockname()[1]) for server in sockets]
+    for server in sockets:
+        server.close()
+    return ports

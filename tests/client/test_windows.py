@@ -1,0 +1,126 @@
+"""What is computed from the times of answers, on numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tnn_serving.client.load.measurement import Cut, Latency, Window, agree, counted, sides, window
+from tnn_serving.client.load.schedule import ClosedLoop, OpenLoop, Record
+from tnn_serving.client.load.server import Snapshot
+
+
+def one(rate: float, p50_ms: float | None = 1.0) -> Window:
+    return Window(1.0, int(rate), 0, rate, p50_ms)
+
+
+@pytest.mark.parametrize(
+    ("windows", "agreeing"),
+    [
+        ([], False),
+        ([one(100), one(100)], False),
+        ([one(100), one(100), one(100)], True),
+        ([one(50), one(100), one(103), one(98)], True),
+        ([one(100), one(103), one(98), one(50)], False),
+        ([one(100), one(104), one(96)], True),
+        ([one(100), one(110), one(100)], False),
+        ([one(100, 1.0), one(100, 1.2), one(100, 1.0)], False),
+        ([one(100, 1.0), one(100, None), one(100, 1.0)], False),
+    ],
+)
+def test_windows_agree_within_five_percent_of_their_mean(windows: list[Window], agreeing: bool) -> None:
+    assert agree(windows, 0.05) is agreeing
+
+
+def snapshot(at: float, requests: int, cpu_s: float | None) -> Snapshot:
+    statistics = {
+        "requests": requests,
+        "inferences": 8 * requests,
+        "executions": requests // 2,
+        "success_ns": 2_000_000 * requests,
+        "queue_ns": 500_000 * requests,
+        "compute_input_ns": 100_000 * requests,
+        "compute_infer_ns": 1_000_000 * requests,
+        "compute_output_ns": 200_000 * requests,
+    }
+    return Snapshot(at, statistics, cpu_s, at / 4)
+
+
+def test_a_window_lasts_from_answer_to_answer() -> None:
+    before = Cut(10.0, 100, 1, snapshot(10.1, 100, 0.0))
+    after = Cut(12.0, 140, 3, snapshot(12.1, 140, 0.1))
+    found = window(before, after, np.array([0.002, 0.004, 0.003]))
+    assert found == Window(duration_s=2.0, requests=40, errors=2, requests_per_s=20.0, p50_ms=3.0)
+    assert window(before, before, np.array([])).p50_ms is None
+
+
+def test_server_and_client_between_two_cuts() -> None:
+    server, client = sides(Cut(10.0, 100, 0, snapshot(10.0, 100, 1.0)), Cut(12.0, 140, 10, snapshot(12.0, 140, 1.1)))
+    assert server is not None
+    assert (server.requests, server.executions, server.average_batch) == (40, 20, 16.0)
+    assert (server.total_ms, server.queue_ms, server.compute_infer_ms) == (2.0, 0.5, 1.0)
+    assert (server.compute_input_ms, server.compute_output_ms) == (0.1, 0.2)
+    assert server.cpu_us == pytest.approx(0.1 / 50 * 1e6)
+    assert client.cpu_us == pytest.approx(0.5 / 50 * 1e6)
+    assert client.cpu_share == pytest.approx(0.25)
+
+
+def test_a_server_that_cannot_be_looked_into() -> None:
+    server, _ = sides(Cut(0.0, 0, 0, snapshot(0.0, 0, None)), Cut(1.0, 10, 0, snapshot(1.0, 10, None)))
+    assert server is not None
+    assert server.cpu_us is None
+    idle = Cut(0.0, 0, 0, snapshot(0.0, 5, None))
+    assert sides(idle, idle)[0] is None
+
+
+def test_percentiles_in_milliseconds() -> None:
+    found = Latency.of(np.arange(1, 101) / 1000)
+    assert found is not None
+    assert (found.p50_ms, found.p90_ms, found.max_ms) == (pytest.approx(50.5), pytest.approx(90.1), pytest.approx(100))
+    assert (found.p95_ms, found.p99_ms, found.mean_ms) == pytest.approx((95.05, 99.01, 50.5))
+    assert Latency.of(np.array([])) is None
+
+
+def test_texts_are_counted() -> None:
+    assert list(counted([(1.0, "a"), (2.0, "b"), (3.0, "b")]).items()) == [("b", 2), ("a", 1)]
+
+
+def taken(schedule: OpenLoop, now: float) -> list[float]:
+    found = []
+    while (due := schedule.take(now)) is not None:
+        found.append(due)
+    return found
+
+
+def test_an_open_loop_is_due_at_its_own_times_however_late_it_is_asked() -> None:
+    schedule = OpenLoop(4, start=10.0)
+    assert schedule.take(9.9) is None
+    assert schedule.wait_s(9.9) == pytest.approx(0.1)
+    assert taken(schedule, 10.3) == [10.0, 10.25]
+    assert schedule.backlog(10.4) == 0
+    assert schedule.wait_s(10.4) == pytest.approx(0.1)
+    assert schedule.backlog(11.0) == 3
+    assert schedule.wait_s(11.0) == 0
+    assert taken(schedule, 11.0) == [10.5, 10.75, 11.0]
+
+
+def test_random_moments_have_the_rate_and_the_seed() -> None:
+    found = taken(OpenLoop(1000, poisson=True, seed=1, start=0.0), 10.0)
+    assert len(found) == pytest.approx(10_000, rel=0.05)
+    gaps = np.diff(found)
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.1)
+    assert found == taken(OpenLoop(1000, poisson=True, seed=1, start=0.0), 10.0)
+
+
+def test_a_closed_loop_is_always_due() -> None:
+    schedule = ClosedLoop()
+    assert (schedule.take(3.0), schedule.wait_s(3.0), schedule.backlog(3.0)) == (3.0, 0.0, 0)
+
+
+def test_latency_counts_from_the_due_time() -> None:
+    record = Record()
+    record.add(1.0, 1.5)
+    record.add(1.0, 2.0, "refused")
+    record.add(1.25, 2.5)
+    ends, latencies = record.between(0, 2)
+    assert (ends.tolist(), latencies.tolist(), record.errors) == ([1.5, 2.5], [0.5, 1.25], [(2.0, "refused")])

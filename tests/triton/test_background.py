@@ -1,0 +1,80 @@
+"""A server for the while, and the repository that it serves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import installed
+from tests.end_to_end.models import BROKEN, NO_WEIGHTS, RELU, write_model
+from tnn_serving.client import connect
+from tnn_serving.errors import ServerError
+from tnn_serving.triton.background import Background, OneModel
+
+__all__ = ["installed"]
+
+
+def seen(folder: Path) -> set[str]:
+    """Files below a folder, through links."""
+    return {
+        os.path.relpath(Path(base) / name, folder)
+        for base, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    }
+
+
+FILES = {"1/proto.tnnproto", "1/model.tnnmodel"}
+
+
+def test_a_model_folder_is_served_whole(tmp_path: Path) -> None:
+    model = write_model(tmp_path, "relu", config="max_batch_size: 0\n")
+    write_model(tmp_path, "relu", version=2)
+    with OneModel(model) as one:
+        assert one.name == "relu"
+        assert seen(one.repository / "relu") == FILES | {"2/proto.tnnproto", "2/model.tnnmodel", "config.pbtxt"}
+    assert not one.repository.exists()
+    assert seen(model)
+
+
+def test_a_version_is_served_without_the_others_but_with_the_configuration(tmp_path: Path) -> None:
+    model = write_model(tmp_path, "relu", config="max_batch_size: 0\n")
+    write_model(tmp_path, "relu", version=2)
+    with OneModel(model / "1") as one:
+        assert (one.name, seen(one.repository / "relu")) == ("relu", FILES | {"config.pbtxt"})
+
+
+def test_a_folder_of_another_layout(tmp_path: Path) -> None:
+    folder = write_model(tmp_path, "relu") / "1"
+    other = folder.rename(tmp_path / "exported")
+    with OneModel(other) as one:
+        assert (one.name, seen(one.repository / "exported")) == ("exported", FILES)
+
+
+def test_a_proto_with_its_weights(tmp_path: Path) -> None:
+    (tmp_path / "net.tnnproto").write_bytes(RELU)
+    (tmp_path / "net.tnnmodel").write_bytes(NO_WEIGHTS)
+    with OneModel(tmp_path / "net.tnnproto") as one:
+        assert (one.name, seen(one.repository / "net")) == ("net", FILES)
+    (tmp_path / "net.tnnmodel").unlink()
+    with pytest.raises(ServerError, match="no model at"):
+        OneModel(tmp_path / "net.tnnproto")
+
+
+def test_a_server_that_serves_and_is_gone(installed: None, tmp_path: Path) -> None:
+    write_model(tmp_path, "relu")
+    with Background(tmp_path) as server:
+        pid = server.pid
+        for url in (server.http_url, server.grpc_url):
+            with connect(url) as connection:
+                assert connection.ready_models() == ["relu"]
+    assert pid is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_model_that_cannot_be_served_says_why(installed: None, tmp_path: Path) -> None:
+    write_model(tmp_path, "broken", proto=BROKEN)
+    with pytest.raises(ServerError, match="NoSuchLayer"):
+        Background(tmp_path)

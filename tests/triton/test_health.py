@@ -1,0 +1,85 @@
+"""What counts as healthy, as far as that needs no server."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tnn_serving.triton.health import ENGINE_ERRORS, Limits, Measured, VersionHealth, judged, missing_models
+from tnn_serving.triton.probe import measured
+
+LIMITS = Limits(stall_report_s=3, hang_timeout_s=60)
+
+
+def version(
+    state: str = "READY", reason: str = "", *, name: str = "m", number: str = "1", **values: float
+) -> VersionHealth:
+    return judged(name, number, state, reason, Measured(**values), LIMITS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("usual_s", "report_s", "restart_s"), [(0, 3, 60), (0.1, 3, 60), (1, 20, 60), (2, 40, 80), (10, 200, 400)]
+)
+def test_limits_follow_what_a_model_usually_takes(usual_s: float, report_s: float, restart_s: float) -> None:
+    assert LIMITS.report_after_s(usual_s) == report_s
+    assert LIMITS.restart_after_s(usual_s) == restart_s
+
+
+def test_restarts_can_be_switched_off() -> None:
+    assert Limits(hang_timeout_s=0).restart_after_s(1) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("values", "ready"),
+    [
+        ({}, True),
+        ({"oldest_execution_s": 2.9}, True),
+        ({"oldest_execution_s": 3.1}, False),
+        ({"oldest_execution_s": 3.1, "usual_execution_s": 0.2}, True),
+        ({"oldest_execution_s": 4.1, "usual_execution_s": 0.2}, False),
+        ({"engine_errors": ENGINE_ERRORS - 1}, True),
+        ({"engine_errors": ENGINE_ERRORS}, False),
+    ],
+)
+def test_a_version_is_judged_by_its_executions(values: dict[str, float], ready: bool) -> None:
+    one = version(**values)
+    assert one.ready is ready
+    assert bool(one.reason) is not ready
+
+
+def test_what_triton_calls_unavailable_is_not_ready() -> None:
+    one = version("UNAVAILABLE", "Unsupported: no such layer")
+    assert not one.ready
+    assert one.reason == "Unsupported: no such layer"
+
+
+def test_models_are_missed_when_they_do_not_answer() -> None:
+    broken = version("UNAVAILABLE", "broken files", number="2")
+    assert missing_models([], []) == {}
+    assert missing_models([version()], ["m"]) == {}
+    assert missing_models([version(), broken], ["m"]) == {}
+    assert missing_models([broken], ["m"]) == {"m": "broken files"}
+    assert missing_models([broken], []) == {}
+    assert missing_models([], ["m"]) == {"m": "it is not loaded"}
+    stalled = version(number="2", oldest_execution_s=100)
+    assert missing_models([version(), stalled], []) == {"m": stalled.reason}
+
+
+METRICS = """\
+# HELP nv_inference_request_success Number of successful inference requests, all batch sizes
+# TYPE nv_inference_request_success counter
+nv_inference_request_success{model="relu",version="1"} 10
+nv_inference_request_success{model="idle",version="3"} 0
+nv_cache_num_hits_per_model{model="relu",version="1"} 6
+nv_inference_compute_infer_duration_us{model="relu",version="1"} 2000000
+nv_inference_compute_infer_duration_us{model="idle",version="3"} 0
+nv_cpu_utilization 0.25
+tnn_oldest_execution_seconds{model="relu",version="1"} 1.75
+tnn_engine_errors_in_a_row{model="relu",version="1"} 2
+"""
+
+
+def test_metrics_are_read() -> None:
+    assert measured(METRICS) == {("relu", "1"): Measured(1.75, 0.5, 2), ("idle", "3"): Measured()}
+    assert measured("") == {}
