@@ -44,6 +44,7 @@ CONFIGS = {
     "value: { data_type: TYPE_FP32 dims: [ 1, 1, 2, 2 ] zero_data: true } } }]\n",
     "warm_bad": 'model_warmup [{ name: "w" batch_size: 1 inputs { key: "z" '
     "value: { data_type: TYPE_FP32 dims: [ 1 ] zero_data: true } } }]\n",
+    "cache": 'parameters [{ key: "cache_dir" value: { string_value: "/tmp" } }]\n',
     "too_large": 'parameters [{ key: "memory_limit_bytes" value: { string_value: "100" } }]\n',
 }
 

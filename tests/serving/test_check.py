@@ -111,6 +111,7 @@ instance_group [{ kind: KIND_GPU }]
         ("version_policy { specific { versions: [ 4 ] } }", "no version is left"),
         ('parameters [{ key: "memory_limit_bytes" value: { string_value: "1.4kB" } }]', "too much memory"),
         ('parameters [{ key: "memory_limit_bytes" value: { string_value: "much" } }]', "cannot be read"),
+        ('parameters [{ key: "cache_dir" value: { string_value: "/tmp" } }]', "may not stand in config.pbtxt"),
         ('output [{ name: "y" label_filename: "/etc/passwd" }]', "out of the model folder"),
         ('output [{ name: "y" label_filename: "absent" }]', "is not there"),
     ],

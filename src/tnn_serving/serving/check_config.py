@@ -18,6 +18,7 @@ from tnn_serving.serving.config import (
     TRITON_TYPE,
     Settings,
     bind_inputs,
+    check_operators,
     check_outputs,
     complete,
     read_parameter,
@@ -95,6 +96,10 @@ def settings_of(config: Mapping[str, Any], options: Mapping[str, str], findings:
     """The settings without the parameters that have something wrong, which are named."""
     merged = with_defaults(config, options)
     readable = {}
+    try:
+        check_operators(config)
+    except TnnError as error:
+        findings.append(of_error(error, CONFIG_FILE))
     for key, value in merged["parameters"].items():
         try:
             if key.rpartition(".")[2] in PARAMETERS:

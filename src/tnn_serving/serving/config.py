@@ -60,7 +60,8 @@ class Parameter:
     """A key of the ``parameters`` section that we understand.
 
     ``per_input`` ones may be written ``<input>.<key>`` for one input, or ``<key>`` for all picture inputs. Where
-    ``operators`` ones stand on the server's command line, no model folder can say otherwise.
+    ``operators`` ones stand on the server's command line, no model folder can say otherwise ("wins"), or none may speak
+    of it at all ("only").
     """
 
     key: str
@@ -68,7 +69,7 @@ class Parameter:
     default: str
     read: Callable[[str], Any]
     per_input: bool = False
-    operators: bool = False
+    operators: Literal["", "wins", "only"] = ""
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -227,7 +228,13 @@ PARAMETERS = {
             "none",
             _shapes,
         ),
-        Parameter("cache_dir", "folder for what was measured and compiled, or `none`", "none", _folder),
+        Parameter(
+            "cache_dir",
+            "folder for what was measured and compiled, or `none`; for the server's command line only",
+            "none",
+            _folder,
+            operators="only",
+        ),
         Parameter("scale", "factor of each channel: one number, or one a channel", "1", _numbers, per_input=True),
         Parameter("bias", "added after `scale`: one number, or one a channel", "0", _numbers, per_input=True),
         Parameter(
@@ -271,16 +278,18 @@ PARAMETERS = {
             "`2GB`; `auto` is what the machine or container has",
             "auto",
             _memory,
-            operators=True,
+            operators="wins",
         ),
         Parameter(
             "load_timeout_s",
             "seconds after which translating a network is given up, looked at between layers; 0 for no limit",
             "120",
             _seconds,
-            operators=True,
+            operators="wins",
         ),
-        Parameter("require_manifest", "refuse a model folder without a `SHA256SUMS`", "false", _truth, operators=True),
+        Parameter(
+            "require_manifest", "refuse a model folder without a `SHA256SUMS`", "false", _truth, operators="wins"
+        ),
         Parameter(
             "check_tolerance",
             "largest difference from `check.npz`, as a share of the output's largest value or of 1",
@@ -412,6 +421,16 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         memory_limit_bytes=value("memory_limit_bytes"),
         check_tolerance=value("check_tolerance"),
     )
+
+
+def check_operators(config: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a parameter of a model folder that only the server's command line may have: engines read
+    and write a cache as their own."""
+    for key in config.get("parameters", {}):
+        if key in PARAMETERS and PARAMETERS[key].operators == "only":
+            raise ConfigError(
+                f"parameter `{key}` may not stand in config.pbtxt", hint=f"--backend-config=tnn,{key}=VALUE sets it"
+            )
 
 
 def with_defaults(config: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, Any]:

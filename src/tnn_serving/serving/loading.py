@@ -24,6 +24,7 @@ from tnn_serving.serving.config import (
     Binding,
     Settings,
     bind_inputs,
+    check_operators,
     check_outputs,
     complete,
     limits_of,
@@ -70,6 +71,7 @@ def load_model(
     options: Mapping[str, str] | None = None,
 ) -> Loaded:
     """Loads ``folder/<version>``; see :meth:`tnn_serving.serving.servable.Servable.open`."""
+    check_operators(config)
     merged = with_defaults(config, options or {})
     required = read_parameter("require_manifest", text_of(merged, "require_manifest"))
     check_manifest(folder, version=version, required=required)
