@@ -17,6 +17,7 @@ from tnn_serving.errors import ConfigError, EngineError, RequestError, ShapeErro
 from tnn_serving.graph import Tensor
 
 X = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+PLACES = {"i": np.array([[1], [3]], np.int32)}
 
 
 @pytest.fixture(params=ENGINES)
@@ -95,6 +96,23 @@ def test_a_shape_the_network_cannot_take_names_the_layer() -> None:
     assert model.run({"x": np.zeros((1, 2, 16, 8), np.float32)})["y"].shape == (1, 2, 16, 8)
     with pytest.raises(RequestError, match="layer 2 `s` \\(Add\\)"):
         model.run({"x": np.zeros((1, 2, 9, 8), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("line", "shapes", "said"),
+    [
+        ("Einsum e 2 1 x z y ij;ij->i", ((2, 6), (2, 3)), "axes labelled `j` differ in size"),
+        ("ScatterND e 3 1 x i z y", ((2, 5), (2, 5)), "indices are outside the data"),
+    ],
+)
+def test_shapes_that_engines_would_crash_on_are_refused(
+    line: str, shapes: tuple[tuple[int, ...], ...], said: str
+) -> None:
+    graph = network({"x": (4, 5), "z": (4, 5) if "Einsum" in line else (2, 5)}, [line], ["y"], constants=PLACES)
+    model = ts.load(graph, threads=1)
+    feeds = {name: np.zeros(dims, np.float32) for name, dims in zip(("x", "z"), shapes, strict=True)}
+    with pytest.raises(RequestError, match=said):
+        model.run(feeds)
 
 
 def test_any_blob_may_be_asked_for(model: ts.Model) -> None:

@@ -192,6 +192,10 @@ class TnnNetwork:
         if min((len(i.dims) for i in self.graph.inputs if i.name not in self.optional), default=0) < 2:
             return self, "an input has no dims beside a batch"
         ability = batch_ability(self.graph, outputs=outputs)
+        if ability.safe and self.optional:
+            # What may be left out is the same for all rows when it is, and part of the batch when it is not.
+            fed = batch_ability(ability.graph, self.optional, outputs=outputs)
+            ability = ability if fed.safe else fed
         if not ability.safe:
             return self, ability.reason
         if ability.rewritten:

@@ -251,6 +251,7 @@ def test_inputs_that_cannot_be_made(loaded: Background, tmp_path: Path) -> None:
         ({}, "free dims.*--shape x=1x"),
         ({"shapes": {"z": (1,)}}, "no input `z`.*expected x"),
         ({"shapes": {"x": (3, 8)}}, "another shape"),
+        ({"shapes": {"x": (1, 3, 8, 8)}, "batch": 4}, "gets no batch of 4"),
         ({"data": tmp_path / "missing.npz"}, "data cannot be read"),
     ]
     np.savez(tmp_path / "other.npz", z=np.zeros(3, np.float32))

@@ -12,7 +12,7 @@ import pytest
 
 import tnn_serving.errors
 from tnn_serving.errors import CancelledError, ProtoError, RequestError, TnnError, UnsupportedLayer, located
-from tnn_serving.triton.backend import bridge
+from tnn_serving.triton.backend import bridge, metrics
 from tnn_serving.triton.backend.bridge import TRITON_CODES, TritonError, triton_error
 
 HEADER = Path(bridge.__file__).with_name("triton_api.h").read_text()
@@ -36,6 +36,8 @@ def test_codes_are_those_of_the_c_side() -> None:
         assert getattr(bridge, name) == number
     for name, number in c_enum("LOG_").items():
         assert getattr(bridge, f"LOG_{name}") == number
+    for name, number in c_enum("METRIC_").items():
+        assert getattr(metrics, name) == number
 
 
 @pytest.mark.parametrize("kind", all_errors())

@@ -209,7 +209,7 @@ class ScatterND(Scattering):
     """
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
-        """See the class. Raises ShapeError if the dims of the three do not fit."""
+        """See the class. Raises ShapeError if the dims of the three do not fit, or stored indices the data."""
         data, indices, updates = self.operands(g, inputs)
         tuples = with_fixed_depth(g, indices)
         depth = tuples.dim(-1)
@@ -220,4 +220,9 @@ class ScatterND(Scattering):
             None not in pair and pair[0] != pair[1] for pair in zip(want, updates.dims, strict=True)
         ):
             raise ShapeError("updates do not fit", expected=list(want), found=list(updates.dims))
+        if tuples.constant and None not in data.dims[:depth]:
+            # OpenVINO writes outside the data, and crashes.
+            sizes = np.array(data.dims[:depth], np.int64)
+            if np.any(tuples.fixed() < -sizes) or np.any(tuples.fixed() >= sizes):
+                raise ShapeError("indices are outside the data", expected=f"below {sizes.tolist()}")
         return g.op("ScatterND", data, tuples, updates)

@@ -178,8 +178,9 @@ class Einsum(Layer):
     equation: str = token("ONNX's equation with `;` in place of `,`", default="")
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
-        """See the class."""
+        """See the class. Raises ShapeError for a label that stands for axes of different sizes."""
         need_floats(*inputs)
+        self._check_labels(inputs)
         equation = self._spelled_out(inputs)
         terms, arrow, result = equation.partition("->")
         y = g.op("Einsum", *inputs, equation=equation)
@@ -187,6 +188,17 @@ class Einsum(Layer):
         if arrow and not result.strip() and len(labels) > 1 and set.intersection(*labels):
             return g.reshape(y, 1)
         return y
+
+    def _check_labels(self, inputs: Sequence[Value]) -> None:
+        """An axis has one size wherever its label stands: ONNX's inference does not look, and OpenVINO crashes."""
+        sizes: dict[str, int] = {}
+        for term, x in zip(self.equation.replace(" ", "").partition("->")[0].split(";"), inputs, strict=False):
+            front, _, back = term.partition("...")
+            if len(front) + len(back) > x.rank:
+                continue
+            for label, size in (*zip(front, x.dims, strict=False), *zip(back[::-1], x.dims[::-1], strict=False)):
+                if size is not None and sizes.setdefault(label, size) != size:
+                    raise ShapeError(f"axes labelled `{label}` differ in size", expected=sizes[label], found=size)
 
     def _spelled_out(self, inputs: Sequence[Value]) -> str:
         """The equation as ONNX writes it; with labels for `...` where operands have different numbers of such axes."""

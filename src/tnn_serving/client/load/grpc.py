@@ -228,7 +228,7 @@ class GrpcConnection(Connection):
         if block != self._good:
             self.error = _refusal(block)
             if self.error is not None:
-                if self._queue or self._next_frame < len(self._frames):
+                if self._next_frame < len(self._frames) or any(part.obj is self._request for part in self._queue):
                     # It did not wait for the whole request, whose rest would be in the way of the next.
                     raise ConnectionResetError(self.error)
                 return True

@@ -39,11 +39,18 @@ def make_inputs(
             expected=", ".join(item.name for item in model.inputs),
         )
     if data is not None:
-        return _from_file(data, needed, model, batch)
-    random = np.random.default_rng(seed)
-    return {
-        item.name: _random(random, item, _dims(item, model, (shapes or {}).get(item.name), batch)) for item in needed
-    }
+        made = _from_file(data, needed, model, batch)
+    else:
+        random = np.random.default_rng(seed)
+        dims = {item.name: _dims(item, model, (shapes or {}).get(item.name), batch) for item in needed}
+        made = {item.name: _random(random, item, dims[item.name]) for item in needed}
+    if batch > 1 and not any(array.shape[:1] == (batch,) for array in made.values()):
+        raise RequestError(
+            f"model `{model.name}` gets no batch of {batch}",
+            expected="an input whose first dim is free, or as large",
+            found=", ".join(f"{name} {list(array.shape)}" for name, array in made.items()),
+        )
+    return made
 
 
 def _dims(item: TensorInfo, model: ModelInfo, given: Sequence[int] | None, batch: int) -> tuple[int, ...]:

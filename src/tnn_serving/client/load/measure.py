@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -30,7 +30,7 @@ from tnn_serving.client.load.measurement import (
 from tnn_serving.client.load.message import INLINE, Places, grpc_request, http_request, tensors
 from tnn_serving.client.load.schedule import ClosedLoop, OpenLoop, Record, Schedule, clock
 from tnn_serving.client.load.server import Observer
-from tnn_serving.errors import ConfigError, ServerError
+from tnn_serving.errors import ConfigError, ServerError, TnnError
 
 SharedMemory = Literal["none", "system"]
 
@@ -85,19 +85,20 @@ class Target:
                 hint="encryption would be measured as well; ask the server behind the proxy that adds it",
             )
         self.timeout_s = timeout_s
-        self.info = self.connection.model(model)
-        inputs = make_inputs(self.info, shapes=shapes, data=data, batch=batch, seed=seed)
-        # Also the first request, which may be the slow one.
-        self.outputs = self.connection.infer(self.info, inputs)
-        self.batch = next((array.shape[0] for array in inputs.values() if array.ndim), 1) if self._batched else batch
+        try:
+            self.info = self.connection.model(model)
+            inputs = make_inputs(self.info, shapes=shapes, data=data, batch=batch, seed=seed)
+            # Also the first request, which may be the slow one.
+            self.outputs = self.connection.infer(self.info, inputs)
+        except BaseException:
+            self.close()
+            raise
+        batched = self.info.max_batch_size > 0
+        self.batch = next((array.shape[0] for array in inputs.values()), 1) if batched else batch
         self.observer = Observer(self.connection, model, pid)
         self._sent = tensors(self.info, inputs)
         self._shared_memory = shared_memory
         self._verify = verify
-
-    @property
-    def _batched(self) -> bool:
-        return self.info.max_batch_size > 0
 
     def __enter__(self) -> Target:
         return self
@@ -182,7 +183,8 @@ def measure(
                 on_window(run.window())
         except KeyboardInterrupt:
             interrupted = True
-            run.cut()
+            with suppress(TnnError):  # the interrupt may have come while the server was asked for its statistics
+                run.cut()
         finally:
             backlog = schedule.backlog(clock())
             run.stop()
@@ -255,17 +257,19 @@ class _Run:
     def window(self) -> Window:
         """Waits for the end of the next window. Raises ServerError."""
         before = self.cuts[-1]
-        started = clock()
-        wait_s = max(0.0, before.end + self._window_s - started)
+        heard = clock()
+        wait_s = max(0.0, before.end + self._window_s - heard)
+        count = 0
         while True:
             if self._ended.wait(wait_s) and self._failure is not None:
                 raise self._failure
-            count = len(self.record.ends) + len(self.record.errors) - before.answers - before.errors
-            if count >= FEWEST_ANSWERS:
+            answered = len(self.record.ends) + len(self.record.errors) - before.answers - before.errors
+            if answered >= FEWEST_ANSWERS:
                 return self.cut()
-            waited_s = clock() - started
-            if not count and waited_s > self._target.timeout_s:
-                raise ServerError(f"no answer from {self._target.address.url} for {waited_s:.0f} s")
+            if answered > count:
+                count, heard = answered, clock()
+            elif clock() - heard > self._target.timeout_s:
+                raise ServerError(f"no answer from {self._target.address.url} for {self._target.timeout_s:g} s")
             wait_s = min(0.1, self._window_s)
 
     def cut(self) -> Window:
