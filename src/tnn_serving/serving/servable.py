@@ -212,7 +212,13 @@ class Servable:
         with located(f"input `{tensor.name}`"):
             if binding.kind == "tensor":
                 return array_of(tensor, binding.datatype)
-            return prepare(tensor, binding, self._settings.pictures[tensor.name], self._channels[tensor.name])
+            return prepare(
+                tensor,
+                binding,
+                self._settings.pictures[tensor.name],
+                self._channels[tensor.name],
+                most_bytes=self._settings.memory_limit_bytes,
+            )
 
 
 def _apart(requests: Requests) -> list[Requests]:
