@@ -119,7 +119,7 @@ def kernels(model: Model) -> dict[str, int]:
     if executable.engine != "openvino":
         return {}
     counts: Counter[str] = Counter()
-    for op in executable._compiled.get_runtime_model().get_ordered_ops():  # type: ignore[attr-defined]
+    for op in executable._compilation.compiled.get_runtime_model().get_ordered_ops():  # type: ignore[attr-defined]
         info = op.get_rt_info()
         if info["layerType"].astype(str) in ("Convolution", "FullyConnected", "MatMul"):
             counts[info["runtimePrecision"].astype(str)] += 1

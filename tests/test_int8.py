@@ -154,7 +154,7 @@ def test_division_by_the_scale_is_rounded_as_ieee_says(engine: str) -> None:
 
 def test_fast_form_runs_int8_kernels_on_openvino(graph: Graph) -> None:
     model = ts.load(graph, "openvino", int8="fast")
-    runtime = model._executable(tuple(graph.outputs), ()).general._compiled.get_runtime_model()  # type: ignore[attr-defined]
+    runtime = model._executable(tuple(graph.outputs), ()).general._compilation.compiled.get_runtime_model()  # type: ignore[attr-defined]
     kinds = Counter(
         op.get_rt_info()["runtimePrecision"].astype(str)
         for op in runtime.get_ordered_ops()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx import shape_inference
 
+from tnn_serving.engines import ENGINES, Options
 from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import Cpu
-from tnn_serving.errors import FormatError, ShapeError, UnsupportedLayer, located
+from tnn_serving.errors import EngineError, FormatError, ShapeError, UnsupportedLayer, located
 from tnn_serving.formats.folder import check_regular
 from tnn_serving.graph import Input
 from tnn_serving.int8 import Decision
@@ -94,14 +95,36 @@ class OnnxNetwork:
     def default_shapes(self) -> dict[str, tuple[int, ...]]:
         """A shape of each input: the declared dims, and for free ones a batch of 1 and sizes that the network takes."""
         declared = {item.name: _dims(item) for item in self._entries}
+        first = {name: _filled(dims, 0) for name, dims in declared.items()}
+        if all(None not in dims[1:] for dims in declared.values()):
+            return first
+        takes = self._tried()
         for k in range(max(len(PICTURE_SIZES), len(OTHER_SIZES))):
-            tried = {name: _filled(dims, k) for name, dims in declared.items()}
+            shapes = {name: _filled(dims, k) for name, dims in declared.items()}
             try:
-                self.check_shapes(tried, ())
+                self.check_shapes(shapes, ())
             except ShapeError:
                 continue
-            return tried
-        return {name: _filled(dims, 0) for name, dims in declared.items()}
+            if takes(shapes):
+                return shapes
+        return first
+
+    def _tried(self) -> Callable[[Mapping[str, tuple[int, ...]]], bool]:
+        """Tells whether the network runs at a shape: what does not fit may show then only."""
+        made = self.onnx(outputs=self.outputs, given=(), pictures={}, form=Form.EXACT, raw_int8=False)
+        try:
+            executable = ENGINES["onnxruntime"].compile(made, Options())
+        except EngineError:
+            return lambda shapes: True
+
+        def runs(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+            try:
+                executable.run({item.name: np.zeros(shapes[item.name], _dtype(item)) for item in self._entries})
+            except EngineError:
+                return False
+            return True
+
+        return runs
 
     def border(self, pictures: Pictures, *, raw_int8: bool) -> Border:
         """Inputs in file order, and every value whose type is known."""
@@ -161,6 +184,7 @@ class OnnxNetwork:
                 inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
             except shape_inference.InferenceError as error:
                 raise ShapeError("shapes do not fit the network", found=_reason(error)) from error
+            _check_reshapes(inferred)
         for item in (*inferred.input, *inferred.value_info, *inferred.output):
             if item.type.HasField("tensor_type") and item.type.tensor_type.HasField("shape"):
                 self._bytes(item)
@@ -287,6 +311,21 @@ def _put_pixels_before(graph: ir.Graph, entry: onnx.ValueInfoProto, shape: tuple
     for name, value in builder.initializers.items():
         graph.initializers[name] = value
     graph.insert_before(graph[0], builder.nodes)
+
+
+def _check_reshapes(graph: onnx.GraphProto) -> None:
+    """ONNX's inference accepts a shape of another number of elements; engines find out late, or not at all."""
+    values = (*graph.input, *graph.value_info, *graph.output)
+    known = {item.name: _dims(item) for item in values if item.type.tensor_type.HasField("shape")}
+    for node in graph.node:
+        if node.op_type != "Reshape":
+            continue
+        have, want = (known.get(name, (None,)) for name in (node.input[0], node.output[0]))
+        if None in have or None in want or math.prod(d or 0 for d in have) == math.prod(d or 0 for d in want):
+            continue
+        raise ShapeError(
+            f"node `{node.name}` (Reshape): elements do not fit the new shape", expected=list(want), found=list(have)
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import onnx
 import pytest
@@ -61,6 +63,57 @@ def test_a_refusal_is_an_engine_error(engine: str) -> None:
     with pytest.raises(EngineError):
         executable.run({"x": np.zeros((1, 5), np.float32)})
     np.testing.assert_array_equal(executable.run({"x": np.ones((2, 3), np.float32)})["y"], np.ones((2, 3)))
+
+
+def reshaping() -> onnx.ModelProto:
+    """Takes pictures of sixteen times any number of pixels; whether they fit shows in the middle only."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        constant("w", rng.standard_normal((4, 3, 3, 3)).astype(np.float32)),
+        constant("v", rng.standard_normal((4, 4, 3, 3)).astype(np.float32)),
+        constant("s", np.array([0, 4, 16, -1])),
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Reshape", ["c", "s"], ["k"]),
+        helper.make_node("Conv", ["k", "v"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    return model(nodes, ["y"], ["n", 3, "h", "w"])
+
+
+def test_an_inference_that_fails_spoils_no_later_one(engine: str) -> None:
+    executable = ENGINES[engine].compile(reshaping(), Options(threads=2))
+    rng = np.random.default_rng(1)
+    good = [rng.standard_normal((1, 3, size, size)).astype(np.float32) for size in (8, 16, 12)]
+    wanted = [executable.run({"x": x})["y"] for x in good]
+    for _ in range(3):
+        with pytest.raises(EngineError):
+            executable.run({"x": np.zeros((1, 3, 8, 9), np.float32)})
+        for x, y in zip(good, wanted, strict=True):
+            np.testing.assert_allclose(executable.run({"x": x})["y"], y, atol=1e-4)
+
+
+def test_an_inference_that_fails_spoils_none_beside_it(engine: str) -> None:
+    executable = ENGINES[engine].compile(reshaping(), Options(threads=2))
+    x = np.random.default_rng(1).standard_normal((1, 3, 64, 64)).astype(np.float32)
+    wanted = executable.run({"x": x})["y"]
+    problems: list[object] = []
+
+    def ask() -> None:
+        for _ in range(40):
+            try:
+                if not np.allclose(executable.run({"x": x})["y"], wanted, atol=1e-4):
+                    problems.append("wrong")
+            except EngineError as error:
+                problems.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(10):
+        with pytest.raises(EngineError):
+            executable.run({"x": np.zeros((1, 3, 63, 65), np.float32)})
+    for thread in threads:
+        thread.join()
+    assert not problems
 
 
 def test_what_openvino_computes_otherwise_it_refuses() -> None:

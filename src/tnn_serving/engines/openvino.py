@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -102,23 +103,21 @@ class OpenVINOExecutable:
     def __init__(
         self, network: ov.Model, properties: Mapping[str, Any], inputs: Sequence[str], outputs: Sequence[str]
     ) -> None:
-        try:
-            self._compiled = _core().compile_model(network, "CPU", dict(properties))
-        except RuntimeError as error:
-            raise EngineError("OpenVINO cannot compile the network", found=_reason(error)) from error
         self._network = network
         self._properties = properties
+        self._lock = threading.Lock()
+        self._compilation = _Compilation(network, properties)
+        compiled = self._compilation.compiled
         # A compiled port carries the names of everything that was merged into it, and an input that nothing reads has
         # no port; outputs keep their order.
-        ports = list(self._compiled.inputs)
+        ports = list(compiled.inputs)
         self._inputs = {name: k for name in inputs for k, port in enumerate(ports) if name in port.names}
         self._names = list(inputs)
         self._outputs = [
             TensorSpec(name, port.element_type.to_dtype(), _shape(port.partial_shape))
-            for name, port in zip(outputs, self._compiled.outputs, strict=True)
+            for name, port in zip(outputs, compiled.outputs, strict=True)
         ]
-        fixed = all(None not in _shape(port.partial_shape) for port in [*ports, *self._compiled.outputs])
-        self._idle: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        fixed = all(None not in _shape(port.partial_shape) for port in [*ports, *compiled.outputs])
         self._kind = _FixedRequest if fixed else _Request
 
     @property
@@ -128,24 +127,44 @@ class OpenVINOExecutable:
 
     def run(self, feeds: Arrays, into: Arrays | None = None) -> dict[str, np.ndarray]:
         """One inference on an idle infer request; inputs are read in place. Raises EngineError."""
-        try:
-            request = self._idle.get_nowait()
-        except queue.Empty:
-            request = self._kind(self._compiled, self._outputs, self._idle)
-        try:
-            for name, array in feeds.items():
-                if name in self._inputs:
-                    request.feed(self._inputs[name], array)
-            return request.infer(into or {})
-        except RuntimeError as error:
-            # A request that failed may fail for ever after: it does not go back to the others.
-            raise EngineError("OpenVINO refused or failed", found=_reason(error)) from error
+        while True:
+            compilation = self._sound()
+            try:
+                request = compilation.idle.get_nowait()
+            except queue.Empty:
+                request = self._kind(compilation.compiled, self._outputs, compilation.idle)
+            try:
+                for name, array in feeds.items():
+                    if name in self._inputs:
+                        request.feed(self._inputs[name], array)
+                answer = request.infer(into or {})
+            except RuntimeError as error:
+                self._replace(compilation)
+                raise EngineError("OpenVINO refused or failed", found=_reason(error)) from error
+            if not compilation.broken:
+                return answer
+            # Another inference failed beside this one, whose answer may be garbage: once more, on a sound compilation.
+
+    def _sound(self) -> _Compilation:
+        compilation = self._compilation
+        if not compilation.broken:
+            return compilation
+        with self._lock:
+            return self._compilation
+
+    def _replace(self, compilation: _Compilation) -> None:
+        """Compiles anew: OpenVINO's nodes keep what an inference that failed left in them, and answer the following
+        ones, on other infer requests too, with errors or garbage."""
+        with self._lock:
+            compilation.broken = True
+            if self._compilation is compilation:
+                self._compilation = _Compilation(self._network, self._properties)
 
     def profile(self, feeds: Arrays, runs: int) -> list[NodeTime]:
         """Mean time of every node over so many inferences. Raises EngineError."""
         tensors = {self._inputs[name]: _tensor(array) for name, array in feeds.items() if name in self._inputs}
         try:
-            return openvino_profile.profiled(self._compiled, tensors, runs)
+            return openvino_profile.profiled(self._sound().compiled, tensors, runs)
         except RuntimeError as error:
             raise EngineError("OpenVINO refused or failed", found=_reason(error)) from error
 
@@ -160,6 +179,18 @@ class OpenVINOExecutable:
         # One blob a shape would fill the disk without end.
         properties = {key: value for key, value in self._properties.items() if key != "CACHE_DIR"}
         return OpenVINOExecutable(network, properties, self._names, [spec.name for spec in self._outputs])
+
+
+class _Compilation:
+    """A compiled model and its idle infer requests; ``broken`` when an inference has failed on it."""
+
+    def __init__(self, network: ov.Model, properties: Mapping[str, Any]) -> None:
+        try:
+            self.compiled = _core().compile_model(network, "CPU", dict(properties))
+        except RuntimeError as error:
+            raise EngineError("OpenVINO cannot compile the network", found=_reason(error)) from error
+        self.idle: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        self.broken = False
 
 
 class _Request:

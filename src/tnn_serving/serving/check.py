@@ -39,7 +39,7 @@ from tnn_serving.serving.config import (
 )
 from tnn_serving.serving.config_text import read_config
 from tnn_serving.serving.loading import open_network
-from tnn_serving.serving.repository import check_repository, is_tnn, model_folders, versions
+from tnn_serving.serving.repository import check_repository, is_ours, model_folders, versions
 from tnn_serving.serving.servable import Servable
 from tnn_serving.translate.graph import refusals
 from tnn_serving.translate.limits import spelled_bytes
@@ -164,7 +164,7 @@ def _model(folder: Path, options: Mapping[str, str]) -> tuple[CheckedModel, Mapp
     except TnnError as error:
         model.findings.append(of_error(error, CONFIG_FILE))
     stated = str(config["backend"] or config["platform"])
-    if stated != BACKEND and (stated or not is_tnn(folder)):
+    if stated != BACKEND and (stated or not is_ours(folder)):
         model.kind = stated or "unknown"
         if model.kind == "unknown" and not model.findings:
             model.findings.append(

@@ -1,4 +1,4 @@
-"""What lies in a model repository: model folders, their versions, and which of them are TNN's."""
+"""What lies in a model repository: model folders, their versions, and which of them the backend reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tnn_serving.errors import ServerError
 BACKEND_LINE = b'backend: "tnn"\n'
 """What ``serve`` adds to a configuration that names neither backend nor platform."""
 
-TNN_SUFFIXES = (".tnnproto", ".tnnmodel")
+MODEL_SUFFIXES = (".tnnproto", ".tnnmodel", ".onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ def versions(model: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
-def is_tnn(model: Path) -> bool:
-    """Whether any version of a model holds TNN's files."""
-    return any(file.suffix in TNN_SUFFIXES for version in versions(model) for file in version.iterdir())
+def is_ours(model: Path) -> bool:
+    """Whether any version of a model holds files of a kind that the backend reads."""
+    return any(file.suffix in MODEL_SUFFIXES for version in versions(model) for file in version.iterdir())
 
 
 def model_folders(repository: Path) -> tuple[list[Path], list[Skipped]]:
@@ -61,7 +61,7 @@ def check_repository(path: Path) -> None:
         found = "nothing" if not path.exists() else "no folder" if not path.is_dir() else "a folder that can't be read"
         raise ServerError(f"no model repository at {path}", expected="a folder of model folders", found=found)
     layout = "a repository looks like REPOSITORY/NAME/1/proto.tnnproto"
-    if any(file.suffix in TNN_SUFFIXES for file in path.iterdir()):
+    if any(file.suffix in MODEL_SUFFIXES for file in path.iterdir()):
         raise ServerError(f"{path} holds a model's files itself", hint=f"give its folder's parent; {layout}")
-    if versions(path) and is_tnn(path):
+    if versions(path) and is_ours(path):
         raise ServerError(f"{path} is a model, not a repository", hint=f"give its parent, {path.parent}; {layout}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tnn_serving.serving.config import CONFIG_FILE, top_level_fields
-from tnn_serving.serving.repository import BACKEND_LINE, Skipped, check_repository, is_tnn, model_folders
+from tnn_serving.serving.repository import BACKEND_LINE, Skipped, check_repository, is_ours, model_folders
 
 REMOTE = ("s3://", "gs://", "as://")
 
@@ -24,7 +24,7 @@ def config_of(model: Path) -> bytes | None:
     """What ``config.pbtxt`` must be in the overlay; None when the model folder can be used as it is."""
     config = model / CONFIG_FILE
     text = config.read_bytes() if config.is_file() else b""
-    if top_level_fields(text.decode("latin-1")) & {"backend", "platform"} or not is_tnn(model):
+    if top_level_fields(text.decode("latin-1")) & {"backend", "platform"} or not is_ours(model):
         return None
     return text + b"\n" + BACKEND_LINE if text else BACKEND_LINE
 
