@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -16,6 +17,7 @@ from tnn_serving.engines.select import fastest, measure
 from tnn_serving.engines.shapes import ShapeCache
 from tnn_serving.errors import ConfigError, EngineError
 from tnn_serving.int8 import Decision
+from tnn_serving.layers.quantized import Form
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,12 @@ BF16_SPEEDUP = 1.1
 
 BF16_ERROR = 0.01
 """Largest error, as a share of an output's largest value, with which ``precision="auto"`` takes bf16."""
+
+DISAGREEMENT = 0.01
+"""Difference between the engines, as a share of an output's largest value, from which one of them must be wrong."""
+
+TRUSTED = "onnxruntime"
+"""The engine that is taken then: it follows ONNX's definitions most closely."""
 
 PrecisionChoice = Literal["f32", "bf16", "auto"]
 
@@ -99,12 +107,26 @@ def choose(
         else:
             name = fastest(seconds)
             reason = ", ".join(f"{engine} {taken * 1e3:.3g} ms" for engine, taken in seconds.items())
+            gap = _gap(candidates, feeds)
+            if gap > DISAGREEMENT:
+                name = TRUSTED if TRUSTED in candidates else name
+                reason = f"{reason}; their answers differ by {gap:.2g} of the largest value, so {name} is trusted"
+                log.warning("engines disagree: %s", reason)
     chosen, choice = candidates[name], Choice(name, wanted, reason)
     if precision == "f32":
         return chosen, choice
     if precision == "auto" and not cpu.bf16:
         return chosen, replace(choice, reason=f"{reason}; the processor has no bf16")
     return _with_bf16(precision, compile, feeds, chosen, choice)
+
+
+def _gap(candidates: Mapping[str, Candidate], feeds: Arrays) -> float:
+    """The largest difference between the candidates' float outputs; 0 where int8 forms differ on purpose."""
+    first, *others = candidates.values()
+    if first.int8.form is not Form.EXACT or any(other.int8.form is not Form.EXACT for other in others):
+        return 0.0
+    wanted = {name: array for name, array in first.compiled.run(feeds).items() if array.dtype.kind == "f"}
+    return max(_relative_error(other.compiled.run(feeds), wanted) for other in others)
 
 
 def _with_bf16(
@@ -142,6 +164,10 @@ def _relative_error(got: Arrays, wanted: Arrays) -> float:
     worst = 0.0
     for name, reference in wanted.items():
         exact = reference.astype(np.float64)
-        largest = float(np.abs(exact).max(initial=0)) or 1.0
-        worst = max(worst, float(np.abs(got[name].astype(np.float64) - exact).max(initial=0)) / largest)
+        off = got[name].astype(np.float64)
+        if exact.shape != off.shape or not np.array_equal(np.isfinite(exact), np.isfinite(off)):
+            return math.inf
+        finite = np.isfinite(exact)
+        largest = float(np.abs(exact[finite]).max(initial=0)) or 1.0
+        worst = max(worst, float(np.abs(off[finite] - exact[finite]).max(initial=0)) / largest)
     return worst
