@@ -22,8 +22,8 @@ from tests.end_to_end.test_serving import counted, load, statistics, unload
 
 SLOW = (512, 512)
 QUICK = (32, 32)
-BUSY = 3
-"""Slow requests that keep the model busy: two are begun, the third is handed over."""
+BUSY = 4
+"""Slow requests that keep the model busy: two are begun, the third is handed over, the last waits."""
 
 FIXED = 'max_batch_size: 1\nparameters [ { key: "engine" value: { string_value: "openvino" } } ]\n'
 CONFIGS = {
@@ -73,8 +73,11 @@ class Sender:
     def keep_busy(self, server: Running) -> None:
         for k in range(BUSY):
             self.send(f"busy{k}", SLOW)
-        wait_for(lambda: series(server, "tnn_oldest_execution_seconds", self.model), "an execution has begun")
-        wait_for(lambda: pending(server, self.model) == 0, "all that the model takes at a time is handed over")
+        self.wait_for_queue(server, 0)
+
+    def wait_for_queue(self, server: Running, count: int) -> None:
+        """Waits until so many are queued besides the last slow one."""
+        wait_for(lambda: pending(server, self.model) == count + 1, f"{count} are queued")
 
     def wait(self, count: int) -> None:
         wait_for(lambda: len(self.answered) == count, f"{count} requests are answered")
@@ -97,9 +100,9 @@ def test_high_priority_overtakes_what_waits(server: Running) -> None:
         low = [f"low{k}" for k in range(6)]
         for label in low:
             sender.send(label, QUICK, priority=2)
-        wait_for(lambda: pending(server, sender.model) == len(low), "the low ones are queued")
+        sender.wait_for_queue(server, len(low))
         sender.send("high", QUICK, priority=1)
-        wait_for(lambda: pending(server, sender.model) == len(low) + 1, "so is the high one")
+        sender.wait_for_queue(server, len(low) + 1)
         assert not set(low) & set(sender.answered)
         sender.wait(BUSY + len(low) + 1)
     assert not sender.errors
@@ -113,7 +116,7 @@ def test_requests_whose_time_is_over_are_not_executed(server: Running, http: Any
     with server.grpc() as client:
         sender = Sender(client, "queue_limits")
         sender.keep_busy(server)
-        hasty = [f"hasty{k}" for k in range(3)]
+        hasty = [f"hasty{k}" for k in range(2)]
         for label in hasty:
             sender.send(label, QUICK, timeout=1000)  # microseconds
         sender.send("patient", QUICK)
@@ -131,14 +134,14 @@ def test_a_full_queue_refuses(server: Running) -> None:
     with server.grpc() as client:
         sender = Sender(client, "queue_limits")
         sender.keep_busy(server)
-        for k in range(4):
+        for k in range(3):
             sender.send(f"queued{k}", QUICK)
-        wait_for(lambda: pending(server, sender.model) == 4, "the queue is full")
-        sender.send("fifth", QUICK)
-        wait_for(lambda: sender.errors, "the fifth is refused")
-        assert "Exceeds maximum queue size" in str(sender.errors["fifth"])
-        sender.wait(BUSY + 5)
-    assert set(sender.errors) == {"fifth"}
+        sender.wait_for_queue(server, 3)
+        sender.send("too_many", QUICK)
+        wait_for(lambda: sender.errors, "one is refused")
+        assert "Exceeds maximum queue size" in str(sender.errors["too_many"])
+        sender.wait(BUSY + 4)
+    assert set(sender.errors) == {"too_many"}
 
 
 def test_cancelled_requests_are_not_executed(server: Running, http: Any) -> None:
@@ -146,13 +149,13 @@ def test_cancelled_requests_are_not_executed(server: Running, http: Any) -> None
     with server.grpc() as client:
         sender = Sender(client, "queue_limits")
         sender.keep_busy(server)
-        calls = [sender.send(f"unwanted{k}", QUICK) for k in range(3)]
+        calls = [sender.send(f"unwanted{k}", QUICK) for k in range(2)]
         sender.send("wanted", QUICK)
-        wait_for(lambda: pending(server, sender.model) == 4, "they are queued")
+        sender.wait_for_queue(server, 3)
         for call in calls:
             call.cancel()
-        sender.wait(BUSY + 4)
-    assert set(sender.errors) == {"unwanted0", "unwanted1", "unwanted2"}
-    after = counted(http, "queue_limits", before["success"] + before["fail"] + BUSY + 4)
+        sender.wait(BUSY + 3)
+    assert set(sender.errors) == {"unwanted0", "unwanted1"}
+    after = counted(http, "queue_limits", before["success"] + before["fail"] + BUSY + 3)
     assert after["executions"] - before["executions"] == BUSY + 1
     assert after["success"] - before["success"] == BUSY + 1

@@ -1,4 +1,4 @@
-"""What Triton does with single requests and models of ours: streams, shared memory, classes, warm-up, statistics, logs."""
+"""Single requests to models of ours: streams, shared memory, classes, warm-up, statistics, the log."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_system_shared_memory(protocol: Any) -> None:
             np.testing.assert_array_equal(y, np.maximum(x, 0))
             too_long = module.InferInput("x", [4, 3, 50, 40], "FP32")
             too_long.set_shared_memory(name, 4 * x.nbytes)
-            with pytest.raises(InferenceServerException, match="(?i)shared memory"):
+            with pytest.raises(InferenceServerException, match=r"(?i)shared memory"):
                 client.infer("relu", [too_long])
         finally:
             client.unregister_system_shared_memory(name)
