@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tnn_serving.cli.backend import backend
 from tnn_serving.cli.bench import bench
 from tnn_serving.cli.demo import demo
 from tnn_serving.cli.model import compare, export, inspect
@@ -26,6 +27,7 @@ PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app.command(rich_help_panel="Serve", context_settings=PASS_THROUGH)(serve)
 app.command("install-server", rich_help_panel="Serve")(install_server)
+app.add_typer(backend, name="backend", rich_help_panel="Serve")
 app.add_typer(demo, name="demo", rich_help_panel="Serve")
 app.command(rich_help_panel="Ask a server")(classify)
 app.command(rich_help_panel="Ask a server")(detect)
