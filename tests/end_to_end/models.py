@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.networks import network
+from tnn_serving import write_model as write_files
+
 RELU = b'"1 2 1 4206624770 ,"\n"x 1 3 8 8 ,"\n" x y ,"\n"y ,"\n" 1 ,"\n"ReLU r 1 1 x y ,"\n'
 """One input x and one output y = max(x, 0), both float32 and free in every dim."""
 
@@ -22,6 +25,20 @@ def write_model(
     if config is not None:
         (model / "config.pbtxt").write_text(config)
     return model
+
+
+def write_slow_model(repository: Path, name: str, *, config: str) -> Path:
+    """A model x [N, 3, H, W] -> y [N, 32, 1, 1] whose time goes with the picture's size: some milliseconds for 64 x 64,
+    a good part of a second for 512 x 512. Returns the model's folder."""
+    tokens = "3 3 1 1 1 1 1 -1 1 1 1"
+    layers = [f"Convolution c0 1 1 x b0 1 3 32 {tokens}"]
+    layers += [f"Convolution c{k} 1 1 b{k - 1} b{k} 1 32 32 {tokens}" for k in range(1, 8)]
+    layers.append("Pooling mean 1 1 b7 y 1 0 0 1 1 0 0 -1 -1 -1 0")
+    folder = repository / name / "1"
+    folder.mkdir(parents=True)
+    write_files(network({"x": [1, 3, 64, 64]}, layers, ["y"]), folder / "proto.tnnproto", folder / "model.tnnmodel")
+    (repository / name / "config.pbtxt").write_text(config)
+    return repository / name
 
 
 BROKEN = RELU.replace(b"ReLU", b"NoSuchLayer")

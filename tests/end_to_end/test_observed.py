@@ -16,7 +16,7 @@ import pytest
 import tritonclient.http
 
 from tests.end_to_end.conftest import Running, ask, wait_for
-from tests.end_to_end.models import write_model
+from tests.end_to_end.models import write_model, write_slow_model
 from tests.end_to_end.test_serving import load, unload
 
 X = np.ones((1, 3, 8, 8), np.float32)
@@ -122,7 +122,7 @@ def test_spans_for_opentelemetry(
     start_server: Callable[..., Running], tmp_path: Path, collector: tuple[str, list[dict[str, Any]]]
 ) -> None:
     url, spans = collector
-    write_model(tmp_path, "relu")
+    write_slow_model(tmp_path, "slow", config="")  # slow enough to run in a thread of its own
     flags = [
         "--trace-config=mode=opentelemetry",
         "--trace-config=rate=1",
@@ -132,13 +132,13 @@ def test_spans_for_opentelemetry(
     ]
     running = start_server([tmp_path], flags)
     with running.http() as client:
-        ask((tritonclient.http, client), "relu", X)
+        ask((tritonclient.http, client), "slow", X)
         named: dict[str, dict[str, Any]] = wait_for(
             lambda: (found := {span["name"]: span for span in spans}) and "InferRequest" in found and found,
             "the spans are exported",
         )
-    request = named["relu"]
-    for name in ("decode", "infer"):
+    request = named["slow"]
+    for name in ("batch", "decode", "infer"):
         assert named[name]["parentSpanId"] == request["spanId"]
         start, end = (int(named[name][key]) for key in ("startTimeUnixNano", "endTimeUnixNano"))
         assert int(request["startTimeUnixNano"]) <= start <= end

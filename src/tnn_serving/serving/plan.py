@@ -19,6 +19,12 @@ def read_hint(text: str) -> PerformanceHint:
     raise ValueError(f"expected {' or '.join(get_args(PerformanceHint))}")
 
 
+def takes_turns(config: Mapping[str, Any]) -> bool:
+    """Whether instances need a resource of Triton's rate limiter, which takes it back when a request's call returns."""
+    groups = config.get("instance_group") or []
+    return any((group.get("rate_limiter") or {}).get("resources") for group in groups)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Numbers, and the sentence that says why.

@@ -24,6 +24,7 @@ from tnn_serving.serving.lanes import Lanes
 from tnn_serving.serving.loading import Loaded, load_model
 from tnn_serving.serving.observer import SILENT, Observer
 from tnn_serving.serving.pictures import prepare
+from tnn_serving.serving.plan import takes_turns
 from tnn_serving.serving.tensors import RequestTensor, ResponseTensor, array_of, cut
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,8 @@ class Servable:
         # Triton adds these to the requests of a sequence; a network that takes one declares it as an input.
         controls = loaded.config.get("sequence_batching", {}).get("control_input", [])
         self._controls = {str(item["name"]) for item in controls} - set(self._bindings)
-        self._lanes = Lanes(loaded.plan.in_flight, name) if loaded.seconds >= LANES_FROM_S else None
+        hands_over = loaded.seconds >= LANES_FROM_S and not takes_turns(loaded.config)
+        self._lanes = Lanes(loaded.plan.in_flight, name) if hands_over else None
 
     @classmethod
     def open(

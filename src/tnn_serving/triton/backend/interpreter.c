@@ -1,8 +1,11 @@
 /* CPython inside the tritonserver process.
  *
- * Two environment variables cross the process boundary, set by tnn_serving.triton.launch:
+ * Two paths say which Python:
  *   TNN_LIBPYTHON  absolute path of libpython3.X.so.1.0
- *   TNN_PYTHON     absolute path of the Python executable whose packages are to be seen (<venv>/bin/python) */
+ *   TNN_PYTHON     absolute path of the Python executable whose packages are to be seen (<venv>/bin/python)
+ * They are environment variables, set by tnn_serving.triton.launch. Where TNN_LIBPYTHON is not set, since the server was
+ * started by somebody else, both are lines `NAME=path` of the file python.conf beside this library, which
+ * tnn_serving.triton.install writes. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
@@ -16,6 +19,7 @@
 
 #define BRIDGE_MODULE "tnn_serving.triton.backend.bridge"
 #define BUILTIN_MODULE "_tnn_triton"
+#define SETTINGS_FILE "python.conf"
 enum { PYTHON_STACK_BYTES = 16 << 20 };
 
 PythonApi py;
@@ -181,14 +185,54 @@ static bool failed(const char *format, ...) {
   return false;
 }
 
+static const char *libpython, *executable; /* NULL where nobody says; kept until the process ends */
+
+/* The value of a line `name=value`; NULL for other lines. */
+static const char *value_of(const char *line, const char *name) {
+  size_t length = strlen(name);
+  return strncmp(line, name, length) || line[length] != '=' ? NULL : line + length + 1;
+}
+
+static void read_settings(void) {
+  Dl_info self;
+  if (!dladdr(&py, &self) || !self.dli_fname) return;
+  const char *slash = strrchr(self.dli_fname, '/');
+  int folder = slash ? (int)(slash + 1 - self.dli_fname) : 0;
+  char *path, *line = NULL;
+  if (asprintf(&path, "%.*s" SETTINGS_FILE, folder, self.dli_fname) < 0) return;
+  FILE *file = fopen(path, "re");
+  free(path);
+  if (!file) return;
+  size_t capacity = 0;
+  while (getline(&line, &capacity, file) >= 0) {
+    line[strcspn(line, "\r\n")] = 0;
+    const char *value;
+    if ((value = value_of(line, "TNN_LIBPYTHON"))) libpython = strdup(value);
+    if ((value = value_of(line, "TNN_PYTHON"))) executable = strdup(value);
+  }
+  free(line);
+  fclose(file);
+}
+
+/* Both from one source: a library and an executable of two Pythons would not go together. */
+static void find_python(void) {
+  libpython = getenv("TNN_LIBPYTHON");
+  executable = getenv("TNN_PYTHON");
+  if (libpython && *libpython) return;
+  libpython = executable = NULL;
+  read_settings();
+}
+
 static bool load_libpython(void) {
-  const char *path = getenv("TNN_LIBPYTHON");
+  find_python();
+  const char *path = libpython;
   if (!path || !*path) {
-    return failed("TNN_LIBPYTHON is not set: it must hold the path of libpython3.X.so.1.0 (`tnn-serving serve` sets it)");
+    return failed("nothing says which Python to start: `tnn-serving serve` sets TNN_LIBPYTHON, and for other servers "
+                  "`tnn-serving backend install` writes " SETTINGS_FILE " beside this library");
   }
   /* RTLD_GLOBAL: extension modules expect Python's symbols in the global scope. */
   void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
-  if (!library) return failed("cannot load TNN_LIBPYTHON: %s", dlerror());
+  if (!library) return failed("cannot load the library of Python (TNN_LIBPYTHON): %s", dlerror());
   void *symbol;
 #define X(result, name, arguments) \
   if (!(symbol = dlsym(library, #name))) return failed("%s is no CPython 3.10 to 3.14: it lacks %s", path, #name); \
@@ -241,7 +285,6 @@ static bool import_bridge(const char *config_json, size_t length) {
       return true;
     }
   }
-  const char *executable = getenv("TNN_PYTHON");
   TritonResult error = error_from_pending("start of the tnn backend");
   failed("cannot start the tnn backend with TNN_PYTHON=%s: %s", executable ? executable : "(not set)",
          TRITONSERVER_ErrorMessage(error));
@@ -252,7 +295,6 @@ static bool import_bridge(const char *config_json, size_t length) {
 /* *state: the thread state to come back with, NULL when the interpreter could not even be initialised. */
 static bool start_python(TRITONBACKEND_Backend *backend, PyThreadState **state) {
   if (!load_libpython()) return false;
-  const char *executable = getenv("TNN_PYTHON");
   if (executable && *executable) {
     /* The program name decides sys.prefix, and so which venv's packages are seen. Python keeps the pointer. */
     wchar_t *program = py.Py_DecodeLocale(executable, NULL);

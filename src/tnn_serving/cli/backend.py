@@ -1,0 +1,58 @@
+"""Commands about the Triton backend itself."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tnn_serving.cli.output import stderr, stdout
+from tnn_serving.triton.install import find_interpreter, uninstall
+from tnn_serving.triton.install import install as install_backend
+
+backend = typer.Typer(no_args_is_help=True, help="The backend in a Triton that you start yourself.")
+
+
+@backend.callback()
+def _group() -> None:
+    pass
+
+
+@backend.command()
+def install(
+    directory: Annotated[
+        Path, typer.Argument(help="The Triton's backend directory, such as /opt/tritonserver/backends.")
+    ],
+    python: Annotated[
+        str | None,
+        typer.Option(help="The Python that the backend starts inside the server; by default the one of this command."),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--uninstall", help="Remove the backend from there instead.")] = False,
+) -> None:
+    """Put the backend into any Triton's backend directory.
+
+    The library is copied, and beside it stands which Python it starts. Models need a config.pbtxt with backend: "tnn".
+
+    Examples:
+
+      tnn-serving backend install /opt/tritonserver/backends
+
+      tnn-serving backend install /opt/tritonserver/backends --python /opt/tnn-serving/bin/python
+
+      tnn-serving backend install /opt/tritonserver/backends --uninstall
+    """
+    if remove:
+        folder = uninstall(directory)
+        stderr.print(f"removed {folder}", highlight=False, markup=False)
+        return
+    interpreter = find_interpreter(python or sys.executable)
+    folder = install_backend(directory, interpreter)
+    stdout.print(str(folder), highlight=False, markup=False)
+    stderr.print(
+        f"it starts {interpreter.executable} with {interpreter.libpython}; next: start tritonserver with models whose "
+        'config.pbtxt says backend: "tnn"',
+        highlight=False,
+        markup=False,
+    )
