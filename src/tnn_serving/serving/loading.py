@@ -13,7 +13,7 @@ from tnn_serving.engines.choices import Choices
 from tnn_serving.engines.cpu import available_cores
 from tnn_serving.errors import ConfigError, RequestError, TnnError
 from tnn_serving.formats import read_model
-from tnn_serving.formats.folder import model_files, onnx_file
+from tnn_serving.formats.folder import model_files, onnx_file, unchanged
 from tnn_serving.model import Model
 from tnn_serving.network import Border, Network, TnnNetwork
 from tnn_serving.onnx_network import read_onnx
@@ -86,9 +86,13 @@ def load_model(
 
 
 def open_network(folder: Path) -> Network:
-    """The network of a version folder. Raises FormatError for a folder without one, or a broken one."""
-    file = onnx_file(folder)
-    return TnnNetwork(read_model(*model_files(folder))) if file is None else read_onnx(file)
+    """The network of a version folder, wholly in memory: its files may be replaced while it is served.
+
+    Raises FormatError for a folder without a model, a broken one, and one that is written to meanwhile.
+    """
+    with unchanged(folder):
+        file = onnx_file(folder)
+        return TnnNetwork(read_model(*model_files(folder), mapped=False)) if file is None else read_onnx(file)
 
 
 def _for_batches(network: Network, outputs: Sequence[str]) -> tuple[Network, str | None]:
