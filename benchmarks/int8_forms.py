@@ -1,9 +1,11 @@
 """Int8 networks in exact and fast form beside their fp32 twins: time, deviation, kernels, codes.
 
-    python benchmarks/int8_forms.py FOLDER [--rounds 20] [--threads 1] [--layers] [--json out.json]
+    python benchmarks/int8_forms.py FOLDER [--rounds 20] [--threads 1] [--static] [--cpu-time] [--layers]
 
 FOLDER holds ``*quant_NAME.tnnproto`` files, with or without weights (reproducible random ones are filled in), and
-beside each, if there is one, its fp32 twin ``*NAME.tnnproto``. The forms run alternately; medians are printed.
+beside each, perhaps, its fp32 twin ``*NAME.tnnproto``. Where there is none of the same input size, the same layers are
+taken in float32. The forms run alternately. Medians are printed; ``fp32/fast`` is the median of the rounds' quotients,
+and the quotient of the least times. On a busy machine take ``--cpu-time`` and one thread.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ import argparse
 import json
 import platform
 import statistics
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,23 +27,37 @@ from rich.table import Table
 
 import tnn_serving as ts
 from tnn_serving.engines import ENGINES, Options
+from tnn_serving.engines.cpu import this_cpu
 from tnn_serving.graph import Graph, Input
+from tnn_serving.int8 import decide
+from tnn_serving.layers.quantized import Form
 from tnn_serving.model import Model
+from tnn_serving.network import TnnNetwork
 from tnn_serving.random_weights import network_name, random_input
 from tnn_serving.translate.fusion import Step, steps
+from tnn_serving.translate.graph import translate
 
 FORMS = ("exact", "fast")
+
+Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
 @dataclass
 class Row:
-    """One network on one engine; times are medians in ms."""
+    """One network on one engine; times are medians in ms.
+
+    Attributes:
+        speedup: median of the rounds' quotients of fp32 and fast.
+        speedup_of_least: quotient of the least times.
+    """
 
     network: str
     engine: str
-    fp32_ms: float | None
+    fp32_ms: float
     exact_ms: float
     fast_ms: float
+    speedup: float
+    speedup_of_least: float
     deviation: float
     same_top: bool
     kernels: dict[str, int] = field(default_factory=dict)
@@ -59,23 +76,46 @@ def feeds(graph: Graph) -> dict[str, np.ndarray]:
     return {item.name: random_input(name, item.dims) for item in graph.inputs}
 
 
-def measure(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median ms of each, alternating, in rotating order."""
+def twin(path: Path, dims: tuple[int, ...]) -> Graph:
+    """The fp32 network of that name, if it takes inputs of this size, else the same layers in float32."""
+    beside = path.with_name(path.name.replace("quant_", ""))
+    if beside.is_file() and (found := load(beside)).inputs[0].dims == dims:
+        return found
+    with tempfile.TemporaryDirectory() as folder:
+        same = Path(folder) / beside.name
+        same.write_text(path.read_text().replace('"Quantized', '"'))
+        return load(same)
+
+
+def compiled(graph: Graph, engine: str, options: Options, form: str, *, static: bool) -> Run:
+    """The network ready to run: for any shapes as a served one, or compiled for the default ones alone."""
+    if not static:
+        return Model(TnnNetwork(graph), engine, options, int8=form).run
+    decision = decide(graph, engine, form, this_cpu())
+    exact = graph.quantized and decision.form is Form.EXACT
+    model = translate(graph, form=decision.form).proto()
+    return ENGINES[engine].compile(model, replace(options, ieee_division=exact)).run
+
+
+def measure(
+    runs: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Times of each in ms, round by round, in rotating order."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
     names = list(runs)
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start = time.perf_counter()
+            start = clock()
             runs[name]()
-            times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: statistics.median(values) for name, values in times.items()}
+            times[name].append((clock() - start) * 1e3)
+    return times
 
 
 def kernels(model: Model) -> dict[str, int]:
     """Precision of the convolutions, as OpenVINO's runtime model reports it."""
-    executable = model._executable(tuple(model.graph.outputs), ())
+    executable = model._executable(tuple(model.graph.outputs), ()).general
     if executable.engine != "openvino":
         return {}
     counts: Counter[str] = Counter()
@@ -99,63 +139,103 @@ def single(graph: Graph, step: Step) -> Graph:
     )
 
 
-def wrong_codes(graph: Graph, inputs: dict[str, np.ndarray], engine: str, options: Options) -> Iterator[np.ndarray]:
-    """Steps by which the fast form is off, for each int8 layer fed with the exact codes."""
+def _wanted(graph: Graph) -> tuple[list[Step], list[str]]:
+    """The int8 layers as they run, and every blob they read or write that a layer makes."""
     found = [step for step in steps(graph) if step.layer.quantized]
-    wanted = dict.fromkeys(
+    names = dict.fromkeys(
         name
         for step in found
         for name in (*step.layer.inputs, *step.outputs, *((step.absorbed,) if step.absorbed else ()))
-        if name not in graph.constants
     )
     fed = {item.name for item in graph.inputs}
-    exact = Model(graph, "onnxruntime", options, int8="exact", raw_int8=True)
-    codes = {}
-    for spec in exact.inputs:
-        value = inputs[spec.name]
+    return found, [name for name in names if name not in graph.constants and name not in fed]
+
+
+def _input_codes(graph: Graph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Network inputs as int8 layers get them."""
+    codes = dict(inputs)
+    for spec in Model(TnnNetwork(graph), "onnxruntime", int8="exact", raw_int8=True).inputs:
         if spec.dtype == np.int8:
             scale = graph.scales[spec.name]
-            v = value / scale.scales()[0] + scale.zero_points()[0]
-            value = np.trunc(np.clip(v + np.where(v >= 0, 0.5, -0.5), -128, 127)).astype(np.int8)
-        codes[spec.name] = value
-    blobs = {**codes, **exact.run(codes, outputs=[name for name in wanted if name not in fed])}
+            v = inputs[spec.name] / scale.scales()[0] + scale.zero_points()[0]
+            codes[spec.name] = np.trunc(np.clip(v + np.where(v >= 0, 0.5, -0.5), -128, 127)).astype(np.int8)
+    return codes
+
+
+def _alone(
+    graph: Graph, step: Step, blobs: dict[str, np.ndarray], engine: str, options: Options, form: str
+) -> dict[str, np.ndarray] | None:
+    """What one layer makes of these codes; ``None`` for a layer that reads other things than codes."""
+    part = single(graph, step)
+    part.inputs = [Input(item.name, blobs[item.name].shape) for item in part.inputs]
+    if any(blobs[item.name].dtype != np.int8 for item in part.inputs):
+        return None
+    model = Model(TnnNetwork(part), engine, options, int8=form, raw_int8=True)
+    return model.run({item.name: blobs[item.name] for item in part.inputs})
+
+
+def _steps_off(got: dict[str, np.ndarray] | None, right: dict[str, np.ndarray] | None) -> Iterator[np.ndarray]:
+    for name in got.keys() & right.keys() if got and right else ():
+        yield np.abs(got[name].astype(np.int16) - right[name].astype(np.int16))
+
+
+def wrong_codes(graph: Graph, inputs: dict[str, np.ndarray], engine: str, options: Options) -> Iterator[np.ndarray]:
+    """Steps by which the fast form is off, for each int8 layer alone, fed with the exact codes."""
+    found, wanted = _wanted(graph)
+    codes = _input_codes(graph, inputs)
+    exact = Model(TnnNetwork(graph), "onnxruntime", options, int8="exact", raw_int8=True)
+    blobs = {**codes, **exact.run(codes, outputs=wanted)}
     for step in found:
-        part = single(graph, step)
-        part.inputs = [Input(item.name, blobs[item.name].shape) for item in part.inputs]
-        if any(blobs[item.name].dtype != np.int8 for item in part.inputs):
+        yield from _steps_off(_alone(graph, step, blobs, engine, options, "fast"), blobs)
+
+
+def wrong_codes_in_place(
+    graph: Graph, inputs: dict[str, np.ndarray], engine: str, options: Options
+) -> Iterator[np.ndarray]:
+    """The same for each int8 layer in its network, where engines join layers: what it made of the codes that it got."""
+    found, wanted = _wanted(graph)
+    blobs = _input_codes(graph, inputs)
+    raw = Model(TnnNetwork(graph), "onnxruntime", options, int8="exact", raw_int8=True).run(blobs, outputs=wanted)
+    for name, real in Model(TnnNetwork(graph), engine, options, int8="fast").run(inputs, outputs=wanted).items():
+        if raw[name].dtype != np.int8:
+            blobs[name] = real
             continue
-        model = Model(part, engine, options, int8="fast", raw_int8=True)
-        got = model.run({item.name: blobs[item.name] for item in part.inputs})
-        for name, value in got.items():
-            yield np.abs(value.astype(np.int16) - blobs[name].astype(np.int16))
+        stored = graph.scales[name]
+        tail = (1,) * (real.ndim - 2)
+        scale, zero = (values.reshape(-1, *tail) for values in (stored.scales(), stored.zero_points()))
+        blobs[name] = np.rint(real / np.where(scale == 0, 1, scale) + zero).astype(np.int8)
+    for step in found:
+        yield from _steps_off(blobs, _alone(graph, step, blobs, "onnxruntime", options, "exact"))
 
 
 def row(path: Path, engine: str, arguments: argparse.Namespace) -> Row:
     options = Options(threads=arguments.threads)
     graph = load(path)
-    inputs = feeds(graph)
-    models = {form: Model(graph, engine, options, int8=form) for form in FORMS}
-    runs: dict[str, Callable[[], object]] = {form: (lambda m=model: m.run(inputs)) for form, model in models.items()}
-    twin = path.with_name(path.name.replace("quant_", ""))
-    if twin != path and twin.is_file():
-        other = load(twin)
-        plain, plain_inputs = Model(other, engine, options), feeds(other)
-        runs["fp32"] = lambda: plain.run(plain_inputs)
-    times = measure(runs, arguments.rounds)
+    plain = twin(path, graph.inputs[0].dims)
+    inputs, plain_inputs = feeds(graph), feeds(plain)
+    forms = {form: compiled(graph, engine, options, form, static=arguments.static) for form in FORMS}
+    fp32 = compiled(plain, engine, options, "exact", static=arguments.static)
+    runs: dict[str, Callable[[], object]] = {form: (lambda run=run: run(inputs)) for form, run in forms.items()}
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    times = measure({**runs, "fp32": lambda: fp32(plain_inputs)}, arguments.rounds, clock)
     name = graph.outputs[0]
-    exact, fast = (models[form].run(inputs)[name] for form in FORMS)
+    exact, fast = (forms[form](inputs)[name] for form in FORMS)
     made = Row(
         network_name(graph.source),
         engine,
-        times.get("fp32"),
-        times["exact"],
-        times["fast"],
+        *(statistics.median(times[form]) for form in ("fp32", *FORMS)),
+        statistics.median(a / b for a, b in zip(times["fp32"], times["fast"], strict=True)),
+        min(times["fp32"]) / min(times["fast"]),
         float(np.abs(fast - exact).max() / np.abs(exact).max()),
         bool(fast.argmax() == exact.argmax()),
-        kernels(models["fast"]),
+        kernels(Model(TnnNetwork(graph), engine, options, int8="fast")),
     )
     if arguments.layers:
-        off = list(wrong_codes(graph, inputs, engine, options))
+        off = [
+            steps_off
+            for check in (wrong_codes, wrong_codes_in_place)
+            for steps_off in check(graph, inputs, engine, options)
+        ]
         made.codes = sum(o.size for o in off)
         made.wrong_codes = sum(int((o > 0).sum()) for o in off)
         made.worst_step = max(int(o.max()) for o in off)
@@ -167,7 +247,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--layers", action="store_true", help="compare every layer, fed with exact codes")
+    parser.add_argument("--static", action="store_true", help="compile for the default shapes alone")
+    parser.add_argument("--cpu-time", action="store_true", help="time of the process instead of the clock's")
+    parser.add_argument("--engine", choices=ENGINES, action="append", help="only this one; may be given twice")
+    parser.add_argument("--layers", action="store_true", help="compare every layer, alone and in its network")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     console = Console(width=160)
@@ -176,26 +259,27 @@ def main() -> None:
     )
     rows = []
     for path in sorted(arguments.folder.glob("*quant_*.tnnproto")):
-        for engine in ENGINES:
+        for engine in arguments.engine or ENGINES:
             made = row(path, engine, arguments)
             rows.append(asdict(made))
-            ratio = f"{made.fp32_ms / made.fast_ms:.2f}" if made.fp32_ms else ""
             codes = f"{made.wrong_codes} of {made.codes}, {made.worst_step} step" if made.codes else ""
             table.add_row(
                 made.network,
                 made.engine,
-                f"{made.fp32_ms:.2f}" if made.fp32_ms else "",
+                f"{made.fp32_ms:.2f}",
                 f"{made.exact_ms:.2f}",
                 f"{made.fast_ms:.2f}",
-                ratio,
+                f"{made.speedup:.2f} ({made.speedup_of_least:.2f})",
                 f"{made.deviation:.2g}",
                 "same" if made.same_top else "other",
                 ", ".join(f"{n} {p}" for p, n in sorted(made.kernels.items())),
                 codes,
             )
             console.print(f"{made.network} on {engine} done", style="dim")
+    shapes, clock = "static" if arguments.static else "free", "CPU time" if arguments.cpu_time else "time"
     console.print(
-        f"{platform.processor() or platform.machine()}, {arguments.threads} thread, median of {arguments.rounds}"
+        f"{platform.processor() or platform.machine()}, threads: {arguments.threads}, {shapes} shapes, "
+        f"{clock}, median of {arguments.rounds}"
     )
     console.print(table)
     if arguments.json:

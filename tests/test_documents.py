@@ -19,6 +19,7 @@ from tnn_serving.client import load as load_test
 from tnn_serving.formats.model import SCALE_NUMBER, SCALE_TYPE
 from tnn_serving.layers import declaration, is_known, type_number
 from tnn_serving.layers.base import Reserved, declared
+from tnn_serving.serving import check as checked
 from tnn_serving.serving.config import PARAMETERS
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -105,6 +106,13 @@ KEYS = {
     "of a layer": summary.LayerSummary,
     "of a weight": summary.WeightSummary,
     "`compare`": compare.Comparison,
+    "`check`": checked.Checked,
+    "of a model": checked.CheckedModel,
+    "of a version": checked.CheckedVersion,
+    "of a file": checked.CheckedFile,
+    "of an input or output": checked.CheckedTensor,
+    "of memory": checked.Memory,
+    "of a finding": checked.Finding,
     "`classify`": Classified,
     "of a prediction": Prediction,
     "`detect`": Detected,

@@ -6,6 +6,7 @@ TnnError                      base; str() is a whole, readable message
 │  └─ WeightsError            binary file: byte offset
 ├─ UnsupportedLayer           valid TNN, no translation
 ├─ ShapeError                 shapes that cannot meet
+├─ LimitError                 more memory or time than a model or request may have
 ├─ ConfigError                config.pbtxt, options or parameters
 ├─ RequestError               the caller's tensors
 │  └─ CancelledError          the caller no longer wants the answer
@@ -81,6 +82,10 @@ class UnsupportedLayer(TnnError):
 
 class ShapeError(TnnError):
     """Shapes that cannot meet."""
+
+
+class LimitError(TnnError):
+    """A network that asks for more memory or time than it may have, as it stands or at the shapes of a request."""
 
 
 class ConfigError(TnnError):

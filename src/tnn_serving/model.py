@@ -25,9 +25,10 @@ from tnn_serving.formats.folder import onnx_file
 from tnn_serving.graph import Graph
 from tnn_serving.int8 import Decision, processor
 from tnn_serving.layers.quantized import Form
-from tnn_serving.network import Network, Pictures, TnnNetwork
+from tnn_serving.network import NO_VALUES, Network, Pictures, TnnNetwork
 from tnn_serving.onnx_network import read_onnx
 from tnn_serving.translate.graph import Blob, fingerprint, free_dims, translate
+from tnn_serving.translate.inference import SAMPLE_LIMIT
 from tnn_serving.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -167,9 +168,10 @@ class Model:
         self._limits = shapes
         self._lock = threading.Lock()
         self._compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], ShapeCache] = {}
-        self._taken: dict[tuple[tuple[str, tuple[int, ...]], ...], None] = {}
+        self._taken: dict[object, None] = {}
         self._optional = list(network.optional)
         border = network.border(self._pictures, raw_int8=raw_int8)
+        self._sizing = network.sizing
         self._inputs = {blob.name: _spec(blob) for blob in border.inputs}
         self._blobs = {name: _spec(blob) for name, blob in border.blobs.items()}
         self.sizes = {blob.name: tuple(dim or 0 for dim in blob.dims) for blob in border.inputs}
@@ -279,7 +281,11 @@ class Model:
 
         Returns the optional inputs among those fed.
         """
-        key = tuple([(name, array.shape) for name, array in feeds.items()])
+        key: tuple[object, ...] = tuple([(name, array.shape) for name, array in feeds.items()])
+        values: Arrays = NO_VALUES
+        if self._sizing:
+            values = {name: feeds[name] for name in self._sizing if name in feeds and feeds[name].size <= SAMPLE_LIMIT}
+            key = (*key, *(array.tobytes() for array in values.values()))
         given = self._given(feeds)
         if key in self._taken:
             return given
@@ -290,14 +296,14 @@ class Model:
                 raise RequestError(
                     f"input `{name}` is missing", expected=", ".join(self._inputs), found=", ".join(feeds)
                 )
-        shapes = dict(key)
+        shapes = {name: array.shape for name, array in feeds.items()}
         for name in self._pictures.keys() & shapes.keys():
             n, h, w, c = shapes[name]
             shapes[name] = (n, c, h, w)
         try:
-            self.network.check_shapes(shapes, given)
+            self.network.check_shapes(shapes, given, values)
         except TnnError as error:
-            sizes = ", ".join(f"`{name}` {list(shape)}" for name, shape in key)
+            sizes = ", ".join(f"`{name}` {list(array.shape)}" for name, array in feeds.items())
             raise RequestError(f"the network does not take {sizes}", found=str(error)) from error
         while len(self._taken) >= REMEMBERED_SHAPES:
             self._taken.pop(next(iter(self._taken)), None)

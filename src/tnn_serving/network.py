@@ -10,25 +10,32 @@ from typing import Protocol
 
 import onnx
 
+from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.graph import COMPUTED, Graph
 from tnn_serving.int8 import Decision, decide
 from tnn_serving.layers.quantized import Form
 from tnn_serving.translate.batch import batch_ability
 from tnn_serving.translate.graph import Blob, check_shapes, fingerprint, free_dims, translate
+from tnn_serving.translate.limits import UNLIMITED, Limits
 from tnn_serving.translate.pictures import PictureInput
 
 log = logging.getLogger(__name__)
 
 Pictures = Mapping[str, PictureInput]
 
+NO_VALUES: Arrays = {}
+
 
 @dataclass(frozen=True, slots=True)
 class Border:
-    """What callers feed a network and what they may ask it for: any blob, by name."""
+    """What callers feed a network and what they may ask it for: any blob, by name; and an estimate of its memory at
+    the default shapes."""
 
     inputs: list[Blob]
     blobs: dict[str, Blob]
+    weights_bytes: int = 0
+    activations_bytes: int = 0
 
 
 class Network(Protocol):
@@ -41,9 +48,13 @@ class Network(Protocol):
         quantized: it has int8 layers of TNN's.
         weight_bytes: size of its weights in memory.
         default_shapes: a shape of each input that the network takes, in the network's own layout.
+        limits: what it may ask for while it is loaded, and of memory at each shape.
+        sizing: inputs whose values decide how large something is.
     """
 
     source: str
+    limits: Limits
+    sizing: tuple[str, ...]
 
     @property
     def outputs(self) -> list[str]: ...
@@ -74,8 +85,13 @@ class Network(Protocol):
         Raises ShapeError for an output that is not there.
         """
 
-    def check_shapes(self, shapes: Mapping[str, Sequence[int]], given: Sequence[str]) -> None:
-        """Asks whether the network takes these shapes. Raises ShapeError naming the layer that refuses."""
+    def check_shapes(
+        self, shapes: Mapping[str, Sequence[int]], given: Sequence[str], values: Arrays = NO_VALUES
+    ) -> None:
+        """Asks whether the network takes these shapes, and values of :attr:`sizing` inputs.
+
+        Raises ShapeError naming the layer that refuses, LimitError for more memory than allowed.
+        """
 
     def int8_form(self, engine: str, choice: str, cpu: Cpu) -> Decision:
         """How int8 layers are run on an engine. Raises ConfigError for an unknown choice."""
@@ -94,8 +110,10 @@ class Network(Protocol):
 class TnnNetwork:
     """A network that was read from TNN's files."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, limits: Limits = UNLIMITED) -> None:
         self.graph = graph
+        self.limits = limits
+        self.sizing: tuple[str, ...] = ()
         self.source = graph.source
         self.optional = [item.name for item in graph.inputs if item.name in graph.constants]
 
@@ -124,16 +142,25 @@ class TnnNetwork:
     @cached_property
     def free(self) -> dict[str, tuple[bool, ...]]:
         """For each input, which dims the caller may choose."""
-        return free_dims(self.graph, given=self.optional)
+        return free_dims(self.graph, given=self.optional, limits=self.limits)
 
     def border(self, pictures: Pictures, *, raw_int8: bool) -> Border:
         """Inputs in file order, blobs in the order of the layers."""
-        made = translate(self.graph, given=self.optional, symbolic=self.free, pictures=pictures, raw_int8=raw_int8)
+        made = translate(
+            self.graph,
+            given=self.optional,
+            symbolic=self.free,
+            pictures=pictures,
+            raw_int8=raw_int8,
+            limits=self.limits,
+        )
+        self.sizing = made.sizing
         for blob in made.inputs:
             if not any(True for _ in self.graph.consumers(blob.name)):
                 log.warning("%s: input `%s` is not used by any layer", self.source, blob.name)
         names = (name for layer in self.graph.layers for name in layer.outputs)
-        return Border(made.inputs, {name: made.blobs[name] for name in names if name in made.blobs})
+        blobs = {name: made.blobs[name] for name in names if name in made.blobs}
+        return Border(made.inputs, blobs, made.weights_bytes, made.activations_bytes)
 
     def onnx(
         self, *, outputs: Sequence[str], given: Sequence[str], pictures: Pictures, form: Form, raw_int8: bool
@@ -147,11 +174,14 @@ class TnnNetwork:
             pictures=pictures,
             form=form,
             raw_int8=raw_int8,
+            limits=self.limits,
         ).proto()
 
-    def check_shapes(self, shapes: Mapping[str, Sequence[int]], given: Sequence[str]) -> None:
+    def check_shapes(
+        self, shapes: Mapping[str, Sequence[int]], given: Sequence[str], values: Arrays = NO_VALUES
+    ) -> None:
         """Asks every layer."""
-        check_shapes(self.graph, shapes, given=given)
+        check_shapes(self.graph, shapes, given=given, values=values, limits=self.limits)
 
     def int8_form(self, engine: str, choice: str, cpu: Cpu) -> Decision:
         """How int8 layers are run on an engine."""
@@ -162,11 +192,15 @@ class TnnNetwork:
         if min((len(i.dims) for i in self.graph.inputs if i.name not in self.optional), default=0) < 2:
             return self, "an input has no dims beside a batch"
         ability = batch_ability(self.graph, outputs=outputs)
+        if ability.safe and self.optional:
+            # What may be left out is the same for all rows when it is, and part of the batch when it is not.
+            fed = batch_ability(ability.graph, self.optional, outputs=outputs)
+            ability = ability if fed.safe else fed
         if not ability.safe:
             return self, ability.reason
         if ability.rewritten:
             log.info("%s: %s", self.source, ability.reason)
-            return TnnNetwork(ability.graph), None
+            return TnnNetwork(ability.graph, self.limits), None
         return self, None
 
     def producer(self, blob: str) -> str:

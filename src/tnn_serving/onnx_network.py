@@ -16,14 +16,17 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx import shape_inference
 
+from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.errors import FormatError, ShapeError, UnsupportedLayer, located
+from tnn_serving.formats.folder import check_regular
 from tnn_serving.graph import Input
 from tnn_serving.int8 import Decision
 from tnn_serving.layers.quantized import Form
-from tnn_serving.network import Border, Network, Pictures
+from tnn_serving.network import NO_VALUES, Border, Network, Pictures
 from tnn_serving.translate.builder import Builder
 from tnn_serving.translate.graph import Blob
+from tnn_serving.translate.limits import UNLIMITED, Limits
 from tnn_serving.translate.pictures import pixels
 from tnn_serving.translate.row_walk import rows_stay_apart
 
@@ -37,13 +40,14 @@ OTHER_SIZES = (256, 512, 128, 64, 32, 16, 8, 4, 2, 1)
 """Sizes to try for free dims, where a shape is needed and nobody has said one: the first that the network takes."""
 
 
-def read_onnx(path: Path) -> OnnxNetwork:
+def read_onnx(path: Path, limits: Limits = UNLIMITED) -> OnnxNetwork:
     """Reads an ONNX model, with external data that lies beside it.
 
     Raises:
         FormatError: the file is no valid ONNX model.
     """
     with located(str(path)):
+        check_regular(path)
         try:
             proto = onnx.load(path)
             onnx.checker.check_model(proto)
@@ -51,7 +55,7 @@ def read_onnx(path: Path) -> OnnxNetwork:
             raise FormatError(f"cannot be read: {error.strerror or error}") from error
         except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
             raise FormatError("no valid ONNX model", found=" ".join(str(error).split())[:400]) from error
-        return OnnxNetwork(proto, str(path))
+        return OnnxNetwork(proto, str(path), limits)
 
 
 class OnnxNetwork:
@@ -62,9 +66,11 @@ class OnnxNetwork:
     """
 
     quantized = False
+    sizing: tuple[str, ...] = ()
 
-    def __init__(self, proto: onnx.ModelProto, source: str) -> None:
+    def __init__(self, proto: onnx.ModelProto, source: str, limits: Limits = UNLIMITED) -> None:
         self.source = source
+        self.limits = limits
         self._proto = proto
         # Exporters list weights among the inputs too, as IR versions below 4 had to: what has a value is a constant.
         stored = {item.name for item in proto.graph.initializer}
@@ -110,7 +116,12 @@ class OnnxNetwork:
         inferred = shape_inference.infer_shapes(self._skeleton, data_prop=True).graph
         values = [item for item in (*inferred.value_info, *inferred.output) if item.type.HasField("tensor_type")]
         blobs = {item.name: Blob(item.name, _dtype(item), _dims(item), _dims(item)) for item in values}
-        return Border(inputs, blobs)
+        return Border(inputs, blobs, self.weight_bytes, max(map(self._bytes, values), default=0))
+
+    def _bytes(self, item: onnx.ValueInfoProto) -> int:
+        """The bytes of a value whose dims are known. Raises LimitError if it is larger than allowed."""
+        with located(self.source, f"value `{item.name}`"):
+            return self.limits.check_tensor(_dims(item), _dtype(item))
 
     def onnx(
         self, *, outputs: Sequence[str], given: Sequence[str], pictures: Pictures, form: Form, raw_int8: bool
@@ -129,8 +140,13 @@ class OnnxNetwork:
         model.producer_name = model.producer_name or "unknown"
         return ir.serde.serialize_model(model)
 
-    def check_shapes(self, shapes: Mapping[str, Sequence[int]], given: Sequence[str]) -> None:
-        """Has ONNX's own inference look at every node. Raises ShapeError with the node that does not fit."""
+    def check_shapes(
+        self, shapes: Mapping[str, Sequence[int]], given: Sequence[str], values: Arrays = NO_VALUES
+    ) -> None:
+        """Has ONNX's own inference look at every node.
+
+        Raises ShapeError with the node that does not fit, LimitError for a value that is too large.
+        """
         model = onnx.ModelProto()
         model.CopyFrom(self._skeleton)
         for item in model.graph.input:
@@ -142,9 +158,12 @@ class OnnxNetwork:
             item.type.tensor_type.ClearField("shape")
         with located(self.source):
             try:
-                shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+                inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
             except shape_inference.InferenceError as error:
                 raise ShapeError("shapes do not fit the network", found=_reason(error)) from error
+        for item in (*inferred.input, *inferred.value_info, *inferred.output):
+            if item.type.HasField("tensor_type") and item.type.tensor_type.HasField("shape"):
+                self._bytes(item)
 
     def int8_form(self, engine: str, choice: str, cpu: Cpu) -> Decision:
         """Int8 operators of ONNX say themselves how they are computed."""

@@ -1,17 +1,22 @@
-"""The fast form of int8 layers, layer by layer: fed with TNN's codes, within one step and almost always equal."""
+"""The fast form of int8 layers, one by one: given the same codes, within one step of TNN and almost always equal."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.int8_forms import feeds, kernels, load, wrong_codes
+from benchmarks.int8_forms import feeds, kernels, load, wrong_codes, wrong_codes_in_place
 from tests.recordings import SHARED
 from tnn_serving.engines import ENGINES, Options
 from tnn_serving.engines.cpu import this_cpu
+from tnn_serving.graph import Graph
 from tnn_serving.model import Model
+from tnn_serving.network import TnnNetwork
+
+Check = Callable[[Graph, dict[str, np.ndarray], str, Options], Iterator[np.ndarray]]
 
 MODELS = SHARED / "models"
 NETWORKS = [
@@ -31,11 +36,12 @@ MOST_WRONG = 2e-5
 """Share of a network's codes that may be one step off."""
 
 
+@pytest.mark.parametrize("check", [wrong_codes, wrong_codes_in_place])
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
-def test_each_layer_is_within_one_step(path: Path, engine: str) -> None:
+def test_each_layer_is_within_one_step(path: Path, engine: str, check: Check) -> None:
     graph = load(path)
-    off = list(wrong_codes(graph, feeds(graph), engine, Options(threads=1)))
+    off = list(check(graph, feeds(graph), engine, Options(threads=1)))
     assert len(off) > 20
     assert max(int(steps.max()) for steps in off) <= 1
     assert sum(int(np.count_nonzero(steps)) for steps in off) <= MOST_WRONG * sum(steps.size for steps in off)
@@ -43,6 +49,6 @@ def test_each_layer_is_within_one_step(path: Path, engine: str) -> None:
 
 @pytest.mark.parametrize("path", NETWORKS[1:], ids=lambda path: path.stem)
 def test_convolutions_run_as_int8_kernels(path: Path) -> None:
-    counts = kernels(Model(load(path), "openvino", Options(threads=1), int8="fast"))
+    counts = kernels(Model(TnnNetwork(load(path)), "openvino", Options(threads=1), int8="fast"))
     assert sum(counts.get(kind, 0) for kind in ("i8", "u8")) > 20
     assert counts.get("f32", 0) <= 1

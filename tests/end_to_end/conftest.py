@@ -31,8 +31,7 @@ from tnn_serving.triton.supervise import Callbacks, Supervisor
 START_S = 60.0
 
 
-@pytest.fixture(scope="session")
-def installed() -> None:
+def skip_unless_installed() -> None:
     """Skips where there is nothing to start."""
     try:
         find_tritonserver()
@@ -41,6 +40,12 @@ def installed() -> None:
         pytest.skip(f"no server can be started here: {error}")
     if not BACKEND_LIBRARY.is_file():
         pytest.skip("the backend library has not been built (pip install -e .)")
+
+
+@pytest.fixture(scope="session")
+def installed() -> None:
+    """A server can be started here."""
+    skip_unless_installed()
 
 
 def free_ports(count: int) -> list[int]:

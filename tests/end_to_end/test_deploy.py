@@ -116,7 +116,7 @@ def test_kubernetes_probes_ask_the_supervisor() -> None:
     (container,) = pod["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports["health"] == DEFAULT_PORT
-    for probe, path in (("startup", "ready"), ("readiness", "ready"), ("liveness", "live")):
+    for probe, path in (("readiness", "ready"), ("liveness", "live")):
         assert container[f"{probe}Probe"]["httpGet"] == {"path": f"/health/{path}", "port": "health"}
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert pod["spec"]["securityContext"]["runAsNonRoot"]

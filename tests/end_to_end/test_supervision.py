@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
 import signal
@@ -339,6 +340,31 @@ def test_program_that_crashes_too_often_ends_with_the_reason(program: Callable[.
     assert running.process.returncode == 1
     assert "SIGSEGV; restarting in 1 s" in talk
     assert "SIGKILL; it has died 2 times in a row" in " ".join(talk.split())
+
+
+def test_pause_of_program_and_server_is_no_hang(program: Callable[..., Program]) -> None:
+    """What a frozen container, or a stopped process group, looks like afterwards."""
+    hang_timeout_s = 3
+    running = program(f"--hang-timeout={hang_timeout_s}", "--stall-report=1", "--no-server-log")
+    running.wait_until_ready()
+    pids = [running.process.pid, running.server_pid()]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(2 * hang_timeout_s)  # the pause itself is what is tried
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(1)  # so that the program surely finds a server that has been silent for the whole pause
+    url = f"http://127.0.0.1:{running.health_port}"
+    paused_until = time.monotonic()
+
+    def answered() -> bool:
+        with urllib.request.urlopen(f"{url}/health", timeout=10) as answer:
+            health = json.load(answer)
+        assert sum(health["restarts"].values()) == 0
+        assert health["pid"] == pids[1]
+        return bool(health["ready"]) and time.monotonic() - paused_until > hang_timeout_s
+
+    wait_for(answered, "the same server is still ready", 30)
 
 
 @pytest.mark.parametrize("how", ["made", "file", "variable", "off"])

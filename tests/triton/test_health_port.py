@@ -104,6 +104,6 @@ def test_nonsense_does_no_harm(port: int, request_text: bytes) -> None:
             connection.shutdown(socket.SHUT_WR)
             while connection.recv(65536):
                 pass
-        except ConnectionError:
+        except OSError:  # it may have hung up already
             pass
     assert get(port, "/health/live")[0] == 200

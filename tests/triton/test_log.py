@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tnn_serving.triton.log import failure_reasons, is_harmless, poll_failure
+from tnn_serving.triton.log import decision_at_load, failure_reasons, is_harmless, poll_failure
 
 HARMLESS = 'E1123 06:24:25.015537 6475 server.cc:241] "CudaDriverHelper has not been initialized."'
 NO_REPOSITORY = "error: creating server: Internal - failed to stat file /nonexistent"
@@ -45,3 +45,10 @@ def test_missing_gpu_is_harmless() -> None:
 def test_why_a_folder_could_not_be_read() -> None:
     assert poll_failure([HARMLESS, POLL], "face") == "failed to read text proto from /models/face/config.pbtxt"
     assert poll_failure([POLL], "other") == ""
+
+
+def test_what_was_decided_at_load() -> None:
+    line = 'I1125 15:13:23.080703 17746 loading.py:155] "face runs on openvino (openvino 2.3 ms, onnxruntime 2.9 ms)"'
+    assert decision_at_load(line) == "face runs on openvino (openvino 2.3 ms, onnxruntime 2.9 ms)"
+    assert decision_at_load(line.replace("loading.py", "bridge.py")) == ""
+    assert decision_at_load(PORT) == ""

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tnn_serving.cli.bench import bench
+from tnn_serving.cli.check import check, sign
 from tnn_serving.cli.demo import demo
 from tnn_serving.cli.model import compare, export, inspect
 from tnn_serving.cli.output import errors_shown
@@ -26,6 +27,8 @@ PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app.command(rich_help_panel="Serve", context_settings=PASS_THROUGH)(serve)
 app.command("install-server", rich_help_panel="Serve")(install_server)
+app.command(rich_help_panel="Serve")(check)
+app.command(rich_help_panel="Serve")(sign)
 app.add_typer(demo, name="demo", rich_help_panel="Serve")
 app.command(rich_help_panel="Ask a server")(classify)
 app.command(rich_help_panel="Ask a server")(detect)

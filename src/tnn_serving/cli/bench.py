@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from tnn_serving.cli.model import parse_shapes, read_arrays
+from tnn_serving.cli.model import parse_shapes
 from tnn_serving.cli.output import EXIT_BAD, EXIT_INTERRUPTED, JsonFlag, print_json, stderr, stdout
 from tnn_serving.client.connection import ModelInfo, Protocol, connect, parse_url
 from tnn_serving.client.load import Measurement, Target, Window, measure
@@ -20,6 +20,7 @@ from tnn_serving.client.load.measure import OPEN_LOOP_CONNECTIONS
 from tnn_serving.errors import ConfigError, FormatError
 from tnn_serving.formats import read_model
 from tnn_serving.profile import RUNS, Profile, profile
+from tnn_serving.serving.recorded_case import read_arrays
 
 KEPT = 0.95
 """A rate is kept when at least this share of it was answered."""

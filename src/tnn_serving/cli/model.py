@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.table import Table
 
@@ -16,6 +15,7 @@ from tnn_serving.compare import compare as compare_runs
 from tnn_serving.errors import ConfigError
 from tnn_serving.formats import read_model
 from tnn_serving.model import load, to_onnx
+from tnn_serving.serving.recorded_case import read_recording
 from tnn_serving.summary import LayerSummary, Summary, summarize
 
 ModelPath = Annotated[Path, typer.Argument(help="A model folder, or a .tnnproto with its .tnnmodel beside it.")]
@@ -105,12 +105,11 @@ def compare(
     graph = read_model(model)
     first, *more = engines.split(",")
     loaded = load(graph, first, int8=int8)
-    recorded = read_arrays(against) if against else {}
-    inputs = {name.removeprefix("in."): value for name, value in recorded.items() if name.startswith("in.")}
+    inputs, recorded = read_recording(against) if against else ({}, {})
     inputs = inputs or random_inputs(loaded, parse_shapes(shape or []), seed=seed)
     left = run_everything(loaded, inputs)
     if against is not None:
-        right = {name.removeprefix("out."): value for name, value in recorded.items() if name.startswith("out.")}
+        right = recorded
         names = (f"{model} on {first}", str(against))
     elif other is not None:
         right = run_everything(load(read_model(other), first, int8=int8), inputs)
@@ -128,15 +127,6 @@ def compare(
         _show_comparison(found)
     if found.first is not None:
         raise typer.Exit(1)
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file. Raises ConfigError."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read recording {path}", found=str(error)) from error
 
 
 def _show_comparison(found: Comparison) -> None:

@@ -44,16 +44,21 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+def printable(text: str) -> str:
+    """``text`` without control characters but line feeds: names come from files, and this goes to a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 @contextmanager
 def errors_shown() -> Iterator[None]:
     """Turns what we raise on purpose into a message and an exit code."""
     try:
         yield
     except TnnError as error:
-        stderr.print(f"[bold red]error:[/] {escape(error.headline())}", highlight=False)
+        stderr.print(f"[bold red]error:[/] {escape(printable(error.headline()))}", highlight=False)
         for label, fact in (("expected", error.expected), ("found", error.found)):
             if fact is not None:
-                stderr.print(f"  {label + ':':9} {escape(str(fact))}", highlight=False)
+                stderr.print(f"  {label + ':':9} {escape(printable(str(fact)))}", highlight=False)
         if error.hint:
             stderr.print(f"\n[bold]hint:[/] {escape(error.hint)}", highlight=False)
         raise SystemExit(EXIT_BAD) from None

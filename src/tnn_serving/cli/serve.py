@@ -17,6 +17,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from tnn_serving.cache import cache_folder
 from tnn_serving.cli.output import stderr, stdout
 from tnn_serving.errors import ServerError
 from tnn_serving.triton.access import (
@@ -40,7 +41,7 @@ from tnn_serving.triton.launch import (
     prepare,
     split_arguments,
 )
-from tnn_serving.triton.log import is_alarming
+from tnn_serving.triton.log import decision_at_load, is_alarming
 from tnn_serving.triton.overlay import Overlay
 from tnn_serving.triton.supervise import Callbacks, Restarts, Supervisor
 
@@ -90,6 +91,10 @@ def serve(
     admin_token_file: Annotated[
         Path | None, typer.Option(help=f"Holds the token; otherwise it is taken from {TOKEN_VARIABLE}, or made.")
     ] = None,
+    cache_dir: Annotated[
+        str,
+        typer.Option(help="Folder for what is measured and compiled at load, or none.", show_default="user's cache"),
+    ] = "",
     tritonserver: Annotated[
         Path | None, typer.Option(help="The tritonserver to start, instead of the installed one.")
     ] = None,
@@ -130,6 +135,7 @@ def serve(
             grpc_port=grpc_port,
             metrics_port=metrics_port,
             exit_timeout_s=exit_timeout,
+            cache_dir=None if cache_dir == "none" else Path(cache_dir or cache_folder()).absolute(),
             flags=flags,
             tritonserver=tritonserver,
         )
@@ -182,9 +188,12 @@ def _callbacks(launch: Launch, health_address: tuple[str, int] | None, *, show_a
     waited_s = 0.0
 
     def on_log(line: str) -> None:
+        decision = decision_at_load(line)
         if show_all or is_alarming(line):
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
+        elif decision:
+            stderr.print(f"[dim]{escape(decision)}[/]", highlight=False)
 
     def on_waiting(seconds: float) -> None:
         nonlocal waited_s

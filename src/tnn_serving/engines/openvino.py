@@ -13,6 +13,7 @@ import openvino as ov
 
 from tnn_serving.engines import openvino_profile
 from tnn_serving.engines.base import VIEW_FROM_BYTES, Arrays, NodeTime, Options, Shapes, TensorSpec
+from tnn_serving.engines.openvino_codes import unsigned_codes
 from tnn_serving.engines.openvino_division import round_divisions
 from tnn_serving.engines.openvino_repairs import keep_ties_in_order, widen_single_channels
 from tnn_serving.errors import EngineError
@@ -59,6 +60,7 @@ class OpenVINO:
             network = _core().read_model(model.SerializeToString())
             keep_ties_in_order(network)
             widen_single_channels(network)
+            unsigned_codes(network)
             if options.ieee_division:
                 round_divisions(network)
         except RuntimeError as error:

@@ -172,18 +172,27 @@ def _label(source: Source, of_bytes: str) -> str:
 def _read_text(source: Source) -> bytes:
     if isinstance(source, bytes):
         return source
+    check_regular(source)
     try:
-        size = os.path.getsize(source)
-        if size > MAX_BYTES:
-            raise ProtoError("file is too large for a proto", expected=f"at most {MAX_BYTES} bytes", found=size)
-        return Path(source).read_bytes()
+        with open(source, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise ProtoError("file is too large for a proto", expected=f"at most {MAX_BYTES} bytes", found=size)
+            return file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ProtoError(f"cannot be read: {error.strerror}") from error
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raises FormatError for what waits for ever or never ends when it is read: a pipe, a device."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise FormatError("not a regular file", expected="a file, or a link to one")
 
 
 def _map(source: Source) -> memoryview:
     if isinstance(source, bytes):
         return memoryview(source)
+    check_regular(source)
     try:
         with open(source, "rb") as file:
             if not os.fstat(file.fileno()).st_size:
@@ -196,6 +205,7 @@ def _map(source: Source) -> memoryview:
 def _read(source: Source) -> memoryview:
     if isinstance(source, bytes):
         return memoryview(source)
+    _check_regular(source)
     try:
         return memoryview(Path(source).read_bytes())
     except OSError as error:

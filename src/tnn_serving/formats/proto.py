@@ -28,8 +28,11 @@ log = logging.getLogger(__name__)
 
 HEADER_SEGMENTS = 5
 MAX_BYTES = 16 << 20
-MAX_SEGMENTS = 1 << 18
-"""Both far above any proto: they keep a file of another kind from filling the memory."""
+MAX_SEGMENTS = 1 << 15
+MAX_INPUTS = 1 << 10
+MAX_WORDS = 1 << 16
+"""Far above any proto (words are those of one layer): they keep a file from filling the memory, and from costing
+hours where time grows with the square."""
 
 _WHITE = bytes(range(33))
 _BLANKS = _WHITE.decode("ascii")
@@ -135,6 +138,8 @@ def _read_inputs(text: str, version: int) -> list[Input]:
     if not text:
         return []
     found: dict[str, Input] = {}
+    if text.count(":") >= MAX_INPUTS:
+        raise ProtoError("too many inputs", expected=f"at most {MAX_INPUTS}", found=text.count(":") + 1)
     for position, part in enumerate(text.split(":")):
         tokens = part.strip(_BLANKS).split(" ")
         if len(tokens) < 2:
@@ -184,6 +189,8 @@ def _read_segment(text: str, index: int) -> Layer:
 
 def _read_layer(text: str, index: int) -> Layer:
     tokens = _split(text)
+    if len(tokens) > MAX_WORDS:
+        raise ProtoError(f"layer segment {index} is too long", expected=f"at most {MAX_WORDS} words", found=len(tokens))
     if "\t" in tokens[0]:
         raise ProtoError(f"layer segment {index} has an unknown type", found=repr(tokens[0][:80]))
     if len(tokens) < 4:

@@ -321,6 +321,7 @@ class DetectionOutput(Layer):
         self._check()
         loc, conf, prior, *arms = inputs
         images = g.size(loc, 0)
+        g.check_made(self.num_classes)
         labels = [k for k in range(self.num_classes) if k != self.background_label_id]
         nothing = self._nothing(g, images)
         if not labels or self.nms_top_k == 0 or (self.share_location and self.background_label_id == -1):
@@ -379,7 +380,8 @@ class DetectionOutput(Layer):
         scores = g.reshape(conf, 0, -1, self.num_classes)
         if arms:
             object_score = g.op("Slice", g.reshape(arms[0], 0, -1, 2), g.ints(1), g.ints(2), g.ints(2))
-            background = np.eye(self.num_classes, dtype=np.float32)[0]
+            background = np.zeros(self.num_classes, np.float32)
+            background[0] = 1
             scores = g.op("Where", g.op("Less", object_score, g.const(ARM_CONFIDENCE)), g.const(background), scores)
         if len(arms) == 2:
             priors = self._decoded(g, priors, variances, g.reshape(arms[1], 0, -1, 1, 4))

@@ -141,6 +141,7 @@ class GroupNorm(Layer):
         need_channels(x)
         if self.group < 1 or x.dim(1) % self.group:
             raise ShapeError("channels cannot be grouped", expected=f"a divisor of {x.dim(1)}", found=self.group)
+        g.check_made(self.group)
         ones = g.const(np.ones(self.group, np.float32))
         zeros = g.const(np.zeros(self.group, np.float32))
         grouped = g.op("InstanceNormalization", g.reshape(x, 0, self.group, -1), ones, zeros, epsilon=self.eps)

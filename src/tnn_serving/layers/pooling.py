@@ -179,6 +179,7 @@ def _cover(g: Builder, x: Value, axis: int, out: int) -> Value:
     """bool [out, n]: which elements of an axis each window of an adaptive pooling covers."""
     n = g.size(x, axis)
     count = g.ints(out)
+    g.check_made(out)
     first = g.const(np.arange(out, dtype=np.int64).reshape(-1, 1))
     start = g.op("Div", g.op("Mul", first, n), count)
     end = g.op("Div", g.op("Add", g.op("Mul", g.op("Add", first, g.ints(1)), n), g.ints(out - 1)), count)

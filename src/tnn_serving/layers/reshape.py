@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tnn_serving.errors import ShapeError, UnsupportedLayer
+from tnn_serving.graph import MAX_RANK
 from tnn_serving.layers.base import Layer, counted, layer, token
 from tnn_serving.layers.quantized import Codes
 from tnn_serving.layers.shape import joined, numbers, shape_operand
@@ -162,6 +163,8 @@ class Unsqueeze(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class. Raises ShapeError for a place outside the rank."""
+        if x.rank + len(self.axes) > MAX_RANK:
+            raise ShapeError("too many axes", expected=f"{MAX_RANK} dims at most", found=x.rank + len(self.axes))
         is_new = [False] * x.rank
         for axis in self.axes:
             reach = len(is_new)

@@ -68,6 +68,7 @@ class Histogram(Layer):
         """See the class. Raises ShapeError for a negative depth."""
         if self.depth < 0:
             raise ShapeError("depth must not be negative", found=self.depth)
+        g.check_made(self.depth)
         flat = g.reshape(g.cast(x, np.int64), -1)
         beyond = g.ints(self.depth)
         inside = g.op("And", g.op("GreaterOrEqual", flat, g.ints(0)), g.op("Less", flat, beyond))

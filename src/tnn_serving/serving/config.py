@@ -10,9 +10,10 @@ import difflib
 import logging
 import math
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -25,6 +26,7 @@ from tnn_serving.pictures.decode import MAX_PIXELS, PILLOWS_MAX_PIXELS
 from tnn_serving.pictures.fit import Fit, ResizeMode
 from tnn_serving.pictures.resize import Interp
 from tnn_serving.serving.plan import PerformanceHint, read_hint
+from tnn_serving.translate.limits import Limits, memory_of_machine_bytes
 from tnn_serving.translate.pictures import PictureInput
 
 log = logging.getLogger(__name__)
@@ -57,7 +59,9 @@ Kind = Literal["tensor", "pixels", "encoded"]
 class Parameter:
     """A key of the ``parameters`` section that we understand.
 
-    ``per_input`` ones may be written ``<input>.<key>`` for one input, or ``<key>`` for all picture inputs.
+    ``per_input`` ones may be written ``<input>.<key>`` for one input, or ``<key>`` for all picture inputs. Where
+    ``operators`` ones stand on the server's command line, no model folder can say otherwise ("wins"), or none may speak
+    of it at all ("only").
     """
 
     key: str
@@ -65,14 +69,18 @@ class Parameter:
     default: str
     read: Callable[[str], Any]
     per_input: bool = False
+    operators: Literal["", "wins", "only"] = ""
 
 
 def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.strip("[] ").split(","))
 
 
+TRUE = ("true", "1", "yes")
+
+
 def _truth(text: str) -> bool:
-    if text.lower() in ("true", "1", "yes"):
+    if text.lower() in TRUE:
         return True
     if text.lower() in ("false", "0", "no"):
         return False
@@ -85,6 +93,8 @@ def _size(text: str) -> tuple[int, int] | None:
     height, width = (int(part) for part in text.replace("x", ",").split(","))
     if height < 1 or width < 1:
         raise ValueError("expected height,width")
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"expected at most {MAX_PIXELS} pixels")
     return height, width
 
 
@@ -153,6 +163,24 @@ def _pixel_limit(text: str) -> int:
     return number
 
 
+def _memory(text: str) -> int:
+    return memory_of_machine_bytes() if text.lower() == "auto" else read_bytes(text)
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not number >= 0:
+        raise ValueError("expected seconds")
+    return number or math.inf
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise ValueError("expected a number that is not negative")
+    return number
+
+
 PARAMETERS = {
     parameter.key: parameter
     for parameter in (
@@ -200,7 +228,13 @@ PARAMETERS = {
             "none",
             _shapes,
         ),
-        Parameter("cache_dir", "folder for what was measured and compiled, or `none`", "none", _folder),
+        Parameter(
+            "cache_dir",
+            "folder for what was measured and compiled, or `none`; for the server's command line only",
+            "none",
+            _folder,
+            operators="only",
+        ),
         Parameter("scale", "factor of each channel: one number, or one a channel", "1", _numbers, per_input=True),
         Parameter("bias", "added after `scale`: one number, or one a channel", "0", _numbers, per_input=True),
         Parameter(
@@ -238,6 +272,30 @@ PARAMETERS = {
             _pixel_limit,
             True,
         ),
+        Parameter(
+            "memory_limit_bytes",
+            "most memory for weights and activations together, as estimated at load and for each new shape, such as "
+            "`2GB`; `auto` is what the machine or container has",
+            "auto",
+            _memory,
+            operators="wins",
+        ),
+        Parameter(
+            "load_timeout_s",
+            "seconds after which translating a network is given up, looked at between layers; 0 for no limit",
+            "120",
+            _seconds,
+            operators="wins",
+        ),
+        Parameter(
+            "require_manifest", "refuse a model folder without a `SHA256SUMS`", "false", _truth, operators="wins"
+        ),
+        Parameter(
+            "check_tolerance",
+            "largest difference from `check.npz`, as a share of the output's largest value or of 1",
+            "1e-3",
+            _share,
+        ),
     )
 }
 """Every parameter of config.pbtxt that we understand; docs/serving.md is made from it."""
@@ -271,6 +329,29 @@ class Settings:
     max_joined_rows: int | None
     shapes: ShapeLimits
     warm_shapes: tuple[dict[str, tuple[int, ...]], ...]
+    memory_limit_bytes: int
+    check_tolerance: float
+
+
+def read_parameter(key: str, text: str) -> Any:
+    """The value of a parameter. Raises ConfigError."""
+    parameter = PARAMETERS[key.rpartition(".")[2]]
+    try:
+        return parameter.read(text)
+    except (ValueError, ConfigError) as error:
+        raise ConfigError(f"parameter `{key}` cannot be read", expected=parameter.doc, found=text) from error
+
+
+def text_of(config: Mapping[str, Any], key: str) -> str:
+    """A parameter as it is written, or its default."""
+    given = config.get("parameters", {}).get(key)
+    return PARAMETERS[key].default if given is None else str(given.get("string_value", ""))
+
+
+def limits_of(config: Mapping[str, Any]) -> Limits:
+    """What a network may ask for, the time counted from now. Raises ConfigError."""
+    memory, seconds = (read_parameter(key, text_of(config, key)) for key in ("memory_limit_bytes", "load_timeout_s"))
+    return Limits(memory, time.monotonic() + seconds)
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
@@ -292,13 +373,8 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
             )
 
     def value(key: str, name: str = "") -> Any:
-        parameter = PARAMETERS[key]
         spelled = f"{name}.{key}" if f"{name}.{key}" in given else key
-        text = given.get(spelled, parameter.default)
-        try:
-            return parameter.read(text)
-        except (ValueError, ConfigError) as error:
-            raise ConfigError(f"parameter `{spelled}` cannot be read", expected=parameter.doc, found=text) from error
+        return read_parameter(spelled, given.get(spelled, PARAMETERS[key].default))
 
     for key in given:
         if key.rpartition(".")[2] not in PARAMETERS:
@@ -342,7 +418,27 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         max_joined_rows=value("max_joined_rows"),
         shapes=ShapeLimits(value("shape_cache_size"), value("shape_cache_bytes")),
         warm_shapes=value("warm_shapes"),
+        memory_limit_bytes=value("memory_limit_bytes"),
+        check_tolerance=value("check_tolerance"),
     )
+
+
+def check_operators(config: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a parameter of a model folder that only the server's command line may have: engines read
+    and write a cache as their own."""
+    for key in config.get("parameters", {}):
+        if key in PARAMETERS and PARAMETERS[key].operators == "only":
+            raise ConfigError(
+                f"parameter `{key}` may not stand in config.pbtxt", hint=f"--backend-config=tnn,{key}=VALUE sets it"
+            )
+
+
+def with_defaults(config: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, Any]:
+    """A configuration with the parameters of the server's command line where it has none of its own, and against its
+    own where they are the operator's to decide."""
+    given = {key.replace("-", "_"): {"string_value": text} for key, text in options.items()}
+    decided = {key: value for key, value in given.items() if key in PARAMETERS and PARAMETERS[key].operators}
+    return {**config, "parameters": {**given, **config.get("parameters", {}), **decided}}
 
 
 _TOKEN = re.compile(
@@ -525,6 +621,12 @@ def check_outputs(config: Mapping[str, Any], outputs: Mapping[str, TensorSpec]) 
                 expected=", ".join(near) or "a blob that a layer produces",
             )
         spec = outputs[name]
+        label = PurePosixPath(str(item.get("label_filename", "")))
+        if label.is_absolute() or ".." in label.parts:
+            # Triton would read any file of the machine, and hand out its lines as class names.
+            raise ConfigError(
+                f"config.pbtxt, output `{name}`: label_filename leads out of the model folder", found=str(label)
+            )
         with located(f"config.pbtxt, output `{spec.name}`"):
             datatype = str(item["data_type"]).removeprefix("TYPE_")
             if datatype != TRITON_TYPE[spec.dtype]:

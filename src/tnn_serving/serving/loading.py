@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,21 @@ from tnn_serving.serving.config import (
     Binding,
     Settings,
     bind_inputs,
+    check_operators,
     check_outputs,
     complete,
+    limits_of,
+    read_parameter,
     read_settings,
+    text_of,
     top_level_fields,
+    with_defaults,
 )
+from tnn_serving.serving.manifest import check_manifest
 from tnn_serving.serving.plan import Plan, instances, plan
+from tnn_serving.serving.recorded_case import RECORDED, check_recorded
 from tnn_serving.serving.shared import SHARED
+from tnn_serving.translate.limits import UNLIMITED, Limits
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +71,27 @@ def load_model(
     options: Mapping[str, str] | None = None,
 ) -> Loaded:
     """Loads ``folder/<version>``; see :meth:`tnn_serving.serving.servable.Servable.open`."""
-    merged = _with_defaults(config, options or {})
-    network = open_network(folder / str(version))
+    check_operators(config)
+    merged = with_defaults(config, options or {})
+    required = read_parameter("require_manifest", text_of(merged, "require_manifest"))
+    check_manifest(folder, version=version, required=required)
+    loaded = _loaded(name, folder, config, merged, version=version, completes=completes)
+    network = loaded.model.network
+    network.limits = replace(network.limits, deadline_s=math.inf)  # requests have no part in the time for loading
+    check_recorded(loaded.model, folder / str(version) / RECORDED, loaded.settings.check_tolerance)
+    return loaded
+
+
+def _loaded(
+    name: str,
+    folder: Path,
+    config: Mapping[str, Any],
+    merged: Mapping[str, Any],
+    *,
+    version: int,
+    completes: bool,
+) -> Loaded:
+    network = open_network(folder / str(version), limits_of(merged))
     batched, dependence = _for_batches(network, [str(item["name"]) for item in config.get("output", [])])
     if completes and _leaves_batching_to_us(folder, config) and dependence is None:
         wanted = {**merged, "max_batch_size": COMPLETED_BATCH_SIZE}
@@ -85,14 +113,16 @@ def load_model(
     return _measured(name, loaded, most_rows=1)
 
 
-def open_network(folder: Path) -> Network:
+def open_network(folder: Path, limits: Limits = UNLIMITED) -> Network:
     """The network of a version folder, wholly in memory: its files may be replaced while it is served.
 
     Raises FormatError for a folder without a model, a broken one, and one that is written to meanwhile.
     """
     with unchanged(folder):
         file = onnx_file(folder)
-        return TnnNetwork(read_model(*model_files(folder), mapped=False)) if file is None else read_onnx(file)
+        if file is not None:
+            return read_onnx(file, limits)
+        return TnnNetwork(read_model(*model_files(folder), mapped=False), limits)
 
 
 def _for_batches(network: Network, outputs: Sequence[str]) -> tuple[Network, str | None]:
@@ -152,6 +182,7 @@ def _compiled(name: str, network: Network, config: Mapping[str, Any], *, complet
         settings.raw_int8,
         settings.shapes,
         repr(sorted(typical.items())),
+        settings.memory_limit_bytes,
     )
     model = SHARED.get(key, make)
     try:
@@ -178,19 +209,16 @@ def _measured(name: str, loaded: Loaded, most_rows: int | None = None) -> Loaded
 
 
 def _leaves_batching_to_us(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether nothing was said about batches: not by a number, and not by tensors with or without a batch dim."""
-    if int(config.get("max_batch_size", 0)) > 0 or config.get("input") or config.get("output"):
+    """Whether nothing was said about batches: not by a number, and not by tensors with or without a batch dim, those
+    of a warm-up included."""
+    said = any(config.get(section) for section in ("input", "output", "model_warmup"))
+    if said or int(config.get("max_batch_size", 0)) > 0:
         return False
     file = folder / CONFIG_FILE
     try:
         return "max_batch_size" not in top_level_fields(file.read_text("latin-1")) if file.is_file() else True
     except OSError:
         return False
-
-
-def _with_defaults(config: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, Any]:
-    defaults = {key: {"string_value": value} for key, value in options.items()}
-    return {**config, "parameters": {**defaults, **config.get("parameters", {})}}
 
 
 def _specs(border: Border) -> tuple[list[TensorSpec], dict[str, TensorSpec]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 LANES_FROM_S = 3e-4
 """Inferences that take at least this long run in threads of their own, while the server's thread goes on; for shorter
 ones handing over would cost more than it gains."""
+
+ServerMemory = Callable[[str, str, tuple[int, ...], int], memoryview]
+"""Gives the server's memory for an output: name, datatype, shape and size in bytes."""
 
 Response = list[ResponseTensor]
 Result = Response | Exception | tuple[Response | Exception, ...]
@@ -59,7 +62,7 @@ class Requests:
     rows: tuple[int, ...] = (1,)
     traced: bool = False
     is_cancelled: Callable[[], bool] = bool
-    allocate: Callable[[str, str, tuple[int, ...], int], memoryview] | None = None
+    allocate: ServerMemory | None = None
     span: Callable[[str, int, int], None] = _nothing
 
 
@@ -182,37 +185,61 @@ class Servable:
         begin_ns = time.monotonic_ns() if requests.traced or self._encodes else 0
         feeds = {name: self._fed(tensor) for name, tensor in requests.inputs.items() if name not in self._controls}
         wanted = requests.outputs or self._outputs
-        lent: set[str] = set()
-
-        def allocate(spec: TensorSpec) -> np.ndarray | None:
-            if spec.name not in wanted or requests.allocate is None:
-                return None
-            lent.add(spec.name)
-            shape = tuple([dim or 0 for dim in spec.shape])
-            size = math.prod(shape) * spec.dtype.itemsize
-            memory = requests.allocate(spec.name, TRITON_TYPE[spec.dtype], shape, size)
-            return np.frombuffer(memory, spec.dtype).reshape(shape)
-
+        lending = None if requests.allocate is None else _Lending(requests.allocate, wanted)
         if self._encodes:
             self._observer.decoded((time.monotonic_ns() - begin_ns) * 1e-9)
         self._observer.batch(sum(requests.rows))
         if not requests.traced:
-            answer = self.model.infer(feeds, self._outputs, allocate if requests.allocate is not None else None)
+            answer = self.model.infer(feeds, self._outputs, lending)
         else:
             fed_ns = time.monotonic_ns()
-            answer = self.model.infer(feeds, self._outputs, allocate if requests.allocate is not None else None)
+            answer = self.model.infer(feeds, self._outputs, lending)
             requests.span("decode", begin_ns, fed_ns)
             requests.span("infer", fed_ns, time.monotonic_ns())
+        lent = () if lending is None else lending.lent
         return [_tensor(name, answer[name]) for name in wanted if name not in lent]
 
     def _fed(self, tensor: RequestTensor) -> np.ndarray:
         binding = self._bindings.get(tensor.name)
         if binding is None:
             raise RequestError(f"there is no input `{tensor.name}`", expected=", ".join(self._bindings))
-        with located(f"input `{tensor.name}`"):
+        try:
             if binding.kind == "tensor":
                 return array_of(tensor, binding.datatype)
-            return prepare(tensor, binding, self._settings.pictures[tensor.name], self._channels[tensor.name])
+            return prepare(
+                tensor,
+                binding,
+                self._settings.pictures[tensor.name],
+                self._channels[tensor.name],
+                most_bytes=self._settings.memory_limit_bytes,
+            )
+        except TnnError as error:  # not `located`: this runs for every request
+            error.where = (f"input `{tensor.name}`", *error.where)
+            raise
+
+
+class _Lending:
+    """Gives the server's memory for outputs that are asked for.
+
+    Attributes:
+        lent: names of the outputs that are computed there.
+    """
+
+    __slots__ = ("_allocate", "_wanted", "lent")
+
+    def __init__(self, allocate: ServerMemory, wanted: Sequence[str]) -> None:
+        self._allocate = allocate
+        self._wanted = wanted
+        self.lent: tuple[str, ...] = ()
+
+    def __call__(self, spec: TensorSpec) -> np.ndarray | None:
+        if spec.name not in self._wanted:
+            return None
+        shape = tuple([dim or 0 for dim in spec.shape])
+        size = math.prod(shape) * spec.dtype.itemsize
+        memory = self._allocate(spec.name, TRITON_TYPE[spec.dtype], shape, size)
+        self.lent = (*self.lent, spec.name)
+        return np.frombuffer(memory, spec.dtype).reshape(shape)
 
 
 def _apart(requests: Requests) -> list[Requests]:
@@ -225,6 +252,5 @@ def _apart(requests: Requests) -> list[Requests]:
 
 
 def _tensor(name: str, array: np.ndarray) -> ResponseTensor:
-    # Triton knows no tensor without dims; a scalar is sent as [1].
-    shape = array.shape or (1,)
-    return ResponseTensor(name, TRITON_TYPE[array.dtype], shape, np.ascontiguousarray(array).reshape(shape))
+    # Triton knows no tensor without dims; a scalar is sent as [1]. What engines answer is contiguous.
+    return ResponseTensor(name, TRITON_TYPE[array.dtype], array.shape or (1,), array)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
+
+from tnn_serving.engines.cpu import available_cores
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -33,13 +34,8 @@ def side_by_side(action: Callable[[S], T], items: Sequence[S]) -> list[T]:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_cores(), thread_name_prefix="pictures", initializer=_enter)
+    return ThreadPoolExecutor(available_cores().count, thread_name_prefix="pictures", initializer=_enter)
 
 
 def _enter() -> None:
     _here.is_worker = True
-
-
-def _cores() -> int:
-    """Those that the process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,12 +15,33 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from tnn_serving.errors import ShapeError, WeightsError
+from tnn_serving.errors import LimitError, ShapeError, WeightsError, located
 from tnn_serving.graph import Tensor
-from tnn_serving.translate.inference import SAMPLE_LIMIT, Dims, Known, evaluate, infer
+from tnn_serving.translate.inference import (
+    COMPUTED_LIMIT,
+    SAMPLE_LIMIT,
+    Dims,
+    Known,
+    evaluate,
+    infer,
+    is_small,
+    result_dims,
+)
+from tnn_serving.translate.limits import UNLIMITED, Limits
 
 LAYER_KEY = "tnn.layer"
 """Metadata of each node: the TNN layer that it was made for."""
+
+SIZE_OPERANDS: dict[str, tuple[int, ...]] = {
+    "Expand": (1,),
+    "Tile": (1,),
+    "Reshape": (1,),
+    "Pad": (1,),
+    "OneHot": (1,),
+    "Resize": (2, 3),
+    "Range": (0, 1, 2),
+}
+"""Operators whose output is as large as the value of an operand says."""
 
 
 class Value:
@@ -86,24 +107,44 @@ class Builder:
     Attributes:
         scope: the layer that nodes are made for.
         fixed: sizes (value, axis, size) that were written into the graph, which holds at no other size then.
+        sizing: values of unknown content that decide how large something is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = UNLIMITED) -> None:
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
         self.scope = ""
         self.fixed: list[tuple[str, int, int]] = []
+        self.sizing: list[ir.Value] = []
+        self.limits = limits
+        self._input_bytes = 0
+        self._bytes: dict[ir.Value, int] = {}
         self._names: dict[str, int] = {}
         self._shared: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
 
+    def check_made(self, count: int) -> None:
+        """Raises LimitError for a constant that a layer makes up from its parameters and that would be too large."""
+        if count > COMPUTED_LIMIT:
+            raise LimitError("a parameter is too large", expected=f"at most {COMPUTED_LIMIT}", found=count)
+
     # ---- values ----
 
-    def input(self, name: str, dtype: np.dtype, dims: Sequence[int], symbols: Sequence[int | str]) -> Value:
-        """A graph input with its default dims, and the dims (numbers and names) that the model declares."""
+    def input(
+        self,
+        name: str,
+        dtype: np.dtype,
+        dims: Sequence[int],
+        symbols: Sequence[int | str],
+        sample: np.ndarray | None = None,
+    ) -> Value:
+        """A graph input with its default dims, the dims (numbers and names) that the model declares, and its content
+        where that is known. Raises LimitError for one that is too large."""
+        with located(f"input `{name}`"):
+            self._input_bytes += self.limits.check_tensor(dims, np.dtype(dtype))
         value = ir.Value(name=name, type=ir.TensorType(ir.DataType.from_numpy(dtype)), shape=ir.Shape(symbols))
         self._names.setdefault(name, 0)
         known = tuple(symbol if isinstance(symbol, int) else None for symbol in symbols)
-        return Value(value, np.dtype(dtype), tuple(dims), known=known)
+        return Value(value, np.dtype(dtype), tuple(dims), sample, known=known)
 
     def const(
         self,
@@ -173,7 +214,9 @@ class Builder:
 
         Raises:
             ShapeError: ONNX's own inference says that the inputs do not fit.
+            LimitError: the output is too large, or the time for loading is over.
         """
+        self.limits.check_time()
         given = {key: value for key, value in attributes.items() if value is not None}
         label = self._unique(f"{self.scope}/{op_type}" if self.scope else op_type)
         count = outputs or 1
@@ -195,8 +238,9 @@ class Builder:
     def _inferred(self, node: ir.Node, op_type: str, inputs: Sequence[Value | None], names: list[str]) -> list[Value]:
         proto = ir.serde.serialize_node(node)
         operands = [value for value in inputs if value is not None]
+        known_operands = [Known(v.ir.name or "", v.dtype, v.dims, v.sample) for v in operands]
         try:
-            inferred = infer(proto, [Known(v.ir.name or "", v.dtype, v.dims, v.sample) for v in operands])
+            inferred = infer(proto, known_operands)
             lasting = inferred
             if any(v.known != v.dims or (v.sample is not None and not v.constant) for v in operands):
                 lasting = infer(
@@ -207,7 +251,10 @@ class Builder:
             reason = str(error).removeprefix("[ShapeInferenceError] ").removeprefix("[TypeInferenceError] ")
             seen = ", ".join(f"{v.dtype}{list(v.dims)}" for v in operands)
             raise ShapeError(f"inputs do not fit ONNX {op_type}", expected=reason, found=seen) from error
-        samples = self._samples(proto, op_type, inputs, names)
+        for found in inferred.values():
+            self._check_size(op_type, inputs, result_dims(op_type, known_operands, found), found.dtype)
+        small = is_small(op_type, known_operands, inferred.values())
+        samples = self._samples(proto, op_type, inputs, names) if small else None
         constant = samples is not None and all(v is None or v.constant for v in inputs)
         made = []
         for k, name in enumerate(names):
@@ -221,10 +268,46 @@ class Builder:
             output = node.outputs[k]
             output.type = ir.TensorType(ir.DataType.from_numpy(dtype))
             output.shape = ir.Shape(known)
+            self._bytes[output] = self.limits.check_tensor(dims, dtype)
             made.append(Value(output, dtype, dims, sample, constant, known))
         if op_type == "Reshape":
             _check_reshape(inputs[0], made[0])
         return made
+
+    def _check_size(self, op_type: str, inputs: Sequence[Value | None], dims: Dims | None, dtype: np.dtype) -> None:
+        """Looks at an output before it is computed; notes the operand that decides about dims that nobody knows yet.
+
+        Raises LimitError if it is too large.
+        """
+        if dims is not None and None not in dims:
+            self.limits.check_tensor(dims, dtype)
+            return
+        self.sizing += [
+            operand.ir
+            for k in SIZE_OPERANDS.get(op_type, ())
+            if k < len(inputs) and (operand := inputs[k]) is not None and operand.sample is None
+        ]
+
+    def memory(self) -> tuple[int, int]:
+        """Estimated bytes of the weights as the engine gets them, and of the activations alive at one time.
+
+        Counted in file order at the dims that were translated: a tensor lives from the operator that makes it to its
+        last reader, inputs throughout. Engines share memory better where they can, and need working space besides.
+        """
+        last = {value: k for k, node in enumerate(self.nodes) for value in node.inputs if value is not None}
+        ending: dict[int, int] = {}
+        alive = most = self._input_bytes
+        for k, node in enumerate(self.nodes):
+            for value in node.outputs:
+                size = self._bytes.get(value, 0)
+                alive += size
+                end = last.get(value)
+                if end is not None:
+                    ending[end] = ending.get(end, 0) + size
+            most = max(most, alive)
+            alive -= ending.pop(k, 0)
+        constants = (value.const_value for value in self.initializers.values() if value in last)
+        return sum(constant.nbytes for constant in constants if constant is not None), most
 
     @staticmethod
     def _samples(

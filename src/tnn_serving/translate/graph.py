@@ -7,8 +7,9 @@ symbolic; which ones those are is found by translating again at other sizes and 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -16,11 +17,12 @@ import onnx_ir as ir
 
 from tnn_serving.errors import ShapeError, TnnError, UnsupportedLayer, WeightsError, located
 from tnn_serving.graph import COMPUTED, DYNAMIC_RANGE_SUFFIX, SCALE_SUFFIX, DataType, Graph, Input, Tensor
-from tnn_serving.layers.base import Layer
+from tnn_serving.layers.base import Layer, Reserved
 from tnn_serving.layers.quantized import Absorbed, Codes, Form, Int8, Operands, Scale
 from tnn_serving.translate.builder import Builder, Value
 from tnn_serving.translate.fusion import Step, steps
 from tnn_serving.translate.inference import IR_VERSION, OPSET, Dims
+from tnn_serving.translate.limits import UNLIMITED, Limits
 from tnn_serving.translate.pictures import PictureInput, pixels
 from tnn_serving.version import VERSION
 
@@ -50,6 +52,8 @@ class Translation:
         blobs: every blob by name, for inspection.
         defaults: values of inputs that may be left out.
         fixed: sizes (value, axis, size) that the model had to write down: it holds at no others.
+        weights_bytes, activations_bytes: estimate of the memory at the shapes that were translated.
+        sizing: inputs whose values, not only their dims, decide how large something is.
     """
 
     model: ir.Model
@@ -58,6 +62,9 @@ class Translation:
     blobs: dict[str, Blob]
     defaults: dict[str, np.ndarray] = field(default_factory=dict)
     fixed: tuple[tuple[str, int, int], ...] = ()
+    weights_bytes: int = 0
+    activations_bytes: int = 0
+    sizing: tuple[str, ...] = ()
 
     def proto(self) -> onnx.ModelProto:
         """The model as protobuf; this is where weights are copied."""
@@ -75,6 +82,7 @@ def translate(
     form: Form = Form.EXACT,
     raw_int8: bool = False,
     before: LayerHook | None = None,
+    limits: Limits = UNLIMITED,
 ) -> Translation:
     """Translates a network.
 
@@ -88,32 +96,71 @@ def translate(
         form: how int8 layers are written.
         raw_int8: take and give int8 blobs as codes instead of real numbers.
         before: called for each layer before it is translated, with its input values.
+        limits: of memory at these shapes, and of time.
 
     Raises:
         UnsupportedLayer: a layer cannot be executed.
         ShapeError: a layer does not take the shape of its input; the message names the layer.
         WeightsError: weights are missing or do not fit.
+        LimitError: a tensor, or all of them, are too large, or the time is over.
     """
     with located(graph.source):
-        return _Translator(graph, shapes or {}, given, symbolic or {}, pictures or {}, form, raw_int8, before).run(
-            outputs
-        )
+        made = _Translator(
+            graph, shapes or {}, given, symbolic or {}, pictures or {}, form, raw_int8, before, limits
+        ).run(outputs)
+        limits.check_memory(made.weights_bytes, made.activations_bytes)
+        return made
 
 
 def check_shapes(
-    graph: Graph, shapes: Mapping[str, Sequence[int]], *, given: Sequence[str] = ()
+    graph: Graph,
+    shapes: Mapping[str, Sequence[int]],
+    *,
+    given: Sequence[str] = (),
+    values: Mapping[str, np.ndarray] | None = None,
+    limits: Limits = UNLIMITED,
 ) -> tuple[tuple[str, int, int], ...]:
     """Asks every layer whether it takes these input shapes. Returns the sizes that a translation would write down.
 
     Engines do not ask: OpenVINO multiplies matrices that do not fit, and reads behind the end of some tensors.
 
+    Args:
+        values: content of inputs that decide sizes (:attr:`Translation.sizing`).
+        limits: of memory at these shapes, and of time.
+
     Raises:
         ShapeError: a layer refuses; the message names it.
+        LimitError: a tensor, or all of them, are too large, or the time is over.
     """
     with located(graph.source):
-        translator = _Translator(graph, shapes, given, {}, {}, Form.EXACT, False, None)
+        translator = _Translator(graph, shapes, given, {}, {}, Form.EXACT, False, None, limits, values)
         translator.walk(())
+        limits.check_memory(*translator.builder.memory())
         return tuple(translator.builder.fixed)
+
+
+def refusals(graph: Graph, *, given: Sequence[str] = ()) -> list[TnnError]:
+    """Why a network cannot run: one error for each layer at fault. Layers behind one, whose inputs are therefore
+    unknown, are judged by their type alone."""
+    found: list[TnnError] = []
+    with located(graph.source):
+        translator = _Translator(graph, {}, given, {}, {}, Form.EXACT, False, None, UNLIMITED)
+    lost: set[str] = set()
+    for step in steps(graph):
+        known = not lost.intersection(name for part in step.parts for name in part.inputs)
+        if known or _never_runs(step.layer):
+            try:
+                translator.take(step, blindly=not known)
+                continue
+            except TnnError as error:
+                found.append(error)
+        lost.update(name for part in step.parts for name in part.outputs)
+    return found
+
+
+def _never_runs(layer: Layer) -> bool:
+    """Its type alone says that it cannot be executed, whatever its inputs are."""
+    return isinstance(layer, Reserved) or type(layer).to_onnx is Layer.to_onnx
 
 
 class _Translator:
@@ -127,9 +174,11 @@ class _Translator:
         form: Form,
         raw_int8: bool,
         before: LayerHook | None,
+        limits: Limits,
+        contents: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.graph = graph
-        self.builder = Builder()
+        self.builder = Builder(limits)
         self.arithmetic = Int8(self.builder, form)
         self.raw_int8 = raw_int8
         self.before = before
@@ -140,6 +189,7 @@ class _Translator:
         for name in (*(i.name for i in graph.inputs), *graph.constants, *graph.blob_names()):
             self.builder.claim(name)
         for item in graph.inputs:
+            limits.check_time()
             dims = tuple(shapes.get(item.name, item.dims))
             if len(dims) != len(item.dims):
                 raise ShapeError(
@@ -162,18 +212,19 @@ class _Translator:
             else:
                 kind = DataType.FLOAT if item.dtype is None or _is_int8_blob(graph, item) else item.dtype
                 dtype = COMPUTED[kind]
-                entry = value = self.builder.input(item.name, dtype, dims, declared)
+                content = (contents or {}).get(item.name)
+                entry = value = self.builder.input(item.name, dtype, dims, declared, content)
             self.values[item.name] = value
             self.inputs.append(entry)
 
     def walk(self, wanted: Sequence[str]) -> None:
         """Lets every layer say its meaning."""
         for step in steps(self.graph):
-            self._step(step)
+            self.take(step)
             # What was merged away has no blob of its own; somebody who asks for it gets it computed beside.
             if any(name in wanted for part in step.parts[:-1] for name in part.outputs):
                 for index, part in enumerate(step.parts[:-1]):
-                    self._step(Step(step.index + index, part))
+                    self.take(Step(step.index + index, part))
 
     def run(self, outputs: Sequence[str] | None) -> Translation:
         """Walks, and makes the model of it."""
@@ -198,6 +249,7 @@ class _Translator:
             producer_name="tnn-serving",
             producer_version=VERSION,
         )
+        weights_bytes, activations_bytes = self.builder.memory()
         blobs = {name: Blob(name, value.dtype, value.dims, value.known) for name, value in self._presented().items()}
         return Translation(
             model,
@@ -206,11 +258,37 @@ class _Translator:
             blobs,
             defaults=self.defaults,
             fixed=tuple(self.builder.fixed),
+            weights_bytes=weights_bytes,
+            activations_bytes=activations_bytes,
+            sizing=self._sizing(),
         )
 
-    def _step(self, step: Step) -> None:
+    def _sizing(self) -> tuple[str, ...]:
+        """The inputs that the sizes come from which only values tell."""
+        entries = {value.ir: value.ir.name or "" for value in self.inputs}
+        found: dict[str, None] = {}
+        seen: set[ir.Value] = set()
+        following = list(self.builder.sizing)
+        while following:
+            value = following.pop()
+            if value in seen:
+                continue
+            seen.add(value)
+            if value in entries:
+                found[entries[value]] = None
+            producer = value.producer()
+            # The dims of a tensor are known without its values.
+            if producer is not None and producer.op_type != "Shape":
+                following += [operand for operand in producer.inputs if operand is not None]
+        return tuple(found)
+
+    def take(self, step: Step, *, blindly: bool = False) -> None:
+        """Lets one layer say its meaning; ``blindly``, without inputs, for one that says only that it has none."""
+        self.builder.limits.check_time()
         layer = step.layer
         with located(f"layer {step.index} `{layer.name}` ({layer.type})"):
+            if blindly:
+                layer.to_onnx(self.builder)
             self._check_arity(layer)
             self.builder.scope = layer.name
             if layer.quantized:
@@ -383,20 +461,23 @@ def fingerprint(graph: Graph) -> str:
     return digest.hexdigest()
 
 
-def free_dims(graph: Graph, given: Sequence[str] = ()) -> dict[str, tuple[bool, ...]]:
+def free_dims(graph: Graph, given: Sequence[str] = (), *, limits: Limits = UNLIMITED) -> dict[str, tuple[bool, ...]]:
     """For each input, which dims the caller may choose: those that no layer refuses at another size.
 
     A size is tried alone, then together with the same axis of the inputs that did not take it alone, then with that of
-    all (a batch that several inputs share; some take more rows than the others, but not fewer).
+    all (a batch that several inputs share; some take more rows than the others, but not fewer). Of ``limits`` only the
+    time counts: what is tried is never run.
     """
+    trial = replace(limits, memory_bytes=math.inf)
     fed = [item for item in graph.inputs if item.name not in graph.constants or item.name in given]
     free = {item.name: [False] * len(item.dims) for item in fed}
-    fixed = check_shapes(graph, {}, given=given)
+    fixed = check_shapes(graph, {}, given=given, limits=trial)
 
     def takes(shapes: Mapping[str, Shape]) -> bool:
         try:
-            return check_shapes(graph, shapes, given=given) == fixed
+            return check_shapes(graph, shapes, given=given, limits=trial) == fixed
         except TnnError:
+            trial.check_time()
             return False
 
     for item in fed:

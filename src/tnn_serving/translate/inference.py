@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -18,6 +19,12 @@ IR_VERSION = 10
 
 SAMPLE_LIMIT = 4096
 """Largest tensor, in elements, whose value is followed through shape arithmetic."""
+
+COMPUTED_LIMIT = 1 << 20
+"""Largest result, in elements, that is computed while translating; a larger one is left to the engine."""
+
+DATA_DECIDES = frozenset({"NonZero", "NonMaxSuppression"})
+"""Operators whose output dims only the data tell; they are never more than the inputs allow."""
 
 Dims = tuple[int | None, ...]
 
@@ -63,6 +70,22 @@ def _inferred(kind: onnx.TypeProto) -> Inferred:
     if not tensor.HasField("shape"):
         return Inferred(dtype, None)
     return Inferred(dtype, tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim))
+
+
+def result_dims(op_type: str, operands: Sequence[Known], found: Inferred) -> Dims | None:
+    """Dims of an output as far as they can be said before it is computed: those inferred, or for OneHot, whose depth
+    ONNX's inference does not look at, those that the depth gives."""
+    if op_type == "OneHot" and len(operands) > 1 and operands[1].sample is not None:
+        return (*operands[0].dims, int(operands[1].sample.reshape(-1)[0]))
+    return found.dims
+
+
+def is_small(op_type: str, operands: Sequence[Known], outputs: Iterable[Inferred]) -> bool:
+    """Whether a result may be computed here: what expands its operands beyond :data:`COMPUTED_LIMIT` is not."""
+    return op_type in DATA_DECIDES or all(
+        dims is not None and None not in dims and math.prod(dim or 0 for dim in dims) <= COMPUTED_LIMIT
+        for dims in (result_dims(op_type, operands, found) for found in outputs)
+    )
 
 
 def evaluate(

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from tnn_serving.translate.inference import SAMPLE_LIMIT, Dims, Inferred, Known, evaluate, infer
+from tnn_serving.translate.inference import SAMPLE_LIMIT, Dims, Inferred, Known, evaluate, infer, is_small
 from tnn_serving.translate.row_rules import MIXING, RANDOM, RULES
 from tnn_serving.translate.rows import COUNTS, Call, Lie, Mixes, Operand, Other, Rows, scaled_axes
 
@@ -242,7 +242,8 @@ def _at(
     samples: list[np.ndarray | None] = [None] * len(node.outputs)
     if known or node.op_type == "Constant":
         feeds = {name: operand.sample for name, operand in known.items() if operand.sample is not None}
-        if len(feeds) == len(known) and all(sample.size <= SAMPLE_LIMIT for sample in feeds.values()):
+        fits = all(sample.size <= SAMPLE_LIMIT for sample in feeds.values())
+        if len(feeds) == len(known) and fits and is_small(node.op_type, [*known.values()], inferred.values()):
             names = [value.name or "" for value in node.outputs]
             samples = [*evaluate(proto, names, feeds, opset)]
     answers = []

@@ -12,9 +12,10 @@ from types import TracebackType
 
 from tnn_serving.errors import ServerError
 from tnn_serving.formats.folder import model_beside
+from tnn_serving.serving.repository import versions
 from tnn_serving.triton.index import ServedModel
 from tnn_serving.triton.launch import prepare
-from tnn_serving.triton.overlay import Overlay, versions
+from tnn_serving.triton.overlay import Overlay
 from tnn_serving.triton.supervise import Callbacks, Restarts, Supervisor
 
 

@@ -230,6 +230,7 @@ def prepare(
     grpc_port: int = 8001,
     metrics_port: int = 8002,
     exit_timeout_s: int = 10,
+    cache_dir: Path | None = None,
     flags: Sequence[str] = (),
     tritonserver: Path | None = None,
 ) -> Launch:
@@ -239,6 +240,7 @@ def prepare(
         repositories: what Triton gets as ``--model-repository``: folders or remote locations.
         host: the address of all endpoints, metrics included.
         exit_timeout_s: short by default, since an idle connection that a client keeps open uses it up in full.
+        cache_dir: where models keep what was measured and compiled; ``None`` for nowhere.
         flags: further flags of tritonserver, each in one piece (``--name=value``); they override ours.
 
     Raises:
@@ -264,6 +266,7 @@ def prepare(
         f"--exit-timeout-secs={exit_timeout_s}",
         "--allow-gpu-metrics=false",
         "--pinned-memory-pool-byte-size=0",
+        f"--backend-config=tnn,cache_dir={cache_dir or 'none'}",
         *flags,
     ]
     environment = {

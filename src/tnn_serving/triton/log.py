@@ -14,6 +14,7 @@ _REASONS = (
 )
 _POLL_FAILED = re.compile(r"Poll failed for model directory '(?P<name>[^']*)': (?P<text>.*?)\"?$")
 _STACK = re.compile(r'^(?:Current thread|Thread) 0x|^  File "|^Fatal Python error|^Signal \(\d|^ *\d+# ')
+_DECISION = re.compile(r'(?:^I\d{4} \S+ \d+|^\S+Z I \d+) loading\.py:\d+\] "(?P<text>.*)"$')
 _HARMLESS = ("CudaDriverHelper has not been initialized",)
 
 
@@ -44,3 +45,9 @@ def poll_failure(lines: Sequence[str], model: str) -> str:
     """Why a model's folder could not be read; empty when the log says nothing of it."""
     matches = (_POLL_FAILED.search(line) for line in lines)
     return next((match["text"] for match in matches if match and match["name"] == model), "")
+
+
+def decision_at_load(line: str) -> str:
+    """What the backend decided for a model when it was loaded, and why; empty for any other line of the log."""
+    match = _DECISION.search(line)
+    return match["text"] if match else ""

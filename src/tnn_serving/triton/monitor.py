@@ -30,6 +30,9 @@ from tnn_serving.triton.probe import answers, measure
 LOOK_S = 1.0
 LOOK_TIMEOUT_S = 2.0
 REMEMBERED_RESTARTS = 20
+UNWATCHED_S = 2.0
+"""When nobody has asked for a fault for this long, this process did not run: it was stopped together with its server,
+as in a frozen container. What lasts since before that is not held against the server."""
 
 ENGINE_GRACE_S = 5.0
 LONGEST_ENGINE_GRACE_S = 600.0
@@ -68,6 +71,8 @@ class Monitor:
     _pid: int | None = None
     _since_s: float = 0.0
     _answered_s: float | None = None
+    _asked_s: float = 0.0
+    _watched_since_s: float = 0.0
     _look: _Look | None = None
     _last_look: _Look | None = None
     _wanted: set[str] = field(default_factory=set)
@@ -217,11 +222,15 @@ class Monitor:
             if self._state != "running" or self._answered_s is None:
                 return None
             now_s = time.monotonic()
-            silent_s = now_s - self._answered_s
+            if now_s - self._asked_s > UNWATCHED_S:
+                self._watched_since_s = now_s
+            self._asked_s = now_s
+            watched_s = now_s - self._watched_since_s
+            silent_s = min(now_s - self._answered_s, watched_s)
             if silent_s > self.limits.restart_after_s():
                 return Fault("unresponsive", f"tritonserver has not answered for {silent_s:.0f} s")
             for one in self._versions():
-                if one.oldest_execution_s > self.limits.restart_after_s(one.usual_execution_s):
+                if min(one.oldest_execution_s, watched_s) > self.limits.restart_after_s(one.usual_execution_s):
                     return Fault("hang", f"model {one.name}, version {one.version}: {one.reason}")
             grace_s = self._engine_grace_s(now_s)
             for one in self._versions():

@@ -8,43 +8,19 @@ that need none of this, and remote ones, are given to Triton unchanged.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from tnn_serving.errors import ServerError
 from tnn_serving.serving.config import CONFIG_FILE, top_level_fields
+from tnn_serving.serving.repository import BACKEND_LINE, Skipped, check_repository, is_tnn, model_folders
 
 REMOTE = ("s3://", "gs://", "as://")
-BACKEND_LINE = b'backend: "tnn"\n'
 DEPTH = 2
 """Folders below a repository: models, versions."""
-
-TNN_SUFFIXES = (".tnnproto", ".tnnmodel")
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A folder of a repository that is no model, and why."""
-
-    folder: Path
-    reason: str
-
-
-def versions(model: Path) -> list[Path]:
-    """The numbered version folders of a model folder."""
-    found = (path for path in model.iterdir() if path.name.isdecimal() and path.is_dir())
-    return sorted(found, key=lambda path: int(path.name))
-
-
-def is_tnn(model: Path) -> bool:
-    """Whether any version of a model holds TNN's files."""
-    return any(file.suffix in TNN_SUFFIXES for version in versions(model) for file in version.iterdir())
 
 
 def config_of(model: Path) -> bytes | None:
@@ -225,37 +201,3 @@ def _sync_links(model: Path, entry: Path) -> None:
     for name, path in wanted.items():
         if not (entry / name).is_symlink():
             (entry / name).symlink_to(path)
-
-
-def model_folders(repository: Path) -> tuple[list[Path], list[Skipped]]:
-    """The model folders of a repository, and its folders that are none (hidden ones are not looked at)."""
-    models, skipped = [], []
-    for folder in sorted(repository.iterdir()):
-        if folder.name.startswith(".") or not folder.is_dir():
-            continue
-        try:
-            found = bool(versions(folder))
-        except OSError as error:
-            skipped.append(Skipped(folder, f"it can't be read: {error.strerror}"))
-            continue
-        if found:
-            models.append(folder)
-        else:
-            skipped.append(Skipped(folder, "it has no version folder (a number, such as 1)"))
-    return models, skipped
-
-
-def check_repository(path: Path) -> None:
-    """Checks that a path can be a repository.
-
-    Raises:
-        ServerError: it is missing, no folder, unreadable, or a model (version) folder.
-    """
-    if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK):
-        found = "nothing" if not path.exists() else "no folder" if not path.is_dir() else "a folder that can't be read"
-        raise ServerError(f"no model repository at {path}", expected="a folder of model folders", found=found)
-    layout = "a repository looks like REPOSITORY/NAME/1/proto.tnnproto"
-    if any(file.suffix in TNN_SUFFIXES for file in path.iterdir()):
-        raise ServerError(f"{path} holds a model's files itself", hint=f"give its folder's parent; {layout}")
-    if versions(path) and is_tnn(path):
-        raise ServerError(f"{path} is a model, not a repository", hint=f"give its parent, {path.parent}; {layout}")

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from tnn_serving.errors import ServerError
+from tnn_serving.serving.repository import Skipped
 from tnn_serving.triton.access import http_headers
 from tnn_serving.triton.health import Fault, Limits
 from tnn_serving.triton.health_port import HealthPort
@@ -25,7 +26,7 @@ from tnn_serving.triton.index import Endpoint, ServedModel, list_models, load_mo
 from tnn_serving.triton.launch import Launch, check_ports
 from tnn_serving.triton.log import failure_reasons, poll_failure
 from tnn_serving.triton.monitor import Monitor
-from tnn_serving.triton.overlay import Overlay, Skipped
+from tnn_serving.triton.overlay import Overlay
 from tnn_serving.triton.probe import answers
 from tnn_serving.triton.process import POLL_S, ServerProcess, ending
 

@@ -1,0 +1,137 @@
+"""Commands that look at model folders before they are served: check and sign."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from tnn_serving.cli.output import EXIT_BAD, JsonFlag, print_json, printable, stderr, stdout
+from tnn_serving.serving.check import Checked, CheckedModel, CheckedTensor, spelled_memory
+from tnn_serving.serving.check import check as check_repositories
+from tnn_serving.serving.check_config import Finding
+from tnn_serving.serving.manifest import sign as sign_folder
+
+COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+def check(
+    repositories: Annotated[
+        list[Path], typer.Argument(metavar="REPOSITORY...", help="Folders that one server is to serve together.")
+    ],
+    backend_config: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A parameter of the server's command line; may be repeated."),
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Say everything that is wrong with a model repository, before it is served.
+
+    No server is needed. Exit code 1 if there is an error. Memory is an estimate at the default shapes.
+
+    Examples:
+
+      tnn-serving check models
+
+      tnn-serving check models more-models --backend-config require_manifest=true
+
+      tnn-serving check models --json | jq '.models[].findings'
+    """
+    options = dict(_pair(text) for text in backend_config or [])
+    found = check_repositories(repositories, options)
+    if json:
+        print_json(found)
+    else:
+        _show(found)
+    if found.errors:
+        raise typer.Exit(EXIT_BAD)
+
+
+def sign(
+    folders: Annotated[list[Path], typer.Argument(metavar="MODEL_FOLDER...", help="Model folders, REPOSITORY/NAME.")],
+) -> None:
+    """Write the SHA-256 sums of a model folder's files into its SHA256SUMS.
+
+    A model with such a file is only loaded if every file is as it was signed. The format is that of sha256sum.
+
+    Examples:
+
+      tnn-serving sign models/face models/ocr
+
+      (cd models/face && sha256sum --check SHA256SUMS)
+    """
+    for folder in folders:
+        stderr.print(f"written: {sign_folder(folder)}", highlight=False, markup=False)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--backend-config")
+    return key, value
+
+
+def _show(found: Checked) -> None:
+    if found.models:
+        stdout.print(_table(found), "")
+    for model in found.models:
+        _show_model(model)
+    for line in found.skipped:
+        stdout.print(f"[dim]note:[/] not served: {escape(line)}", highlight=False)
+    told = [
+        f"{count} {word}{'' if count == 1 else 's'}"
+        for count, word in ((len(found.models), "model"), (found.errors, "error"), (found.warnings, "warning"))
+    ]
+    stdout.print(", ".join(told), highlight=False)
+
+
+def _table(found: Checked) -> Table:
+    table = Table(
+        "model", "version", "inputs", "outputs", "batch", "engine", "memory", "verdict", box=None, pad_edge=False
+    )
+    for model in found.models:
+        if not model.versions:
+            table.add_row(printable(model.name), "", "", "", "", model.kind, "", _verdict(model.findings))
+        for version in model.versions:
+            table.add_row(
+                printable(model.name),
+                str(version.version),
+                "\n".join(_tensor(tensor) for tensor in version.inputs),
+                "\n".join(_tensor(tensor) for tensor in version.outputs),
+                escape(version.batch),
+                version.engine,
+                spelled_memory(version.memory),
+                _verdict([*model.findings, *version.findings]) if version.served else "not served",
+            )
+    return table
+
+
+def _tensor(tensor: CheckedTensor) -> str:
+    return escape(f"{printable(tensor.name)} {tensor.datatype} [{','.join(map(str, tensor.dims))}]")
+
+
+def _verdict(findings: list[Finding]) -> str:
+    for severity in ("error", "warning"):
+        count = sum(finding.severity == severity for finding in findings)
+        if count:
+            return f"[{COLOURS[severity]}]{count} {severity}{'' if count == 1 else 's'}[/]"
+    return "[green]good[/]"
+
+
+def _show_model(model: CheckedModel) -> None:
+    for number, finding in model.everything():
+        place = model.name if number is None else f"{model.name}, version {number}"
+        text = printable(
+            f"{place}, {finding.where}: {finding.problem}" if finding.where else f"{place}: {finding.problem}"
+        )
+        stdout.print(f"[{COLOURS[finding.severity]}]{finding.severity}:[/] {escape(text)}", highlight=False)
+        for label, fact in (("expected", finding.expected), ("found", finding.found), ("hint", finding.hint)):
+            if fact:
+                stdout.print(f"  {label + ':':9} {escape(printable(fact))}", highlight=False)
+    for version in model.versions:
+        for line in version.completed:
+            text = printable(f"{model.name}, version {version.version}, filled in: {line}")
+            stdout.print(f"[dim]note:[/] {escape(text)}", highlight=False)

@@ -1,0 +1,144 @@
+"""A recorded case beside a model: inputs and the outputs that the network must give, tried when it is loaded.
+
+``check.npz`` in a version folder holds arrays ``in.NAME`` and ``out.NAME``, as ``compare --against`` reads them. Inputs
+are what the served network takes: uint8 pixels [N, H, W, C] where the configuration says ``TYPE_UINT8`` or
+``TYPE_STRING``. An output may be any blob of the network.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from tnn_serving.errors import FormatError, located
+from tnn_serving.model import Model
+
+RECORDED = "check.npz"
+BROKEN = (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What zipfile and numpy raise for files that are not what they claim."""
+
+MAX_BYTES = 1 << 30
+"""Of all arrays unpacked: a recording is a few inputs and outputs."""
+
+
+Arrays = dict[str, np.ndarray]
+
+
+def read_recording(path: Path) -> tuple[Arrays, Arrays]:
+    """Inputs and outputs of a recording by blob name. Raises FormatError as :func:`read_arrays`, or without outputs."""
+    arrays = read_arrays(path)
+    inputs, outputs = (
+        {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
+        for start in ("in.", "out.")
+    )
+    if not outputs:
+        with located(str(path)):
+            raise FormatError(
+                "recording has no outputs", expected="arrays in.NAME and out.NAME", found=", ".join(arrays) or "nothing"
+            )
+    return inputs, outputs
+
+
+def read_arrays(path: Path) -> Arrays:
+    """The arrays of an .npz file by name. Raises FormatError as :func:`parse_arrays`."""
+    with located(str(path)):
+        if path.exists() and not path.is_file():
+            raise FormatError("cannot read recording", expected="a regular file")
+        try:
+            with path.open("rb") as file:
+                return parse_arrays(file)
+        except OSError as error:
+            raise FormatError(f"cannot read recording: {error.strerror}") from None
+
+
+def parse_arrays(file: IO[bytes]) -> Arrays:
+    """The arrays of an .npz file by name.
+
+    Sizes are checked before an array is made: a small file may announce, or unpack to, a huge one.
+
+    Raises:
+        FormatError: not an npz file, arrays of anything but numbers, or too large.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            total = sum(member.file_size for member in members)
+            if total > MAX_BYTES:
+                raise FormatError("recording is too large", expected=f"at most {MAX_BYTES} bytes", found=total)
+            return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
+    except BROKEN as error:
+        raise FormatError("cannot read recording", found=f"{type(error).__name__}: {error}") from None
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    with located(f"array `{member.filename}`"), archive.open(member) as file:
+        version = npy.read_magic(file)
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
+        if read is None:
+            raise FormatError("unknown version of the npy format", expected="1.0 or 2.0", found=version)
+        shape, fortran, dtype = read(file)
+        if dtype.hasobject or dtype.kind not in "biuf":
+            raise FormatError("array does not hold numbers", found=dtype)
+        count = math.prod(shape)
+        if count * dtype.itemsize != member.file_size - file.tell():
+            raise FormatError(
+                "array is cut off", expected=f"{count * dtype.itemsize} bytes", found=member.file_size - file.tell()
+            )
+        data = file.read()
+        return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def check_recorded(model: Model, path: Path, tolerance: float) -> None:
+    """Runs a recorded case, if there is one.
+
+    Args:
+        model: the loaded network.
+        path: of the recording; nothing is done if there is no such file.
+        tolerance: largest difference, as a share of the output's largest value or of 1, whichever is larger.
+
+    Raises:
+        FormatError: the network gives something else; names the output, the worst index and both values.
+        RequestError: the recorded inputs are not the network's.
+    """
+    if not path.exists():
+        return
+    inputs, outputs = read_recording(path)
+    with located(path.name):
+        answer = model.run(inputs, outputs=list(outputs))
+        for name, reference in outputs.items():
+            with located(f"output `{name}`"):
+                _compare(answer[name], reference, tolerance)
+
+
+def _compare(found: np.ndarray, reference: np.ndarray, tolerance: float) -> None:
+    if found.shape != reference.shape:
+        raise FormatError("shape differs from the recording", expected=list(reference.shape), found=list(found.shape))
+    if not found.size:
+        return
+    a, b = found.astype(np.float64), reference.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    gap = np.where(np.isnan(gap), np.inf, gap)
+    limit = tolerance * max(1.0, float(np.max(np.abs(b[np.isfinite(b)]), initial=0.0)))
+    worst = np.unravel_index(int(np.argmax(gap)), gap.shape)
+    if gap[worst] > limit:
+        raise FormatError(
+            f"the network does not give what was recorded, worst at {[int(k) for k in worst]}",
+            expected=f"{b[worst]:.9g} within {limit:.3g}",
+            found=f"{a[worst]:.9g}",
+            hint="the files may be damaged or of another network; the parameter `check_tolerance` allows more",
+        )
