@@ -250,6 +250,23 @@ def test_new_files_that_fail_leave_the_old_serving(
         wait_for(mended, "the mended files are served")
 
 
+def test_a_version_that_fails_its_recorded_case_leaves_the_old_serving(start_server: Start, tmp_path: Path) -> None:
+    repository, x = tmp_path / "models", picture(0)
+    write_matrix(repository, "model", whole_numbers(1))
+    running = start_server([repository], [EXPLICIT, "--load-model=*"])
+    made = write_matrix(tmp_path / "made", "model", whole_numbers(2), version=2) / "2"
+    right = times(whole_numbers(2), x)
+    np.savez(made / "check.npz", **{"in.x": x, "out.y": right + 1})
+    with running.http() as http:
+        made.rename(repository / "model" / "2")
+        with pytest.raises(InferenceServerException, match=r"check\.npz.*output `y`.*does not give what was recorded"):
+            load_newest(running, http, 2)
+        np.testing.assert_array_equal(answer(http, "model", x), times(whole_numbers(1), x))
+        np.savez(repository / "model" / "2" / "check.npz", **{"in.x": x, "out.y": right})
+        http.load_model("model")
+        np.testing.assert_array_equal(answer(http, "model", x), right)
+
+
 # ---- memory ----
 
 LARGE = 1536

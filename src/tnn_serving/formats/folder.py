@@ -205,7 +205,7 @@ def _map(source: Source) -> memoryview:
 def _read(source: Source) -> memoryview:
     if isinstance(source, bytes):
         return memoryview(source)
-    _check_regular(source)
+    check_regular(source)
     try:
         return memoryview(Path(source).read_bytes())
     except OSError as error:

@@ -8,6 +8,7 @@ that need none of this, and remote ones, are given to Triton unchanged.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
