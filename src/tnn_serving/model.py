@@ -252,7 +252,11 @@ class Model:
             EngineError: the engine fails.
         """
         given = self._check(feeds)
-        return self._executable(outputs, given).run(feeds, allocate)
+        try:
+            return self._executable(outputs, given).run(feeds, allocate)
+        except EngineError:
+            self._taken.pop(self._key(feeds)[0], None)
+            raise
 
     def profile(self, inputs: Arrays, runs: int) -> list[NodeTime]:
         """Mean time over ``runs`` inferences of each node that the engine made of the network. May be called once.
@@ -281,11 +285,7 @@ class Model:
 
         Returns the optional inputs among those fed.
         """
-        key: tuple[object, ...] = tuple([(name, array.shape) for name, array in feeds.items()])
-        values: Arrays = NO_VALUES
-        if self._sizing:
-            values = {name: feeds[name] for name in self._sizing if name in feeds and feeds[name].size <= SAMPLE_LIMIT}
-            key = (*key, *(array.tobytes() for array in values.values()))
+        key, values = self._key(feeds)
         given = self._given(feeds)
         if key in self._taken:
             return given
@@ -305,10 +305,17 @@ class Model:
         except TnnError as error:
             sizes = ", ".join(f"`{name}` {list(array.shape)}" for name, array in feeds.items())
             raise RequestError(f"the network does not take {sizes}", found=str(error)) from error
-        while len(self._taken) >= REMEMBERED_SHAPES:
-            self._taken.pop(next(iter(self._taken)), None)
         self._taken[key] = None
+        _forget(self._taken)
         return given
+
+    def _key(self, feeds: Arrays) -> tuple[tuple[object, ...], Arrays]:
+        """What decides whether inputs fit: their shapes, and the values of those that say sizes."""
+        key: tuple[object, ...] = tuple([(name, array.shape) for name, array in feeds.items()])
+        if not self._sizing:
+            return key, NO_VALUES
+        values = {name: feeds[name] for name in self._sizing if name in feeds and feeds[name].size <= SAMPLE_LIMIT}
+        return (*key, *(array.tobytes() for array in values.values())), values
 
     def _given(self, feeds: Mapping[str, object]) -> tuple[str, ...]:
         return tuple([name for name in self._optional if name in feeds]) if self._optional else ()
@@ -437,6 +444,11 @@ class Model:
             "cpu": [cpu_name(), repr(self._cpu)],
             "version": VERSION,
         }
+
+
+def _forget(remembered: dict[object, None]) -> None:
+    while len(remembered) > REMEMBERED_SHAPES:
+        remembered.pop(next(iter(remembered)), None)
 
 
 def _spec(blob: Blob) -> TensorSpec:

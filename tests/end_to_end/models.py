@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+import tnn_serving
 from tests.networks import network
-from tnn_serving import write_model as write_files
+from tnn_serving.graph import Tensor
+from tnn_serving.layers.convolution import Convolution
 
 RELU = b'"1 2 1 4206624770 ,"\n"x 1 3 8 8 ,"\n" x y ,"\n"y ,"\n" 1 ,"\n"ReLU r 1 1 x y ,"\n'
 """One input x and one output y = max(x, 0), both float32 and free in every dim."""
@@ -36,9 +40,34 @@ def write_slow_model(repository: Path, name: str, *, config: str) -> Path:
     layers.append("Pooling mean 1 1 b7 y 1 0 0 1 1 0 0 -1 -1 -1 0")
     folder = repository / name / "1"
     folder.mkdir(parents=True)
-    write_files(network({"x": [1, 3, 64, 64]}, layers, ["y"]), folder / "proto.tnnproto", folder / "model.tnnmodel")
+    tnn_serving.write_model(
+        network({"x": [1, 3, 64, 64]}, layers, ["y"]), folder / "proto.tnnproto", folder / "model.tnnmodel"
+    )
     (repository / name / "config.pbtxt").write_text(config)
     return repository / name
 
 
 BROKEN = RELU.replace(b"ReLU", b"NoSuchLayer")
+
+
+def write_matrix(
+    repository: Path, name: str, matrix: np.ndarray, *, config: str | None = None, version: int = 1
+) -> Path:
+    """Writes a network y = matrix · x for x [N, C, H, W], or replaces its files, each in one step."""
+    size = len(matrix)
+    graph = network({"x": (1, size, 4, 4)}, [f"Convolution c 1 1 x y 1 {size} {size} 1 1 1 1 0 0 0 -1 1 1 0"], ["y"])
+    (convolution,) = graph.layers
+    assert isinstance(convolution, Convolution)
+    convolution.filter = Tensor.of(matrix.astype(np.float32)[:, :, None, None])
+    model = repository / name
+    folder = model / str(version)
+    folder.mkdir(parents=True, exist_ok=True)
+    tnn_serving.write_model(graph, folder / "proto.tnnproto", folder / "model.tnnmodel")
+    if config is not None:
+        (model / "config.pbtxt").write_text(config)
+    return model
+
+
+def times(matrix: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """What a network of :func:`write_matrix` answers; exact for small whole numbers."""
+    return np.einsum("oi,nihw->nohw", matrix, x)

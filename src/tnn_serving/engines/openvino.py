@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -14,10 +16,15 @@ import openvino as ov
 
 from tnn_serving.engines import openvino_profile
 from tnn_serving.engines.base import VIEW_FROM_BYTES, Arrays, NodeTime, Options, Shapes, TensorSpec
+from tnn_serving.engines.cpu import cpu_name
+from tnn_serving.engines.kept import Kept
 from tnn_serving.engines.openvino_codes import unsigned_codes
 from tnn_serving.engines.openvino_division import round_divisions
 from tnn_serving.engines.openvino_repairs import keep_ties_in_order, widen_single_channels
 from tnn_serving.errors import EngineError
+from tnn_serving.version import VERSION
+
+NOTHING_KEPT = Kept(None)
 
 MISCOMPUTED = {("RoiAlign", "max")}
 """Operators, with their mode, that OpenVINO compiles but computes otherwise than ONNX says: it takes the maximum of
@@ -57,8 +64,9 @@ class OpenVINO:
                 raise EngineError(
                     f"OpenVINO computes {node.op_type} with mode {_mode(node)} differently", found=node.name
                 )
+        serialized = model.SerializeToString()
         try:
-            network = _core().read_model(model.SerializeToString())
+            network = _core().read_model(serialized)
             keep_ties_in_order(network)
             widen_single_channels(network)
             unsigned_codes(network)
@@ -66,11 +74,13 @@ class OpenVINO:
                 round_divisions(network)
         except RuntimeError as error:
             raise EngineError("OpenVINO cannot read the network", found=_reason(error)) from error
+        properties = _properties(options)
         return OpenVINOExecutable(
             network,
-            _properties(options),
+            properties,
             [value.name for value in model.graph.input],
             [value.name for value in model.graph.output],
+            _compile(network, properties, Kept(options.cache_dir), serialized),
         )
 
 
@@ -84,11 +94,37 @@ def _properties(options: Options) -> dict[str, Any]:
         properties["INFERENCE_NUM_THREADS"] = options.threads
     if options.streams:
         properties["NUM_STREAMS"] = options.streams
-    if options.cache_dir is not None:
-        properties["CACHE_DIR"] = str(options.cache_dir)
     if options.profile:
         properties |= openvino_profile.PROPERTIES
     return properties
+
+
+def _compile(
+    network: ov.Model, properties: Mapping[str, Any], kept: Kept = NOTHING_KEPT, serialized: bytes = b""
+) -> ov.CompiledModel:
+    """Compiles, or takes what was compiled of the same model before.
+
+    OpenVINO's own cache (CACHE_DIR) looks at no more than the version in its files: one with a flipped bit gives wrong
+    answers. It also maps them, so that one that is cut short later ends the process.
+
+    Raises:
+        EngineError: OpenVINO cannot compile the network.
+    """
+    name = ""
+    if kept.folder is not None:
+        facts = f"{ov.__version__} {VERSION} {cpu_name()} {sorted(properties.items())}"
+        name = hashlib.sha256(hashlib.sha256(serialized).digest() + facts.encode()).hexdigest() + ".blob"
+        blob = kept.get(name)
+        if blob is not None:
+            with suppress(RuntimeError):  # it was exported by another build of the same version, at worst
+                return _core().import_model(blob, "CPU", dict(properties))
+    try:
+        compiled = _core().compile_model(network, "CPU", dict(properties))
+        if kept.folder is not None:
+            kept.put(name, compiled.export_model().getvalue())
+    except RuntimeError as error:
+        raise EngineError("OpenVINO cannot compile the network", found=_reason(error)) from error
+    return compiled
 
 
 class OpenVINOExecutable:
@@ -101,13 +137,17 @@ class OpenVINOExecutable:
     engine = OpenVINO.name
 
     def __init__(
-        self, network: ov.Model, properties: Mapping[str, Any], inputs: Sequence[str], outputs: Sequence[str]
+        self,
+        network: ov.Model,
+        properties: Mapping[str, Any],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        compiled: ov.CompiledModel,
     ) -> None:
         self._network = network
         self._properties = properties
         self._lock = threading.Lock()
-        self._compilation = _Compilation(network, properties)
-        compiled = self._compilation.compiled
+        self._compilation = _Compilation(compiled)
         # A compiled port carries the names of everything that was merged into it, and an input that nothing reads has
         # no port; outputs keep their order.
         ports = list(compiled.inputs)
@@ -130,35 +170,47 @@ class OpenVINOExecutable:
         while True:
             compilation = self._sound()
             try:
-                request = compilation.idle.get_nowait()
-            except queue.Empty:
-                request = self._kind(compilation.compiled, self._outputs, compilation.idle)
-            try:
-                for name, array in feeds.items():
-                    if name in self._inputs:
-                        request.feed(self._inputs[name], array)
-                answer = request.infer(into or {})
-            except RuntimeError as error:
-                self._replace(compilation)
-                raise EngineError("OpenVINO refused or failed", found=_reason(error)) from error
+                answer = self._answer(compilation, feeds, into)
+            except RuntimeError:
+                compilation.broken = True
+                return self._alone(feeds, into)
             if not compilation.broken:
                 return answer
             # Another inference failed beside this one, whose answer may be garbage: once more, on a sound compilation.
 
-    def _sound(self) -> _Compilation:
-        compilation = self._compilation
-        if not compilation.broken:
-            return compilation
-        with self._lock:
-            return self._compilation
+    def _answer(self, compilation: _Compilation, feeds: Arrays, into: Arrays | None) -> dict[str, np.ndarray]:
+        try:
+            request = compilation.idle.get_nowait()
+        except queue.Empty:
+            request = self._kind(compilation.compiled, self._outputs, compilation.idle)
+        for name, array in feeds.items():
+            if name in self._inputs:
+                request.feed(self._inputs[name], array)
+        return request.infer(into or {})
 
-    def _replace(self, compilation: _Compilation) -> None:
-        """Compiles anew: OpenVINO's nodes keep what an inference that failed left in them, and answer the following
-        ones, on other infer requests too, with errors or garbage."""
+    def _sound(self) -> _Compilation:
+        """A compilation on which nothing has failed.
+
+        OpenVINO's nodes keep what an inference that failed left in them, and answer the following ones, on other infer
+        requests too, with errors or garbage.
+        """
+        if self._compilation.broken:
+            with self._lock:
+                if self._compilation.broken:
+                    self._compilation = _Compilation(_compile(self._network, self._properties))
+        return self._compilation
+
+    def _alone(self, feeds: Arrays, into: Arrays | None) -> dict[str, np.ndarray]:
+        """An inference that failed, once more where nothing else runs: it may have been spoilt by another one."""
+        compilation = _Compilation(_compile(self._network, self._properties))
+        try:
+            answer = self._answer(compilation, feeds, into)
+        except RuntimeError as error:
+            raise EngineError("OpenVINO refused or failed", found=_reason(error)) from error
         with self._lock:
-            compilation.broken = True
-            if self._compilation is compilation:
-                self._compilation = _Compilation(self._network, self._properties)
+            if self._compilation.broken:
+                self._compilation = compilation
+        return answer
 
     def profile(self, feeds: Arrays, runs: int) -> list[NodeTime]:
         """Mean time of every node over so many inferences. Raises EngineError."""
@@ -176,19 +228,17 @@ class OpenVINOExecutable:
             network.reshape({port: list(shapes[next(iter(port.names & shapes.keys()))]) for port in ports})
         except RuntimeError as error:
             raise EngineError("OpenVINO cannot take these shapes", found=_reason(error)) from error
-        # One blob a shape would fill the disk without end.
-        properties = {key: value for key, value in self._properties.items() if key != "CACHE_DIR"}
-        return OpenVINOExecutable(network, properties, self._names, [spec.name for spec in self._outputs])
+        # Not kept: one file a shape would fill the disk without end.
+        compiled = _compile(network, self._properties)
+        outputs = [spec.name for spec in self._outputs]
+        return OpenVINOExecutable(network, self._properties, self._names, outputs, compiled)
 
 
 class _Compilation:
     """A compiled model and its idle infer requests; ``broken`` when an inference has failed on it."""
 
-    def __init__(self, network: ov.Model, properties: Mapping[str, Any]) -> None:
-        try:
-            self.compiled = _core().compile_model(network, "CPU", dict(properties))
-        except RuntimeError as error:
-            raise EngineError("OpenVINO cannot compile the network", found=_reason(error)) from error
+    def __init__(self, compiled: ov.CompiledModel) -> None:
+        self.compiled = compiled
         self.idle: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self.broken = False
 

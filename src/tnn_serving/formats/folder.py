@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tnn_serving.errors import FormatError, ProtoError, WeightsError, located
@@ -63,14 +65,54 @@ def onnx_file(folder: str | os.PathLike[str]) -> Path | None:
     return path / ONNX_NAME if path / ONNX_NAME in found else found[0]
 
 
-def read_model(proto: Source, model: Source | None = None) -> Graph:
-    """Reads a model. Weights stay in the memory-mapped file until somebody converts them.
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    """For as long as the files of a folder are read: they must be the same ones, of the same size, at the end.
+
+    Raises:
+        FormatError: somebody wrote into the folder meanwhile, which also explains whatever error the reading gave.
+    """
+    before = _state(folder)
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    after = _state(folder)
+    if after != before:
+        changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        raise FormatError(
+            f"files of {folder} changed while they were read",
+            found=", ".join(changed),
+            hint="copy a new version to another name and rename it into place when it is complete",
+        ) from failure
+    if failure is not None:
+        raise failure
+
+
+def _state(folder: Path) -> dict[str, tuple[int, ...]]:
+    """What tells a file from another one, or from itself after it was written to."""
+    found: dict[str, tuple[int, ...]] = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                stat = os.stat(entry.path) if os.path.exists(entry.path) else entry.stat(follow_symlinks=False)
+                found[entry.name] = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise FormatError(f"{folder} cannot be read: {error.strerror}") from error
+    return found
+
+
+def read_model(proto: Source, model: Source | None = None, *, mapped: bool = True) -> Graph:
+    """Reads a model.
 
     Args:
         proto: path or bytes of the .tnnproto; or a folder that holds the pair.
         model: path or bytes of the .tnnmodel. Left out with a path of a proto: the .tnnmodel of the same name beside
             it (model.tnnmodel beside proto.tnnproto), if there is one. A graph without weights can be inspected, and
             filled with random ones.
+        mapped: leave weights in the memory-mapped file until somebody converts them. A file that is cut short while it
+            is mapped ends the process that looks at it (SIGBUS); without, weights are read into memory of their own.
 
     Raises:
         ProtoError: the text is broken.
@@ -87,7 +129,7 @@ def read_model(proto: Source, model: Source | None = None) -> Graph:
     graph.source = _label(proto, "model")
     if model is not None:
         with located(_label(model, "model")):
-            read_weights(graph, _map(model))
+            read_weights(graph, _map(model) if mapped else _read(model))
     return graph
 
 
@@ -156,6 +198,16 @@ def _map(source: Source) -> memoryview:
             if not os.fstat(file.fileno()).st_size:
                 return memoryview(b"")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise WeightsError(f"cannot be read: {error.strerror}") from error
+
+
+def _read(source: Source) -> memoryview:
+    if isinstance(source, bytes):
+        return memoryview(source)
+    check_regular(source)
+    try:
+        return memoryview(Path(source).read_bytes())
     except OSError as error:
         raise WeightsError(f"cannot be read: {error.strerror}") from error
 

@@ -14,7 +14,7 @@ from tnn_serving.engines.choices import Choices
 from tnn_serving.engines.cpu import available_cores
 from tnn_serving.errors import ConfigError, RequestError, TnnError
 from tnn_serving.formats import read_model
-from tnn_serving.formats.folder import model_files, onnx_file
+from tnn_serving.formats.folder import model_files, onnx_file, unchanged
 from tnn_serving.model import Model
 from tnn_serving.network import Border, Network, TnnNetwork
 from tnn_serving.onnx_network import read_onnx
@@ -114,9 +114,15 @@ def _loaded(
 
 
 def open_network(folder: Path, limits: Limits = UNLIMITED) -> Network:
-    """The network of a version folder. Raises FormatError for a folder without one, or a broken one."""
-    file = onnx_file(folder)
-    return TnnNetwork(read_model(*model_files(folder)), limits) if file is None else read_onnx(file, limits)
+    """The network of a version folder, wholly in memory: its files may be replaced while it is served.
+
+    Raises FormatError for a folder without a model, a broken one, and one that is written to meanwhile.
+    """
+    with unchanged(folder):
+        file = onnx_file(folder)
+        if file is not None:
+            return read_onnx(file, limits)
+        return TnnNetwork(read_model(*model_files(folder), mapped=False), limits)
 
 
 def _for_batches(network: Network, outputs: Sequence[str]) -> tuple[Network, str | None]:

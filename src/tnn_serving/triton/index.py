@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+UNLOAD_PAUSE_S = 0.1
+"""Time to let pass between a model's load and its unload: tritonserver's core crashes when a model goes within some 30 ms
+of its load, while the thread of its instance is not yet back on the list on which the unload looks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,16 @@ def load_model(server: Endpoint, name: str, *, timeout_s: float) -> None:
         OSError: the server can't be reached, or the model can't be loaded: then an HTTPError with Triton's reason.
     """
     server.ask(f"/v2/repository/models/{urllib.parse.quote(name, safe='')}/load", post=True, timeout_s=timeout_s)
+
+
+def unload_model(server: Endpoint, name: str, *, timeout_s: float) -> None:
+    """Has the server take a model out of service, not before :data:`UNLOAD_PAUSE_S` have passed.
+
+    Raises:
+        OSError: the server can't be reached, or refuses.
+    """
+    time.sleep(UNLOAD_PAUSE_S)
+    server.ask(f"/v2/repository/models/{urllib.parse.quote(name, safe='')}/unload", post=True, timeout_s=timeout_s)
 
 
 def _with_tensors(server: Endpoint, model: ServedModel) -> ServedModel:

@@ -8,9 +8,11 @@ that need none of this, and remote ones, are given to Triton unchanged.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +20,8 @@ from tnn_serving.serving.config import CONFIG_FILE, top_level_fields
 from tnn_serving.serving.repository import BACKEND_LINE, Skipped, check_repository, is_ours, model_folders
 
 REMOTE = ("s3://", "gs://", "as://")
+DEPTH = 2
+"""Folders below a repository: models, versions."""
 
 
 def config_of(model: Path) -> bytes | None:
@@ -50,6 +54,7 @@ class Overlay:
         self._root: Path | None = None
         self._plain: list[Path] = []
         self._overlays: list[tuple[Path, Path]] = []
+        self._looked_at: dict[str, int] = {}
         self.locations: list[str] = []
         try:
             self.locations += [self._location(repository, changing) for repository in repositories]
@@ -78,6 +83,7 @@ class Overlay:
     def sync(self) -> None:
         """Takes over what has changed in the sources: new, changed and removed models. What is unchanged is not
         touched, so that Triton's polling sees no change either."""
+        self._looked_at = self._times()
         self.skipped = [item for source in self._plain for item in model_folders(source)[1]]
         for source, target in self._overlays:
             models, skipped = model_folders(source)
@@ -93,6 +99,28 @@ class Overlay:
                     continue  # it is being removed; the next sync sees it gone
                 except OSError as error:
                     self.skipped.append(Skipped(model, f"it can't be read: {error.strerror}"))
+
+    def changed(self) -> bool:
+        """Whether models or versions came or went, or a configuration was written, since the last :meth:`sync`.
+
+        Cheap, and blind to a second change within the same tick of the file system's clock.
+        """
+        return self._times() != self._looked_at
+
+    def _times(self) -> dict[str, int]:
+        """When the folders that decide what is linked were last written to, by path."""
+        found: dict[str, int] = {}
+        waiting = [(str(source), 0) for source, _ in self._overlays]
+        while waiting:
+            folder, depth = waiting.pop()
+            with suppress(OSError):
+                found[folder] = os.stat(folder).st_mtime_ns
+                for entry in os.scandir(folder) if depth < DEPTH else ():
+                    if entry.name == CONFIG_FILE:
+                        found[entry.path] = entry.stat().st_mtime_ns
+                    elif entry.is_dir():
+                        waiting.append((entry.path, depth + 1))
+        return found
 
     def _sync_model(self, model: Path, entry: Path) -> None:
         config = config_of(model)

@@ -204,8 +204,8 @@ class Supervisor:
     def _watch(self, process: ServerProcess, until: threading.Event) -> Fault | None:
         """Until the server ends, a stop is asked for, ``until`` is set, or it has to be ended; then, why."""
         while process.running and not self._stops_asked and not until.is_set():
-            if time.monotonic() >= self._next_sync and self.launch.control_mode != "none":
-                self._sync()
+            if self.launch.control_mode != "none":
+                self._follow()
             fault = self.monitor.fault()
             if fault is not None and (fault.cause != "engine" or self.restarts.limit):
                 # At once: while it drained, it would refuse more requests than it has under way.
@@ -245,6 +245,11 @@ class Supervisor:
 
         threading.Thread(target=load, name="load again", daemon=True).start()
         return done
+
+    def _follow(self) -> None:
+        """Takes over changes of the repository: a load that is asked for right after them should see them."""
+        if self.overlay is not None and (time.monotonic() >= self._next_sync or self.overlay.changed()):
+            self._sync()
 
     def _sync(self) -> None:
         if self.overlay is None:

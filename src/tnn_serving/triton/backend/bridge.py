@@ -40,6 +40,7 @@ from tnn_serving.errors import (
 from tnn_serving.serving.servable import Requests, Response, Result, Servable
 from tnn_serving.serving.tensors import RequestTensor
 from tnn_serving.triton.backend.executions import Failures, Watch
+from tnn_serving.triton.backend.memory import give_back
 from tnn_serving.triton.backend.metrics import Metrics, ModelMetrics, Publisher
 
 # TRITONSERVER_Error_Code
@@ -260,6 +261,7 @@ def open_model(handle: int, name: str, version: int, folder: str, config_json: s
             )
     except BaseException as error:
         metrics.close()
+        give_back()
         log_exception(f"opening model {name} version {version}", error, error.__traceback__)
         raise triton_error(error) from None
     return Model(handle, name, version, servable, metrics)
@@ -360,6 +362,8 @@ class Model:
         _Backend.watch.remove(self.handle)
         self._metrics.close()
         self._servable.close()
+        del self._servable
+        give_back()
 
 
 def _told(result: Result, failures: Failures) -> Answer | tuple[Answer, ...]:

@@ -1,0 +1,65 @@
+"""Files that can be made again, in a folder that may be full, gone, or hold something else than was written.
+
+What is read is exactly what was written, or nothing: each file begins with the SHA-256 of the rest. Nothing that goes
+wrong here is an error; what is missing is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+DIGEST_BYTES = 65
+"""The hash in hex, and a line feed."""
+
+
+class Kept:
+    """The files of one folder, made when something is first put there; with ``None`` nothing is kept."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def get(self, name: str) -> bytes | None:
+        """The content of a file, if it is what was put there."""
+        if self.folder is None:
+            return None
+        try:
+            stored = (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            log.warning("%s cannot be read: %s", self.folder / name, error.strerror or error)
+            return None
+        content = stored[DIGEST_BYTES:]
+        if stored[:DIGEST_BYTES] != _digest(content):
+            log.warning("%s is damaged, and made again", self.folder / name)
+            return None
+        return content
+
+    def put(self, name: str, content: bytes) -> None:
+        """Keeps a content in one step; a full disk or a folder that may not be written to is told, no more."""
+        if self.folder is None:
+            return
+        scratch: str | None = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, scratch = tempfile.mkstemp(dir=self.folder, prefix=".")
+            with os.fdopen(handle, "wb") as file:
+                file.write(_digest(content))
+                file.write(content)
+            os.replace(scratch, self.folder / name)
+        except OSError as error:
+            log.warning("what was made cannot be kept in %s: %s", self.folder, error.strerror or error)
+            if scratch is not None:
+                with suppress(OSError):
+                    os.unlink(scratch)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode() + b"\n"
