@@ -95,6 +95,15 @@ def load_model(server: Endpoint, name: str, *, timeout_s: float) -> None:
     server.ask(f"/v2/repository/models/{urllib.parse.quote(name, safe='')}/load", post=True, timeout_s=timeout_s)
 
 
+def unload_model(server: Endpoint, name: str, *, timeout_s: float) -> None:
+    """Has the server unload a model; it answers before that is done.
+
+    Raises:
+        OSError: the server can't be reached, or refuses.
+    """
+    server.ask(f"/v2/repository/models/{urllib.parse.quote(name, safe='')}/unload", post=True, timeout_s=timeout_s)
+
+
 def _with_tensors(server: Endpoint, model: ServedModel) -> ServedModel:
     name = urllib.parse.quote(model.name, safe="")
     try:

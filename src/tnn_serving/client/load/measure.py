@@ -86,7 +86,7 @@ class Target:
             )
         self.timeout_s = timeout_s
         self.info = self.connection.model(model)
-        inputs = make_inputs(self.info, shapes=shapes, data=data, batch=batch, seed=seed)
+        self.inputs = inputs = make_inputs(self.info, shapes=shapes, data=data, batch=batch, seed=seed)
         # Also the first request, which may be the slow one.
         self.outputs = self.connection.infer(self.info, inputs)
         self.batch = next((array.shape[0] for array in inputs.values() if array.ndim), 1) if self._batched else batch
