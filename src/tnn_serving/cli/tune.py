@@ -52,8 +52,8 @@ def tune(
         str | None,
         typer.Option(
             metavar="N[,N...]",
-            help="Requests in flight: levels to measure at. By default 1 for latency; for throughput 1 and 2 and 8 times "
-            "the cores.",
+            help="Requests in flight: levels to measure at. By default 1 for latency; 1, and 2 and 8 times the "
+            "cores, for throughput.",
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="First dim of each input: inferences a request.")] = 1,

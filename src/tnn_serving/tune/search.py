@@ -17,16 +17,19 @@ from tnn_serving.tune.space import DEFAULT, Candidate, Space
 SHORTEST_S = 0.02
 """Share of the budget that the first measurement of a candidate gets; each later round gets twice as much."""
 
-COARSE, REFINED = 0.45, 0.75
+COARSE, REFINED = 0.4, 0.65
 """Shares of the budget at whose end the coarse search and the steps from the best candidate are over."""
 
 FINALISTS = 2
-"""So many are measured against the default at the end."""
+"""So many are measured against the default at the end, one if there is little time."""
 
-ENOUGH_ROUNDS = 2
-"""So often at least must they have been measured in turn for a result to be trusted."""
+ENOUGH_ROUNDS, WANTED_ROUNDS = 2, 4
+"""So often at least must they have been measured in turn for a result to be trusted; and so often if there is time."""
 
 MOST_ROUNDS = 12
+
+WINS = 2 / 3
+"""The chosen one is better than the default in at least this share of the rounds."""
 
 
 class Bench(Protocol):
@@ -106,7 +109,8 @@ class _Search:
         self._space, self._goal, self._bench = space, goal, bench
         self._budget_s, self._on_trial, self._clock, self._started = budget_s, on_trial, clock, started
         self._seconds = SHORTEST_S * budget_s
-        self._overhead_s = 0.0
+        self._held: set[Candidate] = {DEFAULT}
+        self._load_s = self._lag_s = 0.0
         self.outcome = Outcome()
 
     # ---- the three parts ----
@@ -114,26 +118,24 @@ class _Search:
     def coarse(self) -> None:
         """Successive halving: all for a short time, the better half for twice as long, and so on."""
         self._measure(DEFAULT)
-        left = self._space.coarse()
+        left, share = self._space.coarse(), REFINED
         while left:
-            measured = [one for one in left if self._fits(COARSE) and self._measure(one).points]
-            self._keep(measured)
-            if len(measured) < len(left) and not self._fits(COARSE):
-                break
+            measured = [one for one in left if self._fits(share, one) and self._measure(one).points]
             left = self._ranked(measured)[: math.ceil(len(measured) / 2)]
-            self._keep(left)
-            if len(measured) < 2:
+            if len(left) < 2:
                 break
+            self._keep(left)
             self._seconds *= 2
+            share = COARSE  # each gets one chance, a second one only if there is time for other things too
 
     def refine(self) -> None:
         """Steps to a better neighbour as long as there is one."""
-        while True:
-            best = self._ranked()[0]
-            for candidate in self._space.neighbours(best):
-                if candidate in self.outcome.latest():
-                    continue
-                if not self._fits(REFINED):
+        self._seconds = 2 * SHORTEST_S * self._budget_s
+        while ranked := self._ranked():
+            best = ranked[0]
+            fresh = [one for one in self._space.neighbours(best) if one not in self.outcome.latest()]
+            for candidate in fresh:
+                if not self._fits(REFINED, candidate):
                     return
                 self._measure(candidate)
                 self._keep(self._ranked()[:FINALISTS])
@@ -144,17 +146,17 @@ class _Search:
 
     def finish(self) -> None:
         """The best ones and the default in turn, forwards and backwards, until the time is over."""
-        finalists = [one for one in self._ranked() if one != DEFAULT][:FINALISTS]
-        self._keep(finalists)
-        if not finalists:
+        turn = [DEFAULT, *(one for one in self._ranked() if one != DEFAULT)][: 1 + FINALISTS]
+        if len(turn) == 1:
             return
-        turn = [DEFAULT, *finalists]
-        left_s = self._budget_s - self._elapsed_s()
-        self._seconds = max(SHORTEST_S * self._budget_s, min(self._seconds, left_s / (3 * len(turn))))
-        self._overhead_s = 0.0
-        while len(self.outcome.rounds) < MOST_ROUNDS and self._fits(1.0, len(turn)):
-            trials = {one: self._measure(one) for one in turn}
-            self.outcome.rounds.append(trials)
+        self._seconds = SHORTEST_S * self._budget_s
+        if not self._fits(1.0, *turn * WANTED_ROUNDS):
+            turn = turn[:2]
+        left_s = (self._budget_s - self._elapsed_s()) / (WANTED_ROUNDS * len(turn))
+        self._seconds = max(self._seconds, 0.8 * (left_s - self._lag_s))
+        self._keep(turn)
+        while len(self.outcome.rounds) < MOST_ROUNDS and self._fits(1.0, *turn):
+            self.outcome.rounds.append({one: self._measure(one) for one in turn})
             turn.reverse()
 
     def choose(self) -> None:
@@ -169,9 +171,10 @@ class _Search:
             scores = {one: self._score(trial) for one, trial in outcome.latest().items()}
         if DEFAULT not in scores:
             return
-        best, default = max(scores, key=lambda one: scores[one]), scores[DEFAULT]
-        better = scores[best] * WORTH_CHANGING > default if scores[best] > 0 else False
-        outcome.chosen = best if better else DEFAULT
+        best = max(scores, key=lambda one: scores[one])
+        wins = sum(self._score(trials[best]) > self._score(trials[DEFAULT]) for trials in outcome.rounds)
+        if 0 < scores[best] and scores[best] * WORTH_CHANGING > scores[DEFAULT] and wins >= WINS * len(outcome.rounds):
+            outcome.chosen = best
 
     # ---- one measurement ----
 
@@ -179,14 +182,20 @@ class _Search:
         self._on_trial(candidate)
         begun = self._clock()
         trial = self._bench.measure(candidate, self._seconds)
-        # Loading is most of what a candidate costs beside its load.
-        self._overhead_s = max(0.7 * self._overhead_s, self._clock() - begun - self._seconds)
+        late_s = self._clock() - begun - self._seconds
+        if candidate in self._held:
+            self._lag_s = late_s
+        else:
+            self._load_s = max(0.7 * self._load_s, late_s - self._lag_s)
+            self._held.add(candidate)
         self.outcome.trials.append(trial)
         return trial
 
-    def _fits(self, share: float, count: int = 1) -> bool:
-        """Whether so many more measurements end within a share of the budget, as far as can be told."""
-        return self._elapsed_s() + count * (self._seconds + self._overhead_s) <= share * self._budget_s
+    def _fits(self, share: float, *candidates: Candidate) -> bool:
+        """Whether measuring these ends within a share of the budget, as far as the ones before can tell."""
+        loads = len(set(candidates) - self._held)
+        needed_s = len(candidates) * (self._seconds + self._lag_s) + loads * self._load_s
+        return self._elapsed_s() + needed_s <= share * self._budget_s
 
     def _elapsed_s(self) -> float:
         return self._clock() - self._started
@@ -195,13 +204,19 @@ class _Search:
         return self._goal.score(trial.points)
 
     def _ranked(self, among: Sequence[Candidate] | None = None) -> list[Candidate]:
-        """Candidates that could be measured, best first; of equals, the one that was tried earlier."""
+        """Candidates that could be measured, best first; of equals, the one that was tried earlier.
+
+        The best measurement of each counts, since other work on the machine only ever slows.
+        """
         latest = self.outcome.latest()
+        scores: dict[Candidate, float] = {}
+        for trial in self.outcome.trials:
+            scores[trial.candidate] = max(self._score(trial), scores.get(trial.candidate, -math.inf))
         possible = [one for one in (latest if among is None else among) if latest[one].points]
-        return sorted(possible, key=lambda one: -self._score(latest[one]))
+        return sorted(possible, key=lambda one: -scores[one])
 
     def _keep(self, candidates: Sequence[Candidate]) -> None:
         """Drops all others but the default."""
-        for one in self.outcome.latest():
-            if one != DEFAULT and one not in candidates:
-                self._bench.drop(one)
+        for one in self._held - {DEFAULT, *candidates}:
+            self._bench.drop(one)
+        self._held &= {DEFAULT, *candidates}

@@ -38,8 +38,8 @@ UNLOAD_S = 10.0
 SETTLE_S = 0.1
 """tritonserver 2.51 can crash when a model is unloaded sooner after it was loaded."""
 
-WINDOWS = 6
-"""A level's time is cut into so many windows. The last three are what counts; the first ones warm up."""
+WINDOWS = 4
+"""A level's time is cut into so many windows. The last three are what counts; the first one warms up."""
 
 VERIFY_S = 0.1
 """A candidate is under load for so long, each answer compared with its first, before anything is measured."""
@@ -235,8 +235,8 @@ class Trials:
             raise ServerError(f"it cannot be loaded: {error}") from error
         loaded = time.monotonic()
         try:
-            target, error = self._checked(name, candidate)
-            return _Served(name, target, loaded, error)
+            target, off = self._checked(name, candidate)
+            return _Served(name, target, loaded, off)
         except BaseException:
             if self._server.pid is not None:
                 self._unload(name, loaded)

@@ -1,7 +1,7 @@
 """Writes chosen settings into a ``config.pbtxt``: what the user wrote stays as it is, byte for byte.
 
-What is chosen goes into a block at the end, between two comments, with the evidence. The next time the block is replaced.
-A value that the user wrote is changed only with ``force``, and then where it stands.
+What is chosen goes into a block at the end, between two comments, with the evidence. The next time the block is
+replaced. A value that the user wrote is changed only with ``force``, and then where it stands.
 """
 
 from __future__ import annotations
