@@ -173,7 +173,7 @@ class _Search:
             return
         best = max(scores, key=lambda one: scores[one])
         wins = sum(self._score(trials[best]) > self._score(trials[DEFAULT]) for trials in outcome.rounds)
-        if 0 < scores[best] and scores[best] * WORTH_CHANGING > scores[DEFAULT] and wins >= WINS * len(outcome.rounds):
+        if scores[best] > 0 and scores[best] * WORTH_CHANGING > scores[DEFAULT] and wins >= WINS * len(outcome.rounds):
             outcome.chosen = best
 
     # ---- one measurement ----
