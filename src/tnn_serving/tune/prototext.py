@@ -25,11 +25,17 @@ _CLOSING = {"{": "}", "<": ">"}
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value from ``start`` to ``end``, braces included; ``fields`` of a message, ``None`` of a scalar."""
+    """A value from ``start`` to ``end``, braces included.
+
+    Attributes:
+        fields: of a message; ``None`` of a scalar.
+        pieces: starts and ends of a scalar's tokens, since several strings beside each other are one.
+    """
 
     start: int
     end: int
-    fields: tuple[Field, ...] | None
+    fields: tuple[Field, ...] | None = None
+    pieces: tuple[tuple[int, int], ...] = ()
 
     def all(self, name: str) -> list[Value]:
         """The values of the fields of a name, in order."""
@@ -133,13 +139,10 @@ def _value(tokens: _Tokens) -> Value:
         return Value(first.start, tokens.need(_CLOSING[first.text]).end, fields)
     if first.kind == "mark":
         raise _unexpected(first.text)
-    last = first
-    # Strings beside each other are one; a sign may stand apart from its number.
-    while (ahead := tokens.ahead) is not None and (
-        (first.kind == "string" and ahead.kind == "string") or (last.text == "-" and ahead.kind == "word")
-    ):
-        last = tokens.need()
-    return Value(first.start, last.end, None)
+    pieces = [first]
+    while first.kind == "string" and (ahead := tokens.ahead) is not None and ahead.kind == "string":
+        pieces.append(tokens.need())
+    return Value(first.start, pieces[-1].end, pieces=tuple((piece.start, piece.end) for piece in pieces))
 
 
 def _unexpected(found: str) -> ConfigError:

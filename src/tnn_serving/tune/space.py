@@ -107,7 +107,8 @@ class Space:
         return candidate.precision is None or candidate.engine in ("openvino", None)
 
     def _steps(self, at: Candidate) -> Iterator[Candidate]:
-        for rows in self._near(at.rows, [None, *_doubling(1, min(self.most_rows, MOST_ROWS))], jumps=2):
+        counts = _doubling(1, min(self.most_rows, MOST_ROWS)) if self.most_rows > 1 else []
+        for rows in self._near(at.rows, [None, *counts], jumps=2):
             yield replace(at, rows=rows)
         for hint, streams in self._near(
             (at.hint, at.streams),

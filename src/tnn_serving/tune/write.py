@@ -199,7 +199,10 @@ def _as_field(name: str, text: str, value: Value) -> str:
 
 
 def _replaced(text: str, value: Value, by: str) -> str:
-    return text[: value.start] + by + text[value.end :]
+    """With another scalar. Of a string in several pieces the others become empty: a comment may stand between them."""
+    for number, (start, end) in reversed(list(enumerate(value.pieces))):
+        text = text[:start] + ('""' if number else by) + text[end:]
+    return text
 
 
 def _inserted(text: str, message: Value, field: str) -> str:
