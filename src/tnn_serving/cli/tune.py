@@ -110,18 +110,23 @@ def tune(
             force=force,
             on_trial=bar.trial,
         )
-    if start is not None and start == target:
-        before = write.read(start)  # it may have been changed meanwhile, and must not be changed back
-    after = write.with_settings(before, chosen, found.evidence() if found.changed else (), force=force)
+    evidence = found.evidence() if found.changed else ()
     if report is not None:
+        after = write.with_settings(before, chosen, evidence, force=force)
         _write_report(report, found, _added(before, after) if found.changed else "")
     if json:
         print_json(found)
     else:
         _show(found)
     _tell(found)
-    if _is_good(found) and before != after:
-        _write(target, before, after, show_only=dry_run, to=stderr if json else stdout)
+    if _is_good(found):
+        if start is not None:
+            before = write.read(start)  # it may have been changed meanwhile, and must not be changed back
+        after = write.with_settings(before, chosen, evidence, force=force)
+        if after != before:
+            if not found.changed:
+                _note("what was tuned earlier is not clearly better than the default, and is taken out")
+            _write(target, before, after, show_only=dry_run, to=stderr if json else stdout)
     if found.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if not found.met:

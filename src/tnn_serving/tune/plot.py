@@ -111,10 +111,10 @@ def _panel(
         y = up(bound)
         parts.append(
             f'<line x1="{across.first}" x2="{across.last}" y1="{y}" y2="{y}" stroke="#222" stroke-dasharray="6 4"/>'
-            f'<text x="{across.last}" y="{y - 5}" text-anchor="end">bound {bound:g} ms</text>'
+            f'<text x="{across.first + 4}" y="{y - 5}">bound {bound:g} ms</text>'
         )
     for result in drawn:
-        parts.append(_curve(result, across, up, of))
+        parts.append(_curve(result, across, up, of, strong=result in (report.default, report.chosen)))
     marked = [(report.default, "default")]
     marked = [(report.chosen, "chosen"), *marked] if report.changed else [(report.default, "default, chosen")]
     places: list[tuple[float, float]] = []
@@ -125,12 +125,13 @@ def _panel(
     return "\n".join(parts)
 
 
-def _curve(result: Result, across: Axis, up: Axis, of: Callable[[Point], float]) -> str:
+def _curve(result: Result, across: Axis, up: Axis, of: Callable[[Point], float], *, strong: bool) -> str:
     engine = result.parameters.get("engine", "")
     colour = COLOURS.get(engine, OTHER)
     places = [(across(point.inferences_per_s), up(of(point))) for point in result.points]
     path = "L".join(f"{x} {y}" for x, y in places)
-    parts = [f'<path d="M{path}" fill="none" stroke="{colour}" stroke-opacity="0.35"/>'] if len(places) > 1 else []
+    opacity, width = (0.9, 1.6) if strong else (0.25, 1)
+    parts = [f'<path d="M{path}" fill="none" stroke="{colour}" stroke-opacity="{opacity}" stroke-width="{width}"/>']
     for point, (x, y) in zip(result.points, places, strict=True):
         told = (
             f"{result.label}; {point.concurrency} in flight: {point.inferences_per_s:.1f}/s, "

@@ -35,6 +35,9 @@ LOAD_S = 300.0
 
 UNLOAD_S = 10.0
 
+END_S = 5.0
+"""How long a server that does not answer any more gets until it must be seen to have ended."""
+
 SETTLE_S = 0.1
 """tritonserver 2.51 can crash when a model is unloaded sooner after it was loaded."""
 
@@ -168,7 +171,7 @@ class Trials:
                 points.append(self._point(served, level, seconds / len(self._load.concurrency)))
             return Trial(candidate, tuple(points), served.error)
         except TnnError as error:
-            if self._server.pid is None:
+            if self._has_died():
                 self._restart()
                 return Trial(candidate, problem=f"the server died: {error}")
             if candidate == DEFAULT:
@@ -194,6 +197,18 @@ class Trials:
             ],
             self._on_log,
         )
+
+    def _has_died(self) -> bool:
+        """Whether the server is gone; connections break a moment before the process is seen to have ended."""
+        end = time.monotonic() + END_S
+        while self._server.pid is not None and time.monotonic() < end:
+            try:
+                self._endpoint.ask("/v2/health/live")
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return False
+        return self._server.pid is None
 
     def _restart(self) -> None:
         """A new server in place of one that died. Raises ServerError if that happens again and again."""
@@ -237,9 +252,8 @@ class Trials:
         try:
             target, off = self._checked(name, candidate)
             return _Served(name, target, loaded, off)
-        except BaseException:
-            if self._server.pid is not None:
-                self._unload(name, loaded)
+        except TnnError:
+            self._unload(name, loaded)
             raise
 
     def _write(self, name: str, candidate: Candidate) -> None:
