@@ -21,6 +21,8 @@ from tnn_serving.layers import declaration, is_known, type_number
 from tnn_serving.layers.base import Reserved, declared
 from tnn_serving.serving import check as checked
 from tnn_serving.serving.config import PARAMETERS
+from tnn_serving.tune import goal as tune_goal
+from tnn_serving.tune import report as tune_report
 
 DOCS = Path(__file__).parent.parent / "docs"
 GENERATOR = DOCS / "generate_parameters.py"
@@ -122,6 +124,10 @@ KEYS = {
     "of a window": load_test.Window,
     "of a server": load_test.ServerSide,
     "of a client": load_test.ClientSide,
+    "`tune`": tune_report.Report,
+    "of a machine": tune_report.Machine,
+    "of a candidate": tune_report.Result,
+    "of a level of load": tune_goal.Point,
     "`bench --layers`": profile.Profile,
     "of a layer's time": profile.LayerTime,
 }

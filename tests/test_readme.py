@@ -69,6 +69,7 @@ EXECUTED = {
         "make test",
         ".venv/bin/tnn-serving serve",
         ".venv/bin/tnn-serving inspect",
+        ".venv/bin/tnn-serving tune",
     ],
     "text": ["model  ", "probability", "repository/", "input [", "openvino"],
     "python": ["import numpy"],
@@ -354,6 +355,12 @@ class TestServeMyModel:
         described = mine.ask("/v2/models/my_model")
         assert described["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 3, -1, -1]}]
         assert described["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 1000]}]
+
+    def test_tune(self, mine: Shop) -> None:
+        command = block(".venv/bin/tnn-serving tune", "sh")
+        assert "--budget 2m" in command
+        mine.run(command.replace("--budget 2m", "--budget 10s"))
+        assert "chosen" in (mine.folder / "tuned.html").read_text(encoding="utf-8")
 
     def test_pictures(self, mine: Shop) -> None:
         body = mine.run(".venv/bin/tnn-serving request examples/pictures/cat.jpg --model my_pictures").stdout.encode()

@@ -154,6 +154,7 @@ def test_version_and_help() -> None:
         "detect",
         "request",
         "bench",
+        "tune",
         "inspect",
         "compare",
         "export",

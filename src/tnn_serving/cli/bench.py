@@ -14,10 +14,11 @@ from rich.table import Table
 
 from tnn_serving.cli.model import parse_shapes
 from tnn_serving.cli.output import EXIT_BAD, EXIT_INTERRUPTED, JsonFlag, print_json, stderr, stdout
-from tnn_serving.client.connection import ModelInfo, Protocol, connect, parse_url
+from tnn_serving.client.connection import Protocol, connect, parse_url
 from tnn_serving.client.load import Measurement, Target, Window, measure
+from tnn_serving.client.load.inputs import file_shapes
 from tnn_serving.client.load.measure import OPEN_LOOP_CONNECTIONS
-from tnn_serving.errors import ConfigError, FormatError
+from tnn_serving.errors import ConfigError
 from tnn_serving.formats import read_model
 from tnn_serving.profile import RUNS, Profile, profile
 from tnn_serving.serving.recorded_case import read_arrays
@@ -98,7 +99,7 @@ def bench(
         url, name, pid = _server(stack, target, model, protocol)
         if Path(target).exists():
             with connect(url) as connection:
-                shapes = {**_default_shapes(connection.model(name), Path(target), batch), **shapes}
+                shapes = {**file_shapes(connection.model(name), Path(target), batch), **shapes}
         aim = stack.enter_context(
             Target(
                 url,
@@ -170,14 +171,14 @@ def _levels(concurrency: str | None, rate: str | None) -> list[_Level]:
     if concurrency is not None and rate is not None:
         raise typer.BadParameter("give one of --concurrency and --rate", param_hint="--rate")
     if rate is not None:
-        return [_Level(rate=one) for one in _numbers(rate, float, "--rate")]
-    return [_Level(concurrency=one) for one in _numbers(concurrency or "1", int, "--concurrency")]
+        return [_Level(rate=one) for one in positive_numbers(rate, float, "--rate")]
+    return [_Level(concurrency=one) for one in positive_numbers(concurrency or "1", int, "--concurrency")]
 
 
 Number = TypeVar("Number", int, float)
 
 
-def _numbers(text: str, kind: Callable[[str], Number], option: str) -> list[Number]:
+def positive_numbers(text: str, kind: Callable[[str], Number], option: str) -> list[Number]:
     try:
         numbers = [kind(part) for part in text.split(",")]
     except ValueError:
@@ -210,29 +211,6 @@ def _server(stack: ExitStack, target: str, model: str | None, protocol: Protocol
             raise typer.BadParameter(f"choose one of: {', '.join(names) or 'none is ready'}", param_hint="--model")
         model = names[0]
     return url, model, None
-
-
-def _default_shapes(info: ModelInfo, model: Path, batch: int) -> dict[str, Sequence[int]]:
-    """Shapes that the model file itself gives, for inputs that the server leaves free."""
-    try:
-        graph = read_model(model)
-    except FormatError:
-        return {}  # no TNN files: the server knows what it loads
-    known: Mapping[str, Sequence[int]] = {item.name: item.dims for item in graph.inputs}
-    shapes: dict[str, Sequence[int]] = {}
-    for item in info.inputs:
-        dims = known.get(item.name)
-        if dims is None or item.optional:
-            continue
-        if item.datatype == "UINT8" and len(dims) == 4 and len(item.shape) in (3, 4):
-            n, c, h, w = dims
-            dims = (h, w, c) if len(item.shape) == 3 else (n, h, w, c)
-        if len(dims) != len(item.shape):
-            continue
-        free = [want == -1 for want in item.shape]
-        wanted = [batch if k == 0 and batch > 1 else have for k, have in enumerate(dims)]
-        shapes[item.name] = [have if f else want for f, have, want in zip(free, wanted, item.shape, strict=True)]
-    return shapes
 
 
 def _show(levels: Sequence[Measurement]) -> None:

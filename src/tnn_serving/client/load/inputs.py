@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from tnn_serving.client.connection import ModelInfo, TensorInfo
-from tnn_serving.errors import RequestError, located
+from tnn_serving.errors import FormatError, RequestError, located
+from tnn_serving.formats import read_model
 
 
 def make_inputs(
@@ -51,6 +52,29 @@ def make_inputs(
             found=", ".join(f"{name} {list(array.shape)}" for name, array in made.items()),
         )
     return made
+
+
+def file_shapes(info: ModelInfo, model: Path, batch: int) -> dict[str, Sequence[int]]:
+    """Shapes that the model file itself gives, for inputs that the server leaves free."""
+    try:
+        graph = read_model(model)
+    except FormatError:
+        return {}  # no TNN files: the server knows what it loads
+    known: Mapping[str, Sequence[int]] = {item.name: item.dims for item in graph.inputs}
+    shapes: dict[str, Sequence[int]] = {}
+    for item in info.inputs:
+        dims = known.get(item.name)
+        if dims is None or item.optional:
+            continue
+        if item.datatype == "UINT8" and len(dims) == 4 and len(item.shape) in (3, 4):
+            n, c, h, w = dims
+            dims = (h, w, c) if len(item.shape) == 3 else (n, h, w, c)
+        if len(dims) != len(item.shape):
+            continue
+        free = [want == -1 for want in item.shape]
+        wanted = [batch if k == 0 and batch > 1 else have for k, have in enumerate(dims)]
+        shapes[item.name] = [have if f else want for f, have, want in zip(free, wanted, item.shape, strict=True)]
+    return shapes
 
 
 def _dims(item: TensorInfo, model: ModelInfo, given: Sequence[int] | None, batch: int) -> tuple[int, ...]:

@@ -87,14 +87,13 @@ class Target:
         self.timeout_s = timeout_s
         try:
             self.info = self.connection.model(model)
-            inputs = make_inputs(self.info, shapes=shapes, data=data, batch=batch, seed=seed)
+            self.inputs = inputs = make_inputs(self.info, shapes=shapes, data=data, batch=batch, seed=seed)
             # Also the first request, which may be the slow one.
             self.outputs = self.connection.infer(self.info, inputs)
         except BaseException:
             self.close()
             raise
-        batched = self.info.max_batch_size > 0
-        self.batch = next((array.shape[0] for array in inputs.values()), 1) if batched else batch
+        self.batch = next((array.shape[0] for array in inputs.values() if array.ndim), 1) if self._batched else batch
         self.observer = Observer(self.connection, model, pid)
         self._sent = tensors(self.info, inputs)
         self._shared_memory = shared_memory

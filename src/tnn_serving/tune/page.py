@@ -1,0 +1,80 @@
+"""The report as one HTML page, without scripts and without anything to fetch."""
+
+from __future__ import annotations
+
+from html import escape
+
+from tnn_serving.tune.plot import plot
+from tnn_serving.tune.report import Report, Result
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 62rem; margin: 2rem auto;
+  padding: 0 1rem }
+svg { max-width: 100%; height: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4 }
+th:first-child, td:first-child, td.words { text-align: left }
+tr.marked td { font-weight: bold }
+pre { background: #f5f5f5; padding: .8rem; overflow-x: auto }
+"""
+
+
+def page(report: Report, settings: str) -> str:
+    """The report as HTML.
+
+    Args:
+        settings: the lines of ``config.pbtxt``, empty if there is nothing to write.
+    """
+    return "\n".join(
+        [
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{escape(report.model)}, tuned for {escape(str(report.aim))}</title>",
+            f"<style>{_STYLE}</style>\n</head>\n<body>",
+            f"<h1>{escape(report.model)}</h1>",
+            *(f"<p>{escape(line)}</p>" for line in report.evidence()),
+            f"<p>Chosen: <strong>{escape(report.chosen.label)}</strong>.{_caveat(report)}</p>",
+            plot(report),
+            _table(report),
+            f"<h2>config.pbtxt</h2>\n<pre>{escape(settings)}</pre>" if settings else "",
+            "</body>\n</html>\n",
+        ]
+    )
+
+
+def _caveat(report: Report) -> str:
+    if not report.met and report.p99_ms is not None:
+        return f" It does not keep the bound of {report.p99_ms:g} ms."
+    if report.interrupted and not report.confirmed:
+        return " The search was interrupted before this was measured against the default in turn."
+    return "" if report.confirmed else " This was not measured against the default in turn often enough."
+
+
+def _table(report: Report) -> str:
+    heads = ("candidate", "in flight", "inferences/s", "p50 ms", "p99 ms", "rows", "server µs", "off", "trials")
+    rows = [f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>"]
+    for result in report.candidates:
+        rows += _rows(report, result)
+    return f"<h2>All candidates</h2>\n<table>\n{chr(10).join(rows)}\n</table>"
+
+
+def _rows(report: Report, result: Result) -> list[str]:
+    name = escape(result.label) + (" (chosen)" if result == report.chosen else "")
+    if result.problem:
+        return [f'<tr><td>{name}</td><td class="words" colspan="8">{escape(result.problem)}</td></tr>']
+    marked = ' class="marked"' if result in (report.chosen, report.default) else ""
+    made = []
+    for k, point in enumerate(result.points):
+        cells = [
+            "" if k else name,
+            str(point.concurrency),
+            f"{point.inferences_per_s:.1f}{'' if point.stable else ' ~'}",
+            f"{point.p50_ms:.2f}",
+            f"{point.p99_ms:.2f}",
+            "" if point.rows is None else f"{point.rows:.1f}",
+            "" if point.server_cpu_us is None else f"{point.server_cpu_us:.0f}",
+            f"{result.error:.2%}",
+            "" if k else str(result.trials),
+        ]
+        made.append(f"<tr{marked}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    return made

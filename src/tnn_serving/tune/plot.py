@@ -1,0 +1,174 @@
+"""Latency against throughput as a picture: an SVG that needs nothing else.
+
+Colours are Okabe and Ito's, which people with any colour vision can tell apart; shape and label say the same again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from tnn_serving.tune.goal import Point
+from tnn_serving.tune.report import Report, Result
+
+COLOURS = {"openvino": "#0072B2", "onnxruntime": "#D55E00"}
+OTHER = "#666666"
+
+WIDTH, HEIGHT = 460, 340
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 34, 48
+GAP = 20
+
+LOGARITHMIC_FROM = 12
+"""From this ratio of largest to smallest on, an axis is logarithmic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Maps values to pixels.
+
+    Args:
+        values: that must have room.
+        first, last: pixels of the ends.
+    """
+
+    low: float
+    high: float
+    first: float
+    last: float
+    logarithmic: bool
+
+    @classmethod
+    def of(cls, values: Sequence[float], first: float, last: float) -> Axis:
+        """From zero, or logarithmic if the values lie far apart."""
+        low, high = min(values), max(values)
+        if low > 0 and high / low > LOGARITHMIC_FROM:
+            return cls(low / 1.3, high * 1.3, first, last, True)
+        return cls(0.0, high * 1.12 or 1.0, first, last, False)
+
+    def __call__(self, value: float) -> float:
+        """The pixel of a value."""
+        if self.logarithmic:
+            share = math.log(value / self.low) / math.log(self.high / self.low)
+        else:
+            share = (value - self.low) / (self.high - self.low)
+        return round(self.first + share * (self.last - self.first), 1)
+
+    def ticks(self) -> list[float]:
+        """Round numbers on the axis: 1, 2 or 5 times a power of ten."""
+        if self.logarithmic:
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            return [tick for power in powers for k in (1, 2, 5) if self.low <= (tick := k * 10.0**power) <= self.high]
+        rough = (self.high - self.low) / 5
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(k * power for k in (1, 2, 5, 10) if k * power >= rough)
+        return [k * step for k in range(math.floor(self.high / step) + 1)]
+
+
+def plot(report: Report) -> str:
+    """An SVG with two panels, p50 and p99 against inferences a second; the default and the chosen one are marked."""
+    drawn = [result for result in reversed(report.candidates) if result.points]
+    panels = [
+        _panel(report, drawn, 0, "p50", lambda point: point.p50_ms, None),
+        _panel(report, drawn, WIDTH + GAP, "p99", lambda point: point.p99_ms, report.p99_ms),
+    ]
+    width, height = 2 * WIDTH + GAP, HEIGHT + 28
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+            'role="img" font-family="system-ui, sans-serif" font-size="12" fill="#222">',
+            f"<title>{escape(report.model)}: latency against throughput of {len(drawn)} candidates</title>",
+            f'<rect width="{width}" height="{height}" fill="#fff"/>',
+            *panels,
+            _legend(HEIGHT + 14),
+            "</svg>",
+        ]
+    )
+
+
+def _panel(
+    report: Report, drawn: Sequence[Result], x0: float, title: str, of: Callable[[Point], float], bound: float | None
+) -> str:
+    points = [point for result in drawn for point in result.points]
+    if not points:
+        return ""
+    across = Axis.of([point.inferences_per_s for point in points], x0 + LEFT, x0 + WIDTH - RIGHT)
+    up = Axis.of([*(of(point) for point in points), *([bound] if bound else [])], HEIGHT - BOTTOM, TOP)
+    parts = [f'<text x="{x0 + LEFT}" y="20" font-weight="bold">{title} latency, ms</text>']
+    for tick in up.ticks():
+        y = up(tick)
+        parts.append(f'<line x1="{across.first}" x2="{across.last}" y1="{y}" y2="{y}" stroke="#e4e4e4"/>')
+        parts.append(f'<text x="{across.first - 8}" y="{y + 4}" text-anchor="end">{tick:g}</text>')
+    for tick in across.ticks():
+        x = across(tick)
+        parts.append(f'<line x1="{x}" x2="{x}" y1="{up.first}" y2="{up.first + 5}" stroke="#222"/>')
+        parts.append(f'<text x="{x}" y="{up.first + 19}" text-anchor="middle">{tick:g}</text>')
+    parts.append(f'<path d="M{across.first} {up.last}V{up.first}H{across.last}" fill="none" stroke="#222"/>')
+    middle = (across.first + across.last) / 2
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 10}" text-anchor="middle">inferences a second</text>')
+    if bound:
+        y = up(bound)
+        parts.append(
+            f'<line x1="{across.first}" x2="{across.last}" y1="{y}" y2="{y}" stroke="#222" stroke-dasharray="6 4"/>'
+            f'<text x="{across.first + 4}" y="{y - 5}">bound {bound:g} ms</text>'
+        )
+    for result in drawn:
+        parts.append(_curve(result, across, up, of, strong=result in (report.default, report.chosen)))
+    marked = [(report.default, "default")]
+    marked = [(report.chosen, "chosen"), *marked] if report.changed else [(report.default, "default, chosen")]
+    places: list[tuple[float, float]] = []
+    for result, word in marked:
+        point = report.aim.point(result.points)
+        if point is not None:
+            parts.append(_mark(across(point.inferences_per_s), up(of(point)), word, across.last, places))
+    return "\n".join(parts)
+
+
+def _curve(result: Result, across: Axis, up: Axis, of: Callable[[Point], float], *, strong: bool) -> str:
+    engine = result.parameters.get("engine", "")
+    colour = COLOURS.get(engine, OTHER)
+    places = [(across(point.inferences_per_s), up(of(point))) for point in result.points]
+    path = "L".join(f"{x} {y}" for x, y in places)
+    opacity, width = (0.9, 1.6) if strong else (0.25, 1)
+    parts = [f'<path d="M{path}" fill="none" stroke="{colour}" stroke-opacity="{opacity}" stroke-width="{width}"/>']
+    for point, (x, y) in zip(result.points, places, strict=True):
+        told = (
+            f"{result.label}; {point.concurrency} in flight: {point.inferences_per_s:.1f}/s, "
+            f"p50 {point.p50_ms:.2f} ms, p99 {point.p99_ms:.2f} ms"
+        )
+        parts.append(f"<g><title>{escape(told)}</title>{_shape(engine, x, y, colour)}</g>")
+    return "\n".join(parts)
+
+
+def _shape(engine: str, x: float, y: float, colour: str) -> str:
+    if engine == "openvino":
+        return f'<circle cx="{x}" cy="{y}" r="4.5" fill="{colour}"/>'
+    if engine == "onnxruntime":
+        return f'<path d="M{x} {y - 5.5}l5.2 9.2h-10.4z" fill="{colour}"/>'
+    return f'<rect x="{x - 4}" y="{y - 4}" width="8" height="8" fill="{colour}"/>'
+
+
+def _mark(x: float, y: float, word: str, right: float, places: list[tuple[float, float]]) -> str:
+    """A ring and a word beside a point; the word moves down where another one stands."""
+    before = x > right - 110
+    at = y - 10
+    while any(abs(at - other) < 14 and abs(x - where) < 90 for where, other in places):
+        at += 28 if at < y else 14
+    places.append((x, at))
+    anchor, shift = ("end", -11) if before else ("start", 11)
+    return (
+        f'<g data-mark="{word}"><circle cx="{x}" cy="{y}" r="10" fill="none" stroke="#222" stroke-width="2.2"'
+        f"{'' if 'chosen' in word else ' stroke-dasharray=' + chr(34) + '3 2.5' + chr(34)}/>"
+        f'<text x="{x + shift}" y="{at + 4}" text-anchor="{anchor}" font-weight="bold">{word}</text></g>'
+    )
+
+
+def _legend(y: float) -> str:
+    parts, x = [], float(LEFT)
+    for engine, word in (("openvino", "OpenVINO"), ("onnxruntime", "ONNX Runtime"), ("", "as configured")):
+        parts.append(_shape(engine, x, y - 4, COLOURS.get(engine, OTHER)))
+        parts.append(f'<text x="{x + 10}" y="{y}">{word}</text>')
+        x += 120
+    parts.append(f'<text x="{x}" y="{y}">lines join one candidate\'s levels of load</text>')
+    return "\n".join(parts)

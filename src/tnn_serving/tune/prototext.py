@@ -1,0 +1,149 @@
+"""A protobuf text with the places of its fields, so that one value can be changed and every other byte kept.
+
+What a text *means* is for protobuf's own parser to say (:func:`parse`); this one only finds where things stand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tnn_serving.errors import ConfigError
+
+_TOKEN = re.compile(
+    r"""(?P<blank> \s+ | \#[^\n]* )
+      | (?P<string> "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' )
+      | (?P<mark> [{}<>\[\]:,;] )
+      | (?P<word> [^\s\#"'{}<>\[\]:,;]+ )""",
+    re.VERBOSE | re.DOTALL,
+)
+
+_CLOSING = {"{": "}", "<": ">"}
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value from ``start`` to ``end``, braces included.
+
+    Attributes:
+        fields: of a message; ``None`` of a scalar.
+        pieces: starts and ends of a scalar's tokens, since several strings beside each other are one.
+    """
+
+    start: int
+    end: int
+    fields: tuple[Field, ...] | None = None
+    pieces: tuple[tuple[int, int], ...] = ()
+
+    def all(self, name: str) -> list[Value]:
+        """The values of the fields of a name, in order."""
+        return [value for field in self.fields or () if field.name == name for value in field.values]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field with its value, or the several of a list."""
+
+    name: str
+    values: tuple[Value, ...]
+
+
+def parse(text: str) -> Any:
+    """The ``ModelConfig`` that a text means. Raises ConfigError for a text that protobuf refuses."""
+    from google.protobuf import text_format  # imported here, with tritonclient's: they take a quarter of a second
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    try:
+        # Comments may hold what is no UTF-8; Triton does not mind.
+        return text_format.Parse(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), ModelConfig())
+    except text_format.ParseError as error:
+        raise ConfigError("config.pbtxt cannot be read", found=error) from error
+
+
+def locate(text: str) -> Value:
+    """The fields of a text that :func:`parse` takes, with their places. Raises ConfigError for one that it refuses."""
+    tokens = _Tokens(text)
+    fields = tuple(_fields(tokens, None))
+    return Value(0, len(text), fields)
+
+
+@dataclass(slots=True)
+class _Token:
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+class _Tokens:
+    """The tokens of a text, without blanks and comments, and where reading them has come to."""
+
+    def __init__(self, text: str) -> None:
+        self._list = []
+        at = 0
+        while at < len(text):
+            match = _TOKEN.match(text, at)
+            if match is None:
+                raise _unexpected(text[at : at + 10])
+            at = match.end()
+            if match.lastgroup != "blank":
+                self._list.append(_Token(str(match.lastgroup), match[0], match.start(), at))
+        self._next = 0
+
+    @property
+    def ahead(self) -> _Token | None:
+        """The next token, left where it is."""
+        return self._list[self._next] if self._next < len(self._list) else None
+
+    def take(self, *wanted: str) -> _Token | None:
+        """The next token if it is one of these marks, or any if none are given; otherwise ``None``."""
+        token = self.ahead
+        if token is None or (wanted and (token.kind != "mark" or token.text not in wanted)):
+            return None
+        self._next += 1
+        return token
+
+    def need(self, *wanted: str) -> _Token:
+        """As :meth:`take`. Raises ConfigError."""
+        token = self.take(*wanted)
+        if token is None:
+            raise _unexpected(self.ahead.text if self.ahead else "the end")
+        return token
+
+
+def _fields(tokens: _Tokens, closing: str | None) -> Iterator[Field]:
+    while (token := tokens.ahead) is not None and token.text != closing:
+        tokens.need()
+        if token.kind != "word":
+            raise _unexpected(token.text)
+        tokens.take(":")
+        yield Field(token.text, tuple(_values(tokens)))
+        tokens.take(",", ";")
+
+
+def _values(tokens: _Tokens) -> Iterator[Value]:
+    if tokens.take("[") is None:
+        yield _value(tokens)
+        return
+    while tokens.take("]") is None:
+        yield _value(tokens)
+        tokens.take(",")
+
+
+def _value(tokens: _Tokens) -> Value:
+    first = tokens.need()
+    if first.text in _CLOSING and first.kind == "mark":
+        fields = tuple(_fields(tokens, _CLOSING[first.text]))
+        return Value(first.start, tokens.need(_CLOSING[first.text]).end, fields)
+    if first.kind == "mark":
+        raise _unexpected(first.text)
+    pieces = [first]
+    while first.kind == "string" and (ahead := tokens.ahead) is not None and ahead.kind == "string":
+        pieces.append(tokens.need())
+    return Value(first.start, pieces[-1].end, pieces=tuple((piece.start, piece.end) for piece in pieces))
+
+
+def _unexpected(found: str) -> ConfigError:
+    return ConfigError("config.pbtxt cannot be read", found=f"`{found}` where a field or value should be")

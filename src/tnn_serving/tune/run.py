@@ -1,0 +1,109 @@
+"""One tuning from beginning to end: serves the model, searches, reports. Nothing is written here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+from tnn_serving.engines import ENGINES
+from tnn_serving.engines.cpu import available_cores, this_cpu
+from tnn_serving.errors import ConfigError
+from tnn_serving.tune import write
+from tnn_serving.tune.goal import Goal
+from tnn_serving.tune.place import Place
+from tnn_serving.tune.prototext import parse
+from tnn_serving.tune.report import Machine, Report, gain, results
+from tnn_serving.tune.search import search
+from tnn_serving.tune.space import DEFAULT, PARAMETER, Candidate, Space
+from tnn_serving.tune.trials import Load, Trials
+
+
+def tune(
+    place: Place,
+    goal: Goal,
+    load: Load,
+    *,
+    budget_s: float,
+    text: str = "",
+    allow_bf16: bool = False,
+    force: bool = False,
+    on_trial: Callable[[Candidate], None] = lambda candidate: None,
+    on_log: Callable[[str], None] = lambda line: None,
+) -> tuple[Report, Candidate]:
+    """Measures candidates on a real server for about ``budget_s`` and chooses one.
+
+    Ctrl-C ends it with what there is. The server is gone when this returns.
+
+    Args:
+        place: the model.
+        text: the ``config.pbtxt`` to start from; what was tuned there before is one of the candidates.
+        allow_bf16: try bf16 on OpenVINO, if the processor has it.
+        force: vary what the text says, too.
+        on_trial: told about each candidate before it is measured.
+        on_log: told each line of the server's log.
+
+    Raises:
+        ConfigError: ``text`` cannot be read, or bf16 is asked for where there is none.
+        ServerError, RequestError: the model cannot be served or asked as it is configured.
+    """
+    started, date = time.monotonic(), datetime.now(timezone.utc)
+    if allow_bf16 and not this_cpu().bf16:
+        raise ConfigError("this processor has no bf16", hint="leave --allow-bf16 out")
+    plain = write.without_block(text)
+    fixed = write.cannot_be_changed(text) if force else write.fixed_fields(text)
+    with Trials(place, plain, load, force=force, on_log=on_log) as trials:
+        on_trial(DEFAULT)
+        trials.start()
+        cores = available_cores()
+        space = Space(
+            cores=cores.count,
+            engines=list(ENGINES),
+            bf16=allow_bf16,
+            most_rows=_most_rows(trials.config()),
+            fixed=fixed,
+            earlier=write.earlier(text),
+        )
+        model, inputs = trials.name, trials.inputs()
+        machine = Machine.here(trials.server_version())
+        outcome = search(space, goal, trials, budget_s, on_trial=on_trial, started=started)
+    found = results(outcome, goal)
+    if DEFAULT not in found:
+        raise KeyboardInterrupt
+    chosen = found[outcome.chosen]
+    report = Report(
+        model=model,
+        goal=goal.kind,
+        p99_ms=goal.p99_ms,
+        budget_s=budget_s,
+        elapsed_s=time.monotonic() - started,
+        date=date.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        machine=machine,
+        inputs=inputs,
+        batch=load.batch,
+        concurrency=load.concurrency,
+        kept=_kept(plain, fixed),
+        default=found[DEFAULT],
+        chosen=chosen,
+        candidates=list(found.values()),
+        gain=gain(outcome, goal),
+        rounds=len(outcome.rounds),
+        confirmed=outcome.confirmed,
+        met=goal.score(chosen.points) > 0,
+        interrupted=outcome.interrupted,
+    )
+    return report, outcome.chosen
+
+
+def _most_rows(config: dict[str, Any]) -> int:
+    """How many rows requests may be joined to; 1 if Triton does not gather them."""
+    return int(config.get("max_batch_size", 0)) if "dynamic_batching" in config else 1
+
+
+def _kept(text: str, fixed: frozenset[str]) -> dict[str, str]:
+    config = parse(text)
+    kept = {key: config.parameters[key].string_value for name, key in PARAMETER.items() if name in fixed}
+    if "instances" in fixed:
+        kept["instance_group"] = " ".join(f"count {group.count or 1}" for group in config.instance_group)
+    return {key: value for key, value in kept.items() if value}

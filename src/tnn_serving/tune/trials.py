@@ -1,0 +1,381 @@
+"""Measures candidates on one real server: each is loaded under a name of its own, with its own configuration."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+import urllib.error
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from tnn_serving.choice import BF16_ERROR
+from tnn_serving.client import connect
+from tnn_serving.client.load import Measurement, Target, measure
+from tnn_serving.client.load.answers import TOLERANCE
+from tnn_serving.client.load.inputs import file_shapes
+from tnn_serving.errors import ServerError, TnnError
+from tnn_serving.serving.config import BACKEND, CONFIG_FILE, top_level_fields
+from tnn_serving.triton.background import Background, OneModel
+from tnn_serving.triton.index import Endpoint, load_model, repository_index, unload_model
+from tnn_serving.tune.goal import Point, Trial
+from tnn_serving.tune.place import Place
+from tnn_serving.tune.space import DEFAULT, Candidate
+from tnn_serving.tune.write import with_name, with_settings
+
+LOAD_S = 300.0
+"""Longest time for loading a model: large ones are compiled for several shapes."""
+
+UNLOAD_S = 10.0
+
+END_S = 5.0
+"""How long a server that does not answer any more gets until it must be seen to have ended."""
+
+SETTLE_S = 0.1
+"""tritonserver 2.51 can crash when a model is unloaded sooner after it was loaded."""
+
+WINDOWS = 4
+"""A level's time is cut into so many windows. The last three are what counts; the first one warms up."""
+
+VERIFY_S = 0.1
+"""A candidate is under load for so long, each answer compared with its first, before anything is measured."""
+
+MOST_CRASHES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the server is asked.
+
+    Attributes:
+        concurrency: levels: requests in flight all the time.
+        batch: inferences a request.
+        shapes: dims by input, where the model leaves them open and the file's are not wanted.
+        data: an .npz with arrays by input name, or a picture; random inputs if left out.
+        seed: of random inputs.
+    """
+
+    concurrency: tuple[int, ...] = (1,)
+    batch: int = 1
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    data: Path | None = None
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class _Served:
+    """A loaded candidate."""
+
+    name: str
+    target: Target
+    loaded: float
+    error: float
+
+
+class Trials:
+    """A server of this process' own, gone at the end of the context.
+
+    Args:
+        place: the model.
+        text: its ``config.pbtxt``, without what was tuned before.
+        load: what to ask.
+        force: settings may replace what the text says.
+        on_log: told each line of the server's log.
+
+    Raises:
+        ServerError: the server does not start.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        text: str,
+        load: Load,
+        *,
+        force: bool = False,
+        on_log: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._place, self._text, self._load, self._force, self._on_log = place, text, load, force, on_log
+        self._served: dict[Candidate, _Served] = {}
+        self._loads = 0
+        self._crashes = 0
+        self._expected: dict[str, np.ndarray] = {}
+        self._shapes: dict[str, Sequence[int]] | None = None
+        self._stack = ExitStack()
+        try:
+            self._source = self._stack.enter_context(OneModel(place.model))
+            self._folder = Path(tempfile.mkdtemp(prefix="tnn-serving-"))
+            self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            (self._folder / "models").mkdir()
+            self._server = self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Trials:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the server and removes what was made for it."""
+        self._forget()
+        self._server.close()
+        self._stack.close()
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._source.name
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server."""
+        return self._server.pid
+
+    def server_version(self) -> str:
+        """Of tritonserver. Raises ServerError."""
+        return str(self._ask("/v2").get("version", "unknown"))
+
+    def config(self, candidate: Candidate = DEFAULT) -> dict[str, Any]:
+        """The configuration of a loaded candidate, completed by the server. Raises ServerError."""
+        return self._ask(f"/v2/models/{self._served[candidate].name}/config")
+
+    def inputs(self) -> dict[str, list[int]]:
+        """Dims of what is sent, by input."""
+        sent = self._served[DEFAULT].target.inputs
+        return {name: list(array.shape) for name, array in sent.items()}
+
+    def start(self) -> None:
+        """Loads the default. Raises ServerError or RequestError: it cannot be served or asked."""
+        self._served[DEFAULT] = self._loaded(DEFAULT)
+
+    def measure(self, candidate: Candidate, seconds: float) -> Trial:
+        """Puts a candidate under load, level by level, for about so many seconds in all."""
+        try:
+            served = self._served.get(candidate)
+            if served is None:
+                served = self._served[candidate] = self._loaded(candidate)
+            points = []
+            for level in self._load.concurrency:
+                points.append(self._point(served, level, seconds / len(self._load.concurrency)))
+            return Trial(candidate, tuple(points), served.error)
+        except TnnError as error:
+            if self._has_died():
+                self._restart()
+                return Trial(candidate, problem=f"the server died: {error}")
+            if candidate == DEFAULT:
+                raise
+            self.drop(candidate)
+            return Trial(candidate, problem=str(error))
+
+    def drop(self, candidate: Candidate) -> None:
+        """Unloads a candidate, if it is loaded."""
+        served = self._served.pop(candidate, None)
+        if served is not None:
+            served.target.close()
+            self._unload(served.name, served.loaded)
+
+    # ---- the server ----
+
+    def _start(self) -> Background:
+        return Background(
+            self._folder / "models",
+            [
+                "--model-control-mode=explicit",
+                f"--backend-config={BACKEND},cache_dir={self._folder / 'cache'}",
+            ],
+            self._on_log,
+        )
+
+    def _has_died(self) -> bool:
+        """Whether the server is gone; connections break a moment before the process is seen to have ended."""
+        end = time.monotonic() + END_S
+        while self._server.pid is not None and time.monotonic() < end:
+            try:
+                self._endpoint.ask("/v2/health/live")
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return False
+        return self._server.pid is None
+
+    def _restart(self) -> None:
+        """A new server in place of one that died. Raises ServerError if that happens again and again."""
+        self._crashes += 1
+        self._forget()
+        self._server.close()
+        if self._crashes >= MOST_CRASHES:
+            raise ServerError("the server died again and again", found=f"{self._crashes} times")
+        self._server = self._start()
+
+    def _forget(self) -> None:
+        for served in self._served.values():
+            served.target.close()
+        self._served.clear()
+
+    @property
+    def _endpoint(self) -> Endpoint:
+        return Endpoint(self._server.http_url)
+
+    def _ask(self, path: str) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = json.loads(self._endpoint.ask(path))
+        except OSError as error:
+            raise ServerError(f"no answer from {self._server.http_url}", found=error) from error
+        return answer
+
+    # ---- one candidate ----
+
+    def _loaded(self, candidate: Candidate) -> _Served:
+        """Loads, compares the answer with the default's, and puts it under load with each answer compared."""
+        self._loads += 1
+        name = f"{self.name}-{self._loads}"
+        self._write(name, candidate)
+        try:
+            load_model(self._endpoint, name, timeout_s=LOAD_S)
+        except urllib.error.HTTPError as error:
+            raise ServerError(f"it cannot be loaded: {_reason(error)}") from error
+        except OSError as error:
+            raise ServerError(f"it cannot be loaded: {error}") from error
+        loaded = time.monotonic()
+        try:
+            target, off = self._checked(name, candidate)
+            return _Served(name, target, loaded, off)
+        except TnnError:
+            self._unload(name, loaded)
+            raise
+
+    def _write(self, name: str, candidate: Candidate) -> None:
+        source = self._source.repository / self.name
+        folder = self._folder / "models" / name
+        folder.mkdir()
+        for entry in source.iterdir():
+            if entry.name != CONFIG_FILE:
+                (folder / entry.name).symlink_to(entry.resolve())
+        text = with_name(with_settings(self._text, candidate, force=self._force), name)
+        if not top_level_fields(text) & {"backend", "platform"}:
+            text += f'\nbackend: "{BACKEND}"\n'
+        (folder / CONFIG_FILE).write_bytes(text.encode("utf-8", "surrogateescape"))
+
+    def _checked(self, name: str, candidate: Candidate) -> tuple[Target, float]:
+        verifying = self._target(name, verify=True)
+        with verifying:
+            if not self._expected:
+                self._expected = verifying.outputs
+            error = relative_error(verifying.outputs, self._expected)
+            allowed = BF16_ERROR if candidate.precision == "bf16" else TOLERANCE
+            if not error <= allowed:
+                raise ServerError(
+                    "its answers differ from the default's",
+                    expected=f"at most {allowed:.2%} of the largest value",
+                    found=f"{error:.2%}",
+                )
+            if candidate.precision != "bf16":  # whose rounding depends on how many rows run together
+                tried = _run(verifying, max(self._load.concurrency), VERIFY_S, max_windows=1)
+                _check_answers(tried)
+        return self._target(name), error
+
+    def _target(self, name: str, *, verify: bool = False) -> Target:
+        url = self._server.http_url
+        if self._shapes is None:
+            with connect(url) as connection:
+                info = connection.model(name)
+            self._shapes = {**file_shapes(info, self._place.model, self._load.batch), **self._load.shapes}
+        return Target(
+            url,
+            name,
+            shapes=self._shapes,
+            data=self._load.data,
+            batch=self._load.batch,
+            seed=self._load.seed,
+            verify=verify,
+            pid=self._server.pid,
+        )
+
+    def _point(self, served: _Served, level: int, seconds: float) -> Point:
+        measured = _run(served.target, level, seconds / WINDOWS, max_windows=WINDOWS)
+        _check_answers(measured)
+        latency, server = measured.latency, measured.server
+        assert latency is not None  # there are answers, or that would have been an error
+        return Point(
+            concurrency=level,
+            requests=measured.requests,
+            inferences_per_s=measured.inferences_per_s,
+            p50_ms=latency.p50_ms,
+            p99_ms=latency.p99_ms,
+            rows=None if server is None else server.average_batch,
+            server_cpu_us=None if server is None else server.cpu_us,
+            stable=measured.stable,
+        )
+
+    def _unload(self, name: str, loaded: float) -> None:
+        time.sleep(max(0.0, loaded + SETTLE_S - time.monotonic()))
+        end = time.monotonic() + UNLOAD_S
+        try:
+            unload_model(self._endpoint, name, timeout_s=UNLOAD_S)
+            # Triton answers before it is done, and the rest would disturb the next measurement.
+            while time.monotonic() < end and any(
+                model.name == name and model.state in ("READY", "UNLOADING")
+                for model in repository_index(self._endpoint)
+            ):
+                time.sleep(0.02)
+        except OSError:
+            return  # it has died, which the next request will notice
+        shutil.rmtree(self._folder / "models" / name, ignore_errors=True)
+
+
+def _run(target: Target, level: int, window_s: float, *, max_windows: int) -> Measurement:
+    """One level of load. Raises KeyboardInterrupt, which ``measure`` by itself takes for the end."""
+    measured = measure(target, concurrency=level, window_s=window_s, max_windows=max_windows)
+    if measured.interrupted:
+        raise KeyboardInterrupt
+    return measured
+
+
+def _check_answers(measured: Measurement) -> None:
+    for text, count in measured.error_texts.items():
+        raise ServerError(f"{count} of {measured.requests + measured.errors} requests failed: {text}")
+    if measured.latency is None:
+        raise ServerError("no request was answered")
+
+
+def relative_error(got: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
+    """The largest difference of any output as a share of that output's largest value; infinite for other shapes,
+    names, or what is no number."""
+    if got.keys() != wanted.keys():
+        return np.inf
+    worst = 0.0
+    for name, reference in wanted.items():
+        answer = got[name]
+        if answer.shape != reference.shape:
+            return np.inf
+        if reference.dtype.kind not in "fiu":
+            worst = max(worst, 0.0 if np.array_equal(answer, reference) else np.inf)
+            continue
+        exact, found = reference.astype(np.float64), answer.astype(np.float64)
+        finite = np.isfinite(exact)
+        if not np.array_equal(found[~finite], exact[~finite], equal_nan=True):
+            return np.inf
+        largest = float(np.abs(exact[finite]).max(initial=0)) or 1.0
+        difference = np.abs(found[finite] - exact[finite]).max(initial=0)
+        worst = max(worst, float(difference) / largest if np.isfinite(difference) else np.inf)
+    return worst
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    body = error.read().decode("utf-8", "replace")
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return body or str(error)

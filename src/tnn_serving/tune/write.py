@@ -1,0 +1,256 @@
+"""Writes chosen settings into a ``config.pbtxt``: what the user wrote stays as it is, byte for byte.
+
+What is chosen goes into a block at the end, between two comments, with the evidence. The next time the block is
+replaced. A value that the user wrote is changed only with ``force``, and then where it stands.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tnn_serving.errors import ConfigError
+from tnn_serving.serving.config import PARAMETERS
+from tnn_serving.tune.prototext import Value, locate, parse
+from tnn_serving.tune.space import PARAMETER, Candidate
+
+BEGIN = "# tnn-serving tune: begin"
+END = "# tnn-serving tune: end"
+
+_BLOCK = re.compile(rf"^{re.escape(BEGIN)}\b[^\n]*\n.*?^{re.escape(END)}[^\n]*(?:\n|\Z)", re.MULTILINE | re.DOTALL)
+
+
+def read(path: Path) -> str:
+    """The text of a file with its line ends, empty if there is none. Raises ConfigError."""
+    try:
+        return path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else ""
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+
+
+def without_block(text: str) -> str:
+    """The text without what was written here."""
+    return _BLOCK.sub("", text)
+
+
+def fixed_fields(text: str) -> frozenset[str]:
+    """Fields of a candidate about which the user wrote something."""
+    config = parse(without_block(text))
+    names = {name for name, key in PARAMETER.items() if key in config.parameters}
+    if {"hint", "streams"} & names:  # two words for one thing
+        names |= {"hint", "streams"}
+    return frozenset(names | ({"instances"} if config.instance_group else set()))
+
+
+def cannot_be_changed(text: str) -> frozenset[str]:
+    """Fields that even ``force`` leaves alone: which of several instance groups would be meant, nobody can tell."""
+    groups = parse(without_block(text)).instance_group
+    return frozenset({"instances"} if len(groups) > 1 else ())
+
+
+def earlier(text: str) -> Candidate | None:
+    """What was written here before, if that can be read."""
+    blocks = "".join(match[0] for match in _BLOCK.finditer(text))
+    try:
+        config = parse(blocks)
+        given = {key: config.parameters[key].string_value for key in config.parameters}
+        values: dict[str, Any] = {name: given[key] for name, key in PARAMETER.items() if key in given}
+        for name in values.keys() & {"streams", "threads", "rows"}:
+            values[name] = int(values[name])
+    except (ConfigError, ValueError):
+        return None
+    if config.instance_group:
+        values["instances"] = config.instance_group[0].count
+    return Candidate(**values) if values else None
+
+
+def with_settings(text: str, chosen: Candidate, evidence: Sequence[str] = (), *, force: bool = False) -> str:
+    """A ``config.pbtxt`` with a candidate's settings.
+
+    Args:
+        text: the file before; a block that was written here is replaced.
+        chosen: fields that are ``None`` are left out.
+        evidence: lines of the comment above the settings.
+        force: change values that the user wrote.
+
+    Raises:
+        ConfigError: the text cannot be read, or says something else than ``chosen`` and ``force`` is not given.
+    """
+    kept = without_block(text)
+    config = parse(kept)
+    wanted = dict(chosen.parameters)
+    instances = chosen.instances
+    contradicting = _contradictions(config, wanted, instances)
+    if contradicting and not force:
+        key, here, there = contradicting[0]
+        raise ConfigError(
+            f"config.pbtxt sets `{key}` to something else",
+            expected=there,
+            found=here,
+            hint="take that line out, or replace it with --force",
+        )
+    changed = kept
+    for key, _, there in contradicting:
+        changed = _with_count(changed, instances) if key == "instance_group" else _with_value(changed, key, there)
+    new = {key: value for key, value in wanted.items() if key not in config.parameters}
+    group = instances if not config.instance_group else None
+    made = _with_block(changed, new, group, evidence)
+    _check(made, config, wanted, instances)
+    return made
+
+
+def with_name(text: str, name: str) -> str:
+    """The text for a model of another name."""
+    for value in reversed(locate(text).all("name")):
+        text = _replaced(text, value, _quoted(name))
+    return text
+
+
+def difference(before: str, after: str, path: Path) -> str:
+    """Both texts as a unified diff."""
+    lines = difflib.unified_diff(
+        before.splitlines(keepends=True), after.splitlines(keepends=True), f"{path} (now)", f"{path} (tuned)"
+    )
+    return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)
+
+
+def save(path: Path, text: str) -> Path | None:
+    """Writes a file at once, never half of it. What was there is kept beside it.
+
+    Returns:
+        where that is; ``None`` if there was nothing.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    path = path.resolve()  # a link stays one
+    backup = path.with_name(path.name + ".before-tune")
+    fresh = path.with_name(path.name + ".new")
+    try:
+        kept = path.exists()
+        if kept:
+            shutil.copy2(path, backup)
+        fresh.write_bytes(text.encode("utf-8", "surrogateescape"))
+        if kept:
+            shutil.copymode(path, fresh)
+        fresh.replace(path)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+    return backup if kept else None
+
+
+# ---- what is said already ----
+
+
+def _contradictions(config: Any, wanted: Mapping[str, str], instances: int | None) -> list[tuple[str, str, str]]:
+    """What the user wrote otherwise: key, the user's value, ours."""
+    found = [
+        (key, config.parameters[key].string_value, value)
+        for key, value in wanted.items()
+        if key in config.parameters and not _same(key, config.parameters[key].string_value, value)
+    ]
+    if instances is not None and config.instance_group:
+        counts = [group.count or 1 for group in config.instance_group]
+        if counts != [instances]:
+            found.append(("instance_group", f"count {' and '.join(map(str, counts))}", str(instances)))
+    return found
+
+
+def _same(key: str, left: str, right: str) -> bool:
+    try:
+        return bool(PARAMETERS[key].read(left) == PARAMETERS[key].read(right))
+    except (ValueError, ConfigError):
+        return left == right
+
+
+# ---- changing a value where it stands ----
+
+
+def _with_value(text: str, key: str, value: str) -> str:
+    """The last entry of ``key`` with another value: of equal keys, that is the one that counts."""
+    entry = [
+        one for one in locate(text).all("parameters") if key in parse(_as_field("parameters", text, one)).parameters
+    ][-1]
+    holders = entry.all("value")
+    if not holders:
+        return _inserted(text, entry, f"value {{ string_value: {_quoted(value)} }}")
+    scalars = holders[-1].all("string_value")
+    if not scalars:
+        return _inserted(text, holders[-1], f"string_value: {_quoted(value)}")
+    return _replaced(text, scalars[-1], _quoted(value))
+
+
+def _with_count(text: str, count: int | None) -> str:
+    (group, *more) = locate(text).all("instance_group")
+    if more:
+        raise ConfigError(
+            "config.pbtxt has several instance groups", hint="which one to change cannot be told; do it by hand"
+        )
+    counts = group.all("count")
+    return _replaced(text, counts[-1], str(count)) if counts else _inserted(text, group, f"count: {count}")
+
+
+def _as_field(name: str, text: str, value: Value) -> str:
+    return f"{name} {text[value.start : value.end]}"
+
+
+def _replaced(text: str, value: Value, by: str) -> str:
+    """With another scalar. Of a string in several pieces the others become empty: a comment may stand between them."""
+    for number, (start, end) in reversed(list(enumerate(value.pieces))):
+        text = text[:start] + ('""' if number else by) + text[end:]
+    return text
+
+
+def _inserted(text: str, message: Value, field: str) -> str:
+    """With a field more at the beginning of a message."""
+    at = message.start + 1
+    return f"{text[:at]} {field} {text[at:]}"
+
+
+def _quoted(value: str) -> str:
+    from google.protobuf import text_encoding
+
+    return f'"{text_encoding.CEscape(value, False)}"'
+
+
+# ---- the block ----
+
+
+def _with_block(text: str, parameters: Mapping[str, str], instances: int | None, evidence: Sequence[str]) -> str:
+    lines = [f"{BEGIN} (what is between these two lines is replaced when `tnn-serving tune` writes again)"]
+    lines += [f"# {' '.join(line.split())}" for line in evidence]
+    if parameters:
+        entries = [
+            f"  {{ key: {_quoted(key)} value: {{ string_value: {_quoted(value)} }} }}"
+            for key, value in parameters.items()
+        ]
+        lines += ["parameters [", ",\n".join(entries), "]"]
+    if instances is not None:
+        lines.append(f"instance_group [ {{ count: {instances} kind: KIND_CPU }} ]")
+    lines.append(END)
+    if not (parameters or instances is not None or evidence):
+        return text
+    newline = "\r\n" if "\r\n" in text else "\n"
+    block = "\n".join(lines).replace("\n", newline) + newline
+    return text + (newline if text and not text.endswith("\n") else "") + block
+
+
+def _check(made: str, before: Any, wanted: Mapping[str, str], instances: int | None) -> None:
+    """Asks protobuf whether the new text means the old configuration with the new settings, and nothing else."""
+    expected = type(before)()
+    expected.CopyFrom(before)
+    for key, value in wanted.items():
+        if not (key in before.parameters and _same(key, before.parameters[key].string_value, value)):
+            expected.parameters[key].string_value = value
+    if instances is not None:
+        if not expected.instance_group:
+            group = expected.instance_group.add()
+            group.kind = group.KIND_CPU
+        if instances != (expected.instance_group[0].count or 1) or not before.instance_group:
+            expected.instance_group[0].count = instances
+    if parse(made) != expected:
+        raise ConfigError("config.pbtxt cannot be changed", hint="write the settings by hand; --dry-run shows them")
