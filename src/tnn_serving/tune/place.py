@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tnn_serving.errors import ConfigError
 from tnn_serving.serving.config import CONFIG_FILE
-from tnn_serving.triton.overlay import versions
+from tnn_serving.serving.repository import versions
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,8 @@ class Target:
         except BaseException:
             self.close()
             raise
-        self.batch = next((array.shape[0] for array in inputs.values() if array.ndim), 1) if self._batched else batch
+        batched = self.info.max_batch_size > 0
+        self.batch = next((array.shape[0] for array in inputs.values() if array.ndim), 1) if batched else batch
         self.observer = Observer(self.connection, model, pid)
         self._sent = tensors(self.info, inputs)
         self._shared_memory = shared_memory
