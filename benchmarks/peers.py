@@ -1,0 +1,294 @@
+"""Our server beside others that pip installs: same engine, same network, each with its natural binary protocol.
+
+    python benchmarks/peers.py install [NAME ...]
+    python benchmarks/peers.py run [NAME ...] --networks tiny,squeezenet --connections 1,4,16 --rounds 3 --seconds 3
+
+``install`` makes an environment for each peer, from benchmarks/peers/requirements/NAME.txt. ``run`` starts every server
+that is installed once, checks its answers against the engine's own, and measures them in turns: while one is measured,
+the others are frozen. All have the same cores; the engine's threads are divided among a server's workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import load
+import networks
+import numpy as np
+import wire
+from machine import Samples, cores, turns
+from processes import Processes
+from results import Result, Target, add_json, integers, words
+from rich.console import Console
+from server import check_answer, free_ports, start_tnn_serving, wait_until
+
+import tnn_serving as ts
+
+HERE = Path(__file__).resolve().parent / "peers"
+ENVIRONMENTS = Path.home() / ".cache" / "tnn-serving" / "peers"
+OURS = "tnn-serving"
+TINY_WARM_UP_S = 0.5
+
+stderr = Console(stderr=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A server to compare with.
+
+    Attributes:
+        protocol: how it is asked.
+        workers: the numbers of workers it is tried with.
+        inference_server: made for models, not for any web application.
+    """
+
+    protocol: wire.Protocol
+    workers: tuple[int, ...] = (1, 2)
+    inference_server: bool = True
+
+
+PEERS = {
+    "fastapi": Peer("raw", inference_server=False),
+    "mosec": Peer("raw", inference_server=False),
+    "litserve": Peer("raw"),
+    "mlserver": Peer("grpc"),
+    "bentoml": Peer("raw"),
+    "ray": Peer("raw"),
+    "pytriton": Peer("http", workers=(1,)),
+}
+"""mosec counts with the frameworks: its bound is the stricter one of the two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One server on one network with so many connections; medians over the rounds. ``times_ours`` is our requests/s
+    divided by its."""
+
+    server: str
+    workers: int
+    connections: int
+    requests_per_s: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float
+    pss_mb: float
+    errors: int
+    spread: float
+    times_ours: float = 1.0
+
+
+class Running:
+    """A started server and how it is asked."""
+
+    def __init__(self, name: str, workers: int, protocol: wire.Protocol, target: str, processes: Processes) -> None:
+        self.name = name
+        self.workers = workers
+        self.protocol = protocol
+        self.target = target
+        self.processes = processes
+        self.rates: dict[tuple[str, int], Samples] = {}
+        self.p50: dict[tuple[str, int], Samples] = {}
+        self.p99: dict[tuple[str, int], Samples] = {}
+        self.cpu: dict[tuple[str, int], Samples] = {}
+        self.errors: dict[tuple[str, int], int] = {}
+        self.pss_bytes = 0
+
+    def __str__(self) -> str:
+        return f"{self.name} x {self.workers}"
+
+    def check(self, network: str, inputs: wire.Arrays, want: np.ndarray) -> None:
+        """Waits until it answers, and compares the answer."""
+        wait_until(lambda: wire.answer(self.protocol, self.target, network, inputs), self.processes, str(self))
+        check_answer(wire.answer(self.protocol, self.target, network, inputs), want, str(self))
+
+    def measure(self, network: str, inputs: wire.Arrays, connections: int, seconds: float) -> None:
+        """One window of load, after a short one that does not count."""
+        request = wire.request(self.protocol, self.target, network, inputs)
+        load.run(request, connections, min(TINY_WARM_UP_S, seconds / 2))
+        before_s = self.processes.cpu_s()
+        done = load.run(request, connections, seconds)
+        cpu_s = self.processes.cpu_s() - before_s
+        key = (network, connections)
+        for samples, value in (
+            (self.rates, done.rate),
+            (self.p50, done.p50_ms),
+            (self.p99, done.p99_ms),
+            (self.cpu, cpu_s / done.requests * 1e6),
+        ):
+            samples.setdefault(key, Samples()).add(value)
+        self.errors[key] = self.errors.get(key, 0) + done.errors
+
+    def measured(self, network: str, connections: int, ours: Running) -> Measured:
+        """The row of a table."""
+        key = (network, connections)
+        return Measured(
+            self.name,
+            self.workers,
+            connections,
+            self.rates[key].median,
+            self.p50[key].median,
+            self.p99[key].median,
+            self.cpu[key].median,
+            self.pss_bytes / 1e6,
+            self.errors[key],
+            self.rates[key].spread,
+            ours.rates[key].median / self.rates[key].median,
+        )
+
+
+def install(names: Sequence[str], environments: Path, python: str) -> None:
+    """Makes or brings up to date the environment of each peer."""
+    for name in names:
+        folder = environments / name
+        stderr.print(f"{name}: {folder}")
+        if not (folder / "bin" / "python").exists():
+            subprocess.run([python, "-m", "venv", str(folder)], check=True)
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "-r", str(HERE / "requirements" / f"{name}.txt")], check=True)
+
+
+def installed(names: Sequence[str], environments: Path) -> list[str]:
+    """Those of the peers that have an environment; the others are named."""
+    found = [name for name in names if (environments / name / "bin" / "python").exists()]
+    for name in names:
+        if name not in found:
+            stderr.print(f"{name} is left out: not installed; type: python benchmarks/peers.py install {name}")
+    return found
+
+
+def start_peer(name: str, workers: int, environments: Path, models: Path, folder: Path) -> Running:
+    """Starts a peer on a free port."""
+    port = free_ports(1)[0]
+    environment = {
+        "PEER_MODELS": str(models),
+        "PEER_PORT": str(port),
+        "PEER_WORKERS": str(workers),
+        "PEER_THREADS": str(max(1, cores() // workers)),
+        "PYTHONPATH": str(HERE),
+        "PATH": os.pathsep.join([str(environments / name / "bin"), os.environ["PATH"]]),
+    }
+    command = [str(environments / name / "bin" / "python"), str(HERE / f"serve_{name}.py")]
+    processes = Processes(command, folder / f"{name}{workers}.log", environment, folder=folder)
+    return Running(name, workers, PEERS[name].protocol, f"127.0.0.1:{port}", processes)
+
+
+def run(arguments: argparse.Namespace) -> Result:
+    """Measures all of them."""
+    result = Result.of("peers", arguments)
+    graphs = {name: networks.read(name, arguments.zoo) for name in arguments.networks}
+    inputs = {name: networks.feeds(name, graph) for name, graph in graphs.items()}
+    answers = {name: next(iter(ts.load(graph).run(inputs[name]).values())) for name, graph in graphs.items()}
+    with tempfile.TemporaryDirectory(prefix="tnn-serving-peers-") as name, ExitStack() as stack:
+        folder = Path(name)
+        models = networks.write_onnx(folder / "onnx", {n: networks.read(n, arguments.zoo) for n in ALL_NETWORKS})
+        networks.write_repository(folder / "models", graphs)
+        ours = start_tnn_serving(folder / "models", folder / "ours.log")
+        stack.callback(ours.end)
+        servers = [Running(OURS, 1, "http", ours.http, ours.processes)]
+        settle(servers[0], inputs, answers)
+        for peer in installed(arguments.names or list(PEERS), arguments.environments):
+            for workers in PEERS[peer].workers:
+                running = start_peer(peer, workers, arguments.environments, models, folder)
+                stack.callback(running.processes.end)
+                try:
+                    settle(running, inputs, answers)
+                except RuntimeError as error:
+                    stderr.print(f"[red]{running} is left out:[/] {error}")
+                    running.processes.end()
+                    continue
+                servers.append(running)
+        measure(servers, inputs, arguments)
+    report(result, servers, arguments)
+    return result
+
+
+ALL_NETWORKS = ("tiny", "squeezenet")
+"""What the peers serve, whatever is asked for."""
+
+
+def settle(running: Running, inputs: Mapping[str, wire.Arrays], answers: Mapping[str, np.ndarray]) -> None:
+    """Waits for a server, checks its answers, and freezes it."""
+    for network, arrays in inputs.items():
+        running.check(network, arrays, answers[network])
+    stderr.print(f"{running} answers as the engine does", style="dim")
+    running.processes.freeze()
+
+
+def measure(servers: Sequence[Running], inputs: Mapping[str, wire.Arrays], arguments: argparse.Namespace) -> None:
+    """All rounds; only the server whose turn it is runs."""
+    named = {str(running): running for running in servers}
+    for number, order in enumerate(turns(list(named), arguments.rounds), 1):
+        for name in order:
+            running = named[name]
+            running.processes.thaw()
+            try:
+                for network, arrays in inputs.items():
+                    for connections in arguments.connections:
+                        running.measure(network, arrays, connections, arguments.seconds)
+                running.pss_bytes = running.processes.pss_bytes()
+            finally:
+                running.processes.freeze()
+        stderr.print(f"round {number} of {arguments.rounds} done", style="dim")
+
+
+def report(result: Result, servers: Sequence[Running], arguments: argparse.Namespace) -> None:
+    """Tables, and the targets that follow from them."""
+    ours = servers[0]
+    for network in arguments.networks:
+        for connections in arguments.connections:
+            rows = [running.measured(network, connections, ours) for running in servers]
+            for row in rows:
+                result.add(network, row)
+            result.targets += targets(network, connections, [row for row in rows if row.server != OURS])
+
+
+def targets(network: str, connections: int, rows: Sequence[Measured]) -> list[Target]:
+    """How far we must be ahead of the best of some peers."""
+    where = f"{network}, {connections} connection{'s' if connections > 1 else ''}: requests/s over those of the best"
+    best = min((row.times_ours for row in rows), default=None)
+    servers = min((row.times_ours for row in rows if PEERS[row.server].inference_server), default=None)
+    if best is None:
+        return []
+    if network != networks.TINY:
+        return [Target(f"{where} peer", 1.0, best, at_least=True)]
+    made = [Target(f"{where} peer", 1.2 if connections == 1 else 2.0, best, at_least=True)]
+    if servers is not None:
+        made.append(Target(f"{where} inference server", 5.0, servers, at_least=True))
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    first = commands.add_parser("install", help="make an environment for each peer")
+    first.add_argument("--python", default=sys.executable, help="the Python that the environments are made with")
+    second = commands.add_parser("run", help="measure our server beside those that are installed")
+    second.add_argument("--networks", type=words, default=list(ALL_NETWORKS))
+    second.add_argument("--connections", type=integers, default=[1, 4, 16])
+    second.add_argument("--rounds", type=int, default=3)
+    second.add_argument("--seconds", type=float, default=3.0, help="length of each window of load")
+    networks.add_zoo(second)
+    add_json(second)
+    for command in (first, second):
+        command.add_argument("names", nargs="*", metavar="NAME", help=", ".join(PEERS))
+        command.add_argument("--environments", type=Path, default=ENVIRONMENTS, metavar="FOLDER")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.names if name not in PEERS]
+    if unknown:
+        parser.error(f"no peer {unknown[0]}; there are {', '.join(PEERS)}")
+    if arguments.command == "install":
+        install(arguments.names or list(PEERS), arguments.environments, arguments.python)
+    else:
+        run(arguments).finish(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Ray Serve: raw bytes in and out, throughput-optimised form, replicas as processes, no dashboard."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["PYTHONPATH"] = os.pathsep.join([os.path.dirname(os.path.abspath(__file__)), os.environ.get("PYTHONPATH", "")])
+
+import ray
+from network import NAMES, PORT, WORKERS, Network
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import Response
+
+
+@serve.deployment(num_replicas=WORKERS, max_ongoing_requests=64, ray_actor_options={"num_cpus": 0})
+class OpenVINO:
+    def __init__(self, name: str) -> None:
+        self.network = Network(name)
+
+    async def __call__(self, request: Request) -> Response:
+        return Response(self.network.run(await request.body()), media_type="application/octet-stream")
+
+
+if __name__ == "__main__":
+    ray.init(include_dashboard=False, num_cpus=4, log_to_driver=False, configure_logging=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": PORT, "access_log": False})
+    for name in NAMES:
+        serve.run(OpenVINO.bind(name), name=name, route_prefix=f"/{name}", logging_config={"enable_access_log": False})
+    signal.signal(signal.SIGTERM, lambda *_: (serve.shutdown(), ray.shutdown(), os._exit(0)))
+    signal.pause()
