@@ -53,8 +53,11 @@ def grpc_request(target: str, method: str, message: bytes) -> Request:
     return Request(f"http://{target}{method}", body, GRPC_HEADERS, grpc=True)
 
 
-def run(request: Request, connections: int, seconds: float) -> Load:
-    """Sends the request over so many connections for so long. Raises RuntimeError when nothing is answered."""
+def run(request: Request, connections: int, seconds: float, *, warm_up: bool = False) -> Load:
+    """Sends the request over so many connections for so long.
+
+    Raises RuntimeError when nothing was answered in that time, unless ``warm_up`` says that this is no matter.
+    """
     program = shutil.which("h2load")
     if program is None:
         raise RuntimeError("h2load is not installed; on Debian and Ubuntu: apt install nghttp2-client")
@@ -71,6 +74,8 @@ def run(request: Request, connections: int, seconds: float) -> Load:
         rows = np.loadtxt(log, dtype=np.int64, ndmin=2) if log.is_file() and log.stat().st_size else np.zeros((0, 3))
     good = rows[:, 1] == 200
     if not good.any():
+        if warm_up:
+            return Load(0, seconds, float("nan"), float("nan"), 0)
         raise RuntimeError(f"{request.url} answered nothing:\n{done.stdout[-800:]}{done.stderr[-400:]}")
     took_ms = rows[good, 2] / 1e3
     p50_ms, p99_ms = np.percentile(took_ms, [50, 99])

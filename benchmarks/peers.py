@@ -35,7 +35,7 @@ import tnn_serving as ts
 HERE = Path(__file__).resolve().parent / "peers"
 ENVIRONMENTS = Path.home() / ".cache" / "tnn-serving" / "peers"
 OURS = "tnn-serving"
-TINY_WARM_UP_S = 0.5
+WARM_UP_S = 0.5
 
 stderr = Console(stderr=True)
 
@@ -46,23 +46,24 @@ class Peer:
 
     Attributes:
         protocol: how it is asked.
-        workers: the numbers of workers it is tried with.
+        forms: how it is tried: pairs of workers and the most requests a worker is given at once. Batches are tried
+            where they were seen to help: not with LitServe, Ray Serve and MLServer, whose cost is elsewhere.
         inference_server: made for models, not for any web application.
     """
 
     protocol: wire.Protocol
-    workers: tuple[int, ...] = (1, 2)
+    forms: tuple[tuple[int, int], ...] = ((1, 1), (2, 1))
     inference_server: bool = True
 
 
 PEERS = {
     "fastapi": Peer("raw", inference_server=False),
-    "mosec": Peer("raw", inference_server=False),
+    "mosec": Peer("raw", ((1, 1), (2, 1), (1, 16), (2, 16)), inference_server=False),
     "litserve": Peer("raw"),
     "mlserver": Peer("grpc"),
     "bentoml": Peer("raw"),
     "ray": Peer("raw"),
-    "pytriton": Peer("http", workers=(1,)),
+    "pytriton": Peer("http", ((1, 1), (1, 16))),
 }
 """mosec counts with the frameworks: its bound is the stricter one of the two."""
 
@@ -74,8 +75,9 @@ class Measured:
 
     server: str
     workers: int
+    batch: int
     connections: int
-    requests_per_s: float
+    requests_rate: float
     p50_ms: float
     p99_ms: float
     cpu_us: float
@@ -88,9 +90,11 @@ class Measured:
 class Running:
     """A started server and how it is asked."""
 
-    def __init__(self, name: str, workers: int, protocol: wire.Protocol, target: str, processes: Processes) -> None:
+    def __init__(
+        self, name: str, form: tuple[int, int], protocol: wire.Protocol, target: str, processes: Processes
+    ) -> None:
         self.name = name
-        self.workers = workers
+        self.workers, self.batch = form
         self.protocol = protocol
         self.target = target
         self.processes = processes
@@ -102,7 +106,7 @@ class Running:
         self.pss_bytes = 0
 
     def __str__(self) -> str:
-        return f"{self.name} x {self.workers}"
+        return f"{self.name}, {self.workers} workers, batches of {self.batch}"
 
     def check(self, network: str, inputs: wire.Arrays, want: np.ndarray) -> None:
         """Waits until it answers, and compares the answer."""
@@ -112,7 +116,7 @@ class Running:
     def measure(self, network: str, inputs: wire.Arrays, connections: int, seconds: float) -> None:
         """One window of load, after a short one that does not count."""
         request = wire.request(self.protocol, self.target, network, inputs)
-        load.run(request, connections, min(TINY_WARM_UP_S, seconds / 2))
+        load.run(request, connections, WARM_UP_S, warm_up=True)
         before_s = self.processes.cpu_s()
         done = load.run(request, connections, seconds)
         cpu_s = self.processes.cpu_s() - before_s
@@ -132,6 +136,7 @@ class Running:
         return Measured(
             self.name,
             self.workers,
+            self.batch,
             connections,
             self.rates[key].median,
             self.p50[key].median,
@@ -164,20 +169,22 @@ def installed(names: Sequence[str], environments: Path) -> list[str]:
     return found
 
 
-def start_peer(name: str, workers: int, environments: Path, models: Path, folder: Path) -> Running:
-    """Starts a peer on a free port."""
-    port = free_ports(1)[0]
+def start_peer(name: str, form: tuple[int, int], environments: Path, models: Path, folder: Path) -> Running:
+    """Starts a peer on free ports."""
+    workers, batch = form
+    ports = free_ports(3)
     environment = {
         "PEER_MODELS": str(models),
-        "PEER_PORT": str(port),
+        "PEER_PORTS": ",".join(map(str, ports)),
         "PEER_WORKERS": str(workers),
         "PEER_THREADS": str(max(1, cores() // workers)),
+        "PEER_BATCH": str(batch),
         "PYTHONPATH": str(HERE),
         "PATH": os.pathsep.join([str(environments / name / "bin"), os.environ["PATH"]]),
     }
     command = [str(environments / name / "bin" / "python"), str(HERE / f"serve_{name}.py")]
-    processes = Processes(command, folder / f"{name}{workers}.log", environment, folder=folder)
-    return Running(name, workers, PEERS[name].protocol, f"127.0.0.1:{port}", processes)
+    processes = Processes(command, folder / f"{name}-{workers}-{batch}.log", environment, folder=folder)
+    return Running(name, form, PEERS[name].protocol, f"127.0.0.1:{ports[0]}", processes)
 
 
 def run(arguments: argparse.Namespace) -> Result:
@@ -192,11 +199,11 @@ def run(arguments: argparse.Namespace) -> Result:
         networks.write_repository(folder / "models", graphs)
         ours = start_tnn_serving(folder / "models", folder / "ours.log")
         stack.callback(ours.end)
-        servers = [Running(OURS, 1, "http", ours.http, ours.processes)]
+        servers = [Running(OURS, (1, 1), "http", ours.http, ours.processes)]
         settle(servers[0], inputs, answers)
         for peer in installed(arguments.names or list(PEERS), arguments.environments):
-            for workers in PEERS[peer].workers:
-                running = start_peer(peer, workers, arguments.environments, models, folder)
+            for form in PEERS[peer].forms:
+                running = start_peer(peer, form, arguments.environments, models, folder)
                 stack.callback(running.processes.end)
                 try:
                     settle(running, inputs, answers)
@@ -223,19 +230,15 @@ def settle(running: Running, inputs: Mapping[str, wire.Arrays], answers: Mapping
 
 
 def measure(servers: Sequence[Running], inputs: Mapping[str, wire.Arrays], arguments: argparse.Namespace) -> None:
-    """All rounds; only the server whose turn it is runs."""
+    """All rounds; only the server whose turn it is runs, and servers that are compared have their turns in a row."""
     named = {str(running): running for running in servers}
     for number, order in enumerate(turns(list(named), arguments.rounds), 1):
-        for name in order:
-            running = named[name]
-            running.processes.thaw()
-            try:
-                for network, arrays in inputs.items():
-                    for connections in arguments.connections:
+        for network, arrays in inputs.items():
+            for connections in arguments.connections:
+                for running in map(named.__getitem__, order):
+                    with running.processes.thawed():
                         running.measure(network, arrays, connections, arguments.seconds)
-                running.pss_bytes = running.processes.pss_bytes()
-            finally:
-                running.processes.freeze()
+                        running.pss_bytes = running.processes.pss_bytes()
         stderr.print(f"round {number} of {arguments.rounds} done", style="dim")
 
 

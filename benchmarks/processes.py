@@ -11,8 +11,8 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -94,6 +94,15 @@ class Processes:
     def thaw(self) -> None:
         """Lets them go on."""
         self._signal(signal.SIGCONT)
+
+    @contextmanager
+    def thawed(self) -> Iterator[None]:
+        """They go on within, and are frozen again afterwards."""
+        self.thaw()
+        try:
+            yield
+        finally:
+            self.freeze()
 
     def _signal(self, number: int) -> None:
         for process in self.all():

@@ -116,7 +116,7 @@ def number(value: object) -> str:
 
 def heading(key: str) -> str:
     """A column's title: the name of the field, its unit last."""
-    for unit, spelled in (("_ms", ", ms"), ("_us", ", us"), ("_mb", ", MB"), ("_s", ", s")):
+    for unit, spelled in (("_rate", "/s"), ("_ms", ", ms"), ("_us", ", us"), ("_mb", ", MB"), ("_s", ", s")):
         if key.endswith(unit):
             return key.removesuffix(unit).replace("_", " ") + spelled
     return key.replace("_", " ")

@@ -4,12 +4,12 @@ from typing import Annotated
 
 import litserve as ls
 from fastapi import Body, Response
-from network import NAMES, PORT, WORKERS, Network
+from network import BATCH, BATCH_WAIT_S, NAMES, PORT, WORKERS, Network
 
 
 class Api(ls.LitAPI):
     def __init__(self, name: str) -> None:
-        super().__init__(api_path=f"/{name}")
+        super().__init__(api_path=f"/{name}", max_batch_size=BATCH, batch_timeout=BATCH_WAIT_S if BATCH > 1 else 0.0)
         self.name = name
 
     def setup(self, device: str) -> None:
@@ -18,8 +18,14 @@ class Api(ls.LitAPI):
     def decode_request(self, request: Annotated[bytes, Body(media_type="application/octet-stream")]) -> bytes:
         return request
 
-    def predict(self, x: bytes) -> bytes:
-        return self.network.run(x)
+    def batch(self, inputs: list[bytes]) -> list[bytes]:
+        return inputs
+
+    def predict(self, x: bytes | list[bytes]) -> bytes | list[bytes]:
+        return self.network.run_many(x) if BATCH > 1 else self.network.run(x)
+
+    def unbatch(self, output: list[bytes]) -> list[bytes]:
+        return output
 
     def encode_response(self, output: bytes) -> Response:
         return Response(output, media_type="application/octet-stream")

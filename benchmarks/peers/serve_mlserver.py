@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import tempfile
 
-import numpy as np
 from mlserver import MLModel, MLServer, ModelSettings, Settings
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceRequest, InferenceResponse
-from network import NAMES, PORT, WORKERS, Network
+from network import BATCH, BATCH_WAIT_S, NAMES, OTHER_PORTS, PORT, WORKERS, Network
 
 
 class OpenVINO(MLModel):
@@ -18,11 +17,14 @@ class OpenVINO(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        array = NumpyCodec.decode_input(payload.inputs[0])
-        answer = self.network.run_array(array)
-        return InferenceResponse(
-            model_name=self.name, outputs=[NumpyCodec.encode_output(self.network.output_name, answer)]
-        )
+        rows = NumpyCodec.decode_input(payload.inputs[0])
+        answer = NumpyCodec.encode_output(self.network.output_name, self.network.run_array(rows))
+        return InferenceResponse(model_name=self.name, outputs=[answer])
+
+
+def model(name: str) -> ModelSettings:
+    batching = {"max_batch_size": BATCH, "max_batch_time": BATCH_WAIT_S} if BATCH > 1 else {}
+    return ModelSettings(name=name, implementation="serve_mlserver.OpenVINO", **batching)
 
 
 async def serve() -> None:
@@ -30,7 +32,7 @@ async def serve() -> None:
         debug=False,
         host="127.0.0.1",
         grpc_port=PORT,
-        http_port=PORT + 1,
+        http_port=OTHER_PORTS[0],
         metrics_endpoint=None,
         metrics_dir=tempfile.gettempdir(),
         gzip_enabled=False,
@@ -38,8 +40,7 @@ async def serve() -> None:
         # One worker in a process of its own only adds a hop.
         parallel_workers=0 if WORKERS == 1 else WORKERS,
     )
-    models = [ModelSettings(name=name, implementation="serve_mlserver.OpenVINO") for name in NAMES]
-    await MLServer(settings).start(models)
+    await MLServer(settings).start([model(name) for name in NAMES])
 
 
 if __name__ == "__main__":

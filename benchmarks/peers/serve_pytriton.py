@@ -1,7 +1,4 @@
-"""PyTriton: KServe's HTTP with binary tensors on tritonserver's own port; the model runs in this process.
-
-Batching is off: gathering a batch of one costs a concatenation, and a CPU gains nothing.
-"""
+"""PyTriton: KServe's HTTP with binary tensors on tritonserver's own port; the model runs in this process."""
 
 from __future__ import annotations
 
@@ -9,25 +6,26 @@ import os
 import sysconfig
 
 import numpy as np
-from network import NAMES, PORT, Network
-from pytriton.decorators import sample
-from pytriton.model_config import ModelConfig, Tensor
+from network import BATCH, NAMES, OTHER_PORTS, PORT, Network
+from pytriton.decorators import batch, sample
+from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
 
 def bind(triton: Triton, name: str) -> None:
     network = Network(name)
 
-    @sample
     def infer(**inputs: np.ndarray) -> list[np.ndarray]:
         return [network.run_array(next(iter(inputs.values())))]
 
+    batches = BATCH > 1
+    config = ModelConfig(batching=True, max_batch_size=BATCH, batcher=DynamicBatcher())
     triton.bind(
         model_name=name,
-        infer_func=infer,
-        inputs=[Tensor(name=network.input_name, dtype=np.float32, shape=network.shape)],
-        outputs=[Tensor(name=network.output_name, dtype=np.float32, shape=network.output_shape)],
-        config=ModelConfig(batching=False),
+        infer_func=batch(infer) if batches else sample(infer),
+        inputs=[Tensor(name=network.input_name, dtype=np.float32, shape=network.shape[batches:])],
+        outputs=[Tensor(name=network.output_name, dtype=np.float32, shape=network.output_shape[batches:])],
+        config=config if batches else ModelConfig(batching=False),
         strict=False,
     )
 
@@ -39,10 +37,9 @@ if __name__ == "__main__":
         http_address="127.0.0.1",
         http_port=PORT,
         grpc_address="127.0.0.1",
-        grpc_port=PORT + 1,
-        metrics_port=PORT + 2,
+        grpc_port=OTHER_PORTS[0],
+        metrics_port=OTHER_PORTS[1],
         allow_gpu_metrics=False,
-        log_verbose=0,
     )
     with Triton(config=config) as triton:
         for name in NAMES:
