@@ -1,49 +1,69 @@
-"""Int8 networks in exact and fast form beside their fp32 twins: time, deviation, kernels, codes.
+"""Int8 networks in exact and fast form beside their twins in fp32 and bf16: time, deviation, kernels, codes.
 
-    python benchmarks/int8_forms.py FOLDER [--rounds 20] [--threads 1] [--layers] [--json out.json]
+    python benchmarks/int8_forms.py [--rounds 20] [--threads 1] [--static] [--cpu-time] [--layers]
 
-FOLDER holds ``*quant_NAME.tnnproto`` files, with or without weights (reproducible random ones are filled in), and
-beside each, if there is one, its fp32 twin ``*NAME.tnnproto``. The forms run alternately; medians are printed.
+The folder of ``--zoo`` holds ``*quant_NAME.tnnproto`` files, with or without weights (reproducible random ones are filled in), and
+beside each, perhaps, its fp32 twin ``*NAME.tnnproto``. Where there is none of the same input size, the same layers are
+taken in float32. The forms run alternately. Medians are printed; ``fp32/fast`` is the median of the rounds' quotients,
+and the quotient of the least times; bf16 is OpenVINO's, on processors that have it. On a busy machine take ``--cpu-time`` and one thread.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import networks
 import numpy as np
+from results import Result, add_json
 from rich.console import Console
-from rich.table import Table
 
 import tnn_serving as ts
-from tnn_serving.engines import ENGINES, Options
+from tnn_serving.engines import ENGINES, Executable, Options
+from tnn_serving.engines.cpu import this_cpu
 from tnn_serving.graph import Graph, Input
-from tnn_serving.model import Model
+from tnn_serving.int8 import decide
+from tnn_serving.layers.quantized import Form
 from tnn_serving.random_weights import network_name, random_input
 from tnn_serving.translate.fusion import Step, steps
+from tnn_serving.translate.graph import translate
 
 FORMS = ("exact", "fast")
+
+stderr = Console(stderr=True)
+
+Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
 @dataclass
 class Row:
-    """One network on one engine; times are medians in ms."""
+    """One network on one engine; times are medians in ms.
+
+    Attributes:
+        speedup: median of the rounds' quotients of fp32 and fast.
+        speedup_of_least: quotient of the least times.
+        bf16_deviation: of the fp32 twin in bf16 from itself, relative to its largest output; ``deviation`` is that of the
+            fast form from the exact one.
+    """
 
     network: str
     engine: str
-    fp32_ms: float | None
+    fp32_ms: float
     exact_ms: float
     fast_ms: float
+    speedup: float
+    speedup_of_least: float
+    bf16_ms: float | None
+    bf16_deviation: float | None
     deviation: float
     same_top: bool
-    kernels: dict[str, int] = field(default_factory=dict)
+    kernels: str = ""
     codes: int | None = None
     wrong_codes: int | None = None
     worst_step: int | None = None
@@ -59,31 +79,61 @@ def feeds(graph: Graph) -> dict[str, np.ndarray]:
     return {item.name: random_input(name, item.dims) for item in graph.inputs}
 
 
-def measure(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median ms of each, alternating, in rotating order."""
+def twin(path: Path, dims: tuple[int, ...]) -> Graph:
+    """The fp32 network of that name, if it takes inputs of this size, else the same layers in float32."""
+    beside = path.with_name(path.name.replace("quant_", ""))
+    if beside.is_file() and (found := load(beside)).inputs[0].dims == dims:
+        return found
+    with tempfile.TemporaryDirectory() as folder:
+        same = Path(folder) / beside.name
+        same.write_text(path.read_text().replace('"Quantized', '"'))
+        return load(same)
+
+
+def compiled(graph: Graph, engine: str, options: Options, form: str, *, static: bool) -> Run:
+    """The network ready to run: for any shapes as a served one, or compiled for the default ones alone."""
+    return fixed(graph, engine, options, form).run if static else loaded(graph, engine, options, form).run
+
+
+def loaded(graph: Graph, engine: str, options: Options, form: str, *, raw: bool = False) -> ts.Model:
+    """The network as users load it."""
+    return ts.load(graph, engine, int8=form, raw_int8=raw, threads=options.threads, precision=options.precision)
+
+
+def fixed(graph: Graph, engine: str, options: Options, form: str) -> Executable:
+    """The network compiled for its default shapes alone."""
+    decision = decide(graph, engine, form, this_cpu())
+    exact = graph.quantized and decision.form is Form.EXACT
+    model = translate(graph, form=decision.form).proto()
+    return ENGINES[engine].compile(model, replace(options, ieee_division=exact))
+
+
+def measure(
+    runs: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Times of each in ms, round by round, in rotating order."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
     names = list(runs)
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start = time.perf_counter()
+            start = clock()
             runs[name]()
-            times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: statistics.median(values) for name, values in times.items()}
+            times[name].append((clock() - start) * 1e3)
+    return times
 
 
-def kernels(model: Model) -> dict[str, int]:
+def kernels(executable: Executable) -> str:
     """Precision of the convolutions, as OpenVINO's runtime model reports it."""
-    executable = model._executable(tuple(model.graph.outputs), ())
     if executable.engine != "openvino":
-        return {}
+        return ""
     counts: Counter[str] = Counter()
     for op in executable._compiled.get_runtime_model().get_ordered_ops():  # type: ignore[attr-defined]
         info = op.get_rt_info()
         if info["layerType"].astype(str) in ("Convolution", "FullyConnected", "MatMul"):
             counts[info["runtimePrecision"].astype(str)] += 1
-    return dict(counts)
+    return ", ".join(f"{count} {precision}" for precision, count in sorted(counts.items()))
 
 
 def single(graph: Graph, step: Step) -> Graph:
@@ -99,63 +149,114 @@ def single(graph: Graph, step: Step) -> Graph:
     )
 
 
-def wrong_codes(graph: Graph, inputs: dict[str, np.ndarray], engine: str, options: Options) -> Iterator[np.ndarray]:
-    """Steps by which the fast form is off, for each int8 layer fed with the exact codes."""
+def _wanted(graph: Graph) -> tuple[list[Step], list[str]]:
+    """The int8 layers as they run, and every blob they read or write that a layer makes."""
     found = [step for step in steps(graph) if step.layer.quantized]
-    wanted = dict.fromkeys(
+    names = dict.fromkeys(
         name
         for step in found
         for name in (*step.layer.inputs, *step.outputs, *((step.absorbed,) if step.absorbed else ()))
-        if name not in graph.constants
     )
     fed = {item.name for item in graph.inputs}
-    exact = Model(graph, "onnxruntime", options, int8="exact", raw_int8=True)
-    codes = {}
-    for spec in exact.inputs:
-        value = inputs[spec.name]
+    return found, [name for name in names if name not in graph.constants and name not in fed]
+
+
+def _input_codes(graph: Graph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Network inputs as int8 layers get them."""
+    codes = dict(inputs)
+    for spec in loaded(graph, "onnxruntime", Options(), "exact", raw=True).inputs:
         if spec.dtype == np.int8:
             scale = graph.scales[spec.name]
-            v = value / scale.scales()[0] + scale.zero_points()[0]
-            value = np.trunc(np.clip(v + np.where(v >= 0, 0.5, -0.5), -128, 127)).astype(np.int8)
-        codes[spec.name] = value
-    blobs = {**codes, **exact.run(codes, outputs=[name for name in wanted if name not in fed])}
+            v = inputs[spec.name] / scale.scales()[0] + scale.zero_points()[0]
+            codes[spec.name] = np.trunc(np.clip(v + np.where(v >= 0, 0.5, -0.5), -128, 127)).astype(np.int8)
+    return codes
+
+
+def _alone(
+    graph: Graph, step: Step, blobs: dict[str, np.ndarray], engine: str, options: Options, form: str
+) -> dict[str, np.ndarray] | None:
+    """What one layer makes of these codes; ``None`` for a layer that reads other things than codes."""
+    part = single(graph, step)
+    part.inputs = [Input(item.name, blobs[item.name].shape) for item in part.inputs]
+    if any(blobs[item.name].dtype != np.int8 for item in part.inputs):
+        return None
+    model = loaded(part, engine, options, form, raw=True)
+    return model.run({item.name: blobs[item.name] for item in part.inputs})
+
+
+def _steps_off(got: dict[str, np.ndarray] | None, right: dict[str, np.ndarray] | None) -> Iterator[np.ndarray]:
+    for name in got.keys() & right.keys() if got and right else ():
+        yield np.abs(got[name].astype(np.int16) - right[name].astype(np.int16))
+
+
+def wrong_codes(graph: Graph, inputs: dict[str, np.ndarray], engine: str, options: Options) -> Iterator[np.ndarray]:
+    """Steps by which the fast form is off, for each int8 layer alone, fed with the exact codes."""
+    found, wanted = _wanted(graph)
+    codes = _input_codes(graph, inputs)
+    exact = loaded(graph, "onnxruntime", options, "exact", raw=True)
+    blobs = {**codes, **exact.run(codes, outputs=wanted)}
     for step in found:
-        part = single(graph, step)
-        part.inputs = [Input(item.name, blobs[item.name].shape) for item in part.inputs]
-        if any(blobs[item.name].dtype != np.int8 for item in part.inputs):
+        yield from _steps_off(_alone(graph, step, blobs, engine, options, "fast"), blobs)
+
+
+def wrong_codes_in_place(
+    graph: Graph, inputs: dict[str, np.ndarray], engine: str, options: Options
+) -> Iterator[np.ndarray]:
+    """The same for each int8 layer in its network, where engines join layers: what it made of the codes that it got."""
+    found, wanted = _wanted(graph)
+    blobs = _input_codes(graph, inputs)
+    raw = loaded(graph, "onnxruntime", options, "exact", raw=True).run(blobs, outputs=wanted)
+    for name, real in loaded(graph, engine, options, "fast").run(inputs, outputs=wanted).items():
+        if raw[name].dtype != np.int8:
+            blobs[name] = real
             continue
-        model = Model(part, engine, options, int8="fast", raw_int8=True)
-        got = model.run({item.name: blobs[item.name] for item in part.inputs})
-        for name, value in got.items():
-            yield np.abs(value.astype(np.int16) - blobs[name].astype(np.int16))
+        stored = graph.scales[name]
+        tail = (1,) * (real.ndim - 2)
+        scale, zero = (values.reshape(-1, *tail) for values in (stored.scales(), stored.zero_points()))
+        blobs[name] = np.rint(real / np.where(scale == 0, 1, scale) + zero).astype(np.int8)
+    for step in found:
+        yield from _steps_off(blobs, _alone(graph, step, blobs, "onnxruntime", options, "exact"))
+
+
+def deviation(got: np.ndarray, want: np.ndarray) -> float:
+    """The largest difference, relative to the largest value."""
+    return float(np.abs(got - want).max() / np.abs(want).max())
 
 
 def row(path: Path, engine: str, arguments: argparse.Namespace) -> Row:
     options = Options(threads=arguments.threads)
     graph = load(path)
-    inputs = feeds(graph)
-    models = {form: Model(graph, engine, options, int8=form) for form in FORMS}
-    runs: dict[str, Callable[[], object]] = {form: (lambda m=model: m.run(inputs)) for form, model in models.items()}
-    twin = path.with_name(path.name.replace("quant_", ""))
-    if twin != path and twin.is_file():
-        other = load(twin)
-        plain, plain_inputs = Model(other, engine, options), feeds(other)
-        runs["fp32"] = lambda: plain.run(plain_inputs)
-    times = measure(runs, arguments.rounds)
+    plain = twin(path, graph.inputs[0].dims)
+    inputs, plain_inputs = feeds(graph), feeds(plain)
+    forms = {form: compiled(graph, engine, options, form, static=arguments.static) for form in FORMS}
+    fp32 = compiled(plain, engine, options, "exact", static=arguments.static)
+    runs: dict[str, Callable[[], object]] = {form: (lambda run=run: run(inputs)) for form, run in forms.items()}
+    if engine == "openvino" and this_cpu().bf16:
+        bf16 = compiled(plain, engine, replace(options, precision="bf16"), "exact", static=arguments.static)
+        runs["bf16"] = lambda: bf16(plain_inputs)
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    times = measure({**runs, "fp32": lambda: fp32(plain_inputs)}, arguments.rounds, clock)
     name = graph.outputs[0]
-    exact, fast = (models[form].run(inputs)[name] for form in FORMS)
+    exact, fast = (forms[form](inputs)[name] for form in FORMS)
+    answers = [run(plain_inputs)[plain.outputs[0]] for run in ((fp32, bf16) if "bf16" in runs else ())]
     made = Row(
         network_name(graph.source),
         engine,
-        times.get("fp32"),
-        times["exact"],
-        times["fast"],
-        float(np.abs(fast - exact).max() / np.abs(exact).max()),
+        *(statistics.median(times[form]) for form in ("fp32", *FORMS)),
+        statistics.median(a / b for a, b in zip(times["fp32"], times["fast"], strict=True)),
+        min(times["fp32"]) / min(times["fast"]),
+        statistics.median(times["bf16"]) if answers else None,
+        deviation(answers[1], answers[0]) if answers else None,
+        deviation(fast, exact),
         bool(fast.argmax() == exact.argmax()),
-        kernels(models["fast"]),
+        kernels(fixed(graph, engine, options, "fast")),
     )
     if arguments.layers:
-        off = list(wrong_codes(graph, inputs, engine, options))
+        off = [
+            steps_off
+            for check in (wrong_codes, wrong_codes_in_place)
+            for steps_off in check(graph, inputs, engine, options)
+        ]
         made.codes = sum(o.size for o in off)
         made.wrong_codes = sum(int((o > 0).sum()) for o in off)
         made.worst_step = max(int(o.max()) for o in off)
@@ -164,42 +265,22 @@ def row(path: Path, engine: str, arguments: argparse.Namespace) -> Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--layers", action="store_true", help="compare every layer, fed with exact codes")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--static", action="store_true", help="compile for the default shapes alone")
+    parser.add_argument("--cpu-time", action="store_true", help="time of the process instead of the clock's")
+    parser.add_argument("--engine", choices=ENGINES, action="append", help="only this one; may be given twice")
+    parser.add_argument("--layers", action="store_true", help="compare every layer, alone and in its network")
+    networks.add_zoo(parser)
+    add_json(parser)
     arguments = parser.parse_args()
-    console = Console(width=160)
-    table = Table(
-        "network", "engine", "fp32 ms", "exact ms", "fast ms", "fp32/fast", "deviation", "top", "kernels", "codes"
-    )
-    rows = []
-    for path in sorted(arguments.folder.glob("*quant_*.tnnproto")):
-        for engine in ENGINES:
-            made = row(path, engine, arguments)
-            rows.append(asdict(made))
-            ratio = f"{made.fp32_ms / made.fast_ms:.2f}" if made.fp32_ms else ""
-            codes = f"{made.wrong_codes} of {made.codes}, {made.worst_step} step" if made.codes else ""
-            table.add_row(
-                made.network,
-                made.engine,
-                f"{made.fp32_ms:.2f}" if made.fp32_ms else "",
-                f"{made.exact_ms:.2f}",
-                f"{made.fast_ms:.2f}",
-                ratio,
-                f"{made.deviation:.2g}",
-                "same" if made.same_top else "other",
-                ", ".join(f"{n} {p}" for p, n in sorted(made.kernels.items())),
-                codes,
-            )
-            console.print(f"{made.network} on {engine} done", style="dim")
-    console.print(
-        f"{platform.processor() or platform.machine()}, {arguments.threads} thread, median of {arguments.rounds}"
-    )
-    console.print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1))
+    networks.zoo_names(arguments.zoo)
+    result = Result.of("int8_forms", arguments)
+    for path in sorted(arguments.zoo.glob("*quant_*.tnnproto")):
+        for engine in arguments.engine or ENGINES:
+            result.add("forms", row(path, engine, arguments))
+            stderr.print(f"{network_name(path.name)} on {engine} done", style="dim")
+    result.finish(arguments)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from processes import Processes
 
 START_S = 120.0
-POLL_S = 0.02
+POLL_S = 0.01
 TNN_SERVING = Path(sys.executable).with_name("tnn-serving")
 
 
@@ -54,10 +55,18 @@ class TnnServing:
 
 def start_tnn_serving(repository: Path, log: Path, flags: Sequence[str] = ()) -> TnnServing:
     """Starts our server on a repository; returns at once, before it is ready."""
-    http, grpc, metrics = free_ports(3)
+    http, grpc, metrics, health = free_ports(4)
     command = [str(TNN_SERVING), "serve", str(repository), "--exit-timeout", "2", "--restarts", "0"]
+    # A frozen server must not be taken for one that hangs.
+    command += ["--hang-timeout", "0", "--health-port", str(health)]
     command += ["--http-port", str(http), "--grpc-port", str(grpc), "--metrics-port", str(metrics), *flags]
     return TnnServing(Processes(command, log), f"127.0.0.1:{http}", f"127.0.0.1:{grpc}")
+
+
+def ready(server: TnnServing, model: str) -> None:
+    """Raises OSError while the model is not ready."""
+    with urllib.request.urlopen(f"http://{server.http}/v2/models/{model}/ready", timeout=10):
+        pass
 
 
 def check_answer(got: np.ndarray, want: np.ndarray, who: str) -> None:
