@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from processes import Processes
 
 GRPC_HEADERS = {"content-type": "application/grpc", "te": "trailers"}
 PATIENCE_S = 30.0
+WARM_UP_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,21 @@ def run(request: Request, connections: int, seconds: float, *, warm_up: bool = F
         if not answered.requests:
             raise RuntimeError(f"{request.url} answered nothing:\n{told}")
     return answered
+
+
+def measured(
+    request: Request, processes: Processes, connections: int, seconds: float
+) -> tuple[Load, float]:
+    """One window of load on a server that is frozen before and after, and its CPU time per request in us.
+
+    A short window that does not count comes first.
+    """
+    with processes.thawed():
+        run(request, connections, WARM_UP_S, warm_up=True)
+        before_s = processes.cpu_s()
+        done = run(request, connections, seconds)
+        cpu_s = processes.cpu_s() - before_s
+    return done, cpu_s / done.requests * 1e6
 
 
 def _run(request: Request, connections: int, seconds: float) -> tuple[Load, str]:

@@ -35,7 +35,6 @@ import tnn_serving as ts
 HERE = Path(__file__).resolve().parent / "peers"
 ENVIRONMENTS = Path.home() / ".cache" / "tnn-serving" / "peers"
 OURS = "tnn-serving"
-WARM_UP_S = 0.5
 
 stderr = Console(stderr=True)
 
@@ -114,21 +113,19 @@ class Running:
         check_answer(wire.answer(self.protocol, self.target, network, inputs), want, str(self))
 
     def measure(self, network: str, inputs: wire.Arrays, connections: int, seconds: float) -> None:
-        """One window of load, after a short one that does not count."""
+        """One window of load."""
         request = wire.request(self.protocol, self.target, network, inputs)
-        load.run(request, connections, WARM_UP_S, warm_up=True)
-        before_s = self.processes.cpu_s()
-        done = load.run(request, connections, seconds)
-        cpu_s = self.processes.cpu_s() - before_s
+        done, cpu_us = load.measured(request, self.processes, connections, seconds)
         key = (network, connections)
         for samples, value in (
             (self.rates, done.rate),
             (self.p50, done.p50_ms),
             (self.p99, done.p99_ms),
-            (self.cpu, cpu_s / done.requests * 1e6),
+            (self.cpu, cpu_us),
         ):
             samples.setdefault(key, Samples()).add(value)
         self.errors[key] = self.errors.get(key, 0) + done.errors
+        self.pss_bytes = self.processes.pss_bytes()
 
     def measured(self, network: str, connections: int, ours: Running) -> Measured:
         """The row of a table."""
@@ -236,9 +233,7 @@ def measure(servers: Sequence[Running], inputs: Mapping[str, wire.Arrays], argum
         for network, arrays in inputs.items():
             for connections in arguments.connections:
                 for running in map(named.__getitem__, order):
-                    with running.processes.thawed():
-                        running.measure(network, arrays, connections, arguments.seconds)
-                        running.pss_bytes = running.processes.pss_bytes()
+                    running.measure(network, arrays, connections, arguments.seconds)
         stderr.print(f"round {number} of {arguments.rounds} done", style="dim")
 
 

@@ -21,18 +21,14 @@ import networks
 import numpy as np
 import wire
 from bare_engine import BareEngine
-from floor import CONFIG, build_floor
+from floor import MODEL, start_floor
 from machine import Samples, turns
 from results import Result, Target, add_json, integers
 from rich.console import Console
 from server import TnnServing, check_answer, start_tnn_serving, wait_until
 
-import tnn_serving as ts
-
-FLOOR = "model"
 BARE, EMPTY, SERVED, SHARED = "bare engine", "floor", "served", "served, input in shared memory"
 PROTOCOLS: tuple[wire.Protocol, ...] = ("http", "grpc")
-WARM_UP_S = 0.3
 
 stderr = Console(stderr=True)
 
@@ -82,25 +78,12 @@ def target_of(server: TnnServing, protocol: wire.Protocol) -> str:
     return server.http if protocol == "http" else server.grpc
 
 
-def start_floor(folder: Path) -> TnnServing:
-    """A server of nothing but the floor."""
-    model = folder / "models" / FLOOR
-    (model / "1").mkdir(parents=True)
-    (model / "config.pbtxt").write_text(CONFIG.format(backend="floor"), encoding="utf-8")
-    backends = build_floor(folder)
-    return start_tnn_serving(folder / "models", folder / "log", [f"--backend-directory={backends}"])
-
-
 def loaded(server: TnnServing, request: load.Request, connections: int, seconds: float) -> tuple[float, ...]:
     """One window of load on a server that is frozen otherwise: requests/s, p50, p99, CPU us."""
-    with server.processes.thawed():
-        load.run(request, connections, WARM_UP_S, warm_up=True)
-        before_s = server.processes.cpu_s()
-        done = load.run(request, connections, seconds)
-        cpu_s = server.processes.cpu_s() - before_s
+    done, cpu_us = load.measured(request, server.processes, connections, seconds)
     if done.errors:
         raise RuntimeError(f"{done.errors} requests to {request.url} failed")
-    return done.rate, done.p50_ms, done.p99_ms, cpu_s / done.requests * 1e6
+    return done.rate, done.p50_ms, done.p99_ms, cpu_us
 
 
 def run(arguments: argparse.Namespace) -> Result:
@@ -109,10 +92,11 @@ def run(arguments: argparse.Namespace) -> Result:
     graph = networks.read(arguments.network, arguments.zoo)
     inputs = networks.feeds(arguments.network, graph)
     ((name, array),) = inputs.items()
-    bare = BareEngine(graph, ts.load(graph).engine, inputs)
     with tempfile.TemporaryDirectory(prefix="tnn-serving-served-") as place, ExitStack() as stack:
+        bare = stack.enter_context(BareEngine(graph, arguments.engine, inputs))
         folder = Path(place)
-        repository = networks.write_repository(folder / "models", {arguments.network: graph})
+        config = f'parameters [ {{ key: "engine" value: {{ string_value: "{arguments.engine}" }} }} ]\n'
+        repository = networks.write_repository(folder / "models", {arguments.network: graph}, {arguments.network: config})
         ours = start_tnn_serving(repository, folder / "ours.log")
         stack.callback(ours.end)
         (folder / "floor").mkdir()
@@ -122,7 +106,7 @@ def run(arguments: argparse.Namespace) -> Result:
         asked: dict[tuple[str, str], tuple[TnnServing, load.Request]] = {}
         for protocol in PROTOCOLS:
             check(ours, protocol, arguments.network, inputs, bare.answer())
-            check(floor, protocol, FLOOR, {"x": array}, array)
+            check(floor, protocol, MODEL, {"x": array}, array)
             at_floor, at_ours = target_of(floor, protocol), target_of(ours, protocol)
             answer = wire.SharedMemory(protocol, at_floor, f"answer-{protocol}", array)
             stack.callback(answer.close)
@@ -130,7 +114,7 @@ def run(arguments: argparse.Namespace) -> Result:
             stack.callback(region.close)
             asked[EMPTY, protocol] = (
                 floor,
-                wire.request(protocol, at_floor, FLOOR, {"x": array}, answers={"y": answer}),
+                wire.request(protocol, at_floor, MODEL, {"x": array}, answers={"y": answer}),
             )
             asked[SERVED, protocol] = ours, wire.request(protocol, at_ours, arguments.network, inputs)
             asked[SHARED, protocol] = (
@@ -147,7 +131,7 @@ def run(arguments: argparse.Namespace) -> Result:
             stack.callback(server.processes.thaw)
         figures = measure(windows, bare, arguments)
     for key, found in figures.items():
-        result.add(f"{arguments.network} on {ts.load(graph).engine}", found.row(key, figures[BARE, "", 1]))
+        result.add(f"{arguments.network} on {arguments.engine}", found.row(key, figures[BARE, "", 1]))
     result.targets += targets(figures, arguments)
     return result
 
@@ -203,6 +187,7 @@ def targets(figures: dict[Key, Figures], arguments: argparse.Namespace) -> list[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="squeezenet", help="a network with one input")
+    parser.add_argument("--engine", choices=("openvino", "onnxruntime"), default="openvino", help="for both sides")
     parser.add_argument("--connections", type=integers, default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each window of load")
