@@ -15,9 +15,9 @@ from multiprocessing import get_context
 import numpy as np
 import onnxruntime as ort
 import openvino as ov
-from machine import cores
 
 import tnn_serving as ts
+from machine import cores
 from tnn_serving.graph import Graph
 
 Run = Callable[[], np.ndarray]

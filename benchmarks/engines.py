@@ -1,6 +1,6 @@
 """Every network on both engines and on the one that ``engine="auto"`` chooses, alternately: auto must not lose.
 
-    python benchmarks/engines.py [--networks squeezenet_v1.1,resnet50] [--rounds 15] [--threads 0]
+python benchmarks/engines.py [--networks squeezenet_v1.1,resnet50] [--rounds 15] [--threads 0]
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import networks
-from machine import alternate
-from results import Result, Target, add_json, words
 from rich.console import Console
 
+import networks
 import tnn_serving as ts
+from machine import alternate
+from results import Result, Target, add_json, words
 from tnn_serving.errors import EngineError
 
 CHOICES = ("openvino", "onnxruntime", "auto")

@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import networks
 import numpy as np
+from rich.console import Console
+
+import networks
+import tnn_serving as ts
 import wire
 from load import Load, measured
 from machine import turns
 from results import Result, Target, add_json, integers
-from rich.console import Console
 from server import TnnServing, check_answer, start_tnn_serving, wait_until
-
-import tnn_serving as ts
 
 HERE = Path(__file__).parent / "floor"
 API = Path(ts.__file__).parent / "triton" / "backend"

@@ -2,10 +2,11 @@
 
     python benchmarks/int8_forms.py [--rounds 20] [--threads 1] [--static] [--cpu-time] [--layers]
 
-The folder of ``--zoo`` holds ``*quant_NAME.tnnproto`` files, with or without weights (reproducible random ones are filled in), and
-beside each, perhaps, its fp32 twin ``*NAME.tnnproto``. Where there is none of the same input size, the same layers are
-taken in float32. The forms run alternately. Medians are printed; ``fp32/fast`` is the median of the rounds' quotients,
-and the quotient of the least times; bf16 is OpenVINO's, on processors that have it. On a busy machine take ``--cpu-time`` and one thread.
+The folder of ``--zoo`` holds ``*quant_NAME.tnnproto`` files, with or without weights (reproducible random ones are
+filled in), and beside each, perhaps, its fp32 twin ``*NAME.tnnproto``. Where there is none of the same input size,
+the same layers are taken in float32. The forms run alternately. Medians are printed; ``fp32/fast`` is the median of
+the rounds' quotients, and the quotient of the least times; bf16 is OpenVINO's, on processors that have it. On a busy
+machine take ``--cpu-time`` and one thread.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import networks
 import numpy as np
-from results import Result, add_json
 from rich.console import Console
 
+import networks
 import tnn_serving as ts
+from results import Result, add_json
 from tnn_serving.engines import ENGINES, Executable, Options
 from tnn_serving.engines.cpu import this_cpu
 from tnn_serving.graph import Graph, Input
@@ -48,8 +49,8 @@ class Row:
     Attributes:
         speedup: median of the rounds' quotients of fp32 and fast.
         speedup_of_least: quotient of the least times.
-        bf16_deviation: of the fp32 twin in bf16 from itself, relative to its largest output; ``deviation`` is that of the
-            fast form from the exact one.
+        bf16_deviation: of the fp32 twin in bf16 from itself, relative to its largest output; ``deviation`` is that of
+            the fast form from the exact one.
     """
 
     network: str

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
 from processes import Processes
 
 GRPC_HEADERS = {"content-type": "application/grpc", "te": "trailers"}
@@ -69,9 +70,7 @@ def run(request: Request, connections: int, seconds: float, *, warm_up: bool = F
     return answered
 
 
-def measured(
-    request: Request, processes: Processes, connections: int, seconds: float
-) -> tuple[Load, float]:
+def measured(request: Request, processes: Processes, connections: int, seconds: float) -> tuple[Load, float]:
     """One window of load on a server that is frozen before and after, and its CPU time per request in us.
 
     A short window that does not count comes first.

@@ -17,10 +17,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
 import networks
 from machine import Samples
 from results import Result, add_json, words
-from rich.console import Console
 from server import ready, start_tnn_serving, wait_until
 
 stderr = Console(stderr=True)
@@ -67,7 +68,12 @@ def in_server(repository: Path, name: str, cache: Path, log: Path) -> float:
 
 def measured(name: str, zoo: Path, rounds: int) -> LoadTimes:
     """One network."""
-    times = {"python first": Samples(), "python second": Samples(), "server first": Samples(), "server second": Samples()}
+    times = {
+        "python first": Samples(),
+        "python second": Samples(),
+        "server first": Samples(),
+        "server second": Samples(),
+    }
     with tempfile.TemporaryDirectory(prefix="tnn-serving-load-time-") as place:
         folder = Path(place)
         repository = networks.write_repository(folder / "models", {name: networks.read(name, zoo)})

@@ -1,6 +1,6 @@
 """Memory of the server, as PSS of all its processes: with more instances, ever-new shapes, models that come and go.
 
-    python benchmarks/memory.py [--network squeezenet] [--instances 1,2,4,8] [--shapes 1000] [--loads 20]
+python benchmarks/memory.py [--network squeezenet] [--instances 1,2,4,8] [--shapes 1000] [--loads 20]
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
 
-import load
-import networks
 import numpy as np
 import tritonclient.http
+from rich.console import Console
+
+import load
+import networks
 import wire
 from results import Result, Target, add_json, integers
-from rich.console import Console
 from server import TnnServing, ready, start_tnn_serving, wait_until
-
 from tnn_serving.graph import Graph
 
 SETTLE_S = 1.0

@@ -20,17 +20,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from rich.console import Console
+
 import load
 import networks
-import numpy as np
+import tnn_serving as ts
 import wire
 from machine import Samples, cores, turns
 from processes import Processes
 from results import Result, Target, add_json, integers, words
-from rich.console import Console
 from server import check_answer, free_ports, start_tnn_serving, wait_until
-
-import tnn_serving as ts
 
 HERE = Path(__file__).resolve().parent / "peers"
 ENVIRONMENTS = Path.home() / ".cache" / "tnn-serving" / "peers"

@@ -11,6 +11,7 @@ import matplotlib as mpl
 mpl.use("svg")
 
 import matplotlib.pyplot as plt
+
 from results import Result, Row
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = (
@@ -34,6 +35,7 @@ STYLE = {
     "grid.color": "#dddddd",
     "legend.frameon": False,
     "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
 }
 WIDTH_IN = 7.5
 
@@ -42,12 +44,13 @@ def draw(result: Result, path: Path) -> None:
     """Writes the plot of a result."""
     with mpl.rc_context(STYLE):
         figure = PLOTS[result.program](result)
-        figure.tight_layout()
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
         plt.close(figure)
 
 
-def grouped(axes: Any, groups: Sequence[str], series: dict[str, Sequence[float | None]], colours: Sequence[str]) -> None:
+def grouped(
+    axes: Any, groups: Sequence[str], series: dict[str, Sequence[float | None]], colours: Sequence[str]
+) -> None:
     """Bars side by side: a group for each name, a colour for each series."""
     width = 0.8 / len(series)
     for k, (name, values) in enumerate(series.items()):
@@ -91,8 +94,6 @@ def served(result: Result) -> Any:
     panes[0].set_ylabel("CPU per request, ms")
     handles, labels = panes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
-    figure.subplots_adjust(bottom=0.3)
-    figure.set_layout_engine("constrained")
     return figure
 
 

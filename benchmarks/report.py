@@ -1,7 +1,7 @@
 """Writes docs/benchmarks.md and its plots from the results in benchmarks/results.
 
-    python benchmarks/report.py            write them; needs matplotlib
-    python benchmarks/report.py --check    tell whether the page is what the results say, and write nothing
+python benchmarks/report.py            write them; needs matplotlib
+python benchmarks/report.py --check    tell whether the page is what the results say, and write nothing
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ HEAD = """\
 # Benchmarks
 
 Every figure comes from a program in [benchmarks](../benchmarks), which runs what it compares alternately. Client and
-server share the machine's cores, so read ratios, not absolutes. `make bench` measures all of it anew and writes this page;
-the other servers are installed first, with `python benchmarks/peers.py install`.
+server share the machine's cores, so read ratios, not absolutes. `make bench` measures all of it anew and writes this
+page; the other servers are installed first, with `python benchmarks/peers.py install`.
 """
 
 TITLES = {
@@ -33,8 +33,8 @@ TITLES = {
         "A served network and the bare engine",
         """\
 What serving costs beyond the engine: a network behind HTTP and gRPC, the bare engine called from Python on the same
-threads, and the floor, an empty backend in C that takes the same tensor, which is what tritonserver itself costs.
-`of bare` is requests/s divided by the bare engine's runs/s.""",
+threads, and the floor, an empty backend in C that takes the same tensor, which is what tritonserver itself costs. `of
+bare` is requests/s divided by the bare engine's runs/s.""",
     ),
     "floor": (
         "A network that costs nothing, and the floor",
@@ -44,11 +44,11 @@ One ReLU layer against the empty backend in C, over HTTP. `share` is requests/s 
     "peers": (
         "Other servers",
         """\
-What else pip can install, with the same engine (OpenVINO, float32, low latency), the same network and the same cores, each
-with its natural binary protocol and its documented fast settings. The engine's threads are divided among a server's
-workers; `batch` is how many requests a worker is given at once. `times ours` is our requests/s divided by theirs: above 1,
-we are ahead. Our server runs as it comes, without configuration. mosec and FastAPI are web frameworks; the others are made
-to serve models.""",
+What else pip can install, with the same engine (OpenVINO, float32, low latency), the same network and the same cores,
+each with its natural binary protocol and its documented fast settings. The engine's threads are divided among a
+server's workers; `batch` is how many requests a worker is given at once. `times ours` is our requests/s divided by
+theirs: above 1, we are ahead. Our server runs as it comes, without configuration. mosec and FastAPI are web
+frameworks; the others are made to serve models.""",
     ),
     "engines": (
         "The choice of the engine",
@@ -59,22 +59,23 @@ inference. `auto to best` is the quotient of auto's time and the better engine's
     "int8_forms": (
         "Int8 and bf16",
         """\
-Int8 networks in exact form (TNN's codes) and fast form (int8 kernels), beside the same network in float32 and in bf16;
-see [int8.md](int8.md). `speedup` is float32's time divided by that of the fast form, `deviation` the largest difference of
-the fast form's output from the exact one's, relative to the largest value; `bf16 deviation` the same from float32.""",
+Int8 networks in exact form (TNN's codes) and fast form (int8 kernels), beside the same network in float32 and in
+bf16; see [int8.md](int8.md). `speedup` is float32's time divided by that of the fast form, `deviation` the largest
+difference of the fast form's output from the exact one's, relative to the largest value; `bf16 deviation` the same
+from float32.""",
     ),
     "load_time": (
         "Load time",
         """\
-Until a network can answer: `tnn_serving.load` in a new process, without its imports, and the whole server from the command
-to READY. The first time nothing is kept of the network; the second time `cache_dir` holds what the first one measured and
-compiled.""",
+Until a network can answer: `tnn_serving.load` in a new process, without its imports, and the whole server from the
+command to READY. The first time nothing is kept of the network; the second time `cache_dir` holds what the first one
+measured and compiled.""",
     ),
     "memory": (
         "Memory",
         """\
-PSS of all of the server's processes: pages shared with others are counted in parts. Instances are all busy; each shape is a
-new one; loads and unloads are of one model, and memory is looked at while none is loaded.""",
+PSS of all of the server's processes: pages shared with others are counted in parts. Instances are all busy; each
+shape is a new one; loads and unloads are of one model, and memory is looked at while none is loaded.""",
     ),
 }
 """Title and introduction of each program's section, in the order of the page."""

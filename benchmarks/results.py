@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import Machine, this_machine
 from rich.console import Console
 from rich.table import Table
+
+from machine import Machine, this_machine
 
 Row = dict[str, Any]
 
@@ -106,7 +107,13 @@ def words(text: str) -> list[str]:
 def number(value: object) -> str:
     """Three digits that count, thousands separated; words as they are."""
     if not isinstance(value, float):
-        return "" if value is None else f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        return (
+            ""
+            if value is None
+            else f"{value:,}"
+            if isinstance(value, int) and not isinstance(value, bool)
+            else str(value)
+        )
     if abs(value) >= 100:
         return f"{value:,.0f}"
     if abs(value) >= 10:
@@ -128,7 +135,9 @@ def show(result: Result) -> None:
     console.print(str(result.machine), style="dim")
     for title, rows in result.tables.items():
         if rows:
-            console.print(_table(title, [heading(key) for key in rows[0]], [list(map(number, r.values())) for r in rows]))
+            console.print(
+                _table(title, [heading(key) for key in rows[0]], [list(map(number, r.values())) for r in rows])
+            )
     if result.targets:
         cells = [target.cells() for target in result.targets]
         console.print(_table("targets", ["target", "wanted", "measured", ""], cells))

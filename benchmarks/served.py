@@ -16,15 +16,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from rich.console import Console
+
 import load
 import networks
-import numpy as np
 import wire
 from bare_engine import BareEngine
 from floor import MODEL, start_floor
 from machine import Samples, turns
 from results import Result, Target, add_json, integers
-from rich.console import Console
 from server import TnnServing, check_answer, start_tnn_serving, wait_until
 
 BARE, EMPTY, SERVED, SHARED = "bare engine", "floor", "served", "served, input in shared memory"
@@ -96,7 +97,9 @@ def run(arguments: argparse.Namespace) -> Result:
         bare = stack.enter_context(BareEngine(graph, arguments.engine, inputs))
         folder = Path(place)
         config = f'parameters [ {{ key: "engine" value: {{ string_value: "{arguments.engine}" }} }} ]\n'
-        repository = networks.write_repository(folder / "models", {arguments.network: graph}, {arguments.network: config})
+        repository = networks.write_repository(
+            folder / "models", {arguments.network: graph}, {arguments.network: config}
+        )
         ours = start_tnn_serving(repository, folder / "ours.log")
         stack.callback(ours.end)
         (folder / "floor").mkdir()
@@ -136,9 +139,7 @@ def run(arguments: argparse.Namespace) -> Result:
     return result
 
 
-def check(
-    server: TnnServing, protocol: wire.Protocol, network: str, inputs: wire.Arrays, want: np.ndarray
-) -> None:
+def check(server: TnnServing, protocol: wire.Protocol, network: str, inputs: wire.Arrays, want: np.ndarray) -> None:
     """Waits for a server, and compares its answer."""
     target = target_of(server, protocol)
     wait_until(lambda: wire.answer(protocol, target, network, inputs), server.processes, network)
@@ -175,11 +176,18 @@ def targets(figures: dict[Key, Figures], arguments: argparse.Namespace) -> list[
         if 1 in arguments.connections:
             floor, served = figures[EMPTY, protocol, 1], figures[SERVED, protocol, 1]
             more_ms = served.p50_ms.median - bare.p50_ms.median - floor.p50_ms.median
-            made.append(Target(f"p50 at 1 connection above engine and floor, ms, {protocol}", 0.3, more_ms, at_least=False))
+            made.append(
+                Target(f"p50 at 1 connection above engine and floor, ms, {protocol}", 0.3, more_ms, at_least=False)
+            )
         best = max(figures[SHARED, protocol, connections].rate.median for connections in arguments.connections)
         share = best / bare.rate.median
         made.append(
-            Target(f"throughput at saturation over the bare engine's, shared memory, {protocol}", 0.95, share, at_least=True)
+            Target(
+                f"throughput at saturation over the bare engine's, shared memory, {protocol}",
+                0.95,
+                share,
+                at_least=True,
+            )
         )
     return made
 

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
-import load
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException, shared_memory
+
+import load
 
 Protocol = Literal["raw", "http", "grpc"]
 """``raw``: the tensor's bytes as an HTTP body, path = network; ``http`` and ``grpc``: KServe's protocol, version 2."""

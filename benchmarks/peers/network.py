@@ -1,8 +1,9 @@
 """What all peers share: where they listen, and the engine that they answer with, at its fastest documented settings.
 
 Runs in the peer's own environment; needs openvino and numpy only. A peer is started with these variables:
-``PEER_MODELS`` (folder of NAME.onnx), ``PEER_PORTS`` (what is asked, and two for what else it must listen on), ``PEER_WORKERS``, ``PEER_THREADS`` (of the engine, in each worker),
-``PEER_BATCH`` (how many requests a worker is given at once; 1 for a server without batching).
+``PEER_MODELS`` (folder of NAME.onnx), ``PEER_PORTS`` (what is asked, and two for what else it must listen on),
+``PEER_WORKERS``, ``PEER_THREADS`` (of the engine, in each worker), ``PEER_BATCH`` (how many requests a worker is
+given at once; 1 for a server without batching).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import bentoml
+
 from network import NAMES, PORT, WORKERS, Network
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
+
 from network import NAMES, PORT, WORKERS, Network
 
 app = FastAPI()

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import litserve as ls
 from fastapi import Body, Response
+
 from network import BATCH, BATCH_WAIT_S, NAMES, PORT, WORKERS, Network
 
 

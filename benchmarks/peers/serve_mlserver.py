@@ -8,6 +8,7 @@ import tempfile
 from mlserver import MLModel, MLServer, ModelSettings, Settings
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceRequest, InferenceResponse
+
 from network import BATCH, BATCH_WAIT_S, NAMES, OTHER_PORTS, PORT, WORKERS, Network
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from mosec import Runtime, Server, Worker
+
 from network import BATCH, BATCH_WAIT_S, PORT, WORKERS, Network
 
 

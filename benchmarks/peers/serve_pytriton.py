@@ -6,10 +6,11 @@ import os
 import sysconfig
 
 import numpy as np
-from network import BATCH, NAMES, OTHER_PORTS, PORT, Network
 from pytriton.decorators import batch, sample
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
+
+from network import BATCH, NAMES, OTHER_PORTS, PORT, Network
 
 
 def bind(triton: Triton, name: str) -> None:

@@ -9,10 +9,11 @@ os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import ray
-from network import BATCH, BATCH_WAIT_S, NAMES, PORT, WORKERS, Network
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
+
+from network import BATCH, BATCH_WAIT_S, NAMES, PORT, WORKERS, Network
 
 
 @serve.deployment(num_replicas=WORKERS, max_ongoing_requests=64, ray_actor_options={"num_cpus": 0})
