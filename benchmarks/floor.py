@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -129,7 +130,7 @@ def run(arguments: argparse.Namespace) -> Result:
         for name, server in servers.items():
             for shape in TENSORS.values():
                 inputs = {"x": np.random.default_rng(0).random(shape, np.float32)}
-                wait_until(lambda s=server, x=inputs: wire.answer("http", s.http, MODEL, x), server.processes, name)  # type: ignore[misc]
+                wait_until(partial(wire.answer, "http", server.http, MODEL, inputs), server.processes, name)
                 check_answer(wire.answer("http", server.http, MODEL, inputs), inputs["x"], name)
             server.processes.freeze()
         for title, shape in TENSORS.items():

@@ -130,7 +130,7 @@ def kernels(executable: Executable) -> str:
     if executable.engine != "openvino":
         return ""
     counts: Counter[str] = Counter()
-    for op in executable._compiled.get_runtime_model().get_ordered_ops():  # type: ignore[attr-defined]
+    for op in executable._compiled.get_runtime_model().get_ordered_ops():
         info = op.get_rt_info()
         if info["layerType"].astype(str) in ("Convolution", "FullyConnected", "MatMul"):
             counts[info["runtimePrecision"].astype(str)] += 1

@@ -19,6 +19,7 @@ import psutil
 
 MARK = "TNN_SERVING_BENCHMARK"
 END_S = 20.0
+REST_S = 1.0
 
 
 class Processes:
@@ -88,7 +89,19 @@ class Processes:
         return total
 
     def freeze(self) -> None:
-        """Stops all of them where they are, so that they take nothing from others."""
+        """Stops all of them where they are, so that they take nothing from others.
+
+        Waits until they are at rest, for a second at most: a server goes on with requests whose callers have gone, and
+        what is left of them would be done when it is measured next.
+        """
+        deadline = time.monotonic() + REST_S
+        before_s = self.cpu_s()
+        while time.monotonic() < deadline:
+            time.sleep(REST_S / 10)
+            after_s = self.cpu_s()
+            if after_s - before_s < REST_S / 100:
+                break
+            before_s = after_s
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> Result:
     result = Result.of("served", arguments)
     graph = networks.read(arguments.network, arguments.zoo)
     inputs = networks.feeds(arguments.network, graph)
-    ((name, array),) = inputs.items()
+    (array,) = inputs.values()
     with tempfile.TemporaryDirectory(prefix="tnn-serving-served-") as place, ExitStack() as stack:
         bare = stack.enter_context(BareEngine(graph, arguments.engine, inputs))
         folder = Path(place)
@@ -106,29 +107,13 @@ def run(arguments: argparse.Namespace) -> Result:
         floor = start_floor(folder / "floor")
         stack.callback(floor.end)
         windows: dict[Key, Callable[[], tuple[float, ...]]] = {}
-        asked: dict[tuple[str, str], tuple[TnnServing, load.Request]] = {}
         for protocol in PROTOCOLS:
             check(ours, protocol, arguments.network, inputs, bare.answer())
             check(floor, protocol, MODEL, {"x": array}, array)
-            at_floor, at_ours = target_of(floor, protocol), target_of(ours, protocol)
-            answer = wire.SharedMemory(protocol, at_floor, f"answer-{protocol}", array)
-            stack.callback(answer.close)
-            region = wire.SharedMemory(protocol, at_ours, f"input-{protocol}", array)
-            stack.callback(region.close)
-            asked[EMPTY, protocol] = (
-                floor,
-                wire.request(protocol, at_floor, MODEL, {"x": array}, answers={"y": answer}),
-            )
-            asked[SERVED, protocol] = ours, wire.request(protocol, at_ours, arguments.network, inputs)
-            asked[SHARED, protocol] = (
-                ours,
-                wire.request(protocol, at_ours, arguments.network, inputs, shared={name: region}),
-            )
-        for (what, protocol), (server, request) in asked.items():
-            for connections in arguments.connections:
-                windows[what, protocol, connections] = lambda s=server, r=request, c=connections: loaded(  # type: ignore[misc]
-                    s, r, c, arguments.seconds
-                )
+            for what, server, request in requests(ours, floor, protocol, arguments.network, inputs, stack):
+                for connections in arguments.connections:
+                    key = (what, protocol, connections)
+                    windows[key] = partial(loaded, server, request, connections, arguments.seconds)
         for server in (ours, floor):
             server.processes.freeze()
             stack.callback(server.processes.thaw)
@@ -137,6 +122,26 @@ def run(arguments: argparse.Namespace) -> Result:
         result.add(f"{arguments.network} on {arguments.engine}", found.row(key, figures[BARE, "", 1]))
     result.targets += targets(figures, arguments)
     return result
+
+
+def requests(
+    ours: TnnServing,
+    floor: TnnServing,
+    protocol: wire.Protocol,
+    network: str,
+    inputs: wire.Arrays,
+    stack: ExitStack,
+) -> Iterator[tuple[str, TnnServing, load.Request]]:
+    """What is asked of whom; regions of shared memory are given back when ``stack`` is closed."""
+    ((name, array),) = inputs.items()
+    at_floor, at_ours = target_of(floor, protocol), target_of(ours, protocol)
+    answer = wire.SharedMemory(protocol, at_floor, f"answer-{protocol}", array)
+    stack.callback(answer.close)
+    yield EMPTY, floor, wire.request(protocol, at_floor, MODEL, {"x": array}, answers={"y": answer})
+    yield SERVED, ours, wire.request(protocol, at_ours, network, inputs)
+    region = wire.SharedMemory(protocol, at_ours, f"input-{protocol}", array)
+    stack.callback(region.close)
+    yield SHARED, ours, wire.request(protocol, at_ours, network, inputs, shared={name: region})
 
 
 def check(server: TnnServing, protocol: wire.Protocol, network: str, inputs: wire.Arrays, want: np.ndarray) -> None:

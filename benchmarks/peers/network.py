@@ -55,6 +55,8 @@ class Network:
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": THREADS,
             "NUM_STREAMS": 1,
+            # Each process counts cores from the first one: several would be pinned to the same.
+            "ENABLE_CPU_PINNING": WORKERS == 1,
         }
         return ov.Core().compile_model(model, "CPU", options).create_infer_request()
 
