@@ -103,6 +103,7 @@ class Running:
         self.cpu: dict[tuple[str, int], Samples] = {}
         self.errors: dict[tuple[str, int], int] = {}
         self.pss_bytes = 0
+        self.broken = False
 
     def __str__(self) -> str:
         return f"{self.name}, {self.workers} workers, batches of {self.batch}"
@@ -233,7 +234,17 @@ def measure(servers: Sequence[Running], inputs: Mapping[str, wire.Arrays], argum
         for network, arrays in inputs.items():
             for connections in arguments.connections:
                 for running in map(named.__getitem__, order):
-                    running.measure(network, arrays, connections, arguments.seconds)
+                    if running.broken:
+                        continue
+                    try:
+                        running.measure(network, arrays, connections, arguments.seconds)
+                    except RuntimeError as error:
+                        if running.name == OURS:
+                            raise
+                        stderr.print(f"[red]{running} is left out from here on:[/] {error}")
+                        stderr.print(running.processes.last_words(), markup=False)
+                        running.broken = True
+                        running.processes.end()
         stderr.print(f"round {number} of {arguments.rounds} done", style="dim")
 
 
@@ -242,7 +253,8 @@ def report(result: Result, servers: Sequence[Running], arguments: argparse.Names
     ours = servers[0]
     for network in arguments.networks:
         for connections in arguments.connections:
-            rows = [running.measured(network, connections, ours) for running in servers]
+            done = [running for running in servers if (network, connections) in running.rates]
+            rows = [running.measured(network, connections, ours) for running in done]
             for row in rows:
                 result.add(network, row)
             result.targets += targets(network, connections, [row for row in rows if row.server != OURS])

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
+
 from network import CHEAP, NAMES, PORT, WORKERS, Network
 
 networks: dict[str, Network] = {}
