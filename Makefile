@@ -1,5 +1,6 @@
 # make serve   set up, build the demo models, serve them
 # make test    set up, run every check and test
+# make bench   set up, measure everything and write docs/benchmarks.md; ZOO: folder of TNN's benchmark networks
 PYTHON     ?= python3
 VENV       ?= .venv
 HOST       ?= 127.0.0.1
@@ -8,11 +9,15 @@ GRPC_PORT  ?= 8001
 METRICS_PORT ?= 8002
 HEALTH_PORT ?= 8003
 DEMO       ?= demo
+ZOO        ?= ../shared/models/zoo
+PEERS      ?= $(HOME)/.cache/tnn-serving/peers
 
 BIN := $(VENV)/bin
+BENCH := $(BIN)/python benchmarks
+RESULTS := benchmarks/results
 SOURCES := pyproject.toml hatch_build.py $(wildcard src/tnn_serving/triton/backend/*.[ch])
 
-.PHONY: serve test lint types docs clean
+.PHONY: serve test bench lint types docs clean
 
 serve: $(VENV)/.server
 	$(BIN)/tnn-serving demo build $(DEMO)
@@ -22,6 +27,17 @@ serve: $(VENV)/.server
 test: $(VENV)/.test
 	$(MAKE) --no-print-directory lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# About a quarter of an hour on a quiet machine; the other servers are those that `benchmarks/peers.py install` has made.
+bench: $(VENV)/.bench
+	$(BENCH)/served.py --zoo $(ZOO) --seconds 1 --json $(RESULTS)/served.json
+	$(BENCH)/floor.py --json $(RESULTS)/floor.json
+	$(BENCH)/peers.py run --zoo $(ZOO) --environments $(PEERS) --seconds 1 --json $(RESULTS)/peers.json
+	$(BENCH)/engines.py --zoo $(ZOO) --json $(RESULTS)/engines.json
+	$(BENCH)/int8_forms.py --zoo $(ZOO) --rounds 5 --threads 0 --json $(RESULTS)/int8_forms.json
+	$(BENCH)/load_time.py --zoo $(ZOO) --json $(RESULTS)/load_time.json
+	$(BENCH)/memory.py --zoo $(ZOO) --json $(RESULTS)/memory.json
+	$(BENCH)/report.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -49,6 +65,11 @@ $(VENV)/.server: $(VENV)/.installed
 
 $(VENV)/.test: $(VENV)/.server
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.server
+	@command -v h2load >/dev/null || { echo "h2load makes the load; on Debian and Ubuntu: apt install nghttp2-client" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@touch $@
 
 clean:

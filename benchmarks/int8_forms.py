@@ -1,43 +1,43 @@
-"""Int8 networks in exact and fast form beside their fp32 twins: time, deviation, kernels, codes.
+"""Int8 networks in exact and fast form beside their twins in fp32 and bf16: time, deviation, kernels, codes.
 
-    python benchmarks/int8_forms.py FOLDER [--rounds 20] [--threads 1] [--static] [--cpu-time] [--layers]
+    python benchmarks/int8_forms.py [--rounds 20] [--threads 1] [--static] [--cpu-time] [--layers]
 
-FOLDER holds ``*quant_NAME.tnnproto`` files, with or without weights (reproducible random ones are filled in), and
-beside each, perhaps, its fp32 twin ``*NAME.tnnproto``. Where there is none of the same input size, the same layers are
-taken in float32. The forms run alternately. Medians are printed; ``fp32/fast`` is the median of the rounds' quotients,
-and the quotient of the least times. On a busy machine take ``--cpu-time`` and one thread.
+The folder of ``--zoo`` holds ``*quant_NAME.tnnproto`` files, with or without weights (reproducible random ones are
+filled in), and beside each, perhaps, its fp32 twin ``*NAME.tnnproto``. Where there is none of the same input size,
+the same layers are taken in float32. The forms run alternately. Medians are printed; ``fp32/fast`` is the median of
+the rounds' quotients, and the quotient of the least times; bf16 is OpenVINO's, on processors that have it. On a busy
+machine take ``--cpu-time`` and one thread.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
+import networks
 import tnn_serving as ts
-from tnn_serving.engines import ENGINES, Options
+from results import Result, add_json
+from tnn_serving.engines import ENGINES, Executable, Options
 from tnn_serving.engines.cpu import this_cpu
 from tnn_serving.graph import Graph, Input
 from tnn_serving.int8 import decide
 from tnn_serving.layers.quantized import Form
-from tnn_serving.model import Model
-from tnn_serving.network import TnnNetwork
 from tnn_serving.random_weights import network_name, random_input
 from tnn_serving.translate.fusion import Step, steps
 from tnn_serving.translate.graph import translate
 
 FORMS = ("exact", "fast")
+
+stderr = Console(stderr=True)
 
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
@@ -49,6 +49,8 @@ class Row:
     Attributes:
         speedup: median of the rounds' quotients of fp32 and fast.
         speedup_of_least: quotient of the least times.
+        bf16_deviation: of the fp32 twin in bf16 from itself, relative to its largest output; ``deviation`` is that of
+            the fast form from the exact one.
     """
 
     network: str
@@ -58,9 +60,11 @@ class Row:
     fast_ms: float
     speedup: float
     speedup_of_least: float
+    bf16_ms: float | None
+    bf16_deviation: float | None
     deviation: float
     same_top: bool
-    kernels: dict[str, int] = field(default_factory=dict)
+    kernels: str = ""
     codes: int | None = None
     wrong_codes: int | None = None
     worst_step: int | None = None
@@ -89,12 +93,20 @@ def twin(path: Path, dims: tuple[int, ...]) -> Graph:
 
 def compiled(graph: Graph, engine: str, options: Options, form: str, *, static: bool) -> Run:
     """The network ready to run: for any shapes as a served one, or compiled for the default ones alone."""
-    if not static:
-        return Model(TnnNetwork(graph), engine, options, int8=form).run
+    return fixed(graph, engine, options, form).run if static else loaded(graph, engine, options, form).run
+
+
+def loaded(graph: Graph, engine: str, options: Options, form: str, *, raw: bool = False) -> ts.Model:
+    """The network as users load it."""
+    return ts.load(graph, engine, int8=form, raw_int8=raw, threads=options.threads, precision=options.precision)
+
+
+def fixed(graph: Graph, engine: str, options: Options, form: str) -> Executable:
+    """The network compiled for its default shapes alone."""
     decision = decide(graph, engine, form, this_cpu())
     exact = graph.quantized and decision.form is Form.EXACT
     model = translate(graph, form=decision.form).proto()
-    return ENGINES[engine].compile(model, replace(options, ieee_division=exact)).run
+    return ENGINES[engine].compile(model, replace(options, ieee_division=exact))
 
 
 def measure(
@@ -113,13 +125,12 @@ def measure(
     return times
 
 
-def kernels(model: Model) -> dict[str, int]:
-    """Precision of the convolutions, as OpenVINO's runtime model reports it."""
-    executable = model._executable(tuple(model.graph.outputs), ()).general
+def kernels(executable: Executable) -> dict[str, int]:
+    """How many convolutions run in which precision, as OpenVINO's runtime model reports it."""
     if executable.engine != "openvino":
         return {}
     counts: Counter[str] = Counter()
-    for op in executable._compilation.compiled.get_runtime_model().get_ordered_ops():  # type: ignore[attr-defined]
+    for op in executable._compilation.compiled.get_runtime_model().get_ordered_ops():
         info = op.get_rt_info()
         if info["layerType"].astype(str) in ("Convolution", "FullyConnected", "MatMul"):
             counts[info["runtimePrecision"].astype(str)] += 1
@@ -154,7 +165,7 @@ def _wanted(graph: Graph) -> tuple[list[Step], list[str]]:
 def _input_codes(graph: Graph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Network inputs as int8 layers get them."""
     codes = dict(inputs)
-    for spec in Model(TnnNetwork(graph), "onnxruntime", int8="exact", raw_int8=True).inputs:
+    for spec in loaded(graph, "onnxruntime", Options(), "exact", raw=True).inputs:
         if spec.dtype == np.int8:
             scale = graph.scales[spec.name]
             v = inputs[spec.name] / scale.scales()[0] + scale.zero_points()[0]
@@ -170,7 +181,7 @@ def _alone(
     part.inputs = [Input(item.name, blobs[item.name].shape) for item in part.inputs]
     if any(blobs[item.name].dtype != np.int8 for item in part.inputs):
         return None
-    model = Model(TnnNetwork(part), engine, options, int8=form, raw_int8=True)
+    model = loaded(part, engine, options, form, raw=True)
     return model.run({item.name: blobs[item.name] for item in part.inputs})
 
 
@@ -183,7 +194,7 @@ def wrong_codes(graph: Graph, inputs: dict[str, np.ndarray], engine: str, option
     """Steps by which the fast form is off, for each int8 layer alone, fed with the exact codes."""
     found, wanted = _wanted(graph)
     codes = _input_codes(graph, inputs)
-    exact = Model(TnnNetwork(graph), "onnxruntime", options, int8="exact", raw_int8=True)
+    exact = loaded(graph, "onnxruntime", options, "exact", raw=True)
     blobs = {**codes, **exact.run(codes, outputs=wanted)}
     for step in found:
         yield from _steps_off(_alone(graph, step, blobs, engine, options, "fast"), blobs)
@@ -195,8 +206,8 @@ def wrong_codes_in_place(
     """The same for each int8 layer in its network, where engines join layers: what it made of the codes that it got."""
     found, wanted = _wanted(graph)
     blobs = _input_codes(graph, inputs)
-    raw = Model(TnnNetwork(graph), "onnxruntime", options, int8="exact", raw_int8=True).run(blobs, outputs=wanted)
-    for name, real in Model(TnnNetwork(graph), engine, options, int8="fast").run(inputs, outputs=wanted).items():
+    raw = loaded(graph, "onnxruntime", options, "exact", raw=True).run(blobs, outputs=wanted)
+    for name, real in loaded(graph, engine, options, "fast").run(inputs, outputs=wanted).items():
         if raw[name].dtype != np.int8:
             blobs[name] = real
             continue
@@ -208,6 +219,11 @@ def wrong_codes_in_place(
         yield from _steps_off(blobs, _alone(graph, step, blobs, "onnxruntime", options, "exact"))
 
 
+def deviation(got: np.ndarray, want: np.ndarray) -> float:
+    """The largest difference, relative to the largest value."""
+    return float(np.abs(got - want).max() / np.abs(want).max())
+
+
 def row(path: Path, engine: str, arguments: argparse.Namespace) -> Row:
     options = Options(threads=arguments.threads)
     graph = load(path)
@@ -216,19 +232,25 @@ def row(path: Path, engine: str, arguments: argparse.Namespace) -> Row:
     forms = {form: compiled(graph, engine, options, form, static=arguments.static) for form in FORMS}
     fp32 = compiled(plain, engine, options, "exact", static=arguments.static)
     runs: dict[str, Callable[[], object]] = {form: (lambda run=run: run(inputs)) for form, run in forms.items()}
+    if engine == "openvino" and this_cpu().bf16:
+        bf16 = compiled(plain, engine, replace(options, precision="bf16"), "exact", static=arguments.static)
+        runs["bf16"] = lambda: bf16(plain_inputs)
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     times = measure({**runs, "fp32": lambda: fp32(plain_inputs)}, arguments.rounds, clock)
     name = graph.outputs[0]
     exact, fast = (forms[form](inputs)[name] for form in FORMS)
+    answers = [run(plain_inputs)[plain.outputs[0]] for run in ((fp32, bf16) if "bf16" in runs else ())]
     made = Row(
         network_name(graph.source),
         engine,
         *(statistics.median(times[form]) for form in ("fp32", *FORMS)),
         statistics.median(a / b for a, b in zip(times["fp32"], times["fast"], strict=True)),
         min(times["fp32"]) / min(times["fast"]),
-        float(np.abs(fast - exact).max() / np.abs(exact).max()),
+        statistics.median(times["bf16"]) if answers else None,
+        deviation(answers[1], answers[0]) if answers else None,
+        deviation(fast, exact),
         bool(fast.argmax() == exact.argmax()),
-        kernels(Model(TnnNetwork(graph), engine, options, int8="fast")),
+        ", ".join(f"{n} {kind}" for kind, n in sorted(kernels(fixed(graph, engine, options, "fast")).items())),
     )
     if arguments.layers:
         off = [
@@ -244,46 +266,22 @@ def row(path: Path, engine: str, arguments: argparse.Namespace) -> Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--static", action="store_true", help="compile for the default shapes alone")
     parser.add_argument("--cpu-time", action="store_true", help="time of the process instead of the clock's")
     parser.add_argument("--engine", choices=ENGINES, action="append", help="only this one; may be given twice")
     parser.add_argument("--layers", action="store_true", help="compare every layer, alone and in its network")
-    parser.add_argument("--json", type=Path)
+    networks.add_zoo(parser)
+    add_json(parser)
     arguments = parser.parse_args()
-    console = Console(width=160)
-    table = Table(
-        "network", "engine", "fp32 ms", "exact ms", "fast ms", "fp32/fast", "deviation", "top", "kernels", "codes"
-    )
-    rows = []
-    for path in sorted(arguments.folder.glob("*quant_*.tnnproto")):
+    networks.zoo_names(arguments.zoo)
+    result = Result.of("int8_forms", arguments)
+    for path in sorted(arguments.zoo.glob("*quant_*.tnnproto")):
         for engine in arguments.engine or ENGINES:
-            made = row(path, engine, arguments)
-            rows.append(asdict(made))
-            codes = f"{made.wrong_codes} of {made.codes}, {made.worst_step} step" if made.codes else ""
-            table.add_row(
-                made.network,
-                made.engine,
-                f"{made.fp32_ms:.2f}",
-                f"{made.exact_ms:.2f}",
-                f"{made.fast_ms:.2f}",
-                f"{made.speedup:.2f} ({made.speedup_of_least:.2f})",
-                f"{made.deviation:.2g}",
-                "same" if made.same_top else "other",
-                ", ".join(f"{n} {p}" for p, n in sorted(made.kernels.items())),
-                codes,
-            )
-            console.print(f"{made.network} on {engine} done", style="dim")
-    shapes, clock = "static" if arguments.static else "free", "CPU time" if arguments.cpu_time else "time"
-    console.print(
-        f"{platform.processor() or platform.machine()}, threads: {arguments.threads}, {shapes} shapes, "
-        f"{clock}, median of {arguments.rounds}"
-    )
-    console.print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1))
+            result.add("forms", row(path, engine, arguments))
+            stderr.print(f"{network_name(path.name)} on {engine} done", style="dim")
+    result.finish(arguments)
 
 
 if __name__ == "__main__":

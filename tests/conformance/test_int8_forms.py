@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.int8_forms import feeds, kernels, load, wrong_codes, wrong_codes_in_place
+from benchmarks.int8_forms import feeds, fixed, kernels, load, wrong_codes, wrong_codes_in_place
 from tests.recordings import SHARED
 from tnn_serving.engines import ENGINES, Options
 from tnn_serving.engines.cpu import this_cpu
 from tnn_serving.graph import Graph
-from tnn_serving.model import Model
-from tnn_serving.network import TnnNetwork
 
 Check = Callable[[Graph, dict[str, np.ndarray], str, Options], Iterator[np.ndarray]]
 
@@ -49,6 +47,6 @@ def test_each_layer_is_within_one_step(path: Path, engine: str, check: Check) ->
 
 @pytest.mark.parametrize("path", NETWORKS[1:], ids=lambda path: path.stem)
 def test_convolutions_run_as_int8_kernels(path: Path) -> None:
-    counts = kernels(Model(TnnNetwork(load(path)), "openvino", Options(threads=1), int8="fast"))
+    counts = kernels(fixed(load(path), "openvino", Options(threads=1), "fast"))
     assert sum(counts.get(kind, 0) for kind in ("i8", "u8")) > 20
     assert counts.get("f32", 0) <= 1

@@ -1,0 +1,117 @@
+"""What a benchmark ran on, and how repeated measurements become one number."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+
+PACKAGES = ("tnn-serving", "openvino", "onnxruntime", "numpy", "nvidia-pytriton")
+"""Packages whose versions decide about the figures."""
+
+CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+"""The flags of /proc/cpuinfo that engines look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The machine, as far as figures depend on it. ``load`` is its load average when the benchmark began."""
+
+    processor: str
+    cores: int
+    features: tuple[str, ...]
+    memory_bytes: int
+    system: str
+    python: str
+    packages: Mapping[str, str]
+    load: float
+    date: str
+
+    def __str__(self) -> str:
+        packages = ", ".join(f"{name} {number}" for name, number in self.packages.items())
+        return (
+            f"{self.processor}, {self.cores} cores ({' '.join(self.features)}), {self.memory_bytes / 2**30:.0f} GiB, "
+            f"{self.system}, Python {self.python}, {packages}; load average {self.load:.1f} at the start"
+        )
+
+
+def cores() -> int:
+    """How many cores this process may use; all servers are given as many."""
+    return len(os.sched_getaffinity(0))
+
+
+def this_machine() -> Machine:
+    """The machine that this runs on."""
+    facts = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    told = dict(line.split(":", 1) for line in facts.splitlines() if ":" in line)
+    told = {key.strip(): value.strip() for key, value in told.items()}
+    flags = told.get("flags", "").split()
+    return Machine(
+        processor=told.get("model name", platform.machine()),
+        cores=cores(),
+        features=tuple(flag for flag in CPU_FEATURES if flag in flags),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        system=f"Linux {platform.release()}, {platform.libc_ver()[0]} {platform.libc_ver()[1]}",
+        python=platform.python_version(),
+        packages={name: number for name in PACKAGES if (number := _version(name))},
+        load=os.getloadavg()[0],
+        date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+@dataclass(slots=True)
+class Samples:
+    """Measurements of one thing; ``median`` is what is reported, ``spread`` says how much it can be trusted."""
+
+    values: list[float] = field(default_factory=list)
+
+    def add(self, value: float) -> None:
+        self.values.append(value)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def spread(self) -> float:
+        """Half of the distance between the quartiles, divided by the median; 0 for fewer than 3 values."""
+        if len(self.values) < 3:
+            return 0.0
+        low, _, high = statistics.quantiles(self.values, n=4, method="inclusive")
+        return (high - low) / 2 / self.median if self.median else 0.0
+
+
+def turns(names: Sequence[str], rounds: int) -> list[list[str]]:
+    """The order of each round: everybody once, beginning with another one each time."""
+    return [list(names[k % len(names) :]) + list(names[: k % len(names)]) for k in range(rounds)]
+
+
+def alternate(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Samples]:
+    """Milliseconds of each run, all of them in every round, after one round that does not count."""
+    times = {name: Samples() for name in runs}
+    for run in runs.values():
+        run()
+    for order in turns(list(runs), rounds):
+        for name in order:
+            start = perf_counter()
+            runs[name]()
+            times[name].add((perf_counter() - start) * 1e3)
+    return times
+
+
+def facts(machine: Machine) -> dict[str, object]:
+    """The machine as JSON."""
+    return asdict(machine)

@@ -1,0 +1,137 @@
+"""A server's processes: started, measured, frozen while others are measured, ended.
+
+All processes that a server starts inherit a mark in their environment, so that they are found even when they have left
+the family tree, as daemons do.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+MARK = "TNN_SERVING_BENCHMARK"
+END_S = 20.0
+REST_S = 1.0
+
+
+class Processes:
+    """One command and whatever it starts.
+
+    Args:
+        command: what to run.
+        log: the file that gets its output.
+        environment: variables besides this process' own.
+        folder: its working directory.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        folder: Path | None = None,
+    ) -> None:
+        self.log = log
+        self._mark = uuid.uuid4().hex
+        with log.open("wb") as out:
+            self._main = subprocess.Popen(
+                [str(word) for word in command],
+                env={**os.environ, **(environment or {}), MARK: self._mark},
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def ended(self) -> bool:
+        """Whether the command has ended."""
+        return self._main.poll() is not None
+
+    def last_words(self, lines: int = 15) -> str:
+        """The end of its output."""
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+    def all(self) -> list[psutil.Process]:
+        """Every living process with the mark."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get(MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def cpu_s(self) -> float:
+        """User and system time of all of them so far."""
+        total = 0.0
+        for process in self.all():
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
+
+    def pss_bytes(self) -> int:
+        """Proportional set size of all of them: pages shared with others are counted in parts."""
+        total = 0
+        for process in self.all():
+            with suppress(psutil.Error):
+                total += process.memory_full_info().pss
+        return total
+
+    def freeze(self) -> None:
+        """Stops all of them where they are, so that they take nothing from others.
+
+        Waits until they are at rest, for a second at most: a server goes on with requests whose callers have gone, and
+        what is left of them would be done when it is measured next.
+        """
+        deadline = time.monotonic() + REST_S
+        before_s = self.cpu_s()
+        while time.monotonic() < deadline:
+            time.sleep(REST_S / 10)
+            after_s = self.cpu_s()
+            if after_s - before_s < REST_S / 100:
+                break
+            before_s = after_s
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets them go on."""
+        self._signal(signal.SIGCONT)
+
+    @contextmanager
+    def thawed(self) -> Iterator[None]:
+        """They go on within, and are frozen again afterwards."""
+        self.thaw()
+        try:
+            yield
+        finally:
+            self.freeze()
+
+    def _signal(self, number: int) -> None:
+        for process in self.all():
+            with suppress(psutil.Error):
+                process.send_signal(number)
+
+    def end(self) -> None:
+        """Asks the command to end, and kills what is left of it and of its children."""
+        self.thaw()
+        if not self.ended:
+            self._main.terminate()
+        deadline = time.monotonic() + END_S
+        while self.all() and time.monotonic() < deadline:
+            if self.ended and time.monotonic() > deadline - END_S / 2:
+                break
+            self._main.poll()
+            time.sleep(0.1)
+        self._signal(signal.SIGKILL)
+        self._main.wait()

@@ -1,0 +1,77 @@
+"""Starts servers on free ports of this machine and waits until they answer."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from processes import Processes
+
+START_S = 120.0
+POLL_S = 0.01
+TNN_SERVING = Path(sys.executable).with_name("tnn-serving")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(server.getsockname()[1]) for server in sockets]
+    for server in sockets:
+        server.close()
+    return ports
+
+
+def wait_until(answers: Callable[[], object], processes: Processes, what: str, deadline_s: float = START_S) -> None:
+    """Tries until ``answers`` raises nothing. Raises RuntimeError, with the server's last words, if it never does."""
+    end = time.monotonic() + deadline_s
+    while True:
+        try:
+            answers()
+            return
+        except Exception as error:
+            if processes.ended or time.monotonic() > end:
+                raise RuntimeError(f"{what} does not answer: {error}\n{processes.last_words()}") from error
+        time.sleep(POLL_S)
+
+
+@dataclass(slots=True)
+class TnnServing:
+    """A running ``tnn-serving serve``."""
+
+    processes: Processes
+    http: str
+    grpc: str
+
+    def end(self) -> None:
+        """Stops it."""
+        self.processes.end()
+
+
+def start_tnn_serving(repository: Path, log: Path, flags: Sequence[str] = ()) -> TnnServing:
+    """Starts our server on a repository; returns at once, before it is ready."""
+    http, grpc, metrics, health = free_ports(4)
+    command = [str(TNN_SERVING), "serve", str(repository), "--exit-timeout", "2", "--restarts", "0"]
+    # A frozen server must not be taken for one that hangs.
+    command += ["--hang-timeout", "0", "--health-port", str(health)]
+    command += ["--http-port", str(http), "--grpc-port", str(grpc), "--metrics-port", str(metrics), *flags]
+    return TnnServing(Processes(command, log), f"127.0.0.1:{http}", f"127.0.0.1:{grpc}")
+
+
+def ready(server: TnnServing, model: str) -> None:
+    """Raises OSError while the model is not ready."""
+    with urllib.request.urlopen(f"http://{server.http}/v2/models/{model}/ready", timeout=10):
+        pass
+
+
+def check_answer(got: np.ndarray, want: np.ndarray, who: str) -> None:
+    """Raises RuntimeError if a server's answer is not the engine's own, to within float32 rounding."""
+    want = want.reshape(-1)
+    if got.shape != want.shape or not np.allclose(got, want, rtol=1e-4, atol=1e-4 * float(np.abs(want).max())):
+        raise RuntimeError(f"{who} answers something else than the engine: {got[:4]} instead of {want[:4]}")
