@@ -20,7 +20,7 @@ from tnn_serving.formats.model import SCALE_NUMBER, SCALE_TYPE
 from tnn_serving.layers import declaration, is_known, type_number
 from tnn_serving.layers.base import Reserved, declared
 from tnn_serving.serving import check as checked
-from tnn_serving.serving.config import PARAMETERS
+from tnn_serving.serving.parameters import PARAMETERS
 from tnn_serving.tune import goal as tune_goal
 from tnn_serving.tune import report as tune_report
 

@@ -17,7 +17,7 @@ from tnn_serving.demo.efficientnet import build_graph, efficientnet_lite0
 from tnn_serving.demo.labels import imagenet_labels
 from tnn_serving.errors import ConfigError, WeightsError
 from tnn_serving.graph import Graph
-from tnn_serving.serving.config import read_settings
+from tnn_serving.serving.settings import read_settings
 
 RECORDED = SHARED / "models" / "real"
 needs_recordings = pytest.mark.skipif(

@@ -27,20 +27,13 @@ from tnn_serving.serving.check_config import (
     policy,
     settings_of,
 )
-from tnn_serving.serving.config import (
-    BACKEND,
-    CONFIG_FILE,
-    TRITON_TYPE,
-    TRUE,
-    Settings,
-    limits_of,
-    text_of,
-    with_defaults,
-)
+from tnn_serving.serving.config import BACKEND, CONFIG_FILE, TRITON_TYPE
 from tnn_serving.serving.config_text import read_config
 from tnn_serving.serving.loading import open_network
+from tnn_serving.serving.parameters import TRUE, text_of, with_defaults
 from tnn_serving.serving.repository import check_repository, is_ours, model_folders, versions
 from tnn_serving.serving.servable import Servable
+from tnn_serving.serving.settings import Settings, limits_of
 from tnn_serving.translate.graph import refusals
 from tnn_serving.translate.limits import spelled_bytes
 

@@ -12,20 +12,10 @@ from typing import Any, Literal, get_args
 from tnn_serving.engines import TensorSpec, engine_named
 from tnn_serving.errors import ConfigError, TnnError
 from tnn_serving.int8 import Choice
-from tnn_serving.serving.config import (
-    CONFIG_FILE,
-    PARAMETERS,
-    TRITON_TYPE,
-    Settings,
-    bind_inputs,
-    check_operators,
-    check_outputs,
-    complete,
-    read_parameter,
-    read_settings,
-    with_defaults,
-)
+from tnn_serving.serving.config import CONFIG_FILE, TRITON_TYPE, bind_inputs, check_outputs, complete
+from tnn_serving.serving.parameters import PARAMETERS, check_operators, read_parameter, with_defaults
 from tnn_serving.serving.repository import versions
+from tnn_serving.serving.settings import Settings, read_settings
 
 Severity = Literal["error", "warning", "note"]
 

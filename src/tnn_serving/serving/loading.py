@@ -19,24 +19,12 @@ from tnn_serving.model import Model
 from tnn_serving.network import Border, Network, TnnNetwork
 from tnn_serving.onnx_network import read_onnx
 from tnn_serving.serving.batching import COMPLETED_BATCH_SIZE, check_rows, paying_rows
-from tnn_serving.serving.config import (
-    CONFIG_FILE,
-    Binding,
-    Settings,
-    bind_inputs,
-    check_operators,
-    check_outputs,
-    complete,
-    limits_of,
-    read_parameter,
-    read_settings,
-    text_of,
-    top_level_fields,
-    with_defaults,
-)
+from tnn_serving.serving.config import CONFIG_FILE, Binding, bind_inputs, check_outputs, complete, top_level_fields
 from tnn_serving.serving.manifest import check_manifest
+from tnn_serving.serving.parameters import check_operators, read_parameter, text_of, with_defaults
 from tnn_serving.serving.plan import Plan, instances, plan
 from tnn_serving.serving.recorded_case import RECORDED, check_recorded
+from tnn_serving.serving.settings import Settings, limits_of, read_settings
 from tnn_serving.serving.shared import SHARED
 from tnn_serving.translate.limits import UNLIMITED, Limits
 

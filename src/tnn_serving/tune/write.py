@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tnn_serving.errors import ConfigError
-from tnn_serving.serving.config import PARAMETERS
+from tnn_serving.serving.parameters import PARAMETERS
 from tnn_serving.tune.prototext import Value, locate, parse
 from tnn_serving.tune.space import PARAMETER, Candidate
 
