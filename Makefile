@@ -9,8 +9,9 @@ GRPC_PORT  ?= 8001
 METRICS_PORT ?= 8002
 HEALTH_PORT ?= 8003
 DEMO       ?= demo
-ZOO        ?= ../shared/models/zoo
-PEERS      ?= $(HOME)/.cache/tnn-serving/peers
+ZOO        ?=
+LOADED     ?= squeezenet_v1.1,mobilenet_v2,resnet50,inception_v3,quant_squeezenet_v1.1,quant_resnet50
+PEERS      ?= $(HOME)/.cache/tnn-serving-peers
 
 BIN := $(VENV)/bin
 BENCH := $(BIN)/python benchmarks
@@ -30,13 +31,13 @@ test: $(VENV)/.test
 
 # About a quarter of an hour on a quiet machine; the other servers are those that `benchmarks/peers.py install` has made.
 bench: $(VENV)/.bench
-	$(BENCH)/served.py --zoo $(ZOO) --seconds 1 --json $(RESULTS)/served.json
-	$(BENCH)/floor.py --json $(RESULTS)/floor.json
-	$(BENCH)/peers.py run --zoo $(ZOO) --environments $(PEERS) --seconds 1 --json $(RESULTS)/peers.json
-	$(BENCH)/engines.py --zoo $(ZOO) --json $(RESULTS)/engines.json
-	$(BENCH)/int8_forms.py --zoo $(ZOO) --rounds 5 --threads 0 --json $(RESULTS)/int8_forms.json
-	$(BENCH)/load_time.py --zoo $(ZOO) --json $(RESULTS)/load_time.json
-	$(BENCH)/memory.py --zoo $(ZOO) --json $(RESULTS)/memory.json
+	$(BENCH)/served.py $(ZOO:%=--zoo %) --rounds 2 --json $(RESULTS)/served.json
+	$(BENCH)/floor.py --rounds 3 --json $(RESULTS)/floor.json
+	$(BENCH)/peers.py run $(ZOO:%=--zoo %) --environments $(PEERS) --rounds 2 --seconds 1 --json $(RESULTS)/peers.json
+	$(BENCH)/engines.py $(ZOO:%=--zoo %) --json $(RESULTS)/engines.json
+	$(BENCH)/int8_forms.py $(ZOO:%=--zoo %) --rounds 5 --threads 0 --json $(RESULTS)/int8_forms.json
+	$(BENCH)/load_time.py $(ZOO:%=--zoo %) --networks $(LOADED) --json $(RESULTS)/load_time.json
+	$(BENCH)/memory.py $(ZOO:%=--zoo %) --json $(RESULTS)/memory.json
 	$(BENCH)/report.py
 
 lint: $(VENV)/.test

@@ -33,7 +33,7 @@ from results import Result, Target, add_json, integers, words
 from server import check_answer, free_ports, start_tnn_serving, wait_until
 
 HERE = Path(__file__).resolve().parent / "peers"
-ENVIRONMENTS = Path.home() / ".cache" / "tnn-serving" / "peers"
+ENVIRONMENTS = Path.home() / ".cache" / "tnn-serving-peers"
 OURS = "tnn-serving"
 
 stderr = Console(stderr=True)
