@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.http
+from tritonclient.utils import InferenceServerException
 from typer.testing import CliRunner
 
-from tests.end_to_end.conftest import ask, free_ports, wait_for
+from tests.end_to_end.conftest import Running, ask, free_ports, wait_for
 from tests.end_to_end.models import RELU, write_model
-from tests.end_to_end.test_serving import numbers, statistics
+from tests.end_to_end.test_serving import counted, numbers, statistics
 from tnn_serving.cli.app import app
 from tnn_serving.triton.launch import find_libpython, find_tritonserver
 
@@ -131,35 +132,30 @@ def test_a_copied_library_says_what_is_missing(serve: Start, tree: Path, tmp_pat
     assert "`tnn-serving backend install` writes python.conf beside this library" in server.log()
 
 
-def test_a_python_model_asks_ours(serve: Start, tree: Path, tmp_path: Path) -> None:
-    """Business logic scripting, with the numpy that is installed here."""
+def test_a_python_model_asks_ours(
+    start_server: Callable[..., Running], tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Business logic scripting, as docs/serving.md says how, with the numpy that is installed here."""
     version = ".".join(map(str, sys.version_info[:2]))
-    stub = tree / "python_backend_stubs" / version / "triton_python_backend_stub"
-    link = tree / "backends" / "python" / stub.name
-    if not link.is_symlink():
-        link.symlink_to(os.path.relpath(stub, link.parent))
+    stub = f"../../python_backend_stubs/{version}/triton_python_backend_stub"
+    (tree / "backends" / "python" / "triton_python_backend_stub").symlink_to(stub)
     models = tmp_path / "models"
-    write_model(models, "bright", config='backend: "tnn"\n')
-    write_model(models, "dark", config='backend: "tnn"\n', proto=RELU.replace(b"ReLU", b"Abs"))
+    write_model(models, "bright")
+    write_model(models, "dark", proto=RELU.replace(b"ReLU", b"Abs"))
     shutil.copytree(EXAMPLE, models / "choose", ignore=shutil.ignore_patterns("__pycache__"))
-    server = serve(
-        models, PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin", LD_LIBRARY_PATH=str(find_libpython().parent)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(find_libpython().parent), prepend=":")
+    running = start_server(
+        [models], [f"--backend-directory={tree / 'backends'}"], tritonserver=tree / "bin" / "tritonserver"
     )
-    server.wait()
-    dark, bright = numbers(2, 3, 9, 7), numbers(1, 3, 5, 5, seed=1) + 1
-    with server.client() as client:
+    assert running.ready, "\n".join(running.log[-50:])
+    noise, light = numbers(2, 3, 9, 7), np.abs(numbers(1, 3, 5, 5, seed=1)) + 1
+    with running.http() as client:
         http = (tritonclient.http, client)
-        for sent, expected in (
-            (dark, np.abs(dark)),
-            (bright, np.maximum(bright, 0)),
-            (-bright, bright * 0 + abs(bright)),
-        ):
+        for sent, expected in ((noise, np.abs(noise)), (light, light), (-light, light)):
             np.testing.assert_array_equal(ask(http, "choose", sent).as_numpy("y"), expected)
-        counts = {
-            model: wait_for(lambda model=model: statistics(client, model)["success"], f"{model} is counted")
-            for model in ("dark", "bright", "choose")
-        }
-        with pytest.raises(tritonclient.http.InferenceServerException, match="unexpected shape"):
+        for model, count in (("dark", 2), ("bright", 1), ("choose", 3)):
+            counted(client, model, count)
+            assert statistics(client, model)["success"] == count
+        with pytest.raises(InferenceServerException, match="unexpected shape"):
             ask(http, "choose", numbers(1, 4, 2, 2))
-    assert counts == {"dark": 2, "bright": 1, "choose": 3}
-    assert server.end() == 0, server.log()

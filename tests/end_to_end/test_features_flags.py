@@ -1,4 +1,4 @@
-"""What needs a flag of tritonserver: response cache, rate limiter, TLS with certificates of both sides."""
+"""What needs a flag of tritonserver: response cache, rate limiter, TLS with certificates of both sides, defaults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.conftest import Running, ask, start, wait_for
 from tests.end_to_end.models import write_model, write_slow_model
-from tests.end_to_end.test_features_queue import series
+from tests.end_to_end.test_observed import series
 from tests.end_to_end.test_serving import numbers
 
 CACHED = "max_batch_size: 4\nresponse_cache { enable: true }\n"
@@ -66,6 +66,7 @@ def flagged(installed: None, certificates: Certificates, tmp_path_factory: pytes
     flags = [
         "--cache-config=local,size=1048576",
         "--rate-limit=execution_count",
+        "--backend-config=tnn,engine=onnxruntime",
         "--grpc-use-ssl=true",
         "--grpc-use-ssl-mutual=true",
         f"--grpc-server-cert={certificates.server}",
@@ -119,7 +120,7 @@ def test_models_that_share_a_resource_take_turns(flagged: Running, client: Any) 
 
     thread = threading.Thread(target=slow)
     thread.start()
-    wait_for(lambda: series(flagged, "tnn_oldest_execution_seconds", "slow"), "the slow one runs")
+    wait_for(lambda: series(flagged, "slow")["tnn_oldest_execution_seconds"], "the slow one runs")
     meanwhile = 0
     while not answered.is_set():
         ask((tritonclient.http, client), "quick", numbers(1, 3, 8, 8))
@@ -127,6 +128,13 @@ def test_models_that_share_a_resource_take_turns(flagged: Running, client: Any) 
     thread.join()
     # Hundreds would fit in; one or two are answered between the slow answer's being sent and being noticed here.
     assert meanwhile < 6
+
+
+def test_a_default_for_all_models_is_overridden_by_one(flagged: Running) -> None:
+    """The command line says ONNX Runtime; the slow model's own configuration says OpenVINO."""
+    for model, engine in (("cached", "onnxruntime"), ("slow", "openvino")):
+        (info,) = [name for name in series(flagged, model) if name.startswith("tnn_engine_info")]
+        assert f'engine="{engine}"' in info
 
 
 def secure(server: Running, **files: Path) -> Any:

@@ -83,14 +83,11 @@ class Sender:
         wait_for(lambda: len(self.answered) == count, f"{count} requests are answered")
 
 
-def series(server: Running, name: str, model: str) -> float:
+def pending(server: Running, model: str) -> float:
     with urllib.request.urlopen(f"{server.supervisor.launch.url_of('metrics')}/metrics", timeout=10) as answer:
         text = answer.read().decode()
-    return sum(float(value) for value in re.findall(rf'^{name}{{.*model="{model}".*}} (\S+)$', text, re.MULTILINE))
-
-
-def pending(server: Running, model: str) -> float:
-    return series(server, "nv_inference_pending_request_count", model)
+    (found,) = re.findall(rf'^nv_inference_pending_request_count{{.*model="{model}".*}} (\S+)$', text, re.MULTILINE)
+    return float(found)
 
 
 def test_high_priority_overtakes_what_waits(server: Running) -> None:

@@ -15,7 +15,7 @@ import tritonclient.utils.shared_memory as shared_memory
 from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.conftest import Running, ask, wait_for
-from tests.end_to_end.models import write_model
+from tests.end_to_end.models import RELU, write_model
 from tests.end_to_end.test_serving import counted, load, numbers, statistics, unload
 
 WARM_UP = """
@@ -41,7 +41,9 @@ def models(server: Running, repository: Path) -> Iterator[None]:
     (write_model(repository, "labelled", config=LABELLED) / "colours.txt").write_text("red\ngreen\nblue\n")
     write_model(repository, "decoupled", config=DECOUPLED)
     write_model(repository, "accounted", config="max_batch_size: 4\n")
-    names = ("warmed", "labelled", "decoupled", "accounted")
+    write_model(repository, "two_versions", config="version_policy { all { } }\n")
+    write_model(repository, "two_versions", version=2, proto=RELU.replace(b"ReLU", b"Abs"))
+    names = ("two_versions", "warmed", "labelled", "decoupled", "accounted")
     with server.http() as client:
         for name in names:
             load(client, name)
@@ -145,6 +147,13 @@ def test_classes_with_labels(protocol: Any) -> None:
         [(7, 1, "green"), (3, 2, "blue")],
         [(0.5, 0, "red"), (0.25, 2, "blue")],
     ]
+
+
+def test_two_versions_side_by_side(protocol: Any) -> None:
+    x = numbers(1, 3, 8, 8)
+    for version, expected in (("1", np.maximum(x, 0)), ("2", np.abs(x)), ("", np.abs(x))):
+        answer = ask(protocol, "two_versions", x, model_version=version)
+        np.testing.assert_array_equal(answer.as_numpy("y"), expected)
 
 
 def test_warm_up_has_run_when_a_model_is_ready(http: Any) -> None:
