@@ -39,9 +39,7 @@ def write_matrix(
 ) -> Path:
     """Writes a network y = matrix · x for x [N, C, H, W], or replaces its files, each in one step."""
     size = len(matrix)
-    graph = network(
-        {"x": (1, size, 4, 4)}, [f"Convolution c 1 1 x y 1 {size} {size} 1 1 1 1 0 0 0 -1 1 1 0"], ["y"]
-    )
+    graph = network({"x": (1, size, 4, 4)}, [f"Convolution c 1 1 x y 1 {size} {size} 1 1 1 1 0 0 0 -1 1 1 0"], ["y"])
     (convolution,) = graph.layers
     assert isinstance(convolution, Convolution)
     convolution.filter = Tensor.of(matrix.astype(np.float32)[:, :, None, None])

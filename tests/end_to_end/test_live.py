@@ -356,7 +356,9 @@ def test_files_that_change_all_the_time_while_they_are_loaded(
 ) -> None:
     """Each load gives one of the networks that were written whole, or says what is wrong; nothing else happens."""
     matrices = [whole_numbers(seed, 128) for seed in range(2)]
-    written = [write_matrix(tmp_path / str(k), "m", matrix) / "1" / "model.tnnmodel" for k, matrix in enumerate(matrices)]
+    written = [
+        write_matrix(tmp_path / str(k), "m", matrix) / "1" / "model.tnnmodel" for k, matrix in enumerate(matrices)
+    ]
     contents = [file.read_bytes() for file in written]
     target = write_matrix(repository, "restless", matrices[0]) / "1" / "model.tnnmodel"
     done = threading.Event()
@@ -402,5 +404,3 @@ def test_files_that_change_all_the_time_while_they_are_loaded(
     http.load_model("restless")
     np.testing.assert_array_equal(answer(http, "restless", x), times(matrices[1], x))
     unload(http, "restless")
-
-

@@ -13,6 +13,7 @@ from tnn_serving.cli.model import compare, export, inspect
 from tnn_serving.cli.output import errors_shown
 from tnn_serving.cli.pictures import classify, detect, request
 from tnn_serving.cli.serve import install_server, serve
+from tnn_serving.cli.soak import soak
 from tnn_serving.version import VERSION
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ app.command(rich_help_panel="Ask a server")(classify)
 app.command(rich_help_panel="Ask a server")(detect)
 app.command(rich_help_panel="Ask a server")(request)
 app.command(rich_help_panel="Measure")(bench)
+app.command(rich_help_panel="Measure")(soak)
 app.command(rich_help_panel="Look into a model")(inspect)
 app.command(rich_help_panel="Look into a model")(compare)
 app.command(rich_help_panel="Look into a model")(export)
