@@ -51,6 +51,7 @@ def test_the_wall_clock_jumps(
     for _ in range(20):
         served.check()
     with served.running.http() as client:
+        (served.repository / "model" / "1" / "model.tnnmodel").touch()
         client.load_model("model")  # its line in the log shows that the server's clock has jumped
         served.check(client)
     wait_for(lambda: any(re.match(rf"[IWE]{moved} ", line) for line in list(served.running.log)), "the clock jumped")

@@ -39,7 +39,8 @@ def request_bytes() -> bytes:
     head = {
         "inputs": [
             {"name": "x", "shape": list(x.shape), "datatype": "FP32", "parameters": {"binary_data_size": x.nbytes}}
-        ]
+        ],
+        "parameters": {"binary_data_output": True},
     }
     text = json.dumps(head).encode()
     return (
@@ -198,6 +199,7 @@ def test_out_of_file_descriptors(serve: Serve, many_files: None) -> None:
                 stack.enter_context(socket.create_connection(address(served), timeout=30))
             wait_for(lambda: full(served, opened + 20), "all file descriptors are used")
             served.check(client)
+            (served.repository / "model" / "1" / "model.tnnmodel").touch()  # or there would be nothing to load
             with pytest.raises(InferenceServerException) as told:
                 client.load_model("model")
             assert any(text in str(told.value) for text in ("failed to poll", "Too many open files", "failed to open"))

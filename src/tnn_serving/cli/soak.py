@@ -36,9 +36,9 @@ def soak(
 ) -> None:
     """Load a server of its own with everything at random, and see whether its memory grows.
 
-    Many shapes, wrong requests, pictures, cancelled requests, shared memory, and models that are reloaded, over HTTP and
-    gRPC. The memory (PSS) of all server processes is sampled every second; after a warm-up, a third of the time, a line is
-    laid through it. Exit code 1 if all of the slope's 95 % confidence interval is above --allow, or if anything
+    Many shapes, wrong requests, pictures, cancelled requests, shared memory, and models that are reloaded, over HTTP
+    and gRPC. The memory (PSS) of all server processes is sampled every second; after a warm-up, a third of the time, a
+    line is laid through it. Exit code 1 if all of the slope's 95 % confidence interval is above --allow, or if anything
     failed that should not have. Ctrl-C ends it early, with the report so far.
 
     Examples:

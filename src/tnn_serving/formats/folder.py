@@ -92,7 +92,7 @@ def unchanged(folder: Path) -> Iterator[None]:
 
 def _state(folder: Path) -> dict[str, tuple[int, ...]]:
     """What tells a file from another one, or from itself after it was written to."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     try:
         with os.scandir(folder) as entries:
             for entry in entries:

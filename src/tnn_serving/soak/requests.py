@@ -69,7 +69,7 @@ def _candidates(info: ModelInfo, random: np.random.Generator) -> Iterator[dict[s
 
 
 def _dims(item: TensorInfo, random: np.random.Generator) -> tuple[int, ...]:
-    """Free dims filled: the last two of four and three, or those before the channels of pixels, are a picture's sides."""
+    """Free dims filled: the last two, or those before the channels of pixels, are a picture's sides."""
     rank = len(item.shape)
     sides = range(rank - 3, rank - 1) if item.datatype == "UINT8" else range(rank - 2, rank)
     small = {k: 1 + int(random.integers(3)) for k in range(rank)}

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 UNLOAD_PAUSE_S = 0.1
-"""Time to let pass between a model's load and its unload: tritonserver's core crashes when a model goes within some 30 ms
-of its load, while the thread of its instance is not yet back on the list on which the unload looks for it."""
+"""Time to let pass between a model's load and its unload: tritonserver's core crashes when a model goes within some
+30 ms of its load, while the thread of its instance is not yet back on the list on which the unload looks for it."""
 
 
 @dataclass(frozen=True, slots=True)
