@@ -14,6 +14,7 @@ from tnn_serving.cli.model import compare, export, inspect
 from tnn_serving.cli.output import errors_shown
 from tnn_serving.cli.pictures import classify, detect, request
 from tnn_serving.cli.serve import install_server, serve
+from tnn_serving.cli.soak import soak
 from tnn_serving.cli.tune import tune
 from tnn_serving.version import VERSION
 
@@ -38,6 +39,7 @@ app.command(rich_help_panel="Ask a server")(detect)
 app.command(rich_help_panel="Ask a server")(request)
 app.command(rich_help_panel="Measure")(bench)
 app.command(rich_help_panel="Measure")(tune)
+app.command(rich_help_panel="Measure")(soak)
 app.command(rich_help_panel="Look into a model")(inspect)
 app.command(rich_help_panel="Look into a model")(compare)
 app.command(rich_help_panel="Look into a model")(export)

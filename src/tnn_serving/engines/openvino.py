@@ -26,6 +26,10 @@ from tnn_serving.version import VERSION
 
 NOTHING_KEPT = Kept(None)
 
+RUNTIME_SHAPES = 4
+"""Shapes, at least, for which an executable with free shapes keeps the kernels it made: OpenVINO keeps 5000 kernels,
+some 0.1 MB each, for every network. Shapes that come often are compiled for anyway."""
+
 MISCOMPUTED = {("RoiAlign", "max")}
 """Operators, with their mode, that OpenVINO compiles but computes otherwise than ONNX says: it takes the maximum of
 interpolated samples, where ONNX and TNN take that of the weighted corners."""
@@ -75,6 +79,7 @@ class OpenVINO:
         except RuntimeError as error:
             raise EngineError("OpenVINO cannot read the network", found=_reason(error)) from error
         properties = _properties(options)
+        properties["CPU_RUNTIME_CACHE_CAPACITY"] = RUNTIME_SHAPES * len(network.get_ops())
         return OpenVINOExecutable(
             network,
             properties,

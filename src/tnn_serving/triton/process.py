@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO
 
 from tnn_serving.triton.launch import Launch
@@ -17,6 +18,8 @@ from tnn_serving.triton.launch import Launch
 POLL_S = 0.2
 KILL_AFTER_S = 5.0
 """How long after tritonserver's own exit timeout it is killed."""
+DRAIN_S = 2.0
+"""How long what an ended server has printed may take to be read."""
 STACKS_S = 1.0
 """How long a server gets to write the stacks of its threads before it is killed."""
 LOG_LINES = 4000  # more than tritonserver's usage text, which follows the word on a bad flag
@@ -88,7 +91,11 @@ class ServerProcess:
     def wait(self) -> int:
         """The exit code as :mod:`subprocess` gives it, when all that the server printed has been read."""
         code = self._child.wait()
-        self._reader.join()
+        self._reader.join(DRAIN_S)
+        if self._reader.is_alive():  # something that it has started lives on, with its end of the pipe
+            with suppress(ProcessLookupError):
+                os.killpg(self._child.pid, signal.SIGKILL)
+            self._reader.join(DRAIN_S)
         return code
 
     def end(self, in_a_hurry: Callable[[], bool], wake: threading.Event) -> bool:

@@ -1,0 +1,219 @@
+"""Clients that do all that clients do, at random, until they are told to stop."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import tritonclient.grpc
+import tritonclient.http
+from geventhttpclient.response import HTTPConnectionClosed
+from tritonclient.utils import InferenceServerException
+
+from tnn_serving.client.connection import Connection
+from tnn_serving.client.load.message import Tensor, raw
+from tnn_serving.client.load.shared_memory import Regions
+from tnn_serving.errors import TnnError
+from tnn_serving.soak.requests import Target, spoiled, tensors
+from tnn_serving.triton.index import Endpoint, load_model, unload_model
+
+RELOAD_EVERY_S = 3.0
+RELOAD_S = 120.0
+"""How long one load may take."""
+
+CANCEL_S = 30.0
+"""How long the server may take to accept a connection."""
+
+MOST_TEXTS = 20
+"""Different texts of failures that are kept."""
+
+
+@dataclass
+class Counts:
+    """What became of the requests; to be changed under ``lock``.
+
+    Attributes:
+        answered, refused, cancelled, shared, reloads: as they should be. ``shared`` ones are answered too.
+        failures: texts of what should not have been, and how often.
+    """
+
+    answered: int = 0
+    refused: int = 0
+    cancelled: int = 0
+    shared: int = 0
+    reloads: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def requests(self) -> int:
+        """All that were sent."""
+        return self.answered + self.refused + self.cancelled + self.failures.total()
+
+    def count(self, what: str) -> None:
+        with self.lock:
+            setattr(self, what, getattr(self, what) + 1)
+
+    def failed(self, text: str) -> None:
+        with self.lock:
+            self.failures[text if text in self.failures or len(self.failures) < MOST_TEXTS else "others"] += 1
+
+
+class Traffic:
+    """Threads that send, and one that reloads models.
+
+    Args:
+        http_url, grpc_url: of the server, as ``host:port``.
+        targets: what to send.
+        reloaded: folders of models to load anew while they are used: their files are touched, or the server would see
+            no reason to.
+        come_and_go: names of models, not among the targets, to load and unload.
+        clients: number of threads.
+    """
+
+    def __init__(
+        self,
+        http_url: str,
+        grpc_url: str,
+        targets: Sequence[Target],
+        *,
+        reloaded: Sequence[Path],
+        come_and_go: Sequence[str],
+        clients: int,
+    ) -> None:
+        self.counts = Counts()
+        self._http_url, self._grpc_url = http_url, grpc_url
+        self._targets = list(targets)
+        self._stopping = threading.Event()
+        server = Endpoint(f"http://{http_url}")
+        self._threads = [threading.Thread(target=self._send, args=[k], name=f"client {k}") for k in range(clients)]
+        self._threads.append(threading.Thread(target=self._reload, args=[server, list(reloaded), list(come_and_go)]))
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Stops sending and waits for what is under way."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _send(self, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        with ExitStack() as stack:
+            http = stack.enter_context(
+                tritonclient.http.InferenceServerClient(self._http_url, connection_timeout=60, network_timeout=60)
+            )
+            grpc = stack.enter_context(tritonclient.grpc.InferenceServerClient(self._grpc_url))
+            clients = ((tritonclient.http, http), (tritonclient.grpc, grpc))
+            ways: tuple[tuple[float, Callable[[Target], None]], ...] = (
+                (0.80, lambda target: self._infer(*clients[random.integers(2)], target, random)),
+                (0.12, lambda target: self._refused(*clients[random.integers(2)], target, random)),
+                (0.05, lambda target: self._cancel(target, random)),
+                (0.03, lambda target: self._shared(http, target, random)),
+            )
+            shares = [share for share, _ in ways]
+            while not self._stopping.is_set():
+                target = self._targets[random.integers(len(self._targets))]
+                try:
+                    ways[random.choice(len(ways), p=shares)][1](target)
+                except (InferenceServerException, TnnError, OSError, HTTPException, HTTPConnectionClosed) as error:
+                    self.counts.failed(f"{target.info.name}: {str(error)[:300]}")
+
+    def _infer(self, module: Any, client: Any, target: Target, random: np.random.Generator) -> None:
+        client.infer(target.info.name, tensors(module, target.inputs(random)))
+        self.counts.count("answered")
+
+    def _refused(self, module: Any, client: Any, target: Target, random: np.random.Generator) -> None:
+        name, arrays = spoiled(target, random)
+        try:
+            client.infer(name, tensors(module, arrays))
+        except InferenceServerException as error:
+            if not str(error.message()).strip():
+                self.counts.failed(f"{name}: a refusal without a word")
+            else:
+                self.counts.count("refused")
+        else:
+            self.counts.failed(f"{name}: a wrong request was answered")
+
+    def _cancel(self, target: Target, random: np.random.Generator) -> None:
+        """Goes away over HTTP before the answer can be there, or while it is read.
+
+        Not over gRPC: there a call that is cancelled at the wrong moment crashes tritonserver's own front end
+        (2.51, with any backend), which would end every soak.
+        """
+        body, header_length = tritonclient.http.InferenceServerClient.generate_request_body(
+            tensors(tritonclient.http, target.inputs(random))
+        )
+        split = "" if header_length is None else f"Inference-Header-Content-Length: {header_length}\r\n"
+        head = (
+            f"POST /v2/models/{quote(target.info.name)}/infer HTTP/1.1\r\nHost: {self._http_url}\r\n"
+            f"Content-Length: {len(body)}\r\n{split}\r\n"
+        )
+        content = head.encode() + body
+        host, _, port = self._http_url.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=CANCEL_S) as connection:
+            # All of it, or a part only: the server waits for the rest.
+            connection.sendall(content[: int(random.integers(len(content) // 2, len(content) + 1))])
+            time.sleep(random.uniform(0, 0.004))  # before, within, and after the execution
+        self.counts.count("cancelled")
+
+    def _shared(self, client: Any, target: Target, random: np.random.Generator) -> None:
+        """A request whose inputs lie in a region of its own, which is unregistered afterwards."""
+        if target.takes_files:
+            self._infer(tritonclient.http, client, target, random)
+            return
+        arrays = target.inputs(random)
+        from tnn_serving.client.connection import connect
+
+        with connect(f"http://{self._http_url}") as connection:
+            self._send_shared(connection, client, target, arrays)
+
+    def _send_shared(self, connection: Connection, client: Any, target: Target, arrays: dict[str, np.ndarray]) -> None:
+        from tritonclient.utils import np_to_triton_dtype
+
+        kinds = {name: np_to_triton_dtype(array.dtype) for name, array in arrays.items()}
+        sent = [Tensor(name, kinds[name], array.shape, bytes(raw(array))) for name, array in arrays.items()]
+        regions = Regions(connection, sent, {}, 0)
+        try:
+            inputs = []
+            for name, place in regions.places(0).inputs.items():
+                tensor = tritonclient.http.InferInput(name, list(arrays[name].shape), kinds[name])
+                tensor.set_shared_memory(place.region, place.size_bytes, place.offset_bytes)
+                inputs.append(tensor)
+            client.infer(target.info.name, inputs)
+        finally:
+            regions.close()
+        self.counts.count("shared")
+        self.counts.count("answered")
+
+    def _reload(self, server: Endpoint, reloaded: Sequence[Path], come_and_go: Sequence[str]) -> None:
+        """Models go no sooner than 0.1 s after they came (``unload_model`` waits): tritonserver's core demands it."""
+        turn = 0
+        while not self._stopping.wait(RELOAD_EVERY_S):
+            replaced, moved = reloaded[turn % len(reloaded)] if reloaded else None, turn % 2 and come_and_go
+            turn += 1
+            name = come_and_go[turn % len(come_and_go)] if moved else replaced.name if replaced else ""
+            if not name:
+                continue
+            try:
+                if not moved and replaced is not None:
+                    for file in replaced.rglob("*.tnnmodel"):
+                        os.utime(file)
+                load_model(server, name, timeout_s=RELOAD_S)
+                if moved:
+                    unload_model(server, name, timeout_s=RELOAD_S)
+                self.counts.count("reloads")
+            except OSError as error:
+                reason = error.read().decode("utf-8", "replace") if hasattr(error, "read") else str(error)
+                self.counts.failed(f"reload of {name}: {reason[:300]}")
