@@ -2,10 +2,9 @@
 
     python benchmarks/shapes_memory.py [--shapes 1000] [--sides 32 300] [--proto FILE]
 
-Each network answers inputs of ever new sizes, as a server would: in a process of its own for each
-engine, with the
-shape cache that the server has. Printed is the process' memory (PSS) after each fifth, and the mean time of an inference
-within it.
+Each network answers inputs of ever new sizes, as a server would: in a process of its own for each engine, with the
+shape cache that the server has. Printed is the process' memory (PSS) after each fifth, and the mean time of an
+inference within it.
 """
 
 from __future__ import annotations

@@ -122,13 +122,15 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(there), target
 
 
-WRITTEN = [page for page in PAGES if page.name != "layers.md"]
-"""Pages that somebody types; docs/layers.md is generated, a row of a table a line."""
+WRITTEN = [page for page in PAGES if page.name not in ("layers.md", "benchmarks.md")]
+"""Pages that somebody types; the others are generated."""
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
 def test_lines_are_not_too_long(page: Path) -> None:
-    assert [line for line in page.read_text(encoding="utf-8").splitlines() if len(line) > 128] == []
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    # A row of a table cannot be broken.
+    assert [line for line in prose.splitlines() if len(line) > 128 and not line.startswith("|")] == []
 
 
 # ---- what it says, done ----

@@ -44,7 +44,7 @@ def remote(repository: Path, name: str) -> None:
     """A model of another backend, which Triton knows by its file."""
     folder = repository / name / "1"
     folder.mkdir(parents=True)
-    (folder / "model.onnx").write_text("")
+    (folder / "model.pt").write_text("")
 
 
 def seen(location: str) -> dict[str, str]:
