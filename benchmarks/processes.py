@@ -22,6 +22,10 @@ END_S = 5.0
 REST_S = 1.0
 
 
+def _leave(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
+
+
 class Processes:
     """One command and whatever it starts.
 
@@ -40,6 +44,8 @@ class Processes:
         *,
         folder: Path | None = None,
     ) -> None:
+        # SIGTERM, as from timeout(1), must not leave servers behind, frozen for ever.
+        signal.signal(signal.SIGTERM, _leave)
         self.log = log
         self._mark = uuid.uuid4().hex
         with log.open("wb") as out:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
+import textwrap
 from pathlib import Path
 
 from machine import Machine
@@ -103,8 +104,9 @@ def page(found: dict[str, Result]) -> str:
             parts.append(table(["target", "wanted", "measured", ""], [target.cells() for target in result.targets]))
         for heads, rows in result.tables.items():
             parts += [f"**{heads}**\n", rows_table(rows)]
-        settings = ", ".join(f"{key} {said(value)}" for key, value in result.settings.items())
-        parts.append(f"`benchmarks/{name}.py`, {settings}. {machine_line(result.machine)}\n")
+        settings = ", ".join(f"{key} {said(value)}" for key, value in result.settings.items() if value not in ([], ""))
+        line = f"`benchmarks/{name}.py`, {settings}. {machine_line(result.machine)}"
+        parts.append(textwrap.fill(line, 118, break_long_words=False, break_on_hyphens=False) + "\n")
     return "\n".join(parts)
 
 
