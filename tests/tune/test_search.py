@@ -138,6 +138,15 @@ def test_a_gain_in_little_more_than_half_of_the_rounds_is_not_trusted() -> None:
     assert outcome.chosen == DEFAULT
 
 
+def test_of_equals_the_one_that_changes_least_is_chosen() -> None:
+    def alike(candidate: Candidate) -> float:
+        return (5.0 if candidate.engine == "onnxruntime" else 8.0) - (0.04 if candidate.rows else 0.0)
+
+    outcome = run(Machine(alike, load_s=0.2), SPACE)
+    assert outcome.chosen == Candidate(engine="onnxruntime")
+    assert any(one.rows for one in outcome.rounds[0])
+
+
 def test_finalists_and_default_are_measured_in_turn_there_and_back() -> None:
     machine = Machine(speed)
     outcome = run(machine, SPACE)

@@ -255,7 +255,7 @@ def _tell(report: Report) -> None:
     elif not report.confirmed:
         _note("the time did not suffice to measure the best candidate against the default: give a larger --budget")
     if _is_good(report):
-        for line in report.evidence()[2:]:
+        for line in report.findings():
             stderr.print(escape(line), highlight=False)
 
 

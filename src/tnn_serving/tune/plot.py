@@ -160,7 +160,8 @@ def _mark(x: float, y: float, word: str, right: float, places: list[tuple[float,
     return (
         f'<g data-mark="{word}"><circle cx="{x}" cy="{y}" r="10" fill="none" stroke="#222" stroke-width="2.2"'
         f"{'' if 'chosen' in word else ' stroke-dasharray=' + chr(34) + '3 2.5' + chr(34)}/>"
-        f'<text x="{x + shift}" y="{at + 4}" text-anchor="{anchor}" font-weight="bold">{word}</text></g>'
+        f'<text x="{x + shift}" y="{at + 4}" text-anchor="{anchor}" font-weight="bold" '
+        f'paint-order="stroke" stroke="#fff" stroke-width="3">{word}</text></g>'
     )
 
 

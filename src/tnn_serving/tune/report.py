@@ -72,7 +72,7 @@ class Report:
         concurrency: levels of load.
         kept: what the user's configuration says and was not varied.
         default, chosen: the same if nothing was clearly better.
-        candidates: all of them with the default, best first, those with a problem last.
+        candidates: all of them with the default: those that were compared in turn first, then the others, best first.
         gain: how many times better than the default, by the median of the rounds; ``None`` if one of them does not
             keep the bound, or nothing was compared.
         rounds: how often the chosen one and the default were measured in turn.
@@ -118,19 +118,23 @@ class Report:
         return min(reached, default=None)
 
     def evidence(self) -> list[str]:
-        """Lines that say when, where and how it was found."""
+        """Lines that say when, where and how it was found, and what."""
         sizes = ", ".join(f"{name} {dims}" for name, dims in self.inputs.items())
         levels = ", ".join(map(str, self.concurrency))
-        lines = [
+        return [
             f"Measured {self.date} for {self.aim}; {sizes}; {levels} requests in flight.",
-            f"{self.machine.cpu}, {self.machine.cores} cores ({self.machine.cores_reason}); "
-            + ", ".join(f"{name} {number}" for name, number in self.machine.versions.items()),
-            f"default: {self._figures(self.default)}",
+            f"{self.machine.cpu}, {self.machine.cores} cores ({self.machine.cores_reason})",
+            ", ".join(f"{name} {number}" for name, number in self.machine.versions.items()),
+            *self.findings(),
         ]
+
+    def findings(self) -> list[str]:
+        """Lines that say what the default and the chosen one do."""
+        lines = [f"default: {self._figures(self.default)}"]
         if not self.changed:
             return [*lines, "nothing that was tried is clearly better"]
         gain = "" if self.gain is None else f", {self.gain:.2f} times as good"
-        lines.append(f"chosen:  {self._figures(self.chosen)}{gain}; {self.rounds} rounds in turn")
+        lines.append(f"chosen: {self._figures(self.chosen)}{gain}; {self.rounds} rounds in turn")
         if self.chosen.error and "precision" in self.chosen.parameters:
             lines.append(f"bf16 answers are {self.chosen.error:.2%} off")
         return lines
@@ -146,7 +150,7 @@ class Report:
 
 
 def results(outcome: Outcome, goal: Goal) -> dict[Candidate, Result]:
-    """The figures of every candidate, best first, those with a problem last."""
+    """The figures of every candidate: those that were compared in turn first, then the others, best first."""
     found = {}
     for candidate, latest in outcome.latest().items():
         rounds = [trials[candidate] for trials in outcome.rounds if candidate in trials]
@@ -161,7 +165,8 @@ def results(outcome: Outcome, goal: Goal) -> dict[Candidate, Result]:
             trial.problem,
             trials,
         )
-    return dict(sorted(found.items(), key=lambda item: -goal.score(item[1].points)))
+    compared = outcome.rounds[0] if outcome.rounds else {}
+    return dict(sorted(found.items(), key=lambda item: (item[0] not in compared, -goal.score(item[1].points))))
 
 
 def middle(trials: Sequence[Trial], goal: Goal) -> Trial:

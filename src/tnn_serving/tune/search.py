@@ -28,6 +28,9 @@ ENOUGH_ROUNDS, WANTED_ROUNDS = 2, 4
 
 MOST_ROUNDS = 12
 
+WORTH_A_LINE = 0.99
+"""Of two candidates, one with a setting more must take less than this share of the other's time to be preferred."""
+
 WINS = 2 / 3
 """The chosen one is better than the default in at least this share of the rounds."""
 
@@ -160,7 +163,10 @@ class _Search:
             turn.reverse()
 
     def choose(self) -> None:
-        """The best by the median of the rounds, or by the last measurement; the default if the gain is noise."""
+        """Of those that are as good as the best, to within noise, the one that changes least; the default if it is one.
+
+        Judged by the median of the rounds, or by the last measurement where there are none.
+        """
         outcome = self.outcome
         if outcome.rounds:
             scores = {
@@ -171,10 +177,14 @@ class _Search:
             scores = {one: self._score(trial) for one, trial in outcome.latest().items()}
         if DEFAULT not in scores:
             return
-        best = max(scores, key=lambda one: scores[one])
-        wins = sum(self._score(trials[best]) > self._score(trials[DEFAULT]) for trials in outcome.rounds)
-        if scores[best] > 0 and scores[best] * WORTH_CHANGING > scores[DEFAULT] and wins >= WINS * len(outcome.rounds):
-            outcome.chosen = best
+        best = max(scores.values())
+        if best <= 0:
+            return  # nothing keeps the bound
+        near = [one for one, score in scores.items() if score >= WORTH_CHANGING * best]
+        simplest = min(near, key=lambda one: (len(one.set_fields), -scores[one]))
+        wins = sum(self._score(trials[simplest]) > self._score(trials[DEFAULT]) for trials in outcome.rounds)
+        if wins >= WINS * len(outcome.rounds):
+            outcome.chosen = simplest
 
     # ---- one measurement ----
 
@@ -206,12 +216,14 @@ class _Search:
     def _ranked(self, among: Sequence[Candidate] | None = None) -> list[Candidate]:
         """Candidates that could be measured, best first; of equals, the one that was tried earlier.
 
-        The best measurement of each counts, since other work on the machine only ever slows.
+        The best measurement of each counts, since other work on the machine only ever slows; and each setting must pay.
         """
         latest = self.outcome.latest()
         scores: dict[Candidate, float] = {}
         for trial in self.outcome.trials:
-            scores[trial.candidate] = max(self._score(trial), scores.get(trial.candidate, -math.inf))
+            score = self._score(trial)
+            score *= WORTH_A_LINE ** len(trial.candidate.set_fields) if score > 0 else 1
+            scores[trial.candidate] = max(score, scores.get(trial.candidate, -math.inf))
         possible = [one for one in (latest if among is None else among) if latest[one].points]
         return sorted(possible, key=lambda one: -scores[one])
 
