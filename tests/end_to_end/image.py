@@ -49,7 +49,8 @@ class Stage:
     def run(self, line: str, log: Path) -> None:
         """One RUN, with the network of this machine."""
         proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
-        stage = Stage(self.root, {"DEBIAN_FRONTEND": "noninteractive", "PIP_CERT": CERTIFICATES, **proxies}, self.user)
+        given = {"HOME": "/root", "DEBIAN_FRONTEND": "noninteractive", "PIP_CERT": CERTIFICATES}
+        stage = Stage(self.root, {**given, **proxies}, self.user)
         stage.environment |= self.environment
         with log.open("ab") as out:
             done = subprocess.run(
