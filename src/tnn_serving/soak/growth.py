@@ -1,8 +1,8 @@
 """Whether memory grows: a slope, and how sure it is.
 
 Samples of a process' memory come in steps and are much alike from one second to the next, so ordinary least squares
-would be far too sure of itself. Two things are done about it. The samples after the warm-up are cut into equal windows of
-which the median is taken: what a reload takes for a moment disappears, what leaks stays. And the confidence interval
+would be far too sure of itself. Two things are done about it. The samples after the warm-up are cut into equal windows
+of which the median is taken: what a reload takes for a moment disappears, what leaks stays. And the confidence interval
 counts only as many independent windows as there are: n (1 - r) / (1 + r), r being the correlation of neighbouring
 residuals (Santer et al. 2000, J. Geophys. Res. 105, 7337-7356).
 """
