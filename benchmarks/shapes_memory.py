@@ -2,9 +2,15 @@
 
     python benchmarks/shapes_memory.py [--shapes 1000] [--sides 32 300] [--proto FILE]
 
+<<<<<<< HEAD
 Each network answers inputs of ever new sizes, as a server would: in a process of its own for each engine, with the
 shape cache that the server has. Printed is the process' memory (PSS) after each fifth, and the mean time of an
 inference within it.
+=======
+A network answers inputs of ever new sizes as a server would, with the same shape cache: three convolutions, or the one
+of a file with random weights. Each engine runs in a process of its own. Printed is the process' memory (PSS) after each
+fifth, and the mean time of an inference within it.
+>>>>>>> live
 """
 
 from __future__ import annotations
@@ -18,9 +24,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-import tnn_serving
 from tnn_serving.engines import Options
 from tnn_serving.engines.shapes import ShapeLimits
+from tnn_serving.errors import RequestError
 from tnn_serving.formats import read_model
 from tnn_serving.graph import Graph, Input
 from tnn_serving.layers import make
@@ -58,7 +64,7 @@ def run(engine: str, proto: Path | None, count: int, limits: tuple[int, int]) ->
         x = random.standard_normal((1, 3, *sides[k]), np.float32)
         try:
             model.run({name: x})
-        except tnn_serving.RequestError:
+        except RequestError:
             refused += 1
         if done % (count // 5) == 0:
             taken = (time.perf_counter() - start) / (count // 5)

@@ -26,9 +26,10 @@ from tnn_serving.version import VERSION
 
 NOTHING_KEPT = Kept(None)
 
-RUNTIME_SHAPES = 4
-"""Shapes, at least, for which an executable with free shapes keeps the kernels it made: OpenVINO keeps 5000 kernels,
-some 0.1 MB each, for every network. Shapes that come often are compiled for anyway."""
+LEAST_KERNELS = 256
+"""Kernels that an executable with free shapes keeps, or one for each of its operators if these are more: those of
+several shapes, or of one. OpenVINO would keep 5000, some 0.1 MB each, for every network. Shapes that come often are
+compiled for anyway."""
 
 MISCOMPUTED = {("RoiAlign", "max")}
 """Operators, with their mode, that OpenVINO compiles but computes otherwise than ONNX says: it takes the maximum of
@@ -79,7 +80,8 @@ class OpenVINO:
         except RuntimeError as error:
             raise EngineError("OpenVINO cannot read the network", found=_reason(error)) from error
         properties = _properties(options)
-        properties["CPU_RUNTIME_CACHE_CAPACITY"] = RUNTIME_SHAPES * len(network.get_ops())
+        operators = sum(node.get_type_name() != "Constant" for node in network.get_ops())
+        properties["CPU_RUNTIME_CACHE_CAPACITY"] = max(LEAST_KERNELS, operators)
         return OpenVINOExecutable(
             network,
             properties,

@@ -1,0 +1,80 @@
+"""A short soak of the real server, from the command line."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import installed
+from tests.end_to_end.models import write_model
+
+__all__ = ["installed"]
+
+PROGRAM = "from tnn_serving.cli.app import main; main()"
+KEYS = {
+    "seconds",
+    "requests",
+    "answered",
+    "refused",
+    "cancelled",
+    "shared",
+    "reloads",
+    "failures",
+    "shapes",
+    "times_s",
+    "memory_mb",
+    "growth",
+    "allowed_mb_per_hour",
+    "verdict",
+    "interrupted",
+}
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command: Sequence[str] = [sys.executable, "-c", PROGRAM, "soak", "--clients", "2", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_made_models(installed: None, tmp_path: Path) -> None:
+    plot = tmp_path / "soak.svg"
+    process = start("--requests", "300", "--json", "--report", str(plot), "--allow", "1e9")
+    output, talk = process.communicate(timeout=120)
+    assert process.returncode == 0, output + talk
+    found = json.loads(output)
+    assert set(found) == KEYS
+    assert found["failures"] == {}
+    assert found["requests"] >= 300
+    assert found["requests"] == found["answered"] + found["refused"] + found["cancelled"]
+    assert found["answered"] > 100
+    assert found["refused"] > 0
+    assert sum(found["shapes"].values()) > 100
+    assert len(found["times_s"]) == len(found["memory_mb"])
+    assert min(found["memory_mb"]) > 20
+    assert ElementTree.parse(plot).getroot().tag.endswith("svg")
+
+
+def test_interrupted_it_reports_what_it_has(installed: None, tmp_path: Path) -> None:
+    write_model(tmp_path / "models", "relu")
+    page = tmp_path / "soak.html"
+    process = start("--models", str(tmp_path / "models"), "--seconds", "600", "--report", str(page))
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(timeout=25)  # long enough for the server's start, and some load
+    process.send_signal(signal.SIGINT)
+    output, talk = process.communicate(timeout=60)
+    assert process.returncode == 130, output + talk
+    assert "requests" in output
+    assert "<svg" in page.read_text()
+
+
+def test_a_report_of_another_kind_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    process = start("--report", str(tmp_path / "soak.pdf"))
+    _, talk = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert ".svg" in talk
