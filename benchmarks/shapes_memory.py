@@ -2,15 +2,9 @@
 
     python benchmarks/shapes_memory.py [--shapes 1000] [--sides 32 300] [--proto FILE]
 
-<<<<<<< HEAD
-Each network answers inputs of ever new sizes, as a server would: in a process of its own for each engine, with the
-shape cache that the server has. Printed is the process' memory (PSS) after each fifth, and the mean time of an
-inference within it.
-=======
 A network answers inputs of ever new sizes as a server would, with the same shape cache: three convolutions, or the one
 of a file with random weights. Each engine runs in a process of its own. Printed is the process' memory (PSS) after each
 fifth, and the mean time of an inference within it.
->>>>>>> live
 """
 
 from __future__ import annotations
