@@ -21,6 +21,7 @@ from tnn_serving.layers import declaration, is_known, type_number
 from tnn_serving.layers.base import Reserved, declared
 from tnn_serving.serving import check as checked
 from tnn_serving.serving.parameters import PARAMETERS
+from tnn_serving.soak.run import Soak
 from tnn_serving.tune import goal as tune_goal
 from tnn_serving.tune import report as tune_report
 
@@ -130,6 +131,7 @@ KEYS = {
     "of a level of load": tune_goal.Point,
     "`bench --layers`": profile.Profile,
     "of a layer's time": profile.LayerTime,
+    "`soak`": Soak,
 }
 
 
