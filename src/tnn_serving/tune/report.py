@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from importlib.metadata import version
 from tnn_serving.engines.cpu import available_cores, cpu_name
 from tnn_serving.tune.goal import Goal, Kind, Point, Trial
 from tnn_serving.tune.search import Outcome
-from tnn_serving.tune.space import DEFAULT, Candidate
+from tnn_serving.tune.space import Candidate
 from tnn_serving.version import VERSION
 
 ENGINE_PACKAGES = ("openvino", "onnxruntime")
@@ -176,10 +177,6 @@ def middle(trials: Sequence[Trial], goal: Goal) -> Trial:
 
 
 def gain(outcome: Outcome, goal: Goal) -> float | None:
-    """How many times better than the default the chosen one is; the median of the rounds' ratios."""
-    pairs = [
-        (goal.score(trials[outcome.chosen].points), goal.score(trials[DEFAULT].points)) for trials in outcome.rounds
-    ]
-    if not pairs or min(min(pair) for pair in pairs) <= 0:
-        return None
-    return statistics.median(chosen / default for chosen, default in pairs)
+    """How many times better than the default the chosen one is; ``None`` if that is no number, or not known."""
+    found = outcome.gains(goal).get(outcome.chosen, 0.0) if outcome.rounds else 0.0
+    return found if 0 < found < math.inf else None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -66,9 +66,27 @@ class Outcome:
         """Whether the choice was measured against the default in turn, often enough to be trusted."""
         return len(self.rounds) >= ENOUGH_ROUNDS
 
+    def gains(self, goal: Goal) -> dict[Candidate, float]:
+        """How many times better than the default: the median of the rounds' ratios, in which what the machine did
+        meanwhile cancels out; without rounds, the ratio of the last measurements.
+
+        0 for one that misses the bound, infinite for one that keeps it where the default does not.
+        """
+        rounds = self.rounds or [self.latest()]
+        if DEFAULT not in rounds[0]:
+            return {}
+        return {one: statistics.median_low([_gain(goal, trials, one) for trials in rounds]) for one in rounds[0]}
+
     def latest(self) -> dict[Candidate, Trial]:
         """The last measurement of each candidate, in the order in which they were first measured."""
         return {trial.candidate: trial for trial in self.trials}
+
+
+def _gain(goal: Goal, trials: Mapping[Candidate, Trial], candidate: Candidate) -> float:
+    score, default = goal.score(trials[candidate].points), goal.score(trials[DEFAULT].points)
+    if score <= 0:
+        return 0.0
+    return score / default if default > 0 else math.inf
 
 
 def search(
@@ -163,28 +181,17 @@ class _Search:
             turn.reverse()
 
     def choose(self) -> None:
-        """Of those that are as good as the best, to within noise, the one that changes least; the default if it is one.
-
-        Judged by the median of the rounds, or by the last measurement where there are none.
-        """
-        outcome = self.outcome
-        if outcome.rounds:
-            scores = {
-                one: statistics.median_low([self._score(trials[one]) for trials in outcome.rounds])
-                for one in outcome.rounds[0]
-            }
-        else:
-            scores = {one: self._score(trial) for one, trial in outcome.latest().items()}
-        if DEFAULT not in scores:
-            return
-        best = max(scores.values())
+        """Of those that are as good as the best, to within noise, the one that changes least; the default if it is
+        one."""
+        gains = self.outcome.gains(self._goal)
+        best = max(gains.values(), default=0.0)
         if best <= 0:
             return  # nothing keeps the bound
-        near = [one for one, score in scores.items() if score >= WORTH_CHANGING * best]
-        simplest = min(near, key=lambda one: (len(one.set_fields), -scores[one]))
-        wins = sum(self._score(trials[simplest]) > self._score(trials[DEFAULT]) for trials in outcome.rounds)
-        if wins >= WINS * len(outcome.rounds):
-            outcome.chosen = simplest
+        near = [one for one, gain in gains.items() if gain >= WORTH_CHANGING * best]
+        simplest = min(near, key=lambda one: (len(one.set_fields), -gains[one]))
+        wins = sum(self._score(trials[simplest]) > self._score(trials[DEFAULT]) for trials in self.outcome.rounds)
+        if wins >= WINS * len(self.outcome.rounds):
+            self.outcome.chosen = simplest
 
     # ---- one measurement ----
 
