@@ -96,6 +96,8 @@ def _properties(options: Options) -> dict[str, Any]:
         # Without this, CPUs with bf16 units compute in bf16 silently: 0.4 to 2 % off.
         "INFERENCE_PRECISION_HINT": options.precision,
         "PERFORMANCE_HINT": "LATENCY",
+        # Pinned threads of several models sit on the same cores, and wait there behind the server's own threads.
+        "ENABLE_CPU_PINNING": False,
     }
     if options.threads:
         properties["INFERENCE_NUM_THREADS"] = options.threads
