@@ -44,7 +44,7 @@ class Stage:
         inner = ["/usr/sbin/chroot", f"--userspec={self.user}", str(self.root)]
         inner += ["env", "-i", *(f"{name}={value}" for name, value in variables.items()), *words]
         script = f"set -e; ROOT={shlex.quote(str(self.root))}; {before or 'mount -t proc proc $ROOT/proc'}"
-        return ["unshare", "--mount", "sh", "-c", f"{script}; exec {shlex.join(inner)}"]
+        return ["unshare", "--mount", "sh", "-c", f"{script}\nexec {shlex.join(inner)}"]
 
     def run(self, line: str, log: Path) -> None:
         """One RUN, with the network of this machine."""
