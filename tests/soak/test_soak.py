@@ -48,10 +48,10 @@ def answers(process: subprocess.Popen[str]) -> int:
     """How many requests the program's server has answered."""
     assert process.poll() is None
     for child in psutil.Process(process.pid).children():
-        ports = [flag.partition("=")[2] for flag in child.cmdline() if flag.startswith("--http-port=")]
-        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/v2/models/stats") as told:
-            stats = json.loads(told.read())["model_stats"]
-            return sum(int(model["inference_stats"]["success"]["count"]) for model in stats)
+        for port in [flag.partition("=")[2] for flag in child.cmdline() if flag.startswith("--http-port=")]:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/stats") as told:
+                stats = json.loads(told.read())["model_stats"]
+                return sum(int(model["inference_stats"]["success"]["count"]) for model in stats)
     return 0
 
 
