@@ -274,7 +274,7 @@ LARGE = 1536
 """Channels of a network whose weights take 9 MB."""
 
 
-KEPT = {"openvino": 3.5, "onnxruntime": 0.5}
+KEPT = {"openvino": 6.0, "onnxruntime": 0.5}
 """Copies of the last networks' weights that may stay: OpenVINO's idle threads keep what they computed last."""
 
 

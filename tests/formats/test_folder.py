@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.formats.handmade import MODEL, PROTO, model, proto
 from tnn_serving.errors import FormatError, ProtoError, WeightsError
 from tnn_serving.formats import read_model, write_model
-from tnn_serving.formats.folder import model_files
+from tnn_serving.formats.folder import model_files, unchanged
 
 
 def put(folder: Path, *names: str) -> None:
@@ -103,3 +104,54 @@ def test_file_that_is_too_large_for_a_proto(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(ProtoError, match="too large"):
         read_model(tmp_path / "big.tnnproto")
+
+
+def test_a_folder_that_stays_as_it_is_is_unchanged(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("nowhere")
+    with unchanged(tmp_path):
+        (tmp_path / "file").read_bytes()
+
+
+def _append(file: Path) -> None:
+    with file.open("ab") as opened:
+        opened.write(b"x")
+
+
+def _exchange(file: Path) -> None:
+    (file.parent.parent / "other").write_bytes(file.read_bytes())
+    (file.parent.parent / "other").rename(file)
+
+
+@pytest.mark.parametrize("change", [_append, _exchange, Path.unlink], ids=["written", "replaced", "removed"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_change_while_a_folder_is_read_is_told(tmp_path: Path, change: Callable[[Path], None], fails: bool) -> None:
+    """And explains whatever else went wrong."""
+    folder = tmp_path / "1"
+    folder.mkdir()
+    (folder / "file").write_bytes(b"content")
+
+    def read() -> None:
+        with unchanged(folder):
+            change(folder / "file")
+            if fails:
+                raise WeightsError("cut off")
+
+    with pytest.raises(FormatError, match="changed while they were read") as told:
+        read()
+    assert told.value.found == "file"
+    assert isinstance(told.value.__cause__, WeightsError) == fails
+
+
+def test_other_errors_go_through(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="cut off"), unchanged(tmp_path):
+        raise WeightsError("cut off")
+
+
+def test_weights_that_are_not_mapped_stay_when_the_file_is_cut(tmp_path: Path) -> None:
+    for name, content in (("proto.tnnproto", PROTO), ("model.tnnmodel", MODEL)):
+        (tmp_path / name).write_bytes(content)
+    graph = read_model(tmp_path, mapped=False)
+    with (tmp_path / "model.tnnmodel").open("r+b") as file:
+        file.truncate(0)
+    assert write_model(graph) == (PROTO, MODEL)

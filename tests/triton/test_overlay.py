@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -230,3 +231,23 @@ def test_paths_that_are_no_repository(repository: Path, kind: str) -> None:
     assert str(path) in str(raised.value)
     if kind in ("model", "version"):
         assert "parent" in (raised.value.hint or "")
+
+
+def test_changes_that_matter_are_seen_cheaply(tmp_path: Path) -> None:
+    model = tmp_path / "models" / "relu"
+    (model / "1").mkdir(parents=True)
+    (model / "1" / "proto.tnnproto").write_bytes(b"")
+    with Overlay([str(tmp_path / "models")], changing=True) as overlay:
+        assert not overlay.changed()
+        for change in (
+            (model / "2").mkdir,
+            (model / "1" / "model.tnnmodel").touch,
+            (model / "config.pbtxt").touch,
+            (tmp_path / "models" / "other").mkdir,
+            (model / "2").rmdir,
+        ):
+            time.sleep(0.01)  # the file system's clock ticks every 4 ms
+            change()
+            assert overlay.changed()
+            overlay.sync()
+            assert not overlay.changed()
