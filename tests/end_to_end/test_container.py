@@ -1,24 +1,17 @@
-"""The container file: what can be held against the real thing without a container engine.
-
-With ``TNN_SERVING_BUILD_IMAGE=1``, as root and with debootstrap, the image is built as trees, and run.
-"""
+"""The container file: what can be held against the real thing without a container engine."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shlex
-import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import Running, free_ports, wait_for
-from tests.end_to_end.image import build, instructions
+from tests.end_to_end.conftest import Running, free_ports
+from tests.end_to_end.image import instructions
 from tests.end_to_end.models import write_model
 from tnn_serving.triton.health_port import DEFAULT_PORT
 from tnn_serving.triton.launch import WHEEL_GLIBC
@@ -84,56 +77,3 @@ def test_options_exist(words: str) -> None:
     page = (ROOT / "docs" / "serving.md").read_text()
     for option in (word for word in json.loads(text) if word.startswith("--")):
         assert f"`{option.partition('=')[0]}`" in page
-
-
-READ_ONLY = """
-mount --bind $ROOT $ROOT; mount -o remount,bind,ro $ROOT
-mount -t tmpfs tmpfs $ROOT/tmp; mount -t proc proc $ROOT/proc
-"""
-LOOPBACK = "import fcntl, socket, struct; fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sH14x', b'lo', 0x41))"
-"""Switches a new network namespace's lo on (SIOCSIFFLAGS with IFF_UP and IFF_RUNNING)."""
-
-ASK = """
-import os, numpy, tritonclient.http as http
-assert os.getuid() == 10001
-client = http.InferenceServerClient("127.0.0.1:8000")
-x = http.InferInput("x", [1, 1, 1, 3], "FP32")
-x.set_data_from_numpy(numpy.array([-1, 0, 2], numpy.float32).reshape(1, 1, 1, 3))
-assert client.infer("relu", [x]).as_numpy("y").ravel().tolist() == [0, 0, 2]
-try:
-    client.load_model("relu")
-except http.InferenceServerException as error:
-    assert "tnn-admin-token" in str(error)
-else:
-    raise AssertionError("anybody can load models")
-"""
-
-
-@pytest.mark.skipif(
-    os.environ.get("TNN_SERVING_BUILD_IMAGE") != "1",
-    reason="takes minutes and 3 GB: set TNN_SERVING_BUILD_IMAGE=1, as root and with debootstrap installed",
-)
-@pytest.mark.timeout(3600)
-def test_the_image_is_built_and_serves(tmp_path: Path) -> None:
-    """With a read-only root and a network of its own, as an engine would run it."""
-    image = build(FILE, ROOT, kept(), tmp_path)
-    write_model(image.root / "models", "relu")
-    (entry,), (arguments,), (check,) = of("ENTRYPOINT"), of("CMD"), of("HEALTHCHECK")
-    serve = image.command(*json.loads(entry), *json.loads(arguments), before=READ_ONLY)
-    inside = f"{shlex.join([sys.executable, '-c', LOOPBACK])}; exec {shlex.join(serve)}"
-    with (tmp_path / "serve.log").open("wb") as log:
-        server = subprocess.Popen(["unshare", "--net", "sh", "-ec", inside], stdout=log, stderr=subprocess.STDOUT)
-    try:
-        join = ["nsenter", f"--net=/proc/{server.pid}/ns/net"]
-
-        def runs(*words: str) -> bool:
-            done = subprocess.run([*join, *image.command(*words)], capture_output=True, timeout=60, check=False)
-            return done.returncode == 0
-
-        wait_for(lambda: runs(*json.loads(check.partition("CMD ")[2])), "the health check succeeds", 120)
-        assert runs("python3", "-c", ASK)
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(30) == 0, (tmp_path / "serve.log").read_text()
-    finally:
-        server.kill()
-        server.wait()
