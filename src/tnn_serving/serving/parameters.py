@@ -237,8 +237,7 @@ PARAMETERS = {
         ),
         Parameter(
             "memory_limit_bytes",
-            "most memory for weights and activations together, as estimated at load and for each new shape, such as "
-            "`2GB`; `auto` is what the machine or container has",
+            "most memory for weights and activations, by estimate, such as `2GB`; `auto`: all there is",
             "auto",
             _memory,
             operators="wins",
