@@ -98,7 +98,7 @@ def test_configurations_mean_what_the_networks_need(repository: Path) -> None:
         }
     )
     picture = settings.pictures["input"]
-    assert (picture.scale, picture.bias, picture.resize) == ((1 / 128,), (-127 / 128,), (224, 224))
+    assert (picture.scale, picture.bias, picture.fit.resize) == ((1 / 128,), (-127 / 128,), (224, 224))
     assert not picture.reverse_channel
 
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable
 
 Work = Callable[[], None]
-
-REST_S = 150e-6
-"""Lanes have come to rest when the last work was done this long ago: under load the next one follows at once."""
 
 
 class Lanes:
@@ -28,20 +24,11 @@ class Lanes:
         self._count = count
         self._name = name
         self._lock = threading.Lock()
-        self._begun = 0
-        self._done = 0
-        self._done_at = 0.0
-
-    @property
-    def at_rest(self) -> bool:
-        """Nothing runs, and nothing waits behind it either: whoever comes now may as well do the work itself."""
-        return self._begun == self._done and time.monotonic() - self._done_at > REST_S
 
     def submit(self, work: Work) -> None:
         """Has ``work`` done in one of the threads; waits as long as all are busy, so that what comes meanwhile is
         gathered by the server. ``work`` must not raise."""
         self._free.acquire()
-        self._begun += 1
         if len(self._threads) < self._count:
             self._start()
         self._waiting.put(work)
@@ -67,7 +54,5 @@ class Lanes:
             try:
                 work()
             finally:
-                self._done_at = time.monotonic()
-                self._done += 1
                 self._free.release()
                 del work

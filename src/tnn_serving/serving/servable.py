@@ -140,7 +140,7 @@ class Servable:
 
         Returns ``None`` if the answer will be given to ``finish``, in another thread.
         """
-        if self._lanes is None or self._lanes.at_rest:
+        if self._lanes is None:
             return self._answer(requests)
         came_ns = time.monotonic_ns() if requests.traced else 0
         self._lanes.submit(lambda: finish(self._answer(requests, came_ns)))
