@@ -30,7 +30,8 @@ import wire
 from machine import Samples, cores, turns
 from processes import Processes
 from results import Result, Target, add_json, integers, words
-from server import check_answer, free_ports, start_tnn_serving, wait_until
+from server import check_answer, start_tnn_serving, wait_until
+from tnn_serving.triton.background import free_ports
 
 HERE = Path(__file__).resolve().parent / "peers"
 ENVIRONMENTS = Path.home() / ".cache" / "tnn-serving-peers"

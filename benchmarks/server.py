@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import time
 import urllib.request
@@ -13,19 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from processes import Processes
+from tnn_serving.triton.background import free_ports
 
 START_S = 120.0
 POLL_S = 0.01
 TNN_SERVING = Path(sys.executable).with_name("tnn-serving")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(server.getsockname()[1]) for server in sockets]
-    for server in sockets:
-        server.close()
-    return ports
 
 
 def wait_until(answers: Callable[[], object], processes: Processes, what: str, deadline_s: float = START_S) -> None:

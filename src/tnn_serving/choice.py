@@ -66,10 +66,11 @@ Compile = Callable[[Engine, Precision], Candidate]
 
 def read_precision(text: str) -> PrecisionChoice:
     """A precision by its name. Raises ConfigError for an unknown one."""
-    for known in get_args(PrecisionChoice):
+    choices: tuple[PrecisionChoice, ...] = get_args(PrecisionChoice)
+    for known in choices:
         if text == known:
-            return known  # type: ignore[no-any-return]
-    raise ConfigError("unknown precision", expected=", ".join(get_args(PrecisionChoice)), found=text)
+            return known
+    raise ConfigError("unknown precision", expected=", ".join(choices), found=text)
 
 
 def choose(

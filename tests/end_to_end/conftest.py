@@ -6,7 +6,6 @@ Every test uses models of its own names, or ones that no test changes.
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +19,10 @@ import tritonclient.grpc
 import tritonclient.http
 
 from tests.end_to_end.models import BROKEN, write_model
-from tnn_serving.errors import ServerError
+from tnn_serving.demo import build
+from tnn_serving.errors import ConfigError, ServerError
 from tnn_serving.triton.access import with_token
+from tnn_serving.triton.background import free_ports
 from tnn_serving.triton.health import Limits
 from tnn_serving.triton.index import ServedModel
 from tnn_serving.triton.launch import BACKEND_LIBRARY, find_libpython, find_tritonserver, prepare
@@ -48,13 +49,15 @@ def installed() -> None:
     skip_unless_installed()
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [server.getsockname()[1] for server in sockets]
-    for server in sockets:
-        server.close()
-    return ports
+@pytest.fixture(scope="session")
+def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository that `tnn-serving demo` makes, to be copied from."""
+    repository = tmp_path_factory.mktemp("demo_models")
+    try:
+        build(repository, lambda step: None)
+    except ConfigError as error:
+        pytest.skip(f"the demo models cannot be built here: {error}")
+    return repository
 
 
 def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = 30.0) -> Any:

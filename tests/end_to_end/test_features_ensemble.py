@@ -16,8 +16,6 @@ from tests.end_to_end.conftest import Running
 from tests.end_to_end.test_serving import counted, load, unload
 from tests.networks import network
 from tnn_serving import write_model
-from tnn_serving.demo import build
-from tnn_serving.errors import ConfigError
 
 PICTURES = Path(__file__).parents[2] / "examples" / "pictures"
 
@@ -79,13 +77,8 @@ def write_steps(repository: Path, demo: Path) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ensemble(server: Running, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    demo = tmp_path_factory.mktemp("demo")
-    try:
-        build(demo, lambda step: None)
-    except ConfigError as error:
-        pytest.skip(f"the demo models cannot be built here: {error}")
-    write_steps(repository, demo)
+def ensemble(server: Running, repository: Path, demo_models: Path) -> Iterator[None]:
+    write_steps(repository, demo_models)
     with server.http() as client:
         load(client, "what_is_it")  # which loads its steps
         yield

@@ -24,9 +24,10 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from tests.end_to_end.conftest import Running, ask, free_ports, wait_for
+from tests.end_to_end.conftest import Running, ask, wait_for
 from tests.end_to_end.models import BROKEN, write_model
 from tnn_serving.errors import ServerError
+from tnn_serving.triton.background import free_ports
 
 Start = Callable[..., Running]
 PROGRAM = "from tnn_serving.cli.app import main; main()"

@@ -13,6 +13,7 @@ import pytest
 
 from tnn_serving.errors import ServerError
 from tnn_serving.triton import launch
+from tnn_serving.triton.background import free_ports
 from tnn_serving.triton.launch import (
     Launch,
     check_ports,
@@ -42,14 +43,6 @@ def built() -> None:
 def taken_port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
-
-
-def free_ports(count: int) -> list[int]:
-    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [server.getsockname()[1] for server in servers]
-    for server in servers:
-        server.close()
-    return ports
 
 
 def with_flags(*flags: str) -> Launch:

@@ -13,10 +13,11 @@ PerformanceHint = Literal["LATENCY", "THROUGHPUT"]
 
 def read_hint(text: str) -> PerformanceHint:
     """A hint by OpenVINO's name for it. Raises ValueError for an unknown one."""
-    for hint in get_args(PerformanceHint):
+    hints: tuple[PerformanceHint, ...] = get_args(PerformanceHint)
+    for hint in hints:
         if text.upper() == hint:
-            return hint  # type: ignore[no-any-return]
-    raise ValueError(f"expected {' or '.join(get_args(PerformanceHint))}")
+            return hint
+    raise ValueError(f"expected {' or '.join(hints)}")
 
 
 def takes_turns(config: Mapping[str, Any]) -> bool:

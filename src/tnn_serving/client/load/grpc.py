@@ -148,16 +148,7 @@ class GrpcConnection(Connection):
         else:
             self.blocked = False
 
-    def receive(self) -> bool:
-        """Reads what has come; True when the answer is whole. Raises OSError when the connection is lost."""
-        have = self._have
-        try:
-            count = self._socket.recv_into(self._view[have:] if have else self._view)
-        except BlockingIOError:
-            return False
-        if not count:
-            raise ConnectionResetError("closed by the server")
-        have += count
+    def _read(self, have: int) -> bool:
         view = self._view
         at = 0
         whole = False

@@ -49,6 +49,9 @@ class HttpConnection(Connection):
         self._head = b""
         self._whole = -1
 
+    def _greet(self) -> None:
+        """Nothing: a connection begins with its first request."""
+
     def send(self) -> None:
         """Sends the request, or as much of it as the socket takes. Raises OSError."""
         try:
@@ -64,16 +67,7 @@ class HttpConnection(Connection):
         self._rest = self._rest[self._socket.send(self._rest) :]
         self.blocked = bool(self._rest)
 
-    def receive(self) -> bool:
-        """Reads what has come; True when the answer is whole. Raises OSError when the connection is lost."""
-        have = self._have
-        try:
-            count = self._socket.recv_into(self._view[have:] if have else self._view)
-        except BlockingIOError:
-            return False
-        if not count:
-            raise ConnectionResetError("closed by the server")
-        have += count
+    def _read(self, have: int) -> bool:
         if have == self._whole and self._buffer.startswith(self._head):
             self._have = 0
             self.error = self._check(self._slot, self._view[len(self._head) : have]) if self._check else None

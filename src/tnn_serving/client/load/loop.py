@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -22,7 +23,7 @@ Check = Callable[[int, memoryview], "str | None"]
 """What is wrong with the body of a connection's answer, if anything: called with the connection's number."""
 
 
-class Connection:
+class Connection(ABC):
     """One socket that carries one request at a time, the same one again and again.
 
     What is sent and how answers are read is for the protocols to say.
@@ -66,20 +67,36 @@ class Connection:
         """Closes the socket."""
         self._socket.close()
 
+    @abstractmethod
     def _greet(self) -> None:
         """What is said before the first request."""
 
+    @abstractmethod
     def send(self) -> None:
         """Sends the request, or as much of it as the socket takes. Raises OSError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send_rest(self) -> None:
         """Sends on. Raises OSError."""
-        raise NotImplementedError
 
     def receive(self) -> bool:
         """Reads what has come; True when the answer is whole. Raises OSError when the connection is lost."""
-        raise NotImplementedError
+        have = self._have
+        try:
+            count = self._socket.recv_into(self._view[have:] if have else self._view)
+        except BlockingIOError:
+            return False
+        if not count:
+            raise ConnectionResetError("closed by the server")
+        return self._read(have + count)
+
+    @abstractmethod
+    def _read(self, have: int) -> bool:
+        """Looks at the ``have`` bytes in the buffer and leaves in it what is not used; True when the answer is whole.
+
+        Raises:
+            OSError: they are none that such a server sends.
+        """
 
     def _grow(self, size: int) -> None:
         """Makes the buffer larger and keeps what is in it."""
