@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-import numpy as np
-
+from tnn_serving.deviation import relative_error
 from tnn_serving.engines import ENGINES, Engine
 from tnn_serving.engines.base import Arrays, Precision
 from tnn_serving.engines.cpu import Cpu
@@ -126,8 +124,12 @@ def _gap(candidates: Mapping[str, Candidate], feeds: Arrays) -> float:
     first, *others = candidates.values()
     if first.int8.form is not Form.EXACT or any(other.int8.form is not Form.EXACT for other in others):
         return 0.0
-    wanted = {name: array for name, array in first.compiled.run(feeds).items() if array.dtype.kind == "f"}
-    return max(_relative_error(other.compiled.run(feeds), wanted) for other in others)
+    wanted = _floats(first.compiled.run(feeds))
+    return max(relative_error(_floats(other.compiled.run(feeds)), wanted) for other in others)
+
+
+def _floats(arrays: Arrays) -> Arrays:
+    return {name: array for name, array in arrays.items() if array.dtype.kind == "f"}
 
 
 def _with_bf16(
@@ -138,7 +140,7 @@ def _with_bf16(
     try:
         plain = chosen if precision == "auto" else compile(openvino, "f32")
         short = chosen if precision == "bf16" else compile(openvino, "bf16")
-        off = _relative_error(short.compiled.run(feeds), plain.compiled.run(feeds))
+        off = relative_error(short.compiled.run(feeds), plain.compiled.run(feeds))
         seconds = measure({"f32": _Run(plain.compiled, feeds), "bf16": _Run(short.compiled, feeds)})
     except EngineError as error:
         return chosen, replace(choice, reason=f"{choice.reason}; bf16 not measured: {error}")
@@ -158,17 +160,3 @@ class _Run:
 
     def __call__(self) -> object:
         return self.compiled.run(self.feeds)
-
-
-def _relative_error(got: Arrays, wanted: Arrays) -> float:
-    """The largest difference of any output, as a share of that output's largest value."""
-    worst = 0.0
-    for name, reference in wanted.items():
-        exact = reference.astype(np.float64)
-        off = got[name].astype(np.float64)
-        if exact.shape != off.shape or not np.array_equal(np.isfinite(exact), np.isfinite(off)):
-            return math.inf
-        finite = np.isfinite(exact)
-        largest = float(np.abs(exact[finite]).max(initial=0)) or 1.0
-        worst = max(worst, float(np.abs(off[finite] - exact[finite]).max(initial=0)) / largest)
-    return worst

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tnn_serving.deviation import deviation
 from tnn_serving.errors import RequestError, ShapeError
 from tnn_serving.graph import Graph
 from tnn_serving.model import Model
@@ -116,32 +117,26 @@ def _difference(
         nan = math.nan
         problem = f"shapes differ: {list(left.shape)} and {list(right.shape)}"
         return Difference(index, layer, kind, blob, left.shape, nan, nan, nan, (), nan, nan, False, problem)
-    a, b = left.astype(np.float64).reshape(-1), right.astype(np.float64).reshape(-1)
-    if not a.size:
-        return Difference(index, layer, kind, blob, left.shape, 0.0, 0.0, 1.0, (), 0.0, 0.0, True)
-    with np.errstate(invalid="ignore"):
-        gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-    gap = np.where(np.isnan(gap), np.inf, gap)
-    at = int(np.argmax(gap))
-    largest = float(np.max(np.abs(b[np.isfinite(b)]), initial=0.0))
-    max_abs = float(gap[at])
-    relative = 0.0 if max_abs == 0 else max_abs / largest if largest else math.inf
+    found = deviation(left, right)
     return Difference(
         index,
         layer,
         kind,
         blob,
         left.shape,
-        max_abs,
-        relative,
-        _cosine(a, b),
-        tuple(int(k) for k in np.unravel_index(at, left.shape)),
-        float(a[at]),
-        float(b[at]),
-        relative <= tolerance,
+        found.max_abs,
+        found.relative,
+        _cosine(left, right),
+        found.worst,
+        found.value,
+        found.reference,
+        found.relative <= tolerance,
     )
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+def _cosine(left: np.ndarray, right: np.ndarray) -> float:
+    if not left.size:
+        return 1.0
+    a, b = left.astype(np.float64).reshape(-1), right.astype(np.float64).reshape(-1)
     length = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / length if length else float(np.array_equal(a, b))

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from tnn_serving.deviation import deviation
 from tnn_serving.engines.choices import Choices
 from tnn_serving.engines.select import measure
 from tnn_serving.errors import TnnError
@@ -109,14 +110,7 @@ def _stacked(whole: np.ndarray, parts: Sequence[np.ndarray]) -> bool:
 
 def _alike(got: np.ndarray, want: np.ndarray) -> bool:
     """Equal shapes and, to within :data:`TOLERANCE`, equal numbers; NaN and infinities in the same places."""
-    if got.shape != want.shape:
-        return False
-    have, wish = got.astype(np.float64), want.astype(np.float64)
-    finite = np.isfinite(wish)
-    if not np.array_equal(have[~finite], wish[~finite], equal_nan=True):
-        return False
-    limit = TOLERANCE * max(1.0, float(np.abs(wish[finite]).max(initial=0)))
-    return bool(np.all(np.abs(have[finite] - wish[finite]) <= limit))
+    return got.shape == want.shape and deviation(got, want).within(TOLERANCE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
+from tnn_serving.deviation import deviation
 from tnn_serving.errors import FormatError, located
 from tnn_serving.model import Model
 
@@ -127,18 +128,11 @@ def check_recorded(model: Model, path: Path, tolerance: float) -> None:
 def _compare(found: np.ndarray, reference: np.ndarray, tolerance: float) -> None:
     if found.shape != reference.shape:
         raise FormatError("shape differs from the recording", expected=list(reference.shape), found=list(found.shape))
-    if not found.size:
-        return
-    a, b = found.astype(np.float64), reference.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-    gap = np.where(np.isnan(gap), np.inf, gap)
-    limit = tolerance * max(1.0, float(np.max(np.abs(b[np.isfinite(b)]), initial=0.0)))
-    worst = np.unravel_index(int(np.argmax(gap)), gap.shape)
-    if gap[worst] > limit:
+    worst = deviation(found, reference)
+    if not worst.within(tolerance):
         raise FormatError(
-            f"the network does not give what was recorded, worst at {[int(k) for k in worst]}",
-            expected=f"{b[worst]:.9g} within {limit:.3g}",
-            found=f"{a[worst]:.9g}",
+            f"the network does not give what was recorded, worst at {list(worst.worst)}",
+            expected=f"{worst.reference:.9g} within {tolerance * max(1.0, worst.largest):.3g}",
+            found=f"{worst.value:.9g}",
             hint="the files may be damaged or of another network; the parameter `check_tolerance` allows more",
         )

@@ -21,6 +21,7 @@ from tnn_serving.client import connect
 from tnn_serving.client.load import Measurement, Target, measure
 from tnn_serving.client.load.answers import TOLERANCE
 from tnn_serving.client.load.inputs import file_shapes
+from tnn_serving.deviation import relative_error
 from tnn_serving.errors import ServerError, TnnError
 from tnn_serving.serving.config import BACKEND, CONFIG_FILE, top_level_fields
 from tnn_serving.triton.background import Background, OneModel
@@ -348,29 +349,6 @@ def _check_answers(measured: Measurement) -> None:
         raise ServerError(f"{count} of {measured.requests + measured.errors} requests failed: {text}")
     if measured.latency is None:
         raise ServerError("no request was answered")
-
-
-def relative_error(got: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
-    """The largest difference of any output as a share of that output's largest value; infinite for other shapes,
-    names, or what is no number."""
-    if got.keys() != wanted.keys():
-        return np.inf
-    worst = 0.0
-    for name, reference in wanted.items():
-        answer = got[name]
-        if answer.shape != reference.shape:
-            return np.inf
-        if reference.dtype.kind not in "fiu":
-            worst = max(worst, 0.0 if np.array_equal(answer, reference) else np.inf)
-            continue
-        exact, found = reference.astype(np.float64), answer.astype(np.float64)
-        finite = np.isfinite(exact)
-        if not np.array_equal(found[~finite], exact[~finite], equal_nan=True):
-            return np.inf
-        largest = float(np.abs(exact[finite]).max(initial=0)) or 1.0
-        difference = np.abs(found[finite] - exact[finite]).max(initial=0)
-        worst = max(worst, float(difference) / largest if np.isfinite(difference) else np.inf)
-    return worst
 
 
 def _reason(error: urllib.error.HTTPError) -> str:

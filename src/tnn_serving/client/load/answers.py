@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tnn_serving.client.load.message import raw
+from tnn_serving.deviation import deviation
 
 TOLERANCE = 1e-3
 """Largest difference, as a share of the output's largest value, that counts as equal: inferences of another batch size
@@ -72,5 +73,4 @@ def _close(content: memoryview, expected: np.ndarray) -> bool:
     if expected.dtype.kind != "f" or len(content) != expected.nbytes:
         return False
     found = np.frombuffer(content, expected.dtype).reshape(expected.shape)
-    largest = float(np.max(np.abs(expected), initial=0.0))
-    return bool(np.allclose(found, expected, rtol=0.0, atol=TOLERANCE * largest, equal_nan=True))
+    return deviation(found, expected).relative <= TOLERANCE
