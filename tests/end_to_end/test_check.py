@@ -48,6 +48,13 @@ CONFIGS = {
     "too_large": 'parameters [{ key: "memory_limit_bytes" value: { string_value: "100" } }]\n',
 }
 
+NO_UTF8 = {
+    "latin1_comment": b"# caf\xe9\nmax_batch_size: 4\n",
+    "latin1_step": b"ensemble_scheduling { step { model_name: '\xff' } }\n",
+    "ascii_step": b"ensemble_scheduling { step { model_name: 'good' } }\n",
+    "latin1_value": b'parameters [{ key: "note" value: { string_value: "caf\xe9" } }]\n',
+}
+
 STEP = """platform: "ensemble"
 input [{ name: "a" data_type: TYPE_FP32 dims: [ -1, -1, -1, -1 ] }]
 output [{ name: "b" data_type: TYPE_FP32 dims: [ -1, -1, -1, -1 ] }]
@@ -66,6 +73,8 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     first, second = (tmp_path_factory.mktemp("checked") for _ in range(2))
     for name, config in CONFIGS.items():
         write_model(first, name, config=config)
+    for name, text in NO_UTF8.items():
+        (write_model(first, name) / "config.pbtxt").write_bytes(text)
     (first / "labels.txt").write_text("secret\n")
     write_model(first, "double")
     write_model(second, "double")
@@ -103,7 +112,17 @@ def test_errors_are_refused_and_the_rest_is_served(
     bad = {model.name for model in checked.models if model.count("error")}
     assert good == ready
     assert not bad & ready
-    assert {"good", "with space", "old_broken", "policy_some", "signed", "signed_config", "chain"} <= good
+    assert {
+        "good",
+        "with space",
+        "old_broken",
+        "policy_some",
+        "signed",
+        "signed_config",
+        "chain",
+        "latin1_comment",
+        "latin1_value",
+    } <= good
     assert {"new_broken", "changed", "extra", "labels_outside", "too_large", "chain_broken", "double"} <= bad
 
 

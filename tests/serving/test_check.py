@@ -105,7 +105,7 @@ instance_group [{ kind: KIND_GPU }]
         ("max_batch_size: {", "cannot be read"),
         ("max_batchsize: 3", "cannot be read"),
         ("x {" * 5000, "cannot be read"),
-        ("ensemble_scheduling { step { model_name: '\xff' } }", "cannot be read"),
+        ("ensemble_scheduling { step { model_name: '\xff' } }", "is for ensembles"),
         ("max_batch_size: -1", "negative"),
         ('name: "other"', "name differs"),
         ("version_policy { specific { versions: [ 4 ] } }", "no version is left"),

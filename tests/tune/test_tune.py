@@ -28,10 +28,10 @@ from tests.networks import network
 from tests.tune.test_search import point
 from tnn_serving.cli.app import app
 from tnn_serving.errors import ConfigError
+from tnn_serving.serving.config_text import parse_config
 from tnn_serving.tune import Goal, Load, Place, write
 from tnn_serving.tune.page import page
 from tnn_serving.tune.plot import Axis, plot
-from tnn_serving.tune.prototext import parse
 from tnn_serving.tune.report import Machine, Report, Result
 from tnn_serving.tune.space import DEFAULT, Candidate
 from tnn_serving.tune.trials import Trials
@@ -116,7 +116,7 @@ def test_what_is_chosen_is_written_and_the_rest_stays(done: Done) -> None:
     changed = done.found["confirmed"] and done.found["chosen"] != done.found["default"]
     assert (text != MINE) == changed
     assert file.with_name("config.pbtxt.before-tune").exists() == changed
-    after = parse(text)
+    after = parse_config(text)
     expected = done.found["chosen"]["parameters"] if changed else {}
     assert {key: after.parameters[key].string_value for key in after.parameters} == expected
 

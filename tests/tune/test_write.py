@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tnn_serving.errors import ConfigError
-from tnn_serving.tune.prototext import locate, parse
+from tnn_serving.serving.config_text import parse_config
+from tnn_serving.tune.prototext import locate
 from tnn_serving.tune.space import DEFAULT, PARAMETER, Candidate
 from tnn_serving.tune.write import (
     BEGIN,
@@ -55,7 +56,7 @@ def test_settings_are_added_and_everything_else_stays(text: str) -> None:
     assert added.rstrip().endswith(END)
     assert "# why: 1.5 times" in added
     assert ("\r\n" in text) == ("\r\n" in added)
-    before, after = parse(text), parse(made)
+    before, after = parse_config(text), parse_config(made)
     assert {key: after.parameters[key].string_value for key in chosen.parameters} == chosen.parameters
     assert sum(group.count or 1 for group in after.instance_group) == (2 if chosen.instances else 1)
     for key in chosen.parameters:
@@ -102,7 +103,7 @@ def test_what_the_user_wrote_is_changed_only_by_force(text: str, fields: dict[st
         with_settings(text, chosen)
     assert "--force" in str(error.value.hint)
     made = with_settings(text, chosen, force=True)
-    after = parse(made)
+    after = parse_config(made)
     assert {key: after.parameters[key].string_value for key in chosen.parameters} == chosen.parameters
     assert [group.count for group in after.instance_group] == [2] * ("instances" in fields)
     assert made.startswith("# before\n")
@@ -118,7 +119,7 @@ def test_the_same_value_in_other_words_is_no_contradiction() -> None:
 def test_evidence_alone_is_written_when_the_user_has_the_values_already() -> None:
     text = 'parameters { key: "engine" value { string_value: "openvino" } }\n'
     made = with_settings(text, Candidate(engine="openvino"), ["it is the best"])
-    assert parse(made) == parse(text)
+    assert parse_config(made) == parse_config(text)
     assert "# it is the best\n" in made
 
 
@@ -137,7 +138,7 @@ def test_a_text_that_triton_would_refuse_is_refused(text: str) -> None:
 def test_a_model_of_another_name(name: str) -> None:
     text = "# name: \"no\"\nname: 'old' 'er' # mine\ninput { name: \"x\" }"
     made = with_name(text, name)
-    assert parse(made).name == name
+    assert parse_config(made).name == name
     assert made.endswith('# mine\ninput { name: "x" }')
     assert with_name("backend: 'tnn'", name) == "backend: 'tnn'"
 
@@ -215,9 +216,9 @@ CANDIDATES = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(configurations(), CANDIDATES)
 def test_every_field_of_the_user_survives(text: str, chosen: Candidate) -> None:
-    before = parse(text)
+    before = parse_config(text)
     made = with_settings(text, chosen, ["evidence"], force=True)
-    after = parse(made)
+    after = parse_config(made)
     for key, value in chosen.parameters.items():
         assert after.parameters[key].string_value == value or key in before.parameters
     for key in before.parameters:
@@ -236,7 +237,7 @@ def test_every_field_of_the_user_survives(text: str, chosen: Candidate) -> None:
 @given(configurations())
 def test_places_are_where_protobuf_reads_them(text: str) -> None:
     parameters = "".join(f"parameters {text[one.start : one.end]}\n" for one in locate(text).all("parameters"))
-    assert parse(parameters).parameters == parse(text).parameters
+    assert parse_config(parameters).parameters == parse_config(text).parameters
 
 
 # ---- files ----

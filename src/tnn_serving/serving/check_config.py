@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from tnn_serving.engines import TensorSpec, engine_named
 from tnn_serving.errors import ConfigError, TnnError
 from tnn_serving.int8 import Choice
-from tnn_serving.serving.config import CONFIG_FILE, TRITON_TYPE, bind_inputs, check_outputs, complete
+from tnn_serving.serving.config import BACKEND, CONFIG_FILE, TRITON_TYPE, bind_inputs, check_outputs, complete
 from tnn_serving.serving.parameters import PARAMETERS, check_operators, read_parameter, with_defaults
 from tnn_serving.serving.repository import versions
 from tnn_serving.serving.settings import Settings, read_settings
@@ -111,6 +111,17 @@ def settings_of(config: Mapping[str, Any], options: Mapping[str, str], findings:
     if int(config.get("max_batch_size", 0)) < 0:
         text = str(config["max_batch_size"])
         findings.append(Finding("error", CONFIG_FILE, "max_batch_size is negative", found=text))
+    if "ensemble_scheduling" in config:
+        findings.append(
+            Finding(
+                "error",
+                CONFIG_FILE,
+                "ensemble_scheduling is for ensembles",
+                expected='platform: "ensemble"',
+                found=f'backend: "{BACKEND}"',
+                hint="take it out, or move it to a model folder of its own",
+            )
+        )
     return settings
 
 

@@ -1,6 +1,6 @@
 """A protobuf text with the places of its fields, so that one value can be changed and every other byte kept.
 
-What a text *means* is for protobuf's own parser to say (:func:`parse`); this one only finds where things stand.
+What a text *means* is for protobuf's own parser to say; this one only finds where things stand.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from tnn_serving.errors import ConfigError
 
@@ -50,20 +49,8 @@ class Field:
     values: tuple[Value, ...]
 
 
-def parse(text: str) -> Any:
-    """The ``ModelConfig`` that a text means. Raises ConfigError for a text that protobuf refuses."""
-    from google.protobuf import text_format  # imported here, with tritonclient's: they take a quarter of a second
-    from tritonclient.grpc.model_config_pb2 import ModelConfig
-
-    try:
-        # Comments may hold what is no UTF-8; Triton does not mind.
-        return text_format.Parse(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), ModelConfig())
-    except text_format.ParseError as error:
-        raise ConfigError("config.pbtxt cannot be read", found=error) from error
-
-
 def locate(text: str) -> Value:
-    """The fields of a text that :func:`parse` takes, with their places. Raises ConfigError for one that it refuses."""
+    """The fields of a text that protobuf takes, with their places. Raises ConfigError for one that it refuses."""
     tokens = _Tokens(text)
     fields = tuple(_fields(tokens, None))
     return Value(0, len(text), fields)

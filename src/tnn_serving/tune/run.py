@@ -10,10 +10,10 @@ from typing import Any
 from tnn_serving.engines import ENGINES
 from tnn_serving.engines.cpu import available_cores, this_cpu
 from tnn_serving.errors import ConfigError
+from tnn_serving.serving.config_text import parse_config
 from tnn_serving.tune import write
 from tnn_serving.tune.goal import Goal
 from tnn_serving.tune.place import Place
-from tnn_serving.tune.prototext import parse
 from tnn_serving.tune.report import Machine, Report, gain, results
 from tnn_serving.tune.search import search
 from tnn_serving.tune.space import DEFAULT, PARAMETER, Candidate, Space
@@ -102,7 +102,7 @@ def _most_rows(config: dict[str, Any]) -> int:
 
 
 def _kept(text: str, fixed: frozenset[str]) -> dict[str, str]:
-    config = parse(text)
+    config = parse_config(text)
     kept = {key: config.parameters[key].string_value for name, key in PARAMETER.items() if name in fixed}
     if "instances" in fixed:
         kept["instance_group"] = " ".join(f"count {group.count or 1}" for group in config.instance_group)

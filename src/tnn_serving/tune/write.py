@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tnn_serving.errors import ConfigError
+from tnn_serving.serving.config_text import parse_config
 from tnn_serving.serving.parameters import PARAMETERS
-from tnn_serving.tune.prototext import Value, locate, parse
+from tnn_serving.tune.prototext import Value, locate
 from tnn_serving.tune.space import PARAMETER, Candidate
 
 BEGIN = "# tnn-serving tune: begin"
@@ -39,7 +40,7 @@ def without_block(text: str) -> str:
 
 def fixed_fields(text: str) -> frozenset[str]:
     """Fields of a candidate about which the user wrote something."""
-    config = parse(without_block(text))
+    config = parse_config(without_block(text))
     names = {name for name, key in PARAMETER.items() if key in config.parameters}
     if {"hint", "streams"} & names:  # two words for one thing
         names |= {"hint", "streams"}
@@ -48,7 +49,7 @@ def fixed_fields(text: str) -> frozenset[str]:
 
 def cannot_be_changed(text: str) -> frozenset[str]:
     """Fields that even ``force`` leaves alone: which of several instance groups would be meant, nobody can tell."""
-    groups = parse(without_block(text)).instance_group
+    groups = parse_config(without_block(text)).instance_group
     return frozenset({"instances"} if len(groups) > 1 else ())
 
 
@@ -56,7 +57,7 @@ def earlier(text: str) -> Candidate | None:
     """What was written here before, if that can be read."""
     blocks = "".join(match[0] for match in _BLOCK.finditer(text))
     try:
-        config = parse(blocks)
+        config = parse_config(blocks)
         given = {key: config.parameters[key].string_value for key in config.parameters}
         values: dict[str, Any] = {name: given[key] for name, key in PARAMETER.items() if key in given}
         for name in values.keys() & {"streams", "threads", "rows"}:
@@ -81,7 +82,7 @@ def with_settings(text: str, chosen: Candidate, evidence: Sequence[str] = (), *,
         ConfigError: the text cannot be read, or says something else than ``chosen`` and ``force`` is not given.
     """
     kept = without_block(text)
-    config = parse(kept)
+    config = parse_config(kept)
     wanted = dict(chosen.parameters)
     instances = chosen.instances
     contradicting = _contradictions(config, wanted, instances)
@@ -173,7 +174,9 @@ def _same(key: str, left: str, right: str) -> bool:
 def _with_value(text: str, key: str, value: str) -> str:
     """The last entry of ``key`` with another value: of equal keys, that is the one that counts."""
     entry = [
-        one for one in locate(text).all("parameters") if key in parse(_as_field("parameters", text, one)).parameters
+        one
+        for one in locate(text).all("parameters")
+        if key in parse_config(_as_field("parameters", text, one)).parameters
     ][-1]
     holders = entry.all("value")
     if not holders:
@@ -252,5 +255,5 @@ def _check(made: str, before: Any, wanted: Mapping[str, str], instances: int | N
             group.kind = group.KIND_CPU
         if instances != (expected.instance_group[0].count or 1) or not before.instance_group:
             expected.instance_group[0].count = instances
-    if parse(made) != expected:
+    if parse_config(made) != expected:
         raise ConfigError("config.pbtxt cannot be changed", hint="write the settings by hand; --dry-run shows them")
