@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -203,18 +204,23 @@ def regions(server: Background) -> list[Any]:
         return list(client.get_system_shared_memory_status())
 
 
+def region_files(pid: int) -> list[Path]:
+    """The regions that a process has made."""
+    return list(SHARED_MEMORY.glob(f"tnn-serving-bench-{pid}-*"))
+
+
 @pytest.fixture
 def no_region_is_left(loaded: Background) -> Iterator[None]:
     yield
     assert regions(loaded) == []
-    assert list(SHARED_MEMORY.glob("tnn-serving-bench-*")) == []
+    assert region_files(os.getpid()) == []
 
 
 @pytest.mark.usefixtures("no_region_is_left")
 def test_shared_memory_is_there_and_removed(loaded: Background, address: str) -> None:
     with Target(address, "relu", shapes=SHAPE, shared_memory="system") as target:
         with target.loop(2) as loop:
-            assert len(regions(loaded)) == len(list(SHARED_MEMORY.glob("tnn-serving-bench-*"))) == 3
+            assert len(regions(loaded)) == len(region_files(os.getpid())) == 3
             send(loop, 4)
         assert regions(loaded) == []
 
@@ -331,9 +337,11 @@ def test_bench_is_interrupted(loaded: Background) -> None:
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         with connect(loaded.http_url) as connection:
             wait_for(lambda: connection.statistics("interrupted")["requests"] > 500, "the load has begun", 60)
+        assert region_files(process.pid)
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
+    assert region_files(process.pid) == []
     assert "concurrency 2: interrupted" in stderr
     assert "Traceback" not in stderr
     assert stdout.splitlines()[2].split()[0] == "2"

@@ -26,6 +26,7 @@ from tnn_serving.triton.background import free_ports
 from tnn_serving.triton.health import Limits
 from tnn_serving.triton.index import ServedModel
 from tnn_serving.triton.launch import BACKEND_LIBRARY, find_libpython, find_tritonserver, prepare
+from tnn_serving.triton.monitor import UNSEEN
 from tnn_serving.triton.overlay import Overlay
 from tnn_serving.triton.supervise import Callbacks, Supervisor
 
@@ -140,6 +141,8 @@ def start(
     running.thread = threading.Thread(target=run, name="supervisor")
     running.thread.start()
     wait_for(lambda: running.ready or running.outcome, "the server is ready", START_S)
+    # On a busy machine the first look may have taken too long.
+    wait_for(lambda: running.outcome or supervisor.monitor.report().reason != UNSEEN, "its models are looked at")
     return running
 
 

@@ -32,11 +32,11 @@ def write_model(
 
 
 def write_slow_model(repository: Path, name: str, *, config: str) -> Path:
-    """A model x [N, 3, H, W] -> y [N, 32, 1, 1] whose time goes with the picture's size: some milliseconds for 64 x 64,
-    a good part of a second for 512 x 512. Returns the model's folder."""
+    """A model x [N, 3, H, W] -> y [N, 64, 1, 1] whose time goes with the picture's size: some milliseconds for 64 x 64,
+    a good part of a second for 512 x 512, far longer than it takes to send it. Returns the model's folder."""
     tokens = "3 3 1 1 1 1 1 -1 1 1 1"
-    layers = [f"Convolution c0 1 1 x b0 1 3 32 {tokens}"]
-    layers += [f"Convolution c{k} 1 1 b{k - 1} b{k} 1 32 32 {tokens}" for k in range(1, 8)]
+    layers = [f"Convolution c0 1 1 x b0 1 3 64 {tokens}"]
+    layers += [f"Convolution c{k} 1 1 b{k - 1} b{k} 1 64 64 {tokens}" for k in range(1, 8)]
     layers.append("Pooling mean 1 1 b7 y 1 0 0 1 1 0 0 -1 -1 -1 0")
     folder = repository / name / "1"
     folder.mkdir(parents=True)

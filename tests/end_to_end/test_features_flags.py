@@ -26,7 +26,7 @@ max_batch_size: 1
 instance_group [ { count: 1 kind: KIND_CPU rate_limiter { resources [ { name: "cores" global: true count: 1 } ] } } ]
 parameters [ { key: "engine" value: { string_value: "openvino" } } ]
 """
-SLOW = (1024, 1024)
+SLOW = (768, 768)
 """Takes seconds: the age of an execution is measured twice a second."""
 
 

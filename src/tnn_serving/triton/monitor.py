@@ -34,6 +34,8 @@ UNWATCHED_S = 2.0
 """When nobody has asked for a fault for this long, this process did not run: it was stopped together with its server,
 as in a frozen container. What lasts since before that is not held against the server."""
 
+UNSEEN = "tritonserver answers; its models have not been looked at yet"
+
 ENGINE_GRACE_S = 5.0
 LONGEST_ENGINE_GRACE_S = 600.0
 ENGINE_MEMORY_S = 3600.0
@@ -272,5 +274,7 @@ class Monitor:
         return f"tritonserver has not answered for {silent_s:.1f} s" if silent_s > self.limits.stall_report_s else ""
 
     def _missing(self, versions: Sequence[VersionHealth]) -> str:
+        if self._look is None:  # it began to answer, and the first look took too long
+            return UNSEEN
         missing = missing_models(versions, self._wanted)
         return "; ".join(f"model {name}: {why}" for name, why in sorted(missing.items()))
