@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 log = logging.getLogger(__name__)
 
@@ -13,9 +14,14 @@ Work = Callable[[], None]
 
 
 class Background:
-    """Does one piece of work after another, in a thread that starts with the first and ends with :meth:`stop`."""
+    """Does one piece of work after another, in a thread that starts with the first and ends with :meth:`stop`.
+
+    Attributes:
+        around: entered for each piece of work.
+    """
 
     def __init__(self) -> None:
+        self.around: Callable[[], AbstractContextManager[None]] = nullcontext
         self._waiting: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -49,7 +55,8 @@ class Background:
     def _run(self) -> None:
         while (work := self._waiting.get()) is not None and not self._stopping:
             try:
-                work()
+                with self.around():
+                    work()
             except Exception:
                 log.exception("work in the background failed")
             del work

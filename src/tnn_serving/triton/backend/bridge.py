@@ -40,7 +40,7 @@ from tnn_serving.errors import (
 from tnn_serving.serving.servable import Requests, Response, Result, Servable
 from tnn_serving.serving.tensors import RequestTensor
 from tnn_serving.triton.backend.executions import Failures, Watch
-from tnn_serving.triton.backend.memory import give_back
+from tnn_serving.triton.backend.memory import give_back, in_own_mappings
 from tnn_serving.triton.backend.metrics import Metrics, ModelMetrics, Publisher
 
 # TRITONSERVER_Error_Code
@@ -206,6 +206,7 @@ def backend_init(config_json: str) -> None:
     _Backend.options = {key: value for key, value in cmdline.items() if key not in TRITONS_OWN_OPTIONS}
     _Backend.metrics = Metrics(_Backend.shim)
     _Backend.watch = Watch(_Backend.shim.oldest_execution)
+    BACKGROUND.around = in_own_mappings
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # For crashes while models are loaded at the server's start, when Triton has no handler yet: shows which model and
     # step. Later Triton's own handler, which replaces this one, shows the C frames.
@@ -250,7 +251,7 @@ def open_model(handle: int, name: str, version: int, folder: str, config_json: s
     """
     metrics = _Backend.metrics.model(name, version)
     try:
-        with _first_alone():
+        with _first_alone(), in_own_mappings():
             servable = Servable.open(
                 Path(folder),
                 json.loads(config_json),
