@@ -203,7 +203,7 @@ class Program:
         def ready() -> bool:
             assert self.process.poll() is None, self.process.communicate()
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/v2/health/ready", timeout=2):
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/health/ready", timeout=2):
                     return True
             except OSError:
                 return False

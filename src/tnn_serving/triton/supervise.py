@@ -158,11 +158,11 @@ class Supervisor:
             fault: Fault | None = None
             process = self._spawn()
             if self._wait_until_ready(process):
+                again, was_ready = was_ready, True
                 self.monitor.running()
-                fault = self._watch(process, self._load_again(process)) if was_ready else None
+                fault = self._watch(process, self._load_again(process)) if again else None
                 if fault is None and process.running and not self._stops_asked:
-                    models = self._models(first=not was_ready)
-                    was_ready = True
+                    models = self._models(first=not again)
                     self.callbacks.on_ready(models)
                     fault = self._watch(process, threading.Event())
             if self._stops_asked:
