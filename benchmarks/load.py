@@ -11,7 +11,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from processes import Processes
 GRPC_HEADERS = {"content-type": "application/grpc", "te": "trailers"}
 PATIENCE_S = 30.0
 WARM_UP_S = 0.3
+WARM_UP_CALLS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +57,13 @@ def grpc_request(target: str, method: str, message: bytes) -> Request:
     return Request(f"http://{target}{method}", body, GRPC_HEADERS, grpc=True)
 
 
-def run(request: Request, connections: int, seconds: float, *, warm_up: bool = False) -> Load:
-    """Sends the request over so many connections for so long.
+def run(request: Request, connections: int, seconds: float) -> Load:
+    """Sends the request over so many connections for about so long.
 
-    When nothing was answered in that time, it is tried once more for four times as long, unless ``warm_up`` says that
-    it does not matter. Raises RuntimeError when nothing is answered at all.
+    When nothing was answered in that time, it is tried once more for four times as long. Raises RuntimeError when
+    nothing is answered at all.
     """
-    answered, told = _run(request, connections, seconds)
-    if not answered.requests and not warm_up:
-        answered, told = _run(request, connections, 4 * seconds)
-        if not answered.requests:
-            raise RuntimeError(f"{request.url} answered nothing:\n{told}")
-    return answered
+    return _run(request, connections, seconds, _rate(request, connections))
 
 
 def measured(request: Request, processes: Processes, connections: int, seconds: float) -> tuple[Load, float]:
@@ -76,31 +72,58 @@ def measured(request: Request, processes: Processes, connections: int, seconds: 
     A short window that does not count comes first.
     """
     with processes.thawed():
-        run(request, connections, WARM_UP_S, warm_up=True)
+        rate = _rate(request, connections)
         before_s = processes.cpu_s()
-        done = run(request, connections, seconds)
+        done = _run(request, connections, seconds, rate)
         cpu_s = processes.cpu_s() - before_s
     return done, cpu_s / done.requests * 1e6
 
 
-def _run(request: Request, connections: int, seconds: float) -> tuple[Load, str]:
+def _rate(request: Request, connections: int) -> float:
+    """About how many requests a second are answered. Calls over gRPC are counted, not timed: tritonserver crashes now
+    and then when connections are closed with calls under way, which is how a time would end them."""
+    if not request.grpc:
+        return _h2load(request, connections, ["-D", f"{round(WARM_UP_S * 1e3)}ms"], WARM_UP_S)[0].rate
+    few = _h2load(request, connections, ["-n", str(WARM_UP_CALLS * connections)])[0]
+    return _h2load(request, connections, ["-n", str(max(connections, round(few.rate * WARM_UP_S)))])[0].rate
+
+
+def _run(request: Request, connections: int, seconds: float, rate: float) -> Load:
+    for patience in (1, 4):
+        if request.grpc:
+            count = max(connections, round(patience * rate * seconds))
+            answered, told = _h2load(request, connections, ["-n", str(count)])
+        else:
+            time_s = patience * seconds
+            answered, told = _h2load(request, connections, ["-D", f"{round(time_s * 1e3)}ms"], time_s)
+        if answered.requests:
+            return answered
+    raise RuntimeError(f"{request.url} answered nothing:\n{told}")
+
+
+def _h2load(
+    request: Request, connections: int, amount: Sequence[str], seconds: float | None = None
+) -> tuple[Load, str]:
+    """What h2load found, and what it printed. Without ``seconds``, it took as long as its requests."""
     program = shutil.which("h2load")
     if program is None:
         raise RuntimeError("h2load is not installed; on Debian and Ubuntu: apt install nghttp2-client")
     with tempfile.TemporaryDirectory(prefix="tnn-serving-load-") as folder:
         body, log = Path(folder, "body"), Path(folder, "log")
         body.write_bytes(request.body)
-        command = [program, "-c", str(connections), "-m", "1", "-t", "1", "-D", f"{round(seconds * 1e3)}ms"]
+        command = [program, "-c", str(connections), "-m", "1", "-t", "1", *amount]
         command += ["-d", str(body), "--log-file", str(log), *(["-p", "h2c"] if request.grpc else ["--h1"])]
         for name, value in request.headers.items():
             command += ["-H", f"{name}: {value}"]
         done = subprocess.run(
-            [*command, request.url], capture_output=True, text=True, timeout=seconds + PATIENCE_S, check=False
+            [*command, request.url], capture_output=True, text=True, timeout=(seconds or 0) + PATIENCE_S, check=False
         )
         rows = np.loadtxt(log, dtype=np.int64, ndmin=2) if log.is_file() and log.stat().st_size else np.zeros((0, 3))
     good = rows[:, 1] == 200
     took_ms = rows[good, 2] / 1e3
     p50_ms, p99_ms = np.percentile(took_ms, [50, 99]) if good.any() else (np.nan, np.nan)
+    if seconds is None:
+        seconds = float((rows[:, 0] + rows[:, 2]).max() - rows[:, 0].min()) / 1e6 if len(rows) else np.nan
     lost = re.search(r"(\d+) errored, (\d+) timeout", done.stdout)
     errors = int((~good).sum()) + (int(lost[1]) + int(lost[2]) if lost else 0)
     return Load(int(good.sum()), seconds, float(p50_ms), float(p99_ms), errors), done.stdout[-800:] + done.stderr[-400:]

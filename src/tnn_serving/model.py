@@ -17,7 +17,7 @@ from tnn_serving.choice import Candidate, Choice, PrecisionChoice, choose, read_
 from tnn_serving.engines import ENGINES, Engine, NodeTime, Options, Shapes, TensorSpec, engine_named
 from tnn_serving.engines.base import Arrays, Precision
 from tnn_serving.engines.choices import Choices
-from tnn_serving.engines.cpu import Cpu, cpu_name
+from tnn_serving.engines.cpu import Cpu, available_cores, cpu_name
 from tnn_serving.engines.shapes import NO_SHAPES, Allocate, ShapeCache, ShapeLimits, zeros
 from tnn_serving.errors import ConfigError, EngineError, RequestError, TnnError, located
 from tnn_serving.formats import read_model
@@ -374,7 +374,8 @@ class Model:
         with located(self.network.source):
             general = engine.compile(made, replace(self._options, precision=precision, ieee_division=exact))
         fed = [spec for spec in self.inputs if spec.name not in self._optional or spec.name in given]
-        return Candidate(ShapeCache(general, fed, self._limits, self.network.weight_bytes), decision)
+        many = (self._options.threads or available_cores().count) if self._options.elastic else 1
+        return Candidate(ShapeCache(general, fed, self._limits, self.network.weight_bytes, many), decision)
 
     def _choose(self, precision: PrecisionChoice, feeds: Arrays) -> tuple[Candidate, Choice]:
         """Compiles the network's own outputs on the engine, and in the precision, that they are to run in."""

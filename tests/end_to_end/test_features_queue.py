@@ -25,7 +25,13 @@ QUICK = (32, 32)
 BUSY = 4
 """Slow requests that keep the model busy: two are begun, the third is handed over, the last waits."""
 
-FIXED = 'max_batch_size: 1\nparameters [ { key: "engine" value: { string_value: "openvino" } } ]\n'
+FIXED = """
+max_batch_size: 1
+parameters [
+  { key: "engine" value: { string_value: "openvino" } },
+  { key: "PERFORMANCE_HINT" value: { string_value: "LATENCY" } }
+]
+"""
 CONFIGS = {
     "queue_priorities": "dynamic_batching { priority_levels: 2 default_priority_level: 2 }\n",
     "queue_limits": """

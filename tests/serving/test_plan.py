@@ -15,19 +15,24 @@ FOUR = Cores(4, "all cores of the machine")
 
 
 @pytest.mark.parametrize(
-    ("asked", "threads", "streams", "told"),
+    ("asked", "threads", "streams", "in_flight", "told"),
     [
-        ({}, 4, 1, "4 threads (all cores of the machine), 1 inferences side by side (LATENCY"),
-        ({"instances": 2}, 4, 2, "2 instances"),
-        ({"instances": 9}, 4, 4, "9 instances"),
-        ({"hint": "THROUGHPUT"}, 4, 4, "THROUGHPUT: one a thread"),
-        ({"threads": 2, "hint": "THROUGHPUT"}, 2, 2, "2 threads (asked for)"),
-        ({"streams": 3}, 4, 3, "3 inferences side by side (asked for)"),
+        ({}, 4, 1, 5, "4 threads (all cores of the machine), 1 inferences side by side (AUTO: all threads for one inf"),
+        ({"threads": 1}, 1, 1, 2, "AUTO: all threads for one inference)"),
+        ({"hint": "LATENCY"}, 4, 1, 2, "LATENCY: all threads for one inference)"),
+        ({"instances": 2}, 4, 2, 3, "2 instances"),
+        ({"instances": 9}, 4, 4, 5, "9 instances"),
+        ({"hint": "THROUGHPUT"}, 4, 4, 5, "THROUGHPUT: one a thread"),
+        ({"threads": 2, "hint": "THROUGHPUT"}, 2, 2, 3, "2 threads (asked for)"),
+        ({"streams": 3}, 4, 3, 4, "3 inferences side by side (asked for)"),
     ],
 )
-def test_cores_are_divided_and_it_is_said_why(asked: dict[str, int], threads: int, streams: int, told: str) -> None:
-    made = plan(FOUR, **{"instances": 1, "threads": 0, "streams": 0, "hint": "LATENCY", **asked})  # type: ignore[arg-type]
-    assert (made.threads, made.streams, made.in_flight) == (threads, streams, streams + 1)
+def test_cores_are_divided_and_it_is_said_why(
+    asked: dict[str, int], threads: int, streams: int, in_flight: int, told: str
+) -> None:
+    made = plan(FOUR, **{"instances": 1, "threads": 0, "streams": 0, "hint": "AUTO", **asked})  # type: ignore[arg-type]
+    assert (made.threads, made.streams, made.in_flight) == (threads, streams, in_flight)
+    assert made.elastic == (in_flight > streams + 1)
     assert told in made.reason
 
 
@@ -38,7 +43,7 @@ def test_instances_are_counted_over_all_groups() -> None:
 
 def test_hints_are_read_in_any_case() -> None:
     assert read_hint("throughput") == "THROUGHPUT"
-    with pytest.raises(ValueError, match="LATENCY or THROUGHPUT"):
+    with pytest.raises(ValueError, match="AUTO, LATENCY, THROUGHPUT"):
         read_hint("CUMULATIVE_THROUGHPUT")
 
 

@@ -118,6 +118,9 @@ class OnnxRuntimeExecutable:
     def at(self, shapes: Shapes) -> None:
         """``None``: a session is as fast with free shapes as with fixed ones."""
 
+    def side_by_side(self, streams: int) -> None:
+        """``None``: runs that come together share the threads."""
+
 
 def _has_free_shapes(model: onnx.ModelProto) -> bool:
     return any(dim.HasField("dim_param") for item in model.graph.input for dim in item.type.tensor_type.shape.dim)

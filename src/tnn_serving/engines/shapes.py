@@ -13,12 +13,14 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from tnn_serving.engines.background import BACKGROUND
 from tnn_serving.engines.base import Arrays, Executable, NodeTime, Shapes, TensorSpec
+from tnn_serving.engines.elastic import Elastic
 from tnn_serving.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ class ShapeCounts:
 
 @dataclass(slots=True)
 class _Entry:
-    executable: Executable
+    executable: Executable | Elastic
     large: tuple[TensorSpec, ...]
     memory_bytes: int
     pinned: bool
@@ -87,10 +89,16 @@ class ShapeCache:
         inputs: names and types of its inputs.
         limits: a ``count`` of 0 compiles for no single shape but those given to :meth:`warm`.
         weight_bytes: what one compilation takes at least.
+        streams: where many inferences come at a time, single shapes are compiled for so many side by side as well.
     """
 
     def __init__(
-        self, general: Executable, inputs: Sequence[TensorSpec], limits: ShapeLimits, weight_bytes: int
+        self,
+        general: Executable,
+        inputs: Sequence[TensorSpec],
+        limits: ShapeLimits,
+        weight_bytes: int,
+        streams: int = 1,
     ) -> None:
         self.general = general
         self.counts = ShapeCounts()
@@ -98,6 +106,7 @@ class ShapeCache:
         self._names = [spec.name for spec in inputs]
         self._limits = limits
         self._weight_bytes = weight_bytes
+        self._streams = streams
         self._state = _State()
         self._clock = 0
 
@@ -182,20 +191,41 @@ class ShapeCache:
         return min(loose)[1] if loose else None
 
     def _compile(self, key: Key, *, pinned: bool) -> None:
-        before = _resident_bytes()
-        executable = self.general.at(dict(zip(self._names, key, strict=True)))
-        if executable is None:
+        made, taken = self._started(key, lambda: self.general.at(dict(zip(self._names, key, strict=True))))
+        if made is None:
             self._limits = NO_SHAPES
             return
-        # The first inference is the slow one: weights are packed, memory is taken.
-        executable.run(zeros(self._inputs, dict(zip(self._names, key, strict=True))))
-        taken = max(_resident_bytes() - before, self._weight_bytes)
+        executable: Executable | Elastic = made
+        if self._streams > 1:
+            executable = Elastic(made, self._streams, partial(_for_many, weakref.ref(self), key, made))
         with self._state.lock:
             self._clock += 1
-            large = tuple(spec for spec in executable.outputs if _bytes(spec) >= LARGE_BYTES)
+            large = tuple(spec for spec in made.outputs if _bytes(spec) >= LARGE_BYTES)
             self._state.entries[key] = _Entry(executable, large, taken, pinned, used=self._clock)
             self._make_room(key)
             self.counts.size = len(self._state.entries)
+
+    def _for_many(self, key: Key, alone: Executable) -> Executable | None:
+        """The executable of a shape once more, for several inferences side by side, if there is memory for it."""
+        if self.memory_bytes + self._weight_bytes > self._limits.memory_bytes:
+            return None
+        made, taken = self._started(key, lambda: alone.side_by_side(self._streams))
+        with self._state.lock:
+            entry = self._state.entries.get(key)
+            if made is not None and entry is not None:
+                entry.memory_bytes += taken
+                self._make_room(key)
+                self.counts.size = len(self._state.entries)
+        return made
+
+    def _started(self, key: Key, compile: Callable[[], Executable | None]) -> tuple[Executable | None, int]:
+        """What was compiled for a shape, run once, and the bytes that it takes."""
+        before = _resident_bytes()
+        made = compile()
+        if made is not None:
+            # The first inference is the slow one: weights are packed, memory is taken.
+            made.run(zeros(self._inputs, dict(zip(self._names, key, strict=True))))
+        return made, max(_resident_bytes() - before, self._weight_bytes)
 
     def _make_room(self, fresh: Key) -> None:
         entries = self._state.entries
@@ -218,6 +248,11 @@ def _compile_for(cache: weakref.ref[ShapeCache], key: Key) -> None:
         held._compile(key, pinned=False)
     except EngineError as error:
         log.info("no executable for %s: %s", [list(shape) for shape in key], error)
+
+
+def _for_many(cache: weakref.ref[ShapeCache], key: Key, alone: Executable) -> Executable | None:
+    held = cache()
+    return None if held is None else held._for_many(key, alone)
 
 
 def _bytes(spec: TensorSpec) -> int:

@@ -143,7 +143,7 @@ def _compiled(name: str, network: Network, config: Mapping[str, Any], *, complet
     )
     typical = _typical_shapes(bindings, settings, border)
     outputs = _output_names(filled)
-    options = Options(threads=planned.threads, streams=planned.streams, cache_dir=settings.cache_dir)
+    options = Options(planned.threads, planned.streams, elastic=planned.elastic, cache_dir=settings.cache_dir)
 
     def make() -> Model:
         return Model(

@@ -172,8 +172,8 @@ PARAMETERS = {
         Parameter(
             "PERFORMANCE_HINT",
             "`LATENCY`: all threads for one inference, or divided among the instances; `THROUGHPUT`: an inference a "
-            "thread",
-            "LATENCY",
+            "thread; `AUTO`: the first while few requests come, the second while many do",
+            "AUTO",
             read_hint,
         ),
         Parameter(

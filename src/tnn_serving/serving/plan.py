@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from tnn_serving.engines.cpu import Cores
 
-PerformanceHint = Literal["LATENCY", "THROUGHPUT"]
+PerformanceHint = Literal["AUTO", "LATENCY", "THROUGHPUT"]
 
 
 def read_hint(text: str) -> PerformanceHint:
@@ -17,7 +17,7 @@ def read_hint(text: str) -> PerformanceHint:
     for hint in hints:
         if text.upper() == hint:
             return hint
-    raise ValueError(f"expected {' or '.join(hints)}")
+    raise ValueError(f"expected {', '.join(hints)}")
 
 
 def takes_turns(config: Mapping[str, Any]) -> bool:
@@ -33,14 +33,20 @@ class Plan:
     Attributes:
         threads: of the engine, all streams together.
         streams: inferences that run side by side.
-        in_flight: executions that an instance may have begun: one more than run, so that the next one's input is
-            read and the last one's answer sent while the engine works.
+        elastic: where more inferences come than that, they get one thread each.
+        reason: the sentence.
     """
 
     threads: int
     streams: int
-    in_flight: int
+    elastic: bool
     reason: str
+
+    @property
+    def in_flight(self) -> int:
+        """Executions that an instance may have begun: one more than run, so that the next one's input is read and the
+        last one's answer sent while the engine works."""
+        return (self.threads if self.elastic else self.streams) + 1
 
 
 def instances(config: Mapping[str, Any]) -> int:
@@ -56,17 +62,20 @@ def plan(cores: Cores, *, instances: int, threads: int, streams: int, hint: Perf
         cores: what the process may use.
         instances: of the model, as ``instance_group`` says.
         threads, streams: as asked for; 0 leaves it to the plan.
-        hint: THROUGHPUT runs as many inferences side by side as there are threads, LATENCY one with all of them, unless
-            ``instances`` asks for more.
+        hint: THROUGHPUT runs as many inferences side by side as there are threads, LATENCY one with all of them. AUTO
+            is LATENCY while few requests come, THROUGHPUT while many do. ``instances`` above one are a number of
+            inferences side by side to anything but THROUGHPUT.
     """
     used = threads or cores.count
     reasons = [f"{used} threads ({'asked for' if threads else cores.reason})"]
+    elastic = hint == "AUTO" and not streams and instances == 1 and used > 1
     if streams:
         side_by_side, why = streams, "asked for"
     elif hint == "THROUGHPUT":
         side_by_side, why = used, "THROUGHPUT: one a thread"
+    elif instances > 1:
+        side_by_side, why = min(instances, used), f"{instances} instances"
     else:
-        side_by_side = min(instances, used)
-        why = "LATENCY: all threads for one inference" if instances == 1 else f"{instances} instances"
+        side_by_side, why = 1, f"{hint}: all threads for one inference" + (", one for each while many come" * elastic)
     reasons.append(f"{side_by_side} inferences side by side ({why})")
-    return Plan(used, side_by_side, side_by_side + 1, ", ".join(reasons))
+    return Plan(used, side_by_side, elastic, ", ".join(reasons))
