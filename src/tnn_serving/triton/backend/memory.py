@@ -15,8 +15,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 APART_FROM_BYTES = 128 * 1024
 """Blocks from this size on get mappings of their own while models are loaded: what glibc begins with."""
 
-POOLED_UP_TO_BYTES = 32 * 1024 * 1024
-"""Blocks up to this size come from glibc's pools otherwise: where it would arrive by itself."""
+POOLED_UP_TO_BYTES = 4 * 1024 * 1024
+"""Blocks up to this size, which tensors of requests mostly have, come from glibc's pools otherwise."""
 
 _C: Any = ctypes.CDLL(None)
 _glibc = hasattr(_C, "mallopt") and hasattr(_C, "malloc_trim")  # other C libraries give back by themselves
