@@ -52,9 +52,9 @@ class BareEngine:
         """The first output."""
         return self._process.submit(_answer).result()
 
-    def measure(self, seconds: float) -> Runs:
-        """Runs it for so long."""
-        return self._process.submit(_measure, seconds).result()
+    def measure(self, seconds: float, pause_s: float = 0) -> Runs:
+        """Runs it for so long, with a pause after each run, which counts as no time of the run's."""
+        return self._process.submit(_measure, seconds, pause_s).result()
 
 
 _run: Run
@@ -85,7 +85,7 @@ def _answer() -> np.ndarray:
     return np.array(_run())
 
 
-def _measure(seconds: float) -> Runs:
+def _measure(seconds: float, pause_s: float) -> Runs:
     _run()
     times = []
     cpu_s = time.process_time()
@@ -93,6 +93,8 @@ def _measure(seconds: float) -> Runs:
     while (begun := time.perf_counter()) < start + seconds:
         _run()
         times.append(time.perf_counter() - begun)
+        if pause_s:
+            time.sleep(pause_s)
     took_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu_s
     p50_s, p99_s = np.percentile(times, [50, 99])
     return Runs(len(times) / took_s, float(p50_s) * 1e3, float(p99_s) * 1e3, cpu_s / len(times) * 1e6)

@@ -30,6 +30,12 @@ from results import Result, Target, add_json, integers
 from server import TnnServing, check_answer, start_tnn_serving, wait_until
 
 BARE, EMPTY, SERVED, SHARED = "bare engine", "floor", "served", "served, input in shared memory"
+PAUSED, PAUSE_S = "bare engine, 1 ms between runs", 1e-3
+"""What the engine costs where its threads wait for work in between, as they do with one connection: they spin."""
+
+WARM_UP_CONNECTIONS, WARM_UP_S = 16, 2.0
+"""Load before anything is measured: a server makes itself ready for the load that it gets."""
+
 PROTOCOLS: tuple[wire.Protocol, ...] = ("http", "grpc")
 
 stderr = Console(stderr=True)
@@ -114,6 +120,7 @@ def run(arguments: argparse.Namespace) -> Result:
                 for connections in arguments.connections:
                     key = (what, protocol, connections)
                     windows[key] = partial(loaded, server, request, connections, arguments.seconds)
+        load.run(wire.request("http", ours.http, arguments.network, inputs), WARM_UP_CONNECTIONS, WARM_UP_S)
         for server in (ours, floor):
             server.processes.freeze()
             stack.callback(server.processes.thaw)
@@ -161,6 +168,9 @@ def measure(
         for protocol, connections in groups:
             runs = bare.measure(arguments.seconds)
             figures[BARE, "", 1].add(runs.rate, runs.p50_ms, runs.p99_ms, runs.cpu_us)
+            if connections == 1:
+                runs = bare.measure(arguments.seconds, PAUSE_S)
+                figures.setdefault((PAUSED, "", 1), Figures()).add(runs.rate, runs.p50_ms, runs.p99_ms, runs.cpu_us)
             for what in order:
                 key = (what, protocol, connections)
                 figures.setdefault(key, Figures()).add(*windows[key]())
