@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 
+import psutil
+
 PACKAGES = ("tnn-serving", "openvino", "onnxruntime", "numpy", "nvidia-pytriton")
 """Packages whose versions decide about the figures."""
 
@@ -19,9 +21,13 @@ CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "am
 """The flags of /proc/cpuinfo that engines look at."""
 
 
+LOOK_S = 2.0
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine, as far as figures depend on it. ``load`` is its load average when the benchmark began."""
+    """The machine, as far as figures depend on it. ``load`` is how many cores were in use when the benchmark began: not
+    the load average, which remembers the benchmark before."""
 
     processor: str
     cores: int
@@ -37,7 +43,7 @@ class Machine:
         packages = ", ".join(f"{name} {number}" for name, number in self.packages.items())
         return (
             f"{self.processor}, {self.cores} cores ({' '.join(self.features)}), {self.memory_bytes / 2**30:.0f} GiB, "
-            f"{self.system}, Python {self.python}, {packages}; load average {self.load:.1f} at the start"
+            f"{self.system}, Python {self.python}, {packages}; {self.load:.1f} cores in use at the start"
         )
 
 
@@ -60,7 +66,7 @@ def this_machine() -> Machine:
         system=f"Linux {platform.release()}, {platform.libc_ver()[0]} {platform.libc_ver()[1]}",
         python=platform.python_version(),
         packages={name: number for name in PACKAGES if (number := _version(name))},
-        load=os.getloadavg()[0],
+        load=psutil.cpu_percent(LOOK_S) / 100 * (psutil.cpu_count() or 1),
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 
 DIGEST_BYTES = 65
 """The hash in hex, and a line feed."""
+
+KEPT_BYTES = 8 << 30
+"""Most that the files of a folder may take together; those that were not used for longest go."""
 
 
 class Kept:
@@ -31,6 +35,8 @@ class Kept:
             return None
         try:
             stored = (self.folder / name).read_bytes()
+            with suppress(OSError):  # a folder that may only be read does as well
+                os.utime(self.folder / name)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -54,11 +60,27 @@ class Kept:
                 file.write(_digest(content))
                 file.write(content)
             os.replace(scratch, self.folder / name)
+            self._make_room(self.folder)
         except OSError as error:
             log.warning("what was made cannot be kept in %s: %s", self.folder, error.strerror or error)
             if scratch is not None:
                 with suppress(OSError):
                     os.unlink(scratch)
+
+    @staticmethod
+    def _make_room(folder: Path) -> None:
+        found = []
+        for file in folder.iterdir():
+            with suppress(FileNotFoundError):  # another server may be making room here
+                facts = file.stat()
+                if stat.S_ISREG(facts.st_mode):
+                    found.append((facts.st_mtime, facts.st_size, file))
+        too_much = sum(size for _, size, _ in found) - KEPT_BYTES
+        for _, size, file in sorted(found)[:-1]:
+            if too_much <= 0:
+                return
+            file.unlink(missing_ok=True)
+            too_much -= size
 
 
 def _digest(content: bytes) -> bytes:

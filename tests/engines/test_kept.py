@@ -1,0 +1,34 @@
+"""Files that can be made again: how much of them is kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tnn_serving.engines import kept
+from tnn_serving.engines.kept import DIGEST_BYTES, Kept
+
+SIZE = 1000
+
+
+def test_what_was_not_used_for_longest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "KEPT_BYTES", 3 * (SIZE + DIGEST_BYTES))
+    files = Kept(tmp_path)
+    for k, name in enumerate("abc"):
+        files.put(name, bytes([k]) * SIZE)
+        os.utime(tmp_path / name, (k, k))  # in the order of their making, however coarse the clock
+    assert files.get("a") == bytes(SIZE)  # used, and the youngest now
+    files.put("d", b"d" * SIZE)
+    assert {file.name for file in tmp_path.iterdir()} == {"a", "c", "d"}
+
+
+def test_the_newest_stays_however_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "KEPT_BYTES", 10)
+    files = Kept(tmp_path)
+    (tmp_path / "choices").mkdir()
+    for name in "ab":
+        files.put(name, b"x" * SIZE)
+    assert {file.name for file in tmp_path.iterdir()} == {"choices", "b"}
+    assert files.get("b") == b"x" * SIZE
