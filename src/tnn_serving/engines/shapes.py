@@ -54,11 +54,13 @@ NO_SHAPES = ShapeLimits(0, 0)
 
 @dataclass(slots=True)
 class ShapeCounts:
-    """Inferences answered by an executable of their own shape, and by the general one; shapes compiled for."""
+    """Inferences answered by an executable of their own shape, and by the general one; shapes compiled for, and an
+    estimate of what these compilations take."""
 
     hits: int = 0
     misses: int = 0
     size: int = 0
+    memory_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -203,7 +205,6 @@ class ShapeCache:
             large = tuple(spec for spec in made.outputs if _bytes(spec) >= LARGE_BYTES)
             self._state.entries[key] = _Entry(executable, large, taken, pinned, used=self._clock)
             self._make_room(key)
-            self.counts.size = len(self._state.entries)
 
     def _for_many(self, key: Key, alone: Executable) -> Executable | None:
         """The executable of a shape once more, for several inferences side by side, if there is memory for it."""
@@ -215,7 +216,6 @@ class ShapeCache:
             if made is not None and entry is not None:
                 entry.memory_bytes += taken
                 self._make_room(key)
-                self.counts.size = len(self._state.entries)
         return made
 
     def _started(self, key: Key, compile: Callable[[], Executable | None]) -> tuple[Executable | None, int]:
@@ -228,6 +228,11 @@ class ShapeCache:
         return made, max(_resident_bytes() - before, self._weight_bytes)
 
     def _make_room(self, fresh: Key) -> None:
+        self._remove_coldest(fresh)
+        self.counts.size = len(self._state.entries)
+        self.counts.memory_bytes = self.memory_bytes
+
+    def _remove_coldest(self, fresh: Key) -> None:
         entries = self._state.entries
         while len(entries) > max(1, self._limits.count) or self.memory_bytes > self._limits.memory_bytes:
             coldest = self._coldest()

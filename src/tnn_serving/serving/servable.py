@@ -153,6 +153,7 @@ class Servable:
             total.hits += cache.counts.hits
             total.misses += cache.counts.misses
             total.size += cache.counts.size
+            total.memory_bytes += cache.counts.memory_bytes
         return total
 
     def memory_bytes(self) -> int:

@@ -354,7 +354,7 @@ class Model:
         self._metrics.oldest_execution(oldest_s)
         now, before = self._servable.shape_counts(), self._told_counts
         self._metrics.shape_cache(now.hits - before.hits, now.misses - before.misses, now.size)
-        if now.size != before.size:
+        if now.memory_bytes != before.memory_bytes:
             self._metrics.memory(self._servable.memory_bytes())
         self._told_counts = now
 
