@@ -76,3 +76,31 @@ def test_lanes_work_side_by_side_and_no_more_than_allowed() -> None:
     submitter.join()
     lanes.close()
     assert (most[0], going[0], len(submitted)) == (2, 0, 5)
+
+
+def test_work_goes_to_the_lane_that_was_busy_last() -> None:
+    lanes = Lanes(3, "test")
+    gate, inside = threading.Event(), threading.Semaphore(0)
+    names: list[str] = []
+
+    def wait() -> None:
+        inside.release()
+        gate.wait(60)
+
+    def settle() -> None:
+        deadline = time.monotonic() + 60
+        while len(lanes._idle) < 3 and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    for _ in range(3):  # all three have been busy
+        lanes.submit(wait)
+    for _ in range(3):
+        assert inside.acquire(timeout=60)
+    gate.set()
+    settle()
+    for _ in range(20):
+        lanes.submit(lambda: names.append(threading.current_thread().name + str(threading.get_ident())))
+        settle()
+    lanes.close()
+    assert len(names) == 20
+    assert len(set(names)) == 1
