@@ -335,11 +335,13 @@ def test_bench_is_interrupted(loaded: Background) -> None:
     options = ("--window", 0.2, "--max-windows", 10_000, "--stability", 0.001, "--shared-memory", "system")
     words = command(loaded.http_url, "--model", "interrupted", "--shape", "x=1x3x8x8", "--concurrency", "2,4", *options)
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        with connect(loaded.http_url) as connection:
-            wait_for(lambda: connection.statistics("interrupted")["requests"] > 500, "the load has begun", 60)
-        assert region_files(process.pid)
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=60)
+        try:
+            with connect(loaded.http_url) as connection:
+                wait_for(lambda: connection.statistics("interrupted")["requests"] > 500, "the load has begun", 60)
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()  # or leaving would wait for its end
     assert process.returncode == 130, stderr
     assert region_files(process.pid) == []
     assert "concurrency 2: interrupted" in stderr
