@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -28,9 +29,10 @@ FOUR = Cores(4, "all cores of the machine")
     ],
 )
 def test_cores_are_divided_and_it_is_said_why(
-    asked: dict[str, int], threads: int, streams: int, in_flight: int, told: str
+    asked: dict[str, Any], threads: int, streams: int, in_flight: int, told: str
 ) -> None:
-    made = plan(FOUR, **{"instances": 1, "threads": 0, "streams": 0, "hint": "AUTO", **asked})  # type: ignore[arg-type]
+    default: dict[str, Any] = {"instances": 1, "threads": 0, "streams": 0, "hint": "AUTO"}
+    made = plan(FOUR, **{**default, **asked})
     assert (made.threads, made.streams, made.in_flight) == (threads, streams, in_flight)
     assert made.elastic == (in_flight > streams + 1)
     assert told in made.reason
