@@ -23,6 +23,7 @@ GRPC_HEADERS = {"content-type": "application/grpc", "te": "trailers"}
 PATIENCE_S = 30.0
 WARM_UP_S = 0.3
 WARM_UP_CALLS = 4
+READY_CONNECTIONS, READY_S = 16, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,11 @@ def run(request: Request, connections: int, seconds: float) -> Load:
     return _run(request, connections, seconds, _rate(request, connections))
 
 
+def make_ready(request: Request) -> None:
+    """Load before anything is measured: a server makes itself ready for the load that it gets."""
+    run(request, READY_CONNECTIONS, READY_S)
+
+
 def measured(request: Request, processes: Processes, connections: int, seconds: float) -> tuple[Load, float]:
     """One window of load on a server that is frozen before and after, and its CPU time per request in us.
 
@@ -84,7 +90,9 @@ def _rate(request: Request, connections: int) -> float:
     and then when connections are closed with calls under way, which is how a time would end them."""
     if not request.grpc:
         return _h2load(request, connections, ["-D", f"{round(WARM_UP_S * 1e3)}ms"], WARM_UP_S)[0].rate
-    few = _h2load(request, connections, ["-n", str(WARM_UP_CALLS * connections)])[0]
+    few, told = _h2load(request, connections, ["-n", str(WARM_UP_CALLS * connections)])
+    if not few.requests:
+        raise RuntimeError(f"{request.url} answered nothing:\n{told}")
     return _h2load(request, connections, ["-n", str(max(connections, round(few.rate * WARM_UP_S)))])[0].rate
 
 

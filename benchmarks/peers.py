@@ -114,10 +114,6 @@ class Running:
         wait_until(lambda: wire.answer(self.protocol, self.target, network, inputs), self.processes, str(self))
         check_answer(wire.answer(self.protocol, self.target, network, inputs), want, str(self))
 
-    def warm_up(self, network: str, inputs: wire.Arrays) -> None:
-        """Load that does not count: a server makes itself ready for the load that it gets."""
-        load.run(wire.request(self.protocol, self.target, network, inputs), WARM_UP_CONNECTIONS, WARM_UP_S)
-
     def measure(self, network: str, inputs: wire.Arrays, connections: int, seconds: float) -> None:
         """One window of load."""
         request = wire.request(self.protocol, self.target, network, inputs)
@@ -220,8 +216,6 @@ def run(arguments: argparse.Namespace) -> Result:
     return result
 
 
-WARM_UP_CONNECTIONS, WARM_UP_S = 16, 1.0
-
 ALL_NETWORKS = ("tiny", "squeezenet")
 """What the peers serve, whatever is asked for."""
 
@@ -230,7 +224,7 @@ def settle(running: Running, inputs: Mapping[str, wire.Arrays], answers: Mapping
     """Waits for a server, checks its answers, gives it some load, and freezes it."""
     for network, arrays in inputs.items():
         running.check(network, arrays, answers[network])
-        running.warm_up(network, arrays)
+        load.make_ready(wire.request(running.protocol, running.target, network, arrays))
     stderr.print(f"{running} answers as the engine does", style="dim")
     running.processes.freeze()
 

@@ -33,9 +33,6 @@ BARE, EMPTY, SERVED, SHARED = "bare engine", "floor", "served", "served, input i
 PAUSED, PAUSE_S = "bare engine, 1 ms between runs", 1e-3
 """What the engine costs where its threads wait for work in between, as they do with one connection: they spin."""
 
-WARM_UP_CONNECTIONS, WARM_UP_S = 16, 2.0
-"""Load before anything is measured: a server makes itself ready for the load that it gets."""
-
 PROTOCOLS: tuple[wire.Protocol, ...] = ("http", "grpc")
 
 stderr = Console(stderr=True)
@@ -120,7 +117,7 @@ def run(arguments: argparse.Namespace) -> Result:
                 for connections in arguments.connections:
                     key = (what, protocol, connections)
                     windows[key] = partial(loaded, server, request, connections, arguments.seconds)
-        load.run(wire.request("http", ours.http, arguments.network, inputs), WARM_UP_CONNECTIONS, WARM_UP_S)
+        load.make_ready(wire.request("http", ours.http, arguments.network, inputs))
         for server in (ours, floor):
             server.processes.freeze()
             stack.callback(server.processes.thaw)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from tnn_serving.engines.background import BACKGROUND
-from tnn_serving.engines.base import Arrays, Executable, NodeTime, TensorSpec
+from tnn_serving.engines.base import Arrays, Executable, NodeTime
 from tnn_serving.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ one on all threads waits for each of them, and takes longest."""
 
 
 class Elastic:
-    """An executable whose inferences may run side by side.
+    """Inferences of one executable, which may run side by side.
 
     Args:
         alone: runs one inference on all threads.
@@ -46,16 +46,6 @@ class Elastic:
         self._running = 0
         self._met = 0
         self._quiet = QUIET_AFTER
-
-    @property
-    def engine(self) -> str:
-        """Name of the engine that compiled it."""
-        return self._alone.engine
-
-    @property
-    def outputs(self) -> Sequence[TensorSpec]:
-        """Outputs in the order of the model."""
-        return self._alone.outputs
 
     def run(self, feeds: Arrays, into: Arrays | None = None) -> dict[str, np.ndarray]:
         """One inference, on the executable that suits how many are running. Raises EngineError."""
