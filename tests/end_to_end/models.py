@@ -33,7 +33,10 @@ def write_model(
 
 def write_slow_model(repository: Path, name: str, *, config: str) -> Path:
     """A model x [N, 3, H, W] -> y [N, 64, 1, 1] whose time goes with the picture's size: some milliseconds for 64 x 64,
-    a good part of a second for 512 x 512, far longer than it takes to send it. Returns the model's folder."""
+    a good part of a second for 512 x 512 and more than one for 768 x 768, far longer than it takes to send it.
+
+    Returns the model's folder.
+    """
     tokens = "3 3 1 1 1 1 1 -1 1 1 1"
     layers = [f"Convolution c0 1 1 x b0 1 3 64 {tokens}"]
     layers += [f"Convolution c{k} 1 1 b{k - 1} b{k} 1 64 64 {tokens}" for k in range(1, 8)]

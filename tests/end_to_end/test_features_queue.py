@@ -20,10 +20,12 @@ from tests.end_to_end.conftest import Running, wait_for
 from tests.end_to_end.models import write_slow_model
 from tests.end_to_end.test_serving import counted, load, statistics, unload
 
-SLOW = (512, 512)
+SLOW = (768, 768)
 QUICK = (32, 32)
 BUSY = 4
-"""Slow requests that keep the model busy: two are begun, the third is handed over, the last waits."""
+"""Slow requests that keep the model busy: two are begun, the third may be handed over, the last waits."""
+QUEUE = 6
+"""Requests that may wait in the queue of ``queue_limits``."""
 
 FIXED = """
 max_batch_size: 1
@@ -34,10 +36,10 @@ parameters [
 """
 CONFIGS = {
     "queue_priorities": "dynamic_batching { priority_levels: 2 default_priority_level: 2 }\n",
-    "queue_limits": """
-dynamic_batching { default_queue_policy {
-  timeout_action: REJECT  default_timeout_microseconds: 60000000  allow_timeout_override: true  max_queue_size: 4
-} }
+    "queue_limits": f"""
+dynamic_batching {{ default_queue_policy {{
+  timeout_action: REJECT  default_timeout_microseconds: 60000000  allow_timeout_override: true  max_queue_size: {QUEUE}
+}} }}
 """,
 }
 
@@ -59,6 +61,7 @@ class Sender:
     def __init__(self, client: Any, model: str) -> None:
         self.client = client
         self.model = model
+        self.slow_waiting = 0.0
         self.answered: list[str] = []
         self.errors: dict[str, Exception] = {}
         self._lock = threading.Lock()
@@ -77,13 +80,21 @@ class Sender:
         return self.client.async_infer(self.model, [tensor], told, **options)
 
     def keep_busy(self, server: Running) -> None:
+        """Sends slow requests, and waits until those of them that are not handed over wait in the queue."""
         for k in range(BUSY):
             self.send(f"busy{k}", SLOW)
-        self.wait_for_queue(server, 0)
+        seen: list[float] = []
+
+        def settled() -> bool:
+            seen.append(pending(server, self.model))
+            return seen[-1] > 0 and len(seen) >= 3 and len(set(seen[-3:])) == 1
+
+        wait_for(settled, "the last of them waits")
+        self.slow_waiting = seen[-1]
 
     def wait_for_queue(self, server: Running, count: int) -> None:
-        """Waits until so many are queued besides the last slow one."""
-        wait_for(lambda: pending(server, self.model) == count + 1, f"{count} are queued")
+        """Waits until so many are queued besides the slow ones."""
+        wait_for(lambda: pending(server, self.model) == self.slow_waiting + count, f"{count} are queued")
 
     def wait(self, count: int) -> None:
         wait_for(lambda: len(self.answered) == count, f"{count} requests are answered")
@@ -133,18 +144,23 @@ def test_requests_whose_time_is_over_are_not_executed(server: Running, http: Any
     assert after["fail"] - before["fail"] == len(hasty)
 
 
-def test_a_full_queue_refuses(server: Running) -> None:
+def test_a_full_queue_refuses(server: Running, http: Any) -> None:
+    before = statistics(http, "queue_limits")
     with server.grpc() as client:
         sender = Sender(client, "queue_limits")
         sender.keep_busy(server)
-        for k in range(3):
+        room = QUEUE - int(sender.slow_waiting)
+        for k in range(room):
             sender.send(f"queued{k}", QUICK)
-        sender.wait_for_queue(server, 3)
+        sender.wait_for_queue(server, room)
         sender.send("too_many", QUICK)
         wait_for(lambda: sender.errors, "one is refused")
         assert "Exceeds maximum queue size" in str(sender.errors["too_many"])
-        sender.wait(BUSY + 4)
+        sender.wait(BUSY + room + 1)
     assert set(sender.errors) == {"too_many"}
+    # What never came into the queue is in no statistics.
+    after = counted(http, "queue_limits", before["success"] + before["fail"] + BUSY + room)
+    assert after["executions"] - before["executions"] == after["success"] - before["success"] == BUSY + room
 
 
 def test_cancelled_requests_are_not_executed(server: Running, http: Any) -> None:

@@ -178,15 +178,17 @@ static void report(Group *group) {
   uint64_t compute_start = group->compute_start ? group->compute_start : end;
   uint64_t compute_end = group->compute_end ? group->compute_end : end;
   for (uint32_t i = 0; i < group->count; i++) {
-    Item *item = &group->items[i];
-    if (!item->error) rows += item->rows;
-    log_and_delete(TRITONBACKEND_ModelInstanceReportStatistics(
-        instance, item->request, !item->error, group->exec_start, compute_start, compute_end, end));
+    if (!group->items[i].error) rows += group->items[i].rows;
   }
-  /* One execution, with the rows that it answered. */
+  /* One execution, with the rows that it answered. It comes first: who sees a request counted finds its execution. */
   if (rows) {
     log_and_delete(TRITONBACKEND_ModelInstanceReportBatchStatistics(
         instance, rows, group->exec_start, compute_start, compute_end, end));
+  }
+  for (uint32_t i = 0; i < group->count; i++) {
+    Item *item = &group->items[i];
+    log_and_delete(TRITONBACKEND_ModelInstanceReportStatistics(
+        instance, item->request, !item->error, group->exec_start, compute_start, compute_end, end));
   }
 }
 
