@@ -106,7 +106,7 @@ def fixed(graph: Graph, engine: str, options: Options, form: str) -> Executable:
     decision = decide(graph, engine, form, this_cpu())
     exact = graph.quantized and decision.form is Form.EXACT
     model = translate(graph, form=decision.form).proto()
-    return ENGINES[engine].compile(model, replace(options, ieee_division=exact))
+    return ENGINES[engine].compile(model, replace(options, exact_codes=exact))
 
 
 def measure(

@@ -372,7 +372,7 @@ class Model:
         )
         exact = self.network.quantized and decision.form is Form.EXACT
         with located(self.network.source):
-            general = engine.compile(made, replace(self._options, precision=precision, ieee_division=exact))
+            general = engine.compile(made, replace(self._options, precision=precision, exact_codes=exact))
         fed = [spec for spec in self.inputs if spec.name not in self._optional or spec.name in given]
         many = (self._options.threads or available_cores().count) if self._options.elastic else 1
         return Candidate(ShapeCache(general, fed, self._limits, self.network.weight_bytes, many), decision)

@@ -49,13 +49,29 @@ def test_arithmetic_is_f32(engine: str) -> None:
     assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
-def test_division_is_rounded_right_where_asked(engine: str) -> None:
-    divisor = np.array([0.12, 0.04, 3.0, 7e-3], np.float32)
-    nodes = [constant("s", divisor), helper.make_node("Div", ["x", "s"], ["y"])]
+@pytest.mark.parametrize("behind", ["the input", "Conv", "Relu of Conv", "Resize", "Add", "Mul"])
+@pytest.mark.parametrize("dims", [["n", 4, "h", "w"], [2, 4, 30, 20]], ids=["free", "fixed"])
+def test_division_is_rounded_right_where_asked(engine: str, behind: str, dims: list[str | int]) -> None:
+    """Whatever stands before it, and might be joined with it."""
+    divisor = np.array([0.12, 0.04, 3.0, 7e-3], np.float32).reshape(1, 4, 1, 1)
     rng = np.random.default_rng(0)
-    x = (rng.standard_normal((5000, 4)) * 10.0 ** rng.integers(-6, 6, (5000, 4))).astype(np.float32)
-    executable = ENGINES[engine].compile(model(nodes, ["y"], ["n", 4]), Options(ieee_division=True))
-    np.testing.assert_array_equal(executable.run({"x": x})["y"], x / divisor)
+    filters = rng.standard_normal((4, 4, 1, 1)).astype(np.float32)
+    scales = np.array([1, 1, 2, 2], np.float32)
+    nodes = [constant("s", divisor), constant("f", filters), constant("k", scales)]
+    nodes += {
+        "the input": [helper.make_node("Identity", ["x"], ["v"])],
+        "Conv": [helper.make_node("Conv", ["x", "f"], ["v"])],
+        "Relu of Conv": [helper.make_node("Conv", ["x", "f"], ["c"]), helper.make_node("Relu", ["c"], ["v"])],
+        "Resize": [helper.make_node("Resize", ["x", "", "k"], ["v"], mode="linear")],
+        "Add": [helper.make_node("Abs", ["x"], ["c"]), helper.make_node("Add", ["x", "c"], ["v"])],
+        "Mul": [helper.make_node("Mul", ["x", "s"], ["v"])],
+    }[behind]
+    quotient = [helper.make_node("Div", ["v", "s"], ["q"]), helper.make_node("Clip", ["q"], ["y"])]
+    x = (rng.standard_normal((2, 4, 30, 20)) * 10.0 ** rng.integers(-6, 6, (2, 4, 30, 20))).astype(np.float32)
+    options = Options(exact_codes=True)
+    got = ENGINES[engine].compile(model([*nodes, *quotient], ["y"], dims), options).run({"x": x})["y"]
+    before = ENGINES[engine].compile(model(nodes, ["v"], dims), options).run({"x": x})["v"]
+    np.testing.assert_array_equal(got, before / divisor)
 
 
 def test_a_refusal_is_an_engine_error(engine: str) -> None:

@@ -31,7 +31,7 @@ class Options:
         streams: inferences that run side by side inside the engine; 0 for one.
         precision: "f32", or "bf16" for CPUs that have it: faster, 0.4 to 2 % off.
         elastic: compile for as many inferences side by side as there are threads as well, once so many come.
-        ieee_division: round divisions by constants as IEEE 754 says, where the engine would multiply by the reciprocal.
+        exact_codes: compute int8 codes in float32 as it is written, divisions by constants included: no int8 kernels.
         cache_dir: where compiled models and measured choices are kept between runs; ``None`` for nowhere.
         profile: measure every node, for :meth:`Executable.profile`; costs a little time.
     """
@@ -40,7 +40,7 @@ class Options:
     streams: int = 0
     precision: Precision = "f32"
     elastic: bool = False
-    ieee_division: bool = False
+    exact_codes: bool = False
     cache_dir: Path | None = None
     profile: bool = False
 

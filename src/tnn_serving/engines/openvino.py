@@ -20,8 +20,8 @@ from tnn_serving.engines.base import VIEW_FROM_BYTES, Arrays, NodeTime, Options,
 from tnn_serving.engines.cpu import cpu_name
 from tnn_serving.engines.kept import Kept
 from tnn_serving.engines.openvino_codes import unsigned_codes
-from tnn_serving.engines.openvino_division import round_divisions
 from tnn_serving.engines.openvino_repairs import keep_ties_in_order, widen_single_channels
+from tnn_serving.engines.openvino_rounding import codes_as_floats, keep_divisions, quantise_rounded
 from tnn_serving.errors import EngineError
 from tnn_serving.version import VERSION
 
@@ -81,9 +81,12 @@ class OpenVINO:
             network = _core().read_model(serialized)
             keep_ties_in_order(network)
             widen_single_channels(network)
-            unsigned_codes(network)
-            if options.ieee_division:
-                round_divisions(network)
+            if options.exact_codes:
+                codes_as_floats(network)
+                keep_divisions(network)
+            else:
+                quantise_rounded(network)
+                unsigned_codes(network)
         except RuntimeError as error:
             raise EngineError("OpenVINO cannot read the network", found=_reason(error)) from error
         properties = _properties(options)

@@ -13,13 +13,20 @@ from __future__ import annotations
 import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
-from openvino.utils import replace_node
+
+from tnn_serving.engines.openvino_nodes import (
+    folded,
+    in_agreement,
+    is_float,
+    moved,
+    moves_codes,
+    readers_of,
+    replace,
+    source,
+)
 
 SHIFT = 128
 """What unsigned codes have more than signed ones."""
-
-_MOVING = {"Concat", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
-"""Operators that only move or choose codes."""
 
 
 def unsigned_codes(network: ov.Model) -> None:
@@ -27,10 +34,10 @@ def unsigned_codes(network: ov.Model) -> None:
     quantisations = [node for node in network.get_ordered_ops() if _quantises(node)]
     positive = _positive(network, quantisations)
     for node in quantisations:
-        readers = _readers(node)
+        readers = readers_of(node)
         if node.get_friendly_name() in positive:
             _make_unsigned(node)
-        elif all(map(_is_float, readers)) and any(_whole_windows(reader) is not None for reader in readers):
+        elif all(map(is_float, readers)) and any(_whole_windows(reader) is not None for reader in readers):
             _make_shifted(node)
     if quantisations:
         network.validate_nodes_and_infer_types()
@@ -43,10 +50,10 @@ def _quantises(node: ov.Node) -> bool:
     """QuantizeLinear to int8 without zero point, as OpenVINO reads it: FakeQuantize to -128 ... 127, Convert."""
     if node.get_type_name() != "Convert" or node.get_element_type() != ov.Type.i8:
         return False
-    limits = _source(node)
+    limits = source(node)
     if limits.get_type_name() != "FakeQuantize":
         return False
-    high, out_low, out_high = (_constant(limits.input_value(k)) for k in (2, 3, 4))
+    high, out_low, out_high = (folded(limits.input_value(k)) for k in (2, 3, 4))
     if high is None or out_low is None or out_high is None or high.size != 1:
         return False
     return bool(high > 0 and (out_low == -SHIFT).all() and (out_high == SHIFT - 1).all())
@@ -59,67 +66,58 @@ def _positive(network: ov.Model, quantisations: list[ov.Node]) -> set[str]:
     """
     nodes = {node.get_friendly_name(): node for node in quantisations if _from_relu(node) or _recoded(node) is not None}
     names = set(nodes)
-    nodes |= {node.get_friendly_name(): node for node in network.get_ordered_ops() if _moves_codes(node)}
-    kept = set(nodes)
-    while wrong := {name for name in kept if not _fits(nodes[name], kept)}:
-        kept -= wrong
-    return kept & names
+    nodes |= {node.get_friendly_name(): node for node in network.get_ordered_ops() if moves_codes(node)}
+    return in_agreement(nodes, _fits) & names
 
 
 def _fits(node: ov.Node, kept: set[str]) -> bool:
     """Where the codes come from and where they go is among ``kept``, or computes in float32."""
-    if not all(_is_float(reader) or reader.get_friendly_name() in kept for reader in _readers(node)):
+    if not all(is_float(reader) or reader.get_friendly_name() in kept for reader in readers_of(node)):
         return False
-    if _moves_codes(node):
-        origins = [value.get_node() for value in node.input_values()[: None if node.get_type_name() == "Concat" else 1]]
-    else:
-        origins = [origin] if (origin := _recoded(node)) is not None else []
+    recoded = _recoded(node)
+    origins = moved(node) if moves_codes(node) else [recoded] if recoded is not None else []
     return all(origin.get_friendly_name() in kept for origin in origins)
 
 
-def _moves_codes(node: ov.Node) -> bool:
-    return bool(node.get_type_name() in _MOVING and node.get_output_element_type(0) == ov.Type.i8)
-
-
 def _from_relu(node: ov.Node) -> bool:
-    activation = _source(_source(node))
-    return activation.get_type_name() == "Relu" and len(_readers(activation)) == 1
+    activation = source(source(node))
+    return activation.get_type_name() == "Relu" and len(readers_of(activation)) == 1
 
 
 def _recoded(node: ov.Node) -> ov.Node | None:
     """The codes that a quantisation to the same or larger steps gets, dequantised and perhaps pooled; else ``None``."""
-    x = _source(_source(node))
+    x = source(source(node))
     if x.get_type_name() == "MaxPool":
-        x = _source(x)
+        x = source(x)
     codes = _dequantised(x)
     if codes is None:
         return None
-    scale = _constant(x.input_value(1))
-    return codes if scale is not None and bool((scale <= _step(_source(node))).all()) else None
+    scale = folded(x.input_value(1))
+    return codes if scale is not None and bool((scale <= _step(source(node))).all()) else None
 
 
 def _dequantised(node: ov.Node) -> ov.Node | None:
     """The codes behind DequantizeLinear without zero point, as OpenVINO reads it: Convert, Subtract, Multiply."""
-    if node.get_type_name() != "Multiply" or _constant(node.input_value(1)) is None:
+    if node.get_type_name() != "Multiply" or folded(node.input_value(1)) is None:
         return None
-    shifted = _source(node)
-    if shifted.get_type_name() != "Subtract" or not _is_float(_source(shifted)):
+    shifted = source(node)
+    if shifted.get_type_name() != "Subtract" or not is_float(source(shifted)):
         return None
-    zero = _constant(shifted.input_value(1))
-    return _source(_source(shifted)) if zero is not None and not zero.any() else None
+    zero = folded(shifted.input_value(1))
+    return source(source(shifted)) if zero is not None and not zero.any() else None
 
 
 def _whole_windows(reader: ov.Node) -> tuple[ov.Node, np.ndarray] | None:
     """The convolution without padding that alone reads these codes, and the sum of each of its filters."""
     node = reader
     for wanted in ("Subtract", "Multiply", "Convolution"):
-        (node, *others) = _readers(node) or [node]
+        (node, *others) = readers_of(node) or [node]
         if others or node.get_type_name() != wanted:
             return None
-    dequantised, filters = _source(node), _constant(node.input_value(1))
+    dequantised, filters = source(node), folded(node.input_value(1))
     attributes = node.get_attributes()
     padded = any((*attributes["pads_begin"], *attributes["pads_end"])) or attributes["auto_pad"] != "explicit"
-    scale = _constant(dequantised.input_value(1))
+    scale = folded(dequantised.input_value(1))
     if padded or scale is None or filters is None or _dequantised(dequantised) is None:
         return None
     return node, (filters * scale).sum(axis=tuple(range(1, filters.ndim)))
@@ -130,7 +128,7 @@ def _whole_windows(reader: ov.Node) -> tuple[ov.Node, np.ndarray] | None:
 
 def _make_unsigned(node: ov.Node) -> None:
     """Codes from 0 to 127 as uint8. At 0 the conversion stops by itself."""
-    limits = _source(node)
+    limits = source(node)
     step = _step(limits)
     x = limits.input_value(0)
     if _recoded(node) is None:
@@ -138,14 +136,14 @@ def _make_unsigned(node: ov.Node) -> None:
         # The plugin merges a clamp right in front into the quantisation, and then rounds and stops in steps of its own.
         # This one, which changes no code, is merged instead and leaves the other alone.
         x = ops.clamp(x, step * 1e-6, step * 3 * SHIFT).output(0)
-    _replace(node, _quantised(x, step))
+    replace(node, _quantised(x, step))
 
 
 def _make_shifted(node: ov.Node) -> None:
     """``code + 128`` as uint8."""
-    limits = _source(node)
+    limits = source(node)
     step = _step(limits)
-    for reader in _readers(node):
+    for reader in readers_of(node):
         found = _whole_windows(reader)
         if found is not None:
             convolution, sums = found
@@ -154,7 +152,7 @@ def _make_shifted(node: ov.Node) -> None:
         else:
             _subtract_behind(reader, np.array(SHIFT))
     shifted = ops.add(limits.input_value(0), ops.constant(np.float32(step * SHIFT)))
-    _replace(node, _quantised(shifted.output(0), step))
+    replace(node, _quantised(shifted.output(0), step))
 
 
 def _quantised(x: ov.Output, step: float) -> ov.Node:
@@ -166,37 +164,16 @@ def _quantised(x: ov.Output, step: float) -> ov.Node:
 
 def _step(limits: ov.Node) -> float:
     """The number that one code stands for."""
-    high = _constant(limits.input_value(2))
+    high = folded(limits.input_value(2))
     return float("nan") if high is None else float(high.ravel()[0]) / (SHIFT - 1)
-
-
-# ---- the graph ----
-
-
-def _source(node: ov.Node) -> ov.Node:
-    return node.input_value(0).get_node()
-
-
-def _readers(node: ov.Node) -> list[ov.Node]:
-    return [target.get_node() for target in node.output(0).get_target_inputs()]
-
-
-def _is_float(node: ov.Node) -> bool:
-    """A conversion to float32: where computing with codes begins."""
-    return bool(node.get_type_name() == "Convert" and node.get_element_type() == ov.Type.f32)
-
-
-def _replace(node: ov.Node, made: ov.Node) -> None:
-    made.set_friendly_name(node.get_friendly_name())
-    replace_node(node, made)
 
 
 def _subtract_behind(node: ov.Node, value: np.ndarray) -> None:
     """Who reads ``node`` then reads it less ``value``; a subtraction of zero that is there already takes it over."""
-    readers = _readers(node)
+    readers = readers_of(node)
     constant = ops.constant(value.astype(np.float32))
     if len(readers) == 1 and readers[0].get_type_name() == "Subtract":
-        zero = _constant(readers[0].input_value(1))
+        zero = folded(readers[0].input_value(1))
         if zero is not None and not zero.any():
             readers[0].input(1).replace_source_output(constant.output(0))
             return
@@ -204,22 +181,3 @@ def _subtract_behind(node: ov.Node, value: np.ndarray) -> None:
     less = ops.subtract(node, constant)
     for target in targets:
         target.replace_source_output(less.output(0))
-
-
-def _constant(value: ov.Output) -> np.ndarray | None:
-    """What a constant, or dequantised constant, amounts to, as float64; ``None`` for what depends on an input."""
-    node = value.get_node()
-    kind = node.get_type_name()
-    if kind == "Constant":
-        return np.array(node.get_data(), np.float64)
-    if kind not in ("Convert", "Multiply", "Reshape", "Subtract"):
-        return None
-    operands = [_constant(entry) for entry in node.input_values()]
-    first, second = operands[0], operands[-1]
-    if first is None or second is None:
-        return None
-    if kind == "Multiply":
-        return np.asarray(first * second)
-    if kind == "Subtract":
-        return np.asarray(first - second)
-    return first.reshape(second.astype(np.int64)) if kind == "Reshape" else first

@@ -1,0 +1,80 @@
+"""Nodes of an OpenVINO model, looked at: who feeds them, who reads them, which are codes of int8 layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import openvino as ov
+from openvino.utils import replace_node
+
+_MOVING = {"Concat", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+"""Operators that only move or choose codes."""
+
+
+def source(node: ov.Node, index: int = 0) -> ov.Node:
+    """The node behind an input."""
+    return node.input_value(index).get_node()
+
+
+def readers_of(node: ov.Node) -> list[ov.Node]:
+    """The nodes that read the first output."""
+    return [target.get_node() for target in node.output(0).get_target_inputs()]
+
+
+def folded(value: ov.Output) -> np.ndarray | None:
+    """What a constant, or dequantised constant, amounts to, as float64; ``None`` for what depends on an input."""
+    node = value.get_node()
+    kind = node.get_type_name()
+    if kind == "Constant":
+        return np.array(node.get_data(), np.float64)
+    if kind not in ("Convert", "Multiply", "Reshape", "Subtract"):
+        return None
+    operands = [folded(entry) for entry in node.input_values()]
+    first, second = operands[0], operands[-1]
+    if first is None or second is None:
+        return None
+    if kind == "Multiply":
+        return np.asarray(first * second)
+    if kind == "Subtract":
+        return np.asarray(first - second)
+    return first.reshape(second.astype(np.int64)) if kind == "Reshape" else first
+
+
+def is_float(node: ov.Node) -> bool:
+    """A conversion to float32: where computing with codes begins."""
+    return bool(node.get_type_name() == "Convert" and node.get_element_type() == ov.Type.f32)
+
+
+def makes_codes(node: ov.Node) -> bool:
+    """A conversion of numbers to int8."""
+    return bool(
+        node.get_type_name() == "Convert"
+        and node.get_element_type() == ov.Type.i8
+        and node.get_input_element_type(0) == ov.Type.f32
+    )
+
+
+def moves_codes(node: ov.Node) -> bool:
+    """An operator that only moves or chooses int8 codes."""
+    return bool(node.get_type_name() in _MOVING and node.get_output_element_type(0) == ov.Type.i8)
+
+
+def moved(node: ov.Node) -> list[ov.Node]:
+    """Where the codes come from that :func:`moves_codes` moves."""
+    operands = [value.get_node() for value in node.input_values()]
+    return operands if node.get_type_name() == "Concat" else operands[:1]
+
+
+def in_agreement(nodes: dict[str, ov.Node], fits: Callable[[ov.Node, set[str]], bool]) -> set[str]:
+    """The largest set of names whose nodes all fit to the others in it."""
+    kept = set(nodes)
+    while wrong := {name for name in kept if not fits(nodes[name], kept)}:
+        kept -= wrong
+    return kept
+
+
+def replace(node: ov.Node, made: ov.Node) -> None:
+    """Puts another node into the place of one, with its name."""
+    made.set_friendly_name(node.get_friendly_name())
+    replace_node(node, made)
