@@ -101,6 +101,17 @@ NETWORKS = {
         """,
         {"u8": 2},
     ),
+    # Codes of the input that are chosen from.
+    "chosen from the input": (
+        """
+        k = MaxPool <kernel_shape = [1, 1], strides = [2, 2]> (x)
+        a = DENSE (k)
+        b = Relu (a)
+        c = QuantizeLinear (b, one, zero)
+        y = DENSE (c)
+        """,
+        {"u8": 1},
+    ),
     # Codes that somebody asks for keep their type.
     "asked for": (
         """

@@ -74,9 +74,8 @@ def _fits(node: ov.Node, kept: set[str]) -> bool:
     """Where the codes come from and where they go is among ``kept``, or computes in float32."""
     if not all(is_float(reader) or reader.get_friendly_name() in kept for reader in readers_of(node)):
         return False
-    recoded = _recoded(node)
-    origins = moved(node) if moves_codes(node) else [recoded] if recoded is not None else []
-    return all(origin.get_friendly_name() in kept for origin in origins)
+    origins = moved(node) if moves_codes(node) else [_recoded(node)]
+    return all(origin is None or origin.get_friendly_name() in kept for origin in origins)
 
 
 def _from_relu(node: ov.Node) -> bool:
