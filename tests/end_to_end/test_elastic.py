@@ -31,7 +31,8 @@ def test_many_clients_get_the_answers_of_one(server: Running, repository: Path, 
     write_slow_model(repository, name, config=config(hint))
     with server.http() as http:
         load(http, name)
-    pictures = [np.random.default_rng(k).random((1, 3, 32, 32), np.float32) for k in range(CLIENTS)]
+    # Of the size that the model is compiled for when it is loaded: for another one it would be soon, in the background.
+    pictures = [np.random.default_rng(k).random((1, 3, 64, 64), np.float32) for k in range(CLIENTS)]
 
     def client(x: np.ndarray) -> list[np.ndarray]:
         with server.http() as own:

@@ -48,7 +48,10 @@ def answers(process: subprocess.Popen[str]) -> int:
     """How many requests the program's server has answered."""
     assert process.poll() is None
     for child in psutil.Process(process.pid).children():
-        for port in [flag.partition("=")[2] for flag in child.cmdline() if flag.startswith("--http-port=")]:
+        flags: list[str] = []
+        with suppress(psutil.NoSuchProcess):  # one of those that are run before the server, and has ended
+            flags = child.cmdline()
+        for port in [flag.partition("=")[2] for flag in flags if flag.startswith("--http-port=")]:
             with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/stats") as told:
                 stats = json.loads(told.read())["model_stats"]
                 return sum(int(model["inference_stats"]["success"]["count"]) for model in stats)
