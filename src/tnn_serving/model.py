@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,6 +33,9 @@ from tnn_serving.translate.inference import SAMPLE_LIMIT
 from tnn_serving.version import VERSION
 
 log = logging.getLogger(__name__)
+
+IN_A_ROW = 4
+"""Inferences of each thread when many at a time are measured: starting the threads is not what is measured."""
 
 REMEMBERED_SHAPES = 4096
 """Combinations of input shapes that are known to fit."""
@@ -426,9 +430,23 @@ class Model:
         return made
 
     def runner(self, feeds: Arrays) -> Callable[[], object]:
-        """One inference of the form for any shape, as something to call and to measure."""
-        general = self._executable(self._served, self._check(feeds)).general
-        return lambda: general.run(feeds)
+        """One inference in the form that shapes get which come often, as something to call and to measure.
+
+        Compiles it; nothing of it is kept.
+        """
+        executable = self._executable(self._served, self._check(feeds)).fixed(feeds)
+        return lambda: executable.run(feeds)
+
+    def crowd(self, feeds: Arrays) -> tuple[Callable[[], object], int]:
+        """As :meth:`runner`, several inferences where many come at a time, with their number."""
+        executable, streams = self._executable(self._served, self._check(feeds)).crowded(feeds)
+        pool = ThreadPoolExecutor(streams)
+
+        def few(_: int) -> None:
+            for _ in range(IN_A_ROW):
+                executable.run(feeds)
+
+        return lambda: list(pool.map(few, range(streams))), streams * IN_A_ROW
 
     def facts(self) -> dict[str, object]:
         """All that a measurement of this model depends on."""
@@ -439,7 +457,7 @@ class Model:
             "fixed": bool(self._limits.count),
             "pictures": repr(sorted(self._pictures.items())),
             "engines": {engine.name: engine.version() for engine in ENGINES.values() if engine in self._engines},
-            "threads": [self._options.threads, self._options.streams],
+            "threads": [self._options.threads, self._options.streams, self._options.elastic],
             "precision": self._precision,
             "int8": [self._int8, self._raw_int8],
             "cpu": [cpu_name(), repr(self._cpu)],

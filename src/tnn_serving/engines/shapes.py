@@ -155,6 +155,17 @@ class ShapeCache:
         """Compiles for these shapes now and runs once; they stay. Raises EngineError if the engine fails."""
         self._compile(tuple(tuple(shapes[name]) for name in self._names), pinned=True)
 
+    def fixed(self, feeds: Arrays) -> Executable:
+        """What an inference of these shapes runs on once they are compiled for. Compiles it, and does not keep it."""
+        made = self.general.at(dict(zip(self._names, self._key(feeds), strict=True))) if self._limits.count else None
+        return made or self.general
+
+    def crowded(self, feeds: Arrays) -> tuple[Executable, int]:
+        """What inferences of these shapes run on where many come, and how many side by side; as :meth:`fixed`."""
+        alone = self.fixed(feeds)
+        many = alone.side_by_side(self._streams) if self._streams > 1 and alone is not self.general else None
+        return (alone, 1) if many is None else (many, self._streams)
+
     def _key(self, feeds: Arrays) -> Key:
         return tuple([feeds[name].shape for name in self._names])
 
