@@ -432,14 +432,20 @@ class Model:
     def runner(self, feeds: Arrays) -> Callable[[], object]:
         """One inference in the form that shapes get which come often, as something to call and to measure.
 
-        Compiles it; nothing of it is kept.
+        Compiles it, if it is not there, and keeps nothing of it.
         """
         executable = self._executable(self._served, self._check(feeds)).fixed(feeds)
         return lambda: executable.run(feeds)
 
-    def crowd(self, feeds: Arrays) -> tuple[Callable[[], object], int]:
-        """As :meth:`runner`, several inferences where many come at a time, with their number."""
-        executable, streams = self._executable(self._served, self._check(feeds)).crowded(feeds)
+    def crowd(self, feeds: Arrays) -> tuple[Callable[[], object], int] | None:
+        """As :meth:`runner`, several inferences where many come at a time, with their number.
+
+        ``None`` if many run as one does.
+        """
+        found = self._executable(self._served, self._check(feeds)).crowded(feeds)
+        if found is None:
+            return None
+        executable, streams = found
         pool = ThreadPoolExecutor(streams)
 
         def few(_: int) -> None:

@@ -51,9 +51,9 @@ def answer(client: Any, model: str, x: np.ndarray, version: str = "") -> np.ndar
 
 
 def memory_bytes(running: Running) -> int:
-    """Memory of the server, pages that it shares with others divided among them (PSS)."""
-    pss: int = psutil.Process(running.supervisor.pid).memory_full_info().pss
-    return pss
+    """Memory of the server that no file stands behind: how much of a library's is its own depends on who else runs."""
+    maps = psutil.Process(running.supervisor.pid).memory_maps(grouped=True)
+    return sum(each.anonymous for each in maps)
 
 
 def unload(client: Any, name: str) -> None:
@@ -270,11 +270,14 @@ def test_a_version_that_fails_its_recorded_case_leaves_the_old_serving(start_ser
 
 # ---- memory ----
 
-LARGE = 1536
-"""Channels of a network whose weights take 9 MB."""
+LARGE = 2048
+"""Channels of a network whose weights take 17 MB."""
 
+HELD = 5.0
+"""Most memory of a loaded network, in sizes of its weights: OpenVINO has them as the file does, packed for fixed
+shapes, and packed for free ones, which may take twice the size. Nothing that was compiled to be measured is left."""
 
-KEPT = 0.5
+KEPT = 0.25
 """Share of a network's weights that may stay when it and seven like it have come and gone."""
 
 
@@ -283,16 +286,21 @@ def test_memory_is_given_back_after_unload(start_server: Start, tmp_path: Path, 
     repository, weights, rounds = tmp_path / "models", 4 * LARGE * LARGE, 8
     for name in ("first", "second"):
         write_matrix(repository, name, whole_numbers(len(name), LARGE))
-    running = start_server([repository], [EXPLICIT, "--load-model=first", f"--backend-config=tnn,engine={engine}"])
+    running = start_server([repository], [EXPLICIT, f"--backend-config=tnn,engine={engine}"])
     with running.http() as http:
-        unload(http, "first")  # what the engine sets up with its first network stays
-        before = memory_bytes(running)
-        for _ in range(rounds):
-            http.load_model("second")
-            answer(http, "second", picture(0, LARGE))
+
+        def comes_and_goes(name: str) -> int:
+            http.load_model(name)
+            answer(http, name, picture(0, LARGE))
             loaded = memory_bytes(running)
-            unload(http, "second")
-        assert loaded - before > weights
+            unload(http, name)
+            return loaded
+
+        for _ in range(rounds):  # engines keep a number of kernels, whose they ever were
+            comes_and_goes("first")
+        before = memory_bytes(running)
+        loaded = [comes_and_goes("second") for _ in range(rounds)]
+        assert weights < loaded[0] - before < HELD * weights
         wait_for(lambda: memory_bytes(running) - before < KEPT * weights, "the memory is given back")
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import numpy as np
 import onnx
+import openvino as ov
 import pytest
 from onnx import TensorProto, helper
 
 from tnn_serving.engines import ENGINES, Options, TensorSpec
 from tnn_serving.engines.background import BACKGROUND, Background
 from tnn_serving.engines.shapes import COMPILE_AFTER, ShapeCache, ShapeLimits
+from tnn_serving.errors import EngineError
 
 X = TensorSpec("x", np.dtype(np.float32), (None, None))
 
@@ -59,6 +62,46 @@ def test_declared_shapes_are_compiled_for_at_once_and_stay() -> None:
     ask(shapes, 1, 7)
     assert shapes.counts.size == 2
     assert shapes.counts.hits >= 2
+
+
+def test_what_a_shape_would_run_on_can_be_measured_without_keeping_it() -> None:
+    x = {"x": np.ones((2, 3), np.float32)}
+    shapes = cache()
+    made = shapes.fixed(x)
+    assert made is not shapes.general
+    assert shapes.fixed(x) is not made
+    assert shapes.counts.size == 0
+    with pytest.raises(EngineError):  # it is compiled for this shape
+        made.run({"x": np.ones((3, 2), np.float32)})
+    shapes.warm({"x": (2, 3)})
+    assert shapes.fixed(x) is shapes.fixed(x)
+    assert shapes.crowded(x) is None
+    assert cache(count=0).crowded(x) is None
+    side_by_side = ShapeCache(shapes.general, [X], ShapeLimits(), 0, streams=2).crowded(x)
+    assert side_by_side is not None
+    executable, streams = side_by_side
+    assert streams == 2
+    np.testing.assert_array_equal(executable.run(x)["y"], x["x"])
+
+
+def test_what_was_compiled_goes_with_its_last_user() -> None:
+    """Not only when Python looks for cycles of references, which it seldom does in a server that has settled."""
+
+    def requests() -> int:
+        return sum(isinstance(found, ov.InferRequest) for found in gc.get_objects())
+
+    shapes = cache()
+    gc.collect()
+    gc.disable()
+    try:
+        before = requests()
+        made = shapes.fixed({"x": np.ones((2, 3), np.float32)})
+        made.run({"x": np.ones((2, 3), np.float32)})
+        assert requests() == before + 1
+        del made
+        assert requests() == before
+    finally:
+        gc.enable()
 
 
 def test_a_full_cache_lets_in_what_comes_more_often_only() -> None:

@@ -201,11 +201,11 @@ class OpenVINOExecutable:
         try:
             request = compilation.idle.get_nowait()
         except queue.Empty:
-            request = self._kind(compilation.compiled, self._outputs, compilation.idle)
+            request = self._kind(compilation.compiled, self._outputs)
         for name, array in feeds.items():
             if name in self._inputs:
                 request.feed(self._inputs[name], array)
-        return request.infer(into or {})
+        return request.infer(into or {}, compilation.idle)
 
     def _sound(self) -> _Compilation:
         """A compilation on which nothing has failed.
@@ -271,21 +271,19 @@ class _Compilation:
 
 
 class _Request:
-    """An infer request of a network with free shapes."""
+    """An infer request of a network with free shapes. It does not know where the idle ones lie, which would make a
+    cycle of references: a compilation that nobody needs would stay until Python looks for those."""
 
-    def __init__(
-        self, compiled: ov.CompiledModel, outputs: Sequence[TensorSpec], idle: queue.SimpleQueue[_Request]
-    ) -> None:
+    def __init__(self, compiled: ov.CompiledModel, outputs: Sequence[TensorSpec]) -> None:
         self._request = compiled.create_infer_request()
         self._outputs = outputs
-        self._idle = idle
 
     def feed(self, index: int, array: np.ndarray) -> None:
         """Sets an input to the array's own memory."""
         self._request.set_input_tensor(index, _tensor(array))
 
-    def infer(self, into: Arrays) -> dict[str, np.ndarray]:
-        """Runs, gives the outputs, and goes back to the idle ones when nobody looks at its memory any more."""
+    def infer(self, into: Arrays, idle: queue.SimpleQueue[_Request]) -> dict[str, np.ndarray]:
+        """Runs, gives the outputs, and goes to the idle ones when nobody looks at its memory any more."""
         self._lend(into)
         self._request.infer(share_outputs=True)
         lease: _Lease | None = None
@@ -300,11 +298,11 @@ class _Request:
             elif data.nbytes < VIEW_FROM_BYTES or data.dtype != spec.dtype:
                 answer[spec.name] = np.array(data, dtype=spec.dtype)
             else:
-                lease = lease or _Lease(self, self._idle)
+                lease = lease or _Lease(self, idle)
                 answer[spec.name] = np.asarray(_Leased(data, lease))
         self._take_back()
         if lease is None:
-            self._idle.put(self)
+            idle.put(self)
         return answer
 
     def _lend(self, into: Arrays) -> None:
@@ -322,10 +320,8 @@ class _FixedRequest(_Request):
     """An infer request of a network with fixed shapes: its own tensors never move, so they are looked up once, and
     outputs can be computed straight into memory of the caller."""
 
-    def __init__(
-        self, compiled: ov.CompiledModel, outputs: Sequence[TensorSpec], idle: queue.SimpleQueue[_Request]
-    ) -> None:
-        super().__init__(compiled, outputs, idle)
+    def __init__(self, compiled: ov.CompiledModel, outputs: Sequence[TensorSpec]) -> None:
+        super().__init__(compiled, outputs)
         self._own_inputs = [_written(tensor) for tensor in self._request.input_tensors]
         self._own_outputs = list(self._request.output_tensors)
         self._views: list[np.ndarray] = [tensor.data for tensor in self._own_outputs]

@@ -18,6 +18,7 @@ from tnn_serving.engines.openvino_nodes import (
     folded,
     in_agreement,
     is_float,
+    makes_codes,
     moved,
     moves_codes,
     readers_of,
@@ -48,7 +49,7 @@ def unsigned_codes(network: ov.Model) -> None:
 
 def _quantises(node: ov.Node) -> bool:
     """QuantizeLinear to int8 without zero point, as OpenVINO reads it: FakeQuantize to -128 ... 127, Convert."""
-    if node.get_type_name() != "Convert" or node.get_element_type() != ov.Type.i8:
+    if not makes_codes(node):
         return False
     limits = source(node)
     if limits.get_type_name() != "FakeQuantize":

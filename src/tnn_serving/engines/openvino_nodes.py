@@ -12,9 +12,9 @@ _MOVING = {"Concat", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 """Operators that only move or choose codes."""
 
 
-def source(node: ov.Node, index: int = 0) -> ov.Node:
-    """The node behind an input."""
-    return node.input_value(index).get_node()
+def source(node: ov.Node) -> ov.Node:
+    """The node behind the first input."""
+    return node.input_value(0).get_node()
 
 
 def readers_of(node: ov.Node) -> list[ov.Node]:

@@ -66,6 +66,7 @@ class ShapeCounts:
 @dataclass(slots=True)
 class _Entry:
     executable: Executable | Elastic
+    alone: Executable
     large: tuple[TensorSpec, ...]
     memory_bytes: int
     pinned: bool
@@ -156,15 +157,23 @@ class ShapeCache:
         self._compile(tuple(tuple(shapes[name]) for name in self._names), pinned=True)
 
     def fixed(self, feeds: Arrays) -> Executable:
-        """What an inference of these shapes runs on once they are compiled for. Compiles it, and does not keep it."""
-        made = self.general.at(dict(zip(self._names, self._key(feeds), strict=True))) if self._limits.count else None
+        """What one inference of these shapes runs on once they are compiled for; it is not kept for them."""
+        key = self._key(feeds)
+        entry = self._state.entries.get(key)
+        if entry is not None:
+            return entry.alone
+        made = self.general.at(dict(zip(self._names, key, strict=True))) if self._limits.count else None
         return made or self.general
 
-    def crowded(self, feeds: Arrays) -> tuple[Executable, int]:
-        """What inferences of these shapes run on where many come, and how many side by side; as :meth:`fixed`."""
-        alone = self.fixed(feeds)
-        many = alone.side_by_side(self._streams) if self._streams > 1 and alone is not self.general else None
-        return (alone, 1) if many is None else (many, self._streams)
+    def crowded(self, feeds: Arrays) -> tuple[Executable, int] | None:
+        """What inferences of these shapes run on where many come, and how many side by side; as :meth:`fixed`.
+
+        ``None`` if they run on nothing else than one does.
+        """
+        if self._streams < 2 or not self._limits.count:
+            return None
+        many = self.fixed(feeds).side_by_side(self._streams)
+        return None if many is None else (many, self._streams)
 
     def _key(self, feeds: Arrays) -> Key:
         return tuple([feeds[name].shape for name in self._names])
@@ -214,7 +223,7 @@ class ShapeCache:
         with self._state.lock:
             self._clock += 1
             large = tuple(spec for spec in made.outputs if _bytes(spec) >= LARGE_BYTES)
-            self._state.entries[key] = _Entry(executable, large, taken, pinned, used=self._clock)
+            self._state.entries[key] = _Entry(executable, made, large, taken, pinned, used=self._clock)
             self._make_room(key)
 
     def _for_many(self, key: Key, alone: Executable) -> Executable | None:

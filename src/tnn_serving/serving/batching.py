@@ -152,9 +152,10 @@ def _measured(model: Model, limit: int) -> Pay:
     fewer = model.runner(one)
     seconds = before = measure({"one": fewer}, MEASURING_S)["one"]
     told = [f"1 row {seconds * 1e3:.3g} ms"]
-    if limit > 1:
-        crowd, count = model.crowd(one)
-        before = min(before, measure({"crowd": crowd}, MEASURING_S)["crowd"] / count)
+    crowd = model.crowd(one) if limit > 1 else None
+    if crowd is not None:
+        run, count = crowd
+        before = min(before, measure({"crowd": run}, MEASURING_S)["crowd"] / count)
         told.append(f"with others at its side {before * 1e3:.3g} ms")
     rows = 1
     while 2 * rows <= limit:

@@ -262,9 +262,10 @@ def open_model(handle: int, name: str, version: int, folder: str, config_json: s
             )
     except BaseException as error:
         metrics.close()
-        give_back()
         log_exception(f"opening model {name} version {version}", error, error.__traceback__)
         raise triton_error(error) from None
+    finally:
+        give_back()
     return Model(handle, name, version, servable, metrics)
 
 
