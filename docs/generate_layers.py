@@ -37,7 +37,6 @@ LABELS = ("Inputs", "Outputs", "ONNX", "TNN differs")
 INSTEAD = {
     Instead.REFUSED: "refused by the engine",
     Instead.SAME_VALUES: "same values, other indices of equal elements",
-    Instead.ONE_STEP: "codes one step off",
 }
 
 

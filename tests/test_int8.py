@@ -141,6 +141,46 @@ def test_merged_blobs_can_be_asked_for_without_changing_the_answer(graph: Graph,
     assert everything["e"].dtype == np.int8
 
 
+def bilinear(x: np.ndarray, size: tuple[int, int], align: bool) -> np.ndarray:
+    """Float32 x [N, C, H, W] resized as TNN does: positions in float64 or float32, sums in float32, rows first."""
+    f32 = np.float32
+    for axis, out in ((3, size[1]), (2, size[0])):
+        n, index = x.shape[axis], np.arange(out)
+        if align:
+            at = f32((n - 1) / max(out - 1, 1)) * index.astype(f32)
+        else:
+            ratio = f32(n / out) if out > 1 else f32(0)
+            at = np.clip((np.float64(ratio) * (index + 0.5) - 0.5).astype(f32), 0, n - 1)
+        low = at.astype(np.int64)
+        share = (at - low.astype(f32)).reshape((-1,) if axis == 3 else (-1, 1))
+        first, second = np.take(x, low, axis), np.take(x, np.minimum(low + 1, n - 1), axis)
+        x = (f32(1) - share) * first + share * second
+    return x
+
+
+@pytest.mark.parametrize("align", [0, 1])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_bilinear_codes_are_those_of_the_formulas(engine: str, align: int) -> None:
+    """With one scale for both blobs many values lie halfway between two codes."""
+    random = np.random.default_rng(0)
+    for size in ((12, 14), (9, 21), (24, 28), (17, 5), (1, 1), (6, 7)):
+        layer = f"QuantizedUpsample u 1 1 x y 2 0 0 {align} {size[0]} {size[1]}"
+        graph = network({"x": (1, 5, 6, 7)}, [layer], ["y"])
+        step = np.float32(0.05)
+        for scale in graph.scales.values():
+            scale.scale = Tensor.of(np.array([step]))
+        model = ts.load(graph, engine, int8="exact", raw_int8=True)
+        for shape in ((1, 5, 6, 7), (3, 5, 6, 7), (2, 5, 4, 8)):
+            x = random.integers(-128, 128, shape).astype(np.int8)
+            v = bilinear(x.astype(np.float32) * step, size, bool(align)) / step
+            want = np.clip(np.trunc(v + np.where(v < 0, np.float32(-0.5), np.float32(0.5))), -128, 127)
+            where = f"{shape} to {size}"
+            np.testing.assert_array_equal(model.run({"x": x})["y"], want.astype(np.int8), err_msg=where)
+            fixed = model.shape_caches()[0].general.at({"x": shape})
+            if fixed is not None:
+                np.testing.assert_array_equal(fixed.run({"x": x})["y"], want.astype(np.int8), err_msg=f"fixed, {where}")
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_division_by_the_scale_is_rounded_as_ieee_says(engine: str) -> None:
     graph = network({"x": (1, 4, 64, 64)}, ["QuantizedReLU r 1 1 x y"], ["y"])

@@ -36,15 +36,23 @@ def test_recorded_outputs(case: CaseId, engine: str, record_property: Callable[[
         with pytest.raises(EngineError):
             loaded(case, engine)
     else:
-        recorded = read_case(case)
-        got = model_of(case, engine).run(recorded.inputs)
-        assert got.keys() == recorded.outputs.keys()
-        if expected is None:
-            wrong = {name: difference(got[name], want) for name, want in recorded.outputs.items()}
-            assert not any(wrong.values()), wrong
-        else:
-            COMPARE[expected.instead](got, recorded, expected)
+        recorded, model = read_case(case), model_of(case, engine)
+        compare(model.run(recorded.inputs), recorded, expected)
+        if engine == "openvino":  # it computes otherwise once the shapes are fixed, as they mostly are in a server
+            model.warm({name: array.shape for name, array in recorded.inputs.items()})
+            compare(model.run(recorded.inputs), recorded, expected)
+            assert model.shape_caches()[0].counts.hits
     record_property("recorded", (case.folder, engine, expected is None))
+
+
+def compare(got: dict[str, np.ndarray], recorded: Case, expected: Difference | None) -> None:
+    """Equal to the recording, or different in the way that is expected."""
+    assert got.keys() == recorded.outputs.keys()
+    if expected is None:
+        wrong = {name: difference(got[name], want) for name, want in recorded.outputs.items()}
+        assert not any(wrong.values()), wrong
+    else:
+        COMPARE[expected.instead](got, recorded, expected)
 
 
 def same_values(got: dict[str, np.ndarray], recorded: Case, expected: Difference) -> None:
@@ -55,17 +63,8 @@ def same_values(got: dict[str, np.ndarray], recorded: Case, expected: Difference
     np.testing.assert_array_equal(np.take_along_axis(data, got[indices], axis=-1), want)
 
 
-def one_step(got: dict[str, np.ndarray], recorded: Case, expected: Difference) -> None:
-    """Codes off by one at most, and few of them."""
-    for name, want in recorded.outputs.items():
-        steps = np.abs(got[name].astype(np.int32) - want.astype(np.int32))
-        assert steps.max() <= 1
-        assert np.count_nonzero(steps) <= expected.limit * steps.size
-
-
 COMPARE: dict[Instead, Callable[[dict[str, np.ndarray], Case, Difference], None]] = {
     Instead.SAME_VALUES: same_values,
-    Instead.ONE_STEP: one_step,
 }
 
 

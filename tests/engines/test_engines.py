@@ -74,6 +74,46 @@ def test_division_is_rounded_right_where_asked(engine: str, behind: str, dims: l
     np.testing.assert_array_equal(got, before / divisor)
 
 
+@pytest.mark.parametrize("dims", [["n", 4, "h", "w"], [2, 4, 30, 20]], ids=["free", "fixed"])
+def test_products_are_rounded_before_they_are_added_where_asked(engine: str, dims: list[str | int]) -> None:
+    random = np.random.default_rng(0)
+    a, b = (random.standard_normal((4, 1, 1)).astype(np.float32) for _ in range(2))
+    nodes = [
+        constant("a", a),
+        constant("b", b),
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Mul", ["r", "a"], ["p"]),
+        helper.make_node("Mul", ["x", "b"], ["q"]),
+        helper.make_node("Add", ["p", "q"], ["y"]),
+    ]
+    x = random.standard_normal((2, 4, 30, 20)).astype(np.float32)
+    got = ENGINES[engine].compile(model(nodes, ["y"], dims), Options(exact_codes=True)).run({"x": x})
+    np.testing.assert_array_equal(got["y"], np.maximum(x, 0) * a + x * b)
+
+
+@pytest.mark.parametrize("dims", [["n", 3], [4, 3]], ids=["free", "fixed"])
+def test_divisions_of_integers_cut_off_the_rest(engine: str, dims: list[str | int]) -> None:
+    """Of sizes, which are known beforehand with fixed shapes, and behind a reduction."""
+    nodes = [
+        constant("three", np.array([3], np.int64)),
+        constant("eight", np.array([8], np.int64)),
+        constant("three32", np.array([3], np.int32)),
+        constant("axis", np.array([1], np.int64)),
+        helper.make_node("Shape", ["x"], ["dims"], end=1),
+        helper.make_node("Sub", ["dims", "eight"], ["below"]),
+        helper.make_node("Div", ["below", "three"], ["size"]),
+        helper.make_node("Cast", ["size"], ["y"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT32),
+        helper.make_node("ReduceSum", ["whole", "axis"], ["sum"], keepdims=1),
+        helper.make_node("Div", ["sum", "three32"], ["mean"]),
+        helper.make_node("Cast", ["mean"], ["z"], to=TensorProto.FLOAT),
+    ]
+    x = np.array([[1, 2, 2], [-1, -2, -2], [0, 0, 2], [7, 7, 7]], np.float32)
+    got = ENGINES[engine].compile(model(nodes, ["y", "z"], dims), Options()).run({"x": x})
+    np.testing.assert_array_equal(got["y"], [-1])
+    np.testing.assert_array_equal(got["z"], [[1], [-1], [0], [7]])
+
+
 def test_a_refusal_is_an_engine_error(engine: str) -> None:
     executable = ENGINES[engine].compile(model([helper.make_node("Relu", ["x"], ["y"])], ["y"], ["n", 3]), Options())
     with pytest.raises(EngineError):

@@ -20,8 +20,8 @@ from tnn_serving.engines.base import VIEW_FROM_BYTES, Arrays, NodeTime, Options,
 from tnn_serving.engines.cpu import cpu_name
 from tnn_serving.engines.kept import Kept
 from tnn_serving.engines.openvino_codes import unsigned_codes
-from tnn_serving.engines.openvino_repairs import keep_ties_in_order, widen_single_channels
-from tnn_serving.engines.openvino_rounding import codes_as_floats, keep_divisions, quantise_rounded
+from tnn_serving.engines.openvino_repairs import keep_ties_in_order, truncate_divisions, widen_single_channels
+from tnn_serving.engines.openvino_rounding import codes_as_floats, keep_divisions, keep_products, quantise_rounded
 from tnn_serving.errors import EngineError
 from tnn_serving.version import VERSION
 
@@ -80,10 +80,12 @@ class OpenVINO:
         try:
             network = _core().read_model(serialized)
             keep_ties_in_order(network)
+            truncate_divisions(network)
             widen_single_channels(network)
             if options.exact_codes:
                 codes_as_floats(network)
                 keep_divisions(network)
+                keep_products(network)
             else:
                 quantise_rounded(network)
                 unsigned_codes(network)

@@ -15,6 +15,24 @@ def keep_ties_in_order(network: ov.Model) -> None:
             node.set_attribute("stable", True)
 
 
+def truncate_divisions(network: ov.Model) -> None:
+    """Makes divisions of integers cut off the rest, as ONNX says.
+
+    Where a division can be computed ahead of time OpenVINO rounds down, and behind a reduction it computes both as
+    float32 and rounds to the nearest.
+    """
+    for node in network.get_ordered_ops():
+        if node.get_type_name() != "Divide" or not node.get_element_type().is_integral():
+            continue
+        node.set_attribute("m_pythondiv", False)
+        dividend = node.input_value(0)
+        if dividend.get_node().get_type_name().startswith("Reduce"):
+            # Reductions take a division in, but no maximum; this one changes no number.
+            lowest = np.iinfo(dividend.get_element_type().to_dtype()).min
+            bounded = ops.maximum(dividend, ops.constant(lowest, dividend.get_element_type()))
+            node.input(0).replace_source_output(bounded.output(0))
+
+
 def widen_single_channels(network: ov.Model) -> None:
     """Gives strided convolutions of one input channel a second one of zeros.
 

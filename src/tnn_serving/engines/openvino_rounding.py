@@ -55,24 +55,35 @@ def quantise_rounded(network: ov.Model) -> None:
 
 
 def keep_divisions(network: ov.Model) -> None:
-    """Has divisions by constants computed as divisions, in place.
+    """Has divisions computed as divisions, in place.
 
-    OpenVINO would multiply by the reciprocal, and be one unit in the last place off for one quotient in four. Where the
-    quotient is rounded to a code next, that is enough for another code.
+    By a constant, or what becomes one with fixed shapes, OpenVINO would multiply by the reciprocal, and be one unit in
+    the last place off for one quotient in four. Where the quotient is rounded to a code next, that is another code.
     """
     for node in network.get_ordered_ops():
-        if (
-            node.get_type_name() != "Divide"
-            or node.get_element_type() != ov.Type.f32
-            or folded(node.input_value(1)) is None
-        ):
+        if node.get_type_name() != "Divide" or node.get_element_type() != ov.Type.f32:
             continue
         node.get_rt_info()["nonconvertable_divide_0"] = True
         if source(node).get_type_name() != "Parameter":
             # Marked or not, a division is made a multiplication by convolutions that it is joined with, and by other
-            # operators. They join no maximum, and this one changes no number.
-            unbounded = ops.maximum(node.input_value(0), ops.constant(np.float32(-np.inf)))
-            node.input(0).replace_source_output(unbounded.output(0))
+            # operators. They join no maximum.
+            _keep_apart(node.input(0))
+
+
+def keep_products(network: ov.Model) -> None:
+    """Has products rounded before they are added to something, in place; kernels for both would round once."""
+    for node in network.get_ordered_ops():
+        if node.get_type_name() not in ("Add", "Subtract") or node.get_element_type() != ov.Type.f32:
+            continue
+        for operand in node.inputs():
+            if operand.get_source_output().get_node().get_type_name() == "Multiply":
+                _keep_apart(operand)
+
+
+def _keep_apart(operand: ov.Input) -> None:
+    """Puts an operator in between that changes no number."""
+    unbounded = ops.maximum(operand.get_source_output(), ops.constant(np.float32(-np.inf)))
+    operand.replace_source_output(unbounded.output(0))
 
 
 def _is_computed_with(node: ov.Node, kept: set[str]) -> bool:

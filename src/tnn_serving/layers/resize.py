@@ -19,6 +19,9 @@ SAMPLE_MODES = {1: "nearest", 2: "linear", 3: "cubic"}
 SAMPLE_PADS = {0: "zeros", 1: "reflection", 2: "border"}
 CUBIC_A = -0.75
 
+SPLIT = 2**12 + 1
+"""Dekker's constant: what is left of a float32 times this number, minus itself, are its upper 12 bits."""
+
 
 @layer(149, "Upsample", "QuantizedUpsample", inputs=(1, 4))
 class Upsample(Layer):
@@ -27,7 +30,8 @@ class Upsample(Layer):
     Inputs: x [N, C, H, W] float32; alone, or with scales [2 or 4] float32, or with an ignored blob and scales, or
         with those and sizes [2 or 4] int32.
     Outputs: y [N, C, H', W'] float32: the sizes, or H, W times the scales rounded half up.
-    ONNX: Resize: asymmetric with floor for nearest, else pytorch_half_pixel or align_corners.
+    ONNX: Resize: asymmetric with floor for nearest, else pytorch_half_pixel or align_corners; Gather, Mul and Add where
+        bilinear int8 codes must be exact.
     TNN differs: positions follow from the sizes, never from the scales; nearest ignores align_corners; cubic
         resizing to one pixel without align_corners reads position -0.5.
     """
@@ -47,13 +51,18 @@ class Upsample(Layer):
         x = inputs[0]
         if x.dtype != np.int8:
             need_floats(x)
+        return self._resize(g, x, *self._aim(g, inputs))
+
+    def _aim(self, g: Builder, inputs: tuple[Value, ...]) -> tuple[bool, Value | None, Value | None]:
+        """Whether corners map to corners, and what is to come out: whole factors float32 [2], or sizes int64 [2]."""
+        x = inputs[0]
         if x.rank != 4:
             raise ShapeError("rank of the input differs", expected="4 dims", found=list(x.dims))
         if self.mode not in RESIZE_MODES:
             raise UnsupportedLayer("interpolation is unknown", expected=RESIZE_MODES, found=self.mode)
         sizes = self._sizes(g, inputs)
         if sizes is not None:
-            return self._resize(g, x, self.align_corners != 0, sizes=sizes)
+            return self.align_corners != 0, None, sizes
         scales = inputs[min(len(inputs), 3) - 1] if len(inputs) > 1 else g.const([self.scale_h, self.scale_w])
         align = self.align_corners > 0
         if self.align_corners < 0:
@@ -62,14 +71,13 @@ class Upsample(Layer):
             factors = scales.fixed().reshape(-1)[-2:].astype(np.float32)
             if factors.size != 2 or not np.all(factors > 0):
                 raise ShapeError("scales must be two positive numbers", found=factors.tolist())
-            if np.all(factors == np.floor(factors)):
-                return self._resize(g, x, align, scales=g.const(np.concatenate([np.ones(2, np.float32), factors])))
             scales = g.const(factors)
+            if np.all(factors == np.floor(factors)):
+                return align, scales, None
         else:
             scales = g.op("Gather", g.reshape(scales, -1), g.ints(-2, -1), axis=0)
-        old = g.op("Cast", g.op("Slice", g.shape(x), g.ints(2), g.ints(4)), to=1)
-        rounded = g.op("Floor", g.op("Add", g.op("Mul", old, scales), g.const(0.5)))
-        return self._resize(g, x, align, sizes=g.cast(rounded, np.int64))
+        rounded = g.op("Floor", g.op("Add", g.op("Mul", _plane(g, x), scales), g.const(0.5)))
+        return align, None, g.cast(rounded, np.int64)
 
     def _sizes(self, g: Builder, inputs: tuple[Value, ...]) -> Value | None:
         """H' and W' as int64 [2], where they are given."""
@@ -84,10 +92,10 @@ class Upsample(Layer):
             raise ShapeError("output sizes must be two positive numbers", found=sizes.sample.tolist())
         return sizes
 
-    def _resize(
-        self, g: Builder, x: Value, align: bool, *, scales: Value | None = None, sizes: Value | None = None
-    ) -> Value:
-        whole = None
+    def _resize(self, g: Builder, x: Value, align: bool, factors: Value | None, sizes: Value | None) -> Value:
+        scales = whole = None
+        if factors is not None:
+            scales = g.op("Concat", g.const(np.ones(2, np.float32)), factors, axis=0)
         if sizes is not None:
             whole = g.op("Concat", g.op("Slice", g.shape(x), g.ints(0), g.ints(2)), sizes, axis=0)
         if self.mode == 1:
@@ -113,15 +121,67 @@ class Upsample(Layer):
         )
 
     def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
-        """Resized real values without zero points, rounded."""
+        """Resized real values without zero points, rounded; in the exact form bilinear ones by TNN's own sums."""
         (x,) = inputs.codes
         same = x.scale.per_tensor and out.per_tensor and x.scale.scale[0] == out.scale[0]
         if a.form.fast and self.mode == 1 and same:
             return Codes(self.to_onnx(a.g, x.value, *inputs.others), out)
         bare = Scale(x.scale.scale, np.zeros_like(x.scale.zero))
-        resized = self.to_onnx(a.g, a.real(Codes(x.value, bare)), *inputs.others)
+        real = a.real(Codes(x.value, bare))
+        if a.form.fast or self.mode != 2:
+            resized = self.to_onnx(a.g, real, *inputs.others)
+        else:
+            resized = _interpolated(a.g, real, *self._aim(a.g, (real, *inputs.others)))
         quantised = a.quantised(resized, Scale(out.scale, np.zeros_like(out.zero)))
         return Codes(quantised.value, out)
+
+
+def _plane(g: Builder, x: Value) -> Value:
+    """H and W as float32."""
+    return g.cast(g.op("Slice", g.shape(x), g.ints(2), g.ints(4)), np.float32)
+
+
+def _interpolated(g: Builder, x: Value, align: bool, factors: Value | None, sizes: Value | None) -> Value:
+    """Bilinear resizing with TNN's own sums, first along a row: Resize adds in an order that the engine chooses, which
+    brings values that lie halfway between two codes to the other one."""
+    wanted = g.op("Mul", _plane(g, x), factors) if sizes is None else g.cast(sizes, np.float32)
+    for axis in (3, 2):
+        n = g.cast(g.size(x, axis), np.float32)
+        low, high, share = _taps(g, n, g.op("Slice", wanted, g.ints(axis - 2), g.ints(axis - 1)), align)
+        rest = g.op("Sub", g.const(np.float32(1)), share)
+        along = (-1,) if axis == 3 else (-1, 1)
+        first = g.op("Mul", g.op("Gather", x, low, axis=axis), g.reshape(rest, *along))
+        second = g.op("Mul", g.op("Gather", x, high, axis=axis), g.reshape(share, *along))
+        x = g.op("Add", first, second)
+    return x
+
+
+def _taps(g: Builder, n: Value, wanted: Value, align: bool) -> tuple[Value, Value, Value]:
+    """The two pixels that each new one lies between, int64, and the share of the second, float32.
+
+    Args:
+        n, wanted: pixels there are and pixels to make, float32 [1].
+    """
+    one, half = g.const(np.float32(1)), g.const(np.float32(0.5))
+    last = g.op("Sub", n, one)
+    index = g.op("Range", g.const(np.float32(0)), g.op("Squeeze", wanted), one)
+    if align:
+        at = g.op("Mul", g.op("Div", last, g.op("Max", g.op("Sub", wanted, one), one)), index)
+    else:
+        # A single pixel is the first one.
+        ratio = g.op("Where", g.op("Greater", wanted, one), g.op("Div", n, wanted), g.const(np.float32(0)))
+        centre = g.op("Add", index, half)
+        # TNN computes `ratio * centre - half` in float64. Of a ratio cut in two halves both products are exact, up to
+        # 2048 pixels, so that the sum is rounded once here as well.
+        scaled = g.op("Mul", ratio, g.const(np.float32(SPLIT)))
+        upper = g.op("Sub", scaled, g.op("Sub", scaled, ratio))
+        lower = g.op("Mul", g.op("Sub", ratio, upper), centre)
+        at = g.op("Add", g.op("Sub", g.op("Mul", upper, centre), half), lower)
+        at = g.op("Min", at, last)
+    at = g.op("Max", at, g.const(np.float32(0)))
+    low = g.op("Floor", at)
+    high = g.op("Min", g.op("Add", low, one), last)
+    return g.cast(low, np.int64), g.cast(high, np.int64), g.op("Sub", at, low)
 
 
 @layer(323, "GridSample", inputs=2)
