@@ -29,11 +29,11 @@ test: $(VENV)/.test
 	$(MAKE) --no-print-directory lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# About a quarter of an hour on a quiet machine; the other servers are those that `benchmarks/peers.py install` has made.
+# Some twenty minutes on a quiet machine; the other servers are those that `benchmarks/peers.py install` has made.
 bench: $(VENV)/.bench
 	$(BENCH)/served.py $(ZOO:%=--zoo %) --rounds 2 --json $(RESULTS)/served.json
 	$(BENCH)/floor.py --rounds 3 --json $(RESULTS)/floor.json
-	$(BENCH)/peers.py run $(ZOO:%=--zoo %) --environments $(PEERS) --rounds 2 --seconds 1 --json $(RESULTS)/peers.json
+	$(BENCH)/peers.py run $(ZOO:%=--zoo %) --environments $(PEERS) --rounds 4 --seconds 1 --json $(RESULTS)/peers.json
 	$(BENCH)/engines.py $(ZOO:%=--zoo %) --json $(RESULTS)/engines.json
 	$(BENCH)/int8_forms.py $(ZOO:%=--zoo %) --rounds 5 --threads 0 --json $(RESULTS)/int8_forms.json
 	$(BENCH)/load_time.py $(ZOO:%=--zoo %) --networks $(LOADED) --json $(RESULTS)/load_time.json

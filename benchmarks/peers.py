@@ -266,12 +266,15 @@ def targets(network: str, connections: int, rows: Sequence[Measured]) -> list[Ta
     """How far we must be ahead of the best of some peers."""
     where = f"{network}, {connections} connection{'s' if connections > 1 else ''}: requests/s over those of the best"
     best = min((row.times_ours for row in rows), default=None)
-    servers = min((row.times_ours for row in rows if PEERS[row.server].inference_server), default=None)
     if best is None:
         return []
+    made = [Target(f"{where} peer", 1.0, best, at_least=True)]
     if network != networks.TINY:
-        return [Target(f"{where} peer", 1.0, best, at_least=True)]
-    made = [Target(f"{where} peer", 1.2 if connections == 1 else 2.0, best, at_least=True)]
+        return made
+    two = min((row.times_ours for row in rows if row.workers == 2), default=None)
+    servers = min((row.times_ours for row in rows if PEERS[row.server].inference_server), default=None)
+    if two is not None:
+        made.append(Target(f"{where} peer with two workers", 1.2 if connections == 1 else 2.0, two, at_least=True))
     if servers is not None:
         made.append(Target(f"{where} inference server", 5.0, servers, at_least=True))
     return made
