@@ -1,4 +1,4 @@
-"""Nodes of an OpenVINO model, looked at: who feeds them, who reads them, which are codes of int8 layers."""
+"""Nodes of an OpenVINO model: who feeds and reads them, which are codes of int8 layers; others in their place."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import openvino as ov
+from openvino import opset13 as ops
 from openvino.utils import replace_node
 
 _MOVING = {"Concat", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
@@ -78,3 +79,12 @@ def replace(node: ov.Node, made: ov.Node) -> None:
     """Puts another node into the place of one, with its name."""
     made.set_friendly_name(node.get_friendly_name())
     replace_node(node, made)
+
+
+def keep_apart(operand: ov.Input) -> None:
+    """Puts an operator before an input, so that the plugin does not join what stands on both sides of it: a maximum,
+    which changes no number, and which convolutions, reductions and joined products do not take in."""
+    value = operand.get_source_output()
+    dtype = value.get_element_type().to_dtype()
+    lowest = np.iinfo(dtype).min if value.get_element_type().is_integral() else -np.inf
+    operand.replace_source_output(ops.maximum(value, ops.constant(np.array(lowest, dtype))).output(0))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
-from openvino.utils import replace_node
+
+from tnn_serving.engines.openvino_nodes import keep_apart, replace, source
 
 
 def keep_ties_in_order(network: ov.Model) -> None:
@@ -25,12 +26,8 @@ def truncate_divisions(network: ov.Model) -> None:
         if node.get_type_name() != "Divide" or not node.get_element_type().is_integral():
             continue
         node.set_attribute("m_pythondiv", False)
-        dividend = node.input_value(0)
-        if dividend.get_node().get_type_name().startswith("Reduce"):
-            # Reductions take a division in, but no maximum; this one changes no number.
-            lowest = np.iinfo(dividend.get_element_type().to_dtype()).min
-            bounded = ops.maximum(dividend, ops.constant(lowest, dividend.get_element_type()))
-            node.input(0).replace_source_output(bounded.output(0))
+        if source(node).get_type_name().startswith("Reduce"):
+            keep_apart(node.input(0))
 
 
 def widen_single_channels(network: ov.Model) -> None:
@@ -55,8 +52,7 @@ def widen_single_channels(network: ov.Model) -> None:
                 attributes["dilations"],
                 attributes["auto_pad"],
             )
-            wider.set_friendly_name(node.get_friendly_name())
-            replace_node(node, wider)
+            replace(node, wider)
 
 
 def _may_be_miscomputed(node: ov.Node) -> bool:

@@ -18,6 +18,7 @@ from tnn_serving.engines.openvino_nodes import (
     folded,
     in_agreement,
     is_float,
+    keep_apart,
     makes_codes,
     moved,
     moves_codes,
@@ -67,7 +68,7 @@ def keep_divisions(network: ov.Model) -> None:
         if source(node).get_type_name() != "Parameter":
             # Marked or not, a division is made a multiplication by convolutions that it is joined with, and by other
             # operators. They join no maximum.
-            _keep_apart(node.input(0))
+            keep_apart(node.input(0))
 
 
 def keep_products(network: ov.Model) -> None:
@@ -77,13 +78,7 @@ def keep_products(network: ov.Model) -> None:
             continue
         for operand in node.inputs():
             if operand.get_source_output().get_node().get_type_name() == "Multiply":
-                _keep_apart(operand)
-
-
-def _keep_apart(operand: ov.Input) -> None:
-    """Puts an operator in between that changes no number."""
-    unbounded = ops.maximum(operand.get_source_output(), ops.constant(np.float32(-np.inf)))
-    operand.replace_source_output(unbounded.output(0))
+                keep_apart(operand)
 
 
 def _is_computed_with(node: ov.Node, kept: set[str]) -> bool:
