@@ -26,11 +26,11 @@ from rich.console import Console
 import networks
 import tnn_serving as ts
 from results import Result, add_json
+from tnn_serving.emit.int8 import Form
 from tnn_serving.engines import ENGINES, Executable, Options
 from tnn_serving.engines.cpu import this_cpu
 from tnn_serving.graph import Graph, Input
-from tnn_serving.int8 import decide
-from tnn_serving.layers.quantized import Form
+from tnn_serving.network.int8 import decide
 from tnn_serving.random_weights import network_name, random_input
 from tnn_serving.translate.fusion import Step, steps
 from tnn_serving.translate.graph import translate

@@ -21,11 +21,11 @@ import psutil
 from tnn_serving.engines import Options
 from tnn_serving.engines.shapes import ShapeLimits
 from tnn_serving.errors import RequestError
-from tnn_serving.formats import read_model
+from tnn_serving.formats.tnn import read_model
 from tnn_serving.graph import Graph, Input
 from tnn_serving.layers import make
 from tnn_serving.model import Model
-from tnn_serving.network import TnnNetwork
+from tnn_serving.network.tnn import TnnNetwork
 from tnn_serving.random_weights import fill_random_weights
 
 ENGINES = ("openvino", "onnxruntime")

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from tnn_serving.emit.limits import Limits
 from tnn_serving.errors import ConfigError, FormatError, RequestError, TnnError
-from tnn_serving.formats import read_model, write_model
+from tnn_serving.formats.tnn import read_model, write_model
 from tnn_serving.pictures.decode import decode
 from tnn_serving.serving.config_text import read_config
 from tnn_serving.serving.manifest import parse_manifest
 from tnn_serving.serving.recorded_case import parse_arrays
 from tnn_serving.serving.settings import read_settings
 from tnn_serving.translate.graph import translate
-from tnn_serving.translate.limits import Limits
 
 HERE = Path(__file__).parent
 MAX_PIXELS = 1 << 20

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 import tnn_serving as ts
-from tnn_serving.graph import BlobScale, Graph, Input, Tensor
+from tnn_serving.graph import Graph, Input
 from tnn_serving.layers import make
+from tnn_serving.tensor import BlobScale, Tensor
 
 
 def network(

@@ -10,15 +10,15 @@ import pytest
 import tnn_serving as ts
 from tests.networks import CONVOLUTION, network
 from tnn_serving.choice import Candidate, choose
+from tnn_serving.emit.int8 import Form
 from tnn_serving.engines import ENGINES, Engine, Options, TensorSpec
 from tnn_serving.engines.base import Precision
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.engines.shapes import NO_SHAPES, ShapeCache
 from tnn_serving.errors import ConfigError
-from tnn_serving.int8 import Decision
-from tnn_serving.layers.quantized import Form
 from tnn_serving.model import Model
-from tnn_serving.network import TnnNetwork
+from tnn_serving.network.int8 import Decision
+from tnn_serving.network.tnn import TnnNetwork
 
 X = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
 CPU = Cpu(vnni=True, amx_int8=False, bf16=True)

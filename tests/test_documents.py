@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 import tnn_serving
-from tnn_serving import compare, load, profile, read_model, summary, write_model
+from tnn_serving import load, read_model, write_model
 from tnn_serving.cli.pictures import Classified, Detected
 from tnn_serving.client import Face, Prediction
 from tnn_serving.client import load as load_test
-from tnn_serving.formats.model import SCALE_NUMBER, SCALE_TYPE
+from tnn_serving.formats.tnn.model import SCALE_NUMBER, SCALE_TYPE
 from tnn_serving.layers import declaration, is_known, type_number
 from tnn_serving.layers.base import Reserved, declared
+from tnn_serving.look import compare, profile, summary
 from tnn_serving.serving import check as checked
 from tnn_serving.serving.parameters import PARAMETERS
 from tnn_serving.soak.run import Soak

@@ -14,14 +14,15 @@ import pytest
 
 import tnn_serving as ts
 from tests.networks import network
+from tnn_serving.emit.int8 import Form
 from tnn_serving.engines import ENGINES
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.errors import WeightsError
-from tnn_serving.graph import Graph, Tensor
-from tnn_serving.int8 import decide
-from tnn_serving.layers.quantized import Form
+from tnn_serving.graph import Graph
 from tnn_serving.model import Model
-from tnn_serving.network import TnnNetwork
+from tnn_serving.network.int8 import decide
+from tnn_serving.network.tnn import TnnNetwork
+from tnn_serving.tensor import Tensor
 
 VNNI = frozenset({"avx2", "avx512f", "avx512_vnni"})
 AMX = VNNI | {"amx_int8", "amx_bf16"}

@@ -14,7 +14,7 @@ import tnn_serving as ts
 from tests.networks import CONVOLUTION, network
 from tnn_serving.engines import ENGINES
 from tnn_serving.errors import ConfigError, EngineError, RequestError, ShapeError, UnsupportedLayer, WeightsError
-from tnn_serving.graph import Tensor
+from tnn_serving.tensor import Tensor
 
 X = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
 PLACES = {"i": np.array([[1], [3]], np.int32)}

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 import tnn_serving as ts
 from tnn_serving.errors import ConfigError, FormatError, RequestError, UnsupportedLayer
 from tnn_serving.model import Model
-from tnn_serving.onnx_network import read_onnx
+from tnn_serving.network.onnx import read_onnx
 from tnn_serving.serving.servable import Servable
 from tnn_serving.translate.pictures import PictureInput
 

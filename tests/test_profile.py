@@ -15,7 +15,7 @@ from tests.networks import network
 from tnn_serving.engines import NodeTime
 from tnn_serving.errors import EngineError
 from tnn_serving.graph import Graph
-from tnn_serving.profile import LayerTime, Profile, by_layer, profile
+from tnn_serving.look.profile import LayerTime, Profile, by_layer, profile
 
 LAYERS = [
     "Convolution first/conv 1 1 x a 1 3 16 3 3 1 1 1 1 1 -1 1 1 0",

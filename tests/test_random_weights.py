@@ -13,8 +13,9 @@ from tests.formats.compare import differences
 from tests.formats.handmade import MODEL, PROTO, model, proto
 from tests.recordings import SHARED
 from tnn_serving.errors import WeightsError
-from tnn_serving.graph import Graph, Tensor
+from tnn_serving.graph import Graph
 from tnn_serving.random_weights import fill_random_weights, network_name, random_input, uniform
+from tnn_serving.tensor import Tensor
 
 ZOO = sorted(SHARED.glob("models/zoo/*.tnnproto"))
 recorded = pytest.mark.skipif(not SHARED.is_dir(), reason="the recordings of TNN are not beside this checkout")

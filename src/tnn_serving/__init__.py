@@ -7,7 +7,7 @@ answer = model.run({"input": picture})
 
 from __future__ import annotations
 
-from tnn_serving.formats import read_model, write_model
+from tnn_serving.formats.tnn import read_model, write_model
 from tnn_serving.model import Model, load, to_onnx
 from tnn_serving.random_weights import fill_random_weights
 from tnn_serving.version import VERSION as __version__

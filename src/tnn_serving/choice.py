@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from tnn_serving.deviation import relative_error
+from tnn_serving.emit.int8 import Form
 from tnn_serving.engines import ENGINES, Engine
 from tnn_serving.engines.base import Arrays, Precision
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.engines.select import fastest, measure
 from tnn_serving.engines.shapes import ShapeCache
 from tnn_serving.errors import ConfigError, EngineError
-from tnn_serving.int8 import Decision
-from tnn_serving.layers.quantized import Form
+from tnn_serving.network.int8 import Decision
 
 log = logging.getLogger(__name__)
 

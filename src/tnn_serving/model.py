@@ -15,21 +15,22 @@ import numpy as np
 import onnx
 
 from tnn_serving.choice import Candidate, Choice, PrecisionChoice, choose, read_precision
+from tnn_serving.emit.inference import SAMPLE_LIMIT
+from tnn_serving.emit.int8 import Form
 from tnn_serving.engines import ENGINES, Engine, NodeTime, Options, Shapes, TensorSpec, engine_named
 from tnn_serving.engines.base import Arrays, Precision
 from tnn_serving.engines.choices import Choices
 from tnn_serving.engines.cpu import Cpu, available_cores, cpu_name
 from tnn_serving.engines.shapes import NO_SHAPES, Allocate, ShapeCache, ShapeLimits, zeros
 from tnn_serving.errors import ConfigError, EngineError, RequestError, TnnError, located
-from tnn_serving.formats import read_model
-from tnn_serving.formats.folder import onnx_file
+from tnn_serving.formats.tnn import read_model
+from tnn_serving.formats.tnn.files import onnx_file
 from tnn_serving.graph import Graph
-from tnn_serving.int8 import Decision, processor
-from tnn_serving.layers.quantized import Form
-from tnn_serving.network import NO_VALUES, Network, Pictures, TnnNetwork
-from tnn_serving.onnx_network import read_onnx
+from tnn_serving.network.base import NO_VALUES, Network, Pictures
+from tnn_serving.network.int8 import Decision, processor
+from tnn_serving.network.onnx import read_onnx
+from tnn_serving.network.tnn import TnnNetwork
 from tnn_serving.translate.graph import Blob, fingerprint, free_dims, translate
-from tnn_serving.translate.inference import SAMPLE_LIMIT
 from tnn_serving.version import VERSION
 
 log = logging.getLogger(__name__)

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tnn_serving.graph import PROTO_V1, BlobScale, Graph, Tensor
+from tnn_serving.emit.builder import Value
+from tnn_serving.graph import Graph
 from tnn_serving.layers.base import Layer
-from tnn_serving.translate.builder import Value
+from tnn_serving.tensor import PROTO_V1, BlobScale, Tensor
 from tnn_serving.translate.graph import translate
 
 BLOB_SCALE = 0.05

@@ -17,7 +17,7 @@ import tnn_serving as ts
 from tests.end_to_end.models import BROKEN, RELU, write_model
 from tests.networks import CONVOLUTION, network
 from tnn_serving.cli.app import app
-from tnn_serving.graph import Tensor
+from tnn_serving.tensor import Tensor
 
 SUMMARY_KEYS = {
     "source", "proto_version", "inputs", "outputs", "layers", "constants", "int8_blobs", "parameters", "weight_bytes",

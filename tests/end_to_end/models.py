@@ -8,8 +8,8 @@ import numpy as np
 
 import tnn_serving
 from tests.networks import network
-from tnn_serving.graph import Tensor
 from tnn_serving.layers.convolution import Convolution
+from tnn_serving.tensor import Tensor
 
 RELU = b'"1 2 1 4206624770 ,"\n"x 1 3 8 8 ,"\n" x y ,"\n"y ,"\n" 1 ,"\n"ReLU r 1 1 x y ,"\n'
 """One input x and one output y = max(x, 0), both float32 and free in every dim."""

@@ -24,8 +24,9 @@ import tnn_serving as ts
 from tests.end_to_end.conftest import Running, ask, wait_for
 from tests.end_to_end.models import BROKEN, write_model
 from tests.networks import network
-from tnn_serving.graph import Graph, Input, Tensor
+from tnn_serving.graph import Graph, Input
 from tnn_serving.layers import make
+from tnn_serving.tensor import Tensor
 from tnn_serving.triton.access import TOKEN_HEADER
 from tnn_serving.triton.health import ENGINE_ERRORS, Limits
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import parser
 
 from tnn_serving.engines import ENGINES, Options
-from tnn_serving.engines.openvino_codes import unsigned_codes
+from tnn_serving.engines.openvino.codes import unsigned_codes
 
 CHANNELS = 16
 

@@ -13,7 +13,7 @@ import pytest
 from onnx import parser
 
 from tnn_serving.engines import ENGINES, Options
-from tnn_serving.engines.openvino_rounding import codes_as_floats, quantise_rounded
+from tnn_serving.engines.openvino.rounding import codes_as_floats, quantise_rounded
 
 NETWORK = """
     <ir_version: 10, opset_import: ["": 21]>

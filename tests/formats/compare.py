@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tnn_serving.graph import BlobScale, Graph, Tensor
+from tnn_serving.graph import Graph
 from tnn_serving.layers.base import Layer
+from tnn_serving.tensor import BlobScale, Tensor
 
 
 def differences(a: Graph, b: Graph) -> list[str]:

@@ -29,7 +29,7 @@ from tests.formats.handmade import (
     u32,
 )
 from tnn_serving.errors import FormatError, ProtoError, ShapeError, TnnError, UnsupportedLayer, WeightsError
-from tnn_serving.formats import read_model
+from tnn_serving.formats.tnn import read_model
 from tnn_serving.translate.graph import translate
 
 RELU = proto("ReLU r 1 1 x y")

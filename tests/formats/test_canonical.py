@@ -27,9 +27,10 @@ from tests.formats.handmade import (
     u32,
 )
 from tests.recordings import cases, folders
-from tnn_serving.formats import read_model, write_model
-from tnn_serving.graph import PROTO_V2, BlobScale, DataType, Graph, Tensor
+from tnn_serving.formats.tnn import read_model, write_model
+from tnn_serving.graph import Graph
 from tnn_serving.layers.base import HW, type_number
+from tnn_serving.tensor import PROTO_V2, BlobScale, DataType, Tensor
 
 
 def canonical(proto_bytes: bytes, model_bytes: bytes) -> tuple[bytes, bytes]:

@@ -26,7 +26,7 @@ from tests.formats.handmade import (
     u32,
 )
 from tnn_serving.errors import FormatError
-from tnn_serving.formats import read_model, write_model
+from tnn_serving.formats.tnn import read_model, write_model
 
 MAX_MEMORY_BYTES = 100 << 20
 MAX_TIME_MS = 1000

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.formats.compare import differences
-from tnn_serving.formats import read_model, write_model
-from tnn_serving.graph import DataType, Graph, Input, Tensor
+from tnn_serving.formats.tnn import read_model, write_model
+from tnn_serving.graph import Graph, Input
 from tnn_serving.layers.base import HW, CBool, Int64, Layer, Parameter, Stored, declared
+from tnn_serving.tensor import DataType, Tensor
 
 TYPES = sorted(declared())
 WEIGHTED = [name for name in TYPES if declared()[name].payload]

@@ -9,8 +9,8 @@ import pytest
 
 from tests.formats.handmade import MODEL, PROTO, model, proto
 from tnn_serving.errors import FormatError, ProtoError, WeightsError
-from tnn_serving.formats import read_model, write_model
-from tnn_serving.formats.folder import model_files, unchanged
+from tnn_serving.formats.tnn import read_model, write_model
+from tnn_serving.formats.tnn.files import model_files, unchanged
 
 
 def put(folder: Path, *names: str) -> None:

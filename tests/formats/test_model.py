@@ -32,9 +32,10 @@ from tests.formats.handmade import (
     u32,
 )
 from tnn_serving.errors import FormatError, WeightsError
-from tnn_serving.formats import read_model, write_model
-from tnn_serving.graph import BlobScale, DataType, Graph, Input, Tensor
+from tnn_serving.formats.tnn import read_model, write_model
+from tnn_serving.graph import Graph, Input
 from tnn_serving.layers.base import HW, declaration
+from tnn_serving.tensor import BlobScale, DataType, Tensor
 
 RELU = proto("ReLU r 1 1 x y")
 CONV_LINE = "{} c 1 1 x y 1 2 1 1 1 1 1 0 0 0 -1 1 1 0"

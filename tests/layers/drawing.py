@@ -11,8 +11,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tests.layers.reference import Reference
-from tnn_serving.graph import TNN_TYPE, Graph, Input, Tensor
+from tnn_serving.graph import Graph, Input
 from tnn_serving.layers.base import CBool, Layer, Parameter, declaration, make
+from tnn_serving.tensor import TNN_TYPE, Tensor
 
 Array = np.ndarray
 T = TypeVar("T")

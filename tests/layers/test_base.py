@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from tnn_serving.errors import ProtoError, UnsupportedLayer, WeightsError
-from tnn_serving.graph import PROTO_V1, Tensor
 from tnn_serving.layers.base import (
     CBool,
     Int64,
@@ -26,6 +25,7 @@ from tnn_serving.layers.base import (
     type_number,
     type_of_number,
 )
+from tnn_serving.tensor import PROTO_V1, Tensor
 
 # Appendix A of the format, as written there: what TNN's plain CPU device runs ...
 RUNNABLE = """

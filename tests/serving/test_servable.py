@@ -16,9 +16,9 @@ from PIL import Image
 import tnn_serving as ts
 from tests.networks import CONVOLUTION, network
 from tnn_serving.errors import CancelledError, ConfigError, FormatError, RequestError, TnnError
-from tnn_serving.graph import Tensor
 from tnn_serving.serving.servable import Requests, Response, Result, Servable
 from tnn_serving.serving.tensors import RequestTensor
+from tnn_serving.tensor import Tensor
 
 X = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
 

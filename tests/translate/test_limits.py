@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from tests.networks import CONVOLUTION, network
+from tnn_serving.emit.limits import Limits, memory_of_machine_bytes, spelled_bytes
 from tnn_serving.errors import LimitError, RequestError, TnnError
-from tnn_serving.graph import DataType, Graph, Input, Tensor
+from tnn_serving.graph import Graph, Input
 from tnn_serving.layers import make
 from tnn_serving.model import Model
-from tnn_serving.network import TnnNetwork
+from tnn_serving.network.tnn import TnnNetwork
+from tnn_serving.tensor import DataType, Tensor
 from tnn_serving.translate.graph import refusals, translate
-from tnn_serving.translate.limits import Limits, memory_of_machine_bytes, spelled_bytes
 
 GIGABYTE = Limits(memory_bytes=1e9)
 MOST_BYTES = 100 << 20

@@ -19,8 +19,8 @@ from tnn_serving.client.load import Measurement, Target, Window, measure
 from tnn_serving.client.load.inputs import file_shapes
 from tnn_serving.client.load.measure import OPEN_LOOP_CONNECTIONS
 from tnn_serving.errors import ConfigError
-from tnn_serving.formats import read_model
-from tnn_serving.profile import RUNS, Profile, profile
+from tnn_serving.formats.tnn import read_model
+from tnn_serving.look.profile import RUNS, Profile, profile
 from tnn_serving.serving.recorded_case import read_arrays
 
 KEPT = 0.95

@@ -10,13 +10,13 @@ import typer
 from rich.table import Table
 
 from tnn_serving.cli.output import JsonFlag, print_json, stderr, stdout
-from tnn_serving.compare import TOLERANCE, Comparison, random_inputs, run_everything
-from tnn_serving.compare import compare as compare_runs
 from tnn_serving.errors import ConfigError
-from tnn_serving.formats import read_model
+from tnn_serving.formats.tnn import read_model
+from tnn_serving.look.compare import TOLERANCE, Comparison, random_inputs, run_everything
+from tnn_serving.look.compare import compare as compare_runs
+from tnn_serving.look.summary import LayerSummary, Summary, summarize
 from tnn_serving.model import load, to_onnx
 from tnn_serving.serving.recorded_case import read_recording
-from tnn_serving.summary import LayerSummary, Summary, summarize
 
 ModelPath = Annotated[Path, typer.Argument(help="A model folder, or a .tnnproto with its .tnnmodel beside it.")]
 

@@ -13,7 +13,8 @@ import onnx
 from tnn_serving.convert.onnx_graph import OnnxGraph
 from tnn_serving.convert.operators import CONVERTERS
 from tnn_serving.errors import FormatError, ShapeError, UnsupportedLayer, located
-from tnn_serving.graph import DataType, Graph, Input
+from tnn_serving.graph import Graph, Input
+from tnn_serving.tensor import DataType
 
 
 def convert_onnx(

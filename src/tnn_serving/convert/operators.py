@@ -10,12 +10,12 @@ import onnx
 
 from tnn_serving.convert.onnx_graph import OnnxGraph, attributes
 from tnn_serving.errors import UnsupportedLayer, WeightsError
-from tnn_serving.graph import Tensor
 from tnn_serving.layers.activation import ReLU, Sigmoid
 from tnn_serving.layers.base import HW, Layer
 from tnn_serving.layers.binary import Add
 from tnn_serving.layers.convolution import Convolution, Deconvolution
 from tnn_serving.layers.normalization import BatchNormCxx
+from tnn_serving.tensor import Tensor
 
 EXPLICIT = -1
 """TNN's pad_type for paddings that are given as numbers."""

@@ -16,7 +16,7 @@ from tnn_serving.demo.efficientnet import efficientnet_lite0
 from tnn_serving.demo.labels import TIMM, imagenet_labels
 from tnn_serving.demo.wheels import Wheel, fetch
 from tnn_serving.errors import ConfigError
-from tnn_serving.formats.folder import MODEL_NAME, PROTO_NAME, write_model
+from tnn_serving.formats.tnn.files import MODEL_NAME, PROTO_NAME, write_model
 from tnn_serving.graph import Graph
 
 RECIPE_VERSION = 1

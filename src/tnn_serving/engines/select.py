@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from tnn_serving.engines.base import Engine
-from tnn_serving.engines.onnxruntime import OnnxRuntime
-from tnn_serving.engines.openvino import OpenVINO
+from tnn_serving.engines.onnxruntime.engine import OnnxRuntime
+from tnn_serving.engines.openvino.engine import OpenVINO
 from tnn_serving.errors import ConfigError
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (OpenVINO(), OnnxRuntime())}

@@ -1,11 +1,4 @@
-"""The two files of a TNN model, text and binary, to and from a Graph: syntax only, no meaning.
+"""Files of models, one package per format: syntax only, no meaning.
 
-In: paths or bytes.  Out: :class:`tnn_serving.graph.Graph` with layers of their declared classes, and back, byte for
-byte.  Must not import onnx, an engine, or anything above; :doc:`docs/formats.md` describes the formats.
+In: paths or bytes.  Out: what the files hold, and back.  Must not import an engine, ``translate`` or anything above.
 """
-
-from __future__ import annotations
-
-from tnn_serving.formats.folder import read_model, write_model
-
-__all__ = ["read_model", "write_model"]

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from tnn_serving.emit.builder import Builder, Value
+from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
 from tnn_serving.errors import ShapeError, WeightsError
-from tnn_serving.graph import Tensor
 from tnn_serving.layers.base import Layer, buffer, entry_label, layer, need_floats, spell, token
-from tnn_serving.layers.quantized import Codes, Scale
 from tnn_serving.layers.unary import Unary
-
-if TYPE_CHECKING:
-    from tnn_serving.layers.quantized import Int8, Operands
-    from tnn_serving.translate.builder import Builder, Value
+from tnn_serving.tensor import Tensor
 
 
 def ramp(g: Builder, x: Value, alpha: float, beta: float) -> Value:

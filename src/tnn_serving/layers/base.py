@@ -11,17 +11,15 @@ import dataclasses
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_type_hints
 
 import numpy as np
 from typing_extensions import dataclass_transform
 
+from tnn_serving.emit.builder import Builder, Value
+from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
 from tnn_serving.errors import ProtoError, UnsupportedLayer, WeightsError, located
-from tnn_serving.graph import Tensor
-
-if TYPE_CHECKING:
-    from tnn_serving.layers.quantized import Codes, Int8, Operands, Scale
-    from tnn_serving.translate.builder import Builder, Value
+from tnn_serving.tensor import Tensor
 
 log = logging.getLogger(__name__)
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
+from tnn_serving.emit.builder import Builder, Value
+from tnn_serving.emit.int8 import Codes, Form, Int8, Operands, Scale
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
-from tnn_serving.graph import Tensor
 from tnn_serving.layers.base import Layer, buffer, family, layer, token
-from tnn_serving.layers.quantized import Codes, Form
-
-if TYPE_CHECKING:
-    from tnn_serving.layers.quantized import Int8, Operands, Scale
-    from tnn_serving.translate.builder import Builder, Value
+from tnn_serving.tensor import Tensor
 
 OPERAND_PLACES = {-1: "nothing is stored", 0: "the stored operand is the first", 1: "the stored operand is the second"}
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import UnsupportedLayer
-from tnn_serving.graph import COMPUTED, DataType
 from tnn_serving.layers.base import Layer, layer, token
-
-if TYPE_CHECKING:
-    from tnn_serving.translate.builder import Builder, Value
+from tnn_serving.tensor import COMPUTED, DataType
 
 DATA_TYPES = {kind.value: kind.name.lower() for kind in DataType}
 

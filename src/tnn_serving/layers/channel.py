@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import CBool, Layer, layer, token
 from tnn_serving.layers.shape import joined
-
-if TYPE_CHECKING:
-    from tnn_serving.translate.builder import Builder, Value
 
 DCR, CRD = 0, 1
 MODES = {DCR: "DCR: channels vary fastest", CRD: "CRD: positions in a block vary fastest"}

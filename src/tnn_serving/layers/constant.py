@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tnn_serving.graph import Tensor
+from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.layers.base import Layer, buffer, counted, layer
-
-if TYPE_CHECKING:
-    from tnn_serving.translate.builder import Builder, Value
+from tnn_serving.tensor import Tensor
 
 
 @layer(100, "Const", inputs=0)

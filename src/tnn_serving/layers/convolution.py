@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from tnn_serving.emit.builder import Builder, Value
+from tnn_serving.emit.int8 import Codes, Form, Int8, Operands, Scale, Weights
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
-from tnn_serving.graph import DataType, Tensor
 from tnn_serving.layers.base import (
     DHW,
     HW,
@@ -22,11 +23,7 @@ from tnn_serving.layers.base import (
     need_floats,
     token,
 )
-from tnn_serving.layers.quantized import Form, Weights
-
-if TYPE_CHECKING:
-    from tnn_serving.layers.quantized import Codes, Int8, Operands, Scale
-    from tnn_serving.translate.builder import Builder, Value
+from tnn_serving.tensor import DataType, Tensor
 
 ACTIVATIONS = {0: "none", 1: "ReLU", 2: "ReLU6", 256: "x * sigmoid(x)"}
 PAD_TYPES = {-1: "explicit", 0: "SAME", 1: "VALID"}
@@ -202,7 +199,11 @@ class Convolution(Layer):
         (x,) = inputs.codes
         shape = self._filter_shape(x.value)
         weights = Weights.of(
-            self, "filter", shape, scale=self.scale, zero=self.zero_point, bias=self.bias if self.stored_bias else None
+            self.need("filter"),
+            shape,
+            scale=self.scale,
+            zero=self.zero_point,
+            bias=self.bias if self.stored_bias else None,
         )
         stride, move = self.stride, None
         if a.form is Form.FAST_S8 and self.kernel == (1, 1) and self.pad == (0, 0) and max(stride) > 1:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer
-from tnn_serving.graph import Tensor
 from tnn_serving.layers.base import CBool, Int64, Layer, buffer, counted, entry_label, layer, need_floats, token
-
-if TYPE_CHECKING:
-    from tnn_serving.translate.builder import Builder, Value
+from tnn_serving.tensor import Tensor
 
 LOWEST = float(np.finfo(np.float32).min)
 SMALLEST = 1e-37

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
-from tnn_serving.graph import Tensor
 from tnn_serving.layers.base import CBool, Layer, buffer, family, flag, int8_scale, layer, token
 from tnn_serving.layers.shape import joined
-
-if TYPE_CHECKING:
-    from tnn_serving.translate.builder import Builder, Value
+from tnn_serving.tensor import Tensor
 
 
 def as_indices(g: Builder, x: Value) -> Value:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from string import ascii_letters
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tnn_serving.emit.builder import Builder, Value
+from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale, Weights
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
-from tnn_serving.graph import DYNAMIC_RANGE_SUFFIX, Tensor
 from tnn_serving.layers.base import Layer, beside, buffer, entry_label, int8_scale, layer, need_floats, token
 from tnn_serving.layers.convolution import float_weight
-from tnn_serving.layers.quantized import Weights
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tnn_serving.layers.quantized import Codes, Int8, Operands, Scale
-    from tnn_serving.translate.builder import Builder, Value
+from tnn_serving.tensor import DYNAMIC_RANGE_SUFFIX, Tensor
 
 
 @layer(19, "InnerProduct", "InnerProduct_nhwc", "QuantizedInnerProduct", "DynamicRangeQuantizedInnerProduct")
@@ -69,7 +64,7 @@ class InnerProduct(Layer):
         g = a.g
         shape = (self.num_output, math.prod(x.value.dim(k) for k in range(1, x.value.rank)))
         bias = self.bias if self.has_bias and _filled(self.bias) else None
-        weights = Weights.of(self, "weight", shape, scale=self.scale, zero=self.zero_point, bias=bias)
+        weights = Weights.of(self.need("weight"), shape, scale=self.scale, zero=self.zero_point, bias=bias)
         return a.linear(
             x,
             weights,

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
-from tnn_serving.graph import Tensor
 from tnn_serving.layers.base import Layer, buffer, entry_label, flag, layer, need_floats, token
-
-if TYPE_CHECKING:
-    from tnn_serving.translate.builder import Builder, Value
+from tnn_serving.tensor import Tensor
 
 
 def need_channels(x: Value, *, least: int = 2) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import INT32_MIN, Layer, counted, layer, token
 from tnn_serving.layers.shape import numbers, shape_operand
-
-if TYPE_CHECKING:
-    from tnn_serving.translate.builder import Builder, Value
 
 CONSTANT, REFLECT, EDGE = 0, 1, 2
 MODES = {CONSTANT: "constant", REFLECT: "reflect", EDGE: "edge"}

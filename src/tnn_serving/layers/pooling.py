@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from tnn_serving.emit.builder import Builder, Value
+from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import DHW, HW, Layer, layer, need_floats, token
 from tnn_serving.layers.convolution import PAD_TYPES, check_extent
-from tnn_serving.layers.quantized import Codes
-
-if TYPE_CHECKING:
-    from tnn_serving.layers.quantized import Int8, Operands, Scale
-    from tnn_serving.translate.builder import Builder, Value
 
 POOL_TYPES = {0: "maximum", 1: "average"}
 LOWEST = float(np.finfo(np.float32).min)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import Layer, layer, token
 from tnn_serving.layers.matrix import need_restored
-
-if TYPE_CHECKING:
-    from tnn_serving.translate.builder import Builder, Value
 
 DIRECTIONS = {0: "forward", 1: "reverse", 2: "bidirectional"}
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from tnn_serving.emit.builder import Builder, Value
+from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
 from tnn_serving.errors import ShapeError, UnsupportedLayer
-from tnn_serving.graph import MAX_RANK
 from tnn_serving.layers.base import Layer, counted, layer, token
-from tnn_serving.layers.quantized import Codes
 from tnn_serving.layers.shape import joined, numbers, shape_operand
-
-if TYPE_CHECKING:
-    from tnn_serving.layers.quantized import Int8, Operands, Scale
-    from tnn_serving.translate.builder import Builder, Value
+from tnn_serving.tensor import MAX_RANK
 
 NCHW_ORDER, NHWC_ORDER = 0, 1
 ORDERS = {NCHW_ORDER: "NCHW, as they lie", NHWC_ORDER: "NHWC, as in TensorFlow"}

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from tnn_serving.emit.builder import Builder, Value
+from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import HW, INT32_MAX, Layer, layer, need_floats, pair, token
-from tnn_serving.layers.quantized import Codes, Scale
-
-if TYPE_CHECKING:
-    from tnn_serving.layers.quantized import Int8, Operands
-    from tnn_serving.translate.builder import Builder, Value
 
 RESIZE_MODES = {1: "nearest", 2: "linear", 3: "cubic"}
 SAMPLE_MODES = {1: "nearest", 2: "linear", 3: "cubic"}

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError
 from tnn_serving.layers.base import Layer, layer, token
 from tnn_serving.layers.shape import numbers, shape_operand
-
-if TYPE_CHECKING:
-    from tnn_serving.translate.builder import Builder, Value
 
 log = logging.getLogger(__name__)
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, WeightsError
-from tnn_serving.graph import Tensor
 from tnn_serving.layers.base import Layer, buffer, counted, layer, rest
-
-if TYPE_CHECKING:
-    from tnn_serving.translate.builder import Builder, Value
+from tnn_serving.tensor import Tensor
 
 
 def shape_operand(g: Builder, x: Value) -> Value:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from tnn_serving.emit.builder import Builder, Value
+from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import INT32_MAX, INT32_MIN, Layer, counted, layer, token
-from tnn_serving.layers.quantized import Codes, Scale
 from tnn_serving.layers.shape import joined, shape_operand
-
-if TYPE_CHECKING:
-    from tnn_serving.layers.quantized import Int8, Operands
-    from tnn_serving.translate.builder import Builder, Value
 
 TO_THE_END, BEFORE_THE_FRONT = 2**63 - 1, -(2**63) + 1
 

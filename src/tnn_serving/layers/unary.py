@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
+from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import UnsupportedLayer
 from tnn_serving.layers.base import Layer, layer, token
-
-if TYPE_CHECKING:
-    from tnn_serving.translate.builder import Builder, Value
 
 
 class Unary(Layer):

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tnn_serving.emit.limits import spelled_bytes
 from tnn_serving.engines import TensorSpec
 from tnn_serving.errors import FormatError, TnnError
-from tnn_serving.formats.folder import model_files, onnx_file
-from tnn_serving.network import TnnNetwork
+from tnn_serving.formats.tnn.files import model_files, onnx_file
+from tnn_serving.network.tnn import TnnNetwork
 from tnn_serving.serving import manifest
 from tnn_serving.serving.check_config import (
     Finding,
@@ -35,7 +36,6 @@ from tnn_serving.serving.repository import check_repository, is_ours, model_fold
 from tnn_serving.serving.servable import Servable
 from tnn_serving.serving.settings import Settings, limits_of
 from tnn_serving.translate.graph import refusals
-from tnn_serving.translate.limits import spelled_bytes
 
 HTTP_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
 """Characters of a model's name that a URL takes as they are: Triton's HTTP endpoint undoes no percent encoding."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from tnn_serving.engines import TensorSpec, engine_named
 from tnn_serving.errors import ConfigError, TnnError
-from tnn_serving.int8 import Choice
+from tnn_serving.network.int8 import Choice
 from tnn_serving.serving.config import BACKEND, CONFIG_FILE, TRITON_TYPE, bind_inputs, check_outputs, complete
 from tnn_serving.serving.parameters import PARAMETERS, check_operators, read_parameter, with_defaults
 from tnn_serving.serving.repository import versions

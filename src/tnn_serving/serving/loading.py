@@ -9,15 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.engines import Options, TensorSpec
 from tnn_serving.engines.choices import Choices
 from tnn_serving.engines.cpu import available_cores
 from tnn_serving.errors import ConfigError, RequestError, TnnError
-from tnn_serving.formats import read_model
-from tnn_serving.formats.folder import model_files, onnx_file, unchanged
+from tnn_serving.formats.tnn import read_model
+from tnn_serving.formats.tnn.files import model_files, onnx_file, unchanged
 from tnn_serving.model import Model
-from tnn_serving.network import Border, Network, TnnNetwork
-from tnn_serving.onnx_network import read_onnx
+from tnn_serving.network.base import Border, Network
+from tnn_serving.network.onnx import read_onnx
+from tnn_serving.network.tnn import TnnNetwork
 from tnn_serving.serving.batching import COMPLETED_BATCH_SIZE, check_rows, paying_rows
 from tnn_serving.serving.config import CONFIG_FILE, Binding, bind_inputs, check_outputs, complete, top_level_fields
 from tnn_serving.serving.manifest import check_manifest
@@ -26,7 +28,6 @@ from tnn_serving.serving.plan import Plan, instances, plan
 from tnn_serving.serving.recorded_case import RECORDED, check_recorded
 from tnn_serving.serving.settings import Settings, limits_of, read_settings
 from tnn_serving.serving.shared import SHARED
-from tnn_serving.translate.limits import UNLIMITED, Limits
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tnn_serving.formats import write_model
+from tnn_serving.formats.tnn import write_model
 from tnn_serving.graph import Graph, Input
 from tnn_serving.layers import make
 from tnn_serving.random_weights import fill_random_weights

@@ -11,24 +11,20 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import onnx_ir as ir
+
+from tnn_serving.emit.builder import LAYER_KEY, Value
 from tnn_serving.errors import TnnError
 from tnn_serving.graph import Graph, Input
-from tnn_serving.layers.base import INT32_MAX
+from tnn_serving.layers.base import INT32_MAX, Layer
 from tnn_serving.layers.reshape import Reshape
 from tnn_serving.layers.shape import Expand, Shape, Size, numbers
 from tnn_serving.layers.slice import StridedSlice, StridedSliceV2
-from tnn_serving.translate.builder import LAYER_KEY
 from tnn_serving.translate.graph import check_shapes, translate
 from tnn_serving.translate.row_walk import rows_stay_apart
 from tnn_serving.translate.rows import COUNTS
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from tnn_serving.layers.base import Layer
-    from tnn_serving.translate.builder import Value
 
 
 @dataclass(frozen=True, slots=True)

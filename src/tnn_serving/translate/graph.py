@@ -15,14 +15,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from tnn_serving.emit.builder import Builder, Value
+from tnn_serving.emit.inference import IR_VERSION, OPSET, Dims
+from tnn_serving.emit.int8 import Absorbed, Codes, Form, Int8, Operands, Scale
+from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.errors import ShapeError, TnnError, UnsupportedLayer, WeightsError, located
-from tnn_serving.graph import COMPUTED, DYNAMIC_RANGE_SUFFIX, SCALE_SUFFIX, DataType, Graph, Input, Tensor
+from tnn_serving.graph import Graph, Input
 from tnn_serving.layers.base import Layer, Reserved
-from tnn_serving.layers.quantized import Absorbed, Codes, Form, Int8, Operands, Scale
-from tnn_serving.translate.builder import Builder, Value
+from tnn_serving.tensor import COMPUTED, DYNAMIC_RANGE_SUFFIX, SCALE_SUFFIX, DataType, Tensor
 from tnn_serving.translate.fusion import Step, steps
-from tnn_serving.translate.inference import IR_VERSION, OPSET, Dims
-from tnn_serving.translate.limits import UNLIMITED, Limits
 from tnn_serving.translate.pictures import PictureInput, pixels
 from tnn_serving.version import VERSION
 

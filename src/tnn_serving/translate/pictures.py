@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ConfigError
 from tnn_serving.graph import Input
 from tnn_serving.pictures.decode import MAX_PIXELS
 from tnn_serving.pictures.fit import Fit
-from tnn_serving.translate.builder import Builder, Value
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from enum import Enum
 import numpy as np
 import onnx_ir as ir
 
-from tnn_serving.translate.inference import Dims
+from tnn_serving.emit.inference import Dims
 
 COUNTS = (1, 2, 3)
 """Numbers of rows that operators are looked at with."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tnn_serving.errors import ServerError
-from tnn_serving.formats.folder import model_beside
+from tnn_serving.formats.tnn.files import model_beside
 from tnn_serving.serving.repository import versions
 from tnn_serving.triton.index import ServedModel
 from tnn_serving.triton.launch import prepare

@@ -9,7 +9,7 @@ import numpy as np
 
 from tnn_serving.client.connection import ModelInfo, TensorInfo
 from tnn_serving.errors import FormatError, RequestError, located
-from tnn_serving.formats import read_model
+from tnn_serving.formats.tnn import read_model
 
 
 def make_inputs(

@@ -6,7 +6,7 @@ import math
 import struct
 
 from tnn_serving.errors import FormatError, WeightsError
-from tnn_serving.graph import MAX_RANK, PROTO_V1, PROTO_V2, STORAGE, DataType, Tensor
+from tnn_serving.tensor import MAX_RANK, PROTO_V1, PROTO_V2, STORAGE, DataType, Tensor
 
 MAX_BYTES = 2**31 - 1
 """Lengths are signed 32-bit numbers."""

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from tnn_serving.engines.base import Arrays, NodeTime, Options, Shapes, TensorSpec
-from tnn_serving.engines.onnxruntime_profile import Profiling
+from tnn_serving.engines.onnxruntime.profile import Profiling
 from tnn_serving.errors import EngineError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from tnn_serving.engines.openvino_nodes import keep_apart, replace, source
+from tnn_serving.engines.openvino.nodes import keep_apart, replace, source
 
 
 def keep_ties_in_order(network: ov.Model) -> None:

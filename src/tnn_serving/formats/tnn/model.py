@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from tnn_serving.errors import FormatError, WeightsError, located
-from tnn_serving.formats.payload import (
+from tnn_serving.formats.tnn.payload import (
     canonical_payload,
     fill,
     read_blob_scale,
@@ -20,20 +20,10 @@ from tnn_serving.formats.payload import (
     write_payload,
     write_tensor,
 )
-from tnn_serving.formats.tensor import ByteReader, ByteWriter, shown
-from tnn_serving.graph import (
-    PROTO_V1,
-    PROTO_V2,
-    SCALE_SUFFIX,
-    BlobScale,
-    Entry,
-    EntryHeader,
-    Graph,
-    ModelBytes,
-    Payload,
-    Tensor,
-)
+from tnn_serving.formats.tnn.tensor import ByteReader, ByteWriter, shown
+from tnn_serving.graph import Entry, EntryHeader, Graph, ModelBytes, Payload
 from tnn_serving.layers.base import Layer, Reserved, declaration, is_known, type_number, type_of_number
+from tnn_serving.tensor import PROTO_V1, PROTO_V2, SCALE_SUFFIX, BlobScale, Tensor
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,10 @@ import logging
 from collections.abc import Sequence
 
 from tnn_serving.errors import WeightsError, located
-from tnn_serving.formats.tensor import EMPTY, ByteReader, ByteWriter
-from tnn_serving.graph import BlobScale, DataType, Payload, Tensor
+from tnn_serving.formats.tnn.tensor import EMPTY, ByteReader, ByteWriter
+from tnn_serving.graph import Payload
 from tnn_serving.layers.base import Layer, Stored
+from tnn_serving.tensor import BlobScale, DataType, Tensor
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ import numpy as np
 import onnx
 import openvino as ov
 
-from tnn_serving.engines import openvino_profile
 from tnn_serving.engines.base import VIEW_FROM_BYTES, Arrays, NodeTime, Options, Shapes, TensorSpec
 from tnn_serving.engines.cpu import cpu_name
 from tnn_serving.engines.kept import Kept
-from tnn_serving.engines.openvino_codes import unsigned_codes
-from tnn_serving.engines.openvino_repairs import keep_ties_in_order, truncate_divisions, widen_single_channels
-from tnn_serving.engines.openvino_rounding import codes_as_floats, keep_divisions, keep_products, quantise_rounded
+from tnn_serving.engines.openvino import profile
+from tnn_serving.engines.openvino.codes import unsigned_codes
+from tnn_serving.engines.openvino.repairs import keep_ties_in_order, truncate_divisions, widen_single_channels
+from tnn_serving.engines.openvino.rounding import codes_as_floats, keep_divisions, keep_products, quantise_rounded
 from tnn_serving.errors import EngineError
 from tnn_serving.version import VERSION
 
@@ -116,7 +116,7 @@ def _properties(options: Options) -> dict[str, Any]:
     if options.streams:
         properties["NUM_STREAMS"] = options.streams
     if options.profile:
-        properties |= openvino_profile.PROPERTIES
+        properties |= profile.PROPERTIES
     return properties
 
 
@@ -237,7 +237,7 @@ class OpenVINOExecutable:
         """Mean time of every node over so many inferences. Raises EngineError."""
         tensors = {self._inputs[name]: _tensor(array) for name, array in feeds.items() if name in self._inputs}
         try:
-            return openvino_profile.profiled(self._sound().compiled, tensors, runs)
+            return profile.profiled(self._sound().compiled, tensors, runs)
         except RuntimeError as error:
             raise EngineError("OpenVINO refused or failed", found=_reason(error)) from error
 

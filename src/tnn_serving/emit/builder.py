@@ -15,9 +15,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from tnn_serving.errors import LimitError, ShapeError, WeightsError, located
-from tnn_serving.graph import Tensor
-from tnn_serving.translate.inference import (
+from tnn_serving.emit.inference import (
     COMPUTED_LIMIT,
     SAMPLE_LIMIT,
     Dims,
@@ -27,7 +25,9 @@ from tnn_serving.translate.inference import (
     is_small,
     result_dims,
 )
-from tnn_serving.translate.limits import UNLIMITED, Limits
+from tnn_serving.emit.limits import UNLIMITED, Limits
+from tnn_serving.errors import LimitError, ShapeError, WeightsError, located
+from tnn_serving.tensor import Tensor
 
 LAYER_KEY = "tnn.layer"
 """Metadata of each node: the TNN layer that it was made for."""

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tnn_serving.errors import FormatError, ProtoError, WeightsError, located
-from tnn_serving.formats.model import read_weights, write_weights
-from tnn_serving.formats.proto import MAX_BYTES, read_proto, write_proto
+from tnn_serving.formats.tnn.model import read_weights, write_weights
+from tnn_serving.formats.tnn.proto import MAX_BYTES, read_proto, write_proto
 from tnn_serving.graph import Graph
 
 PROTO_NAME = "proto.tnnproto"

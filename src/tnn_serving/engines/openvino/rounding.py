@@ -14,7 +14,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from tnn_serving.engines.openvino_nodes import (
+from tnn_serving.engines.openvino.nodes import (
     folded,
     in_agreement,
     is_float,

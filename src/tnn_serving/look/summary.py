@@ -10,12 +10,13 @@ from typing import Any
 
 import onnx_ir as ir
 
+from tnn_serving.emit.builder import LAYER_KEY
 from tnn_serving.engines import ENGINES
 from tnn_serving.errors import TnnError
-from tnn_serving.graph import STORAGE, DataType, Graph
-from tnn_serving.int8 import decide, processor
+from tnn_serving.graph import Graph
 from tnn_serving.layers.base import Layer
-from tnn_serving.translate.builder import LAYER_KEY
+from tnn_serving.network.int8 import decide, processor
+from tnn_serving.tensor import STORAGE, DataType
 from tnn_serving.translate.graph import Translation, free_dims, translate
 
 

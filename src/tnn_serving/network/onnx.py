@@ -16,18 +16,18 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx import shape_inference
 
+from tnn_serving.emit.builder import Builder
+from tnn_serving.emit.int8 import Form
+from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.engines import ENGINES, Options
 from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.errors import EngineError, FormatError, ShapeError, UnsupportedLayer, located
-from tnn_serving.formats.folder import check_regular
+from tnn_serving.formats.tnn.files import check_regular
 from tnn_serving.graph import Input
-from tnn_serving.int8 import Decision
-from tnn_serving.layers.quantized import Form
-from tnn_serving.network import NO_VALUES, Border, Network, Pictures
-from tnn_serving.translate.builder import Builder
+from tnn_serving.network.base import NO_VALUES, Border, Network, Pictures
+from tnn_serving.network.int8 import Decision
 from tnn_serving.translate.graph import Blob
-from tnn_serving.translate.limits import UNLIMITED, Limits
 from tnn_serving.translate.pictures import pixels
 from tnn_serving.translate.row_walk import rows_stay_apart
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tnn_serving.compare import random_inputs
 from tnn_serving.engines import NodeTime
 from tnn_serving.graph import Graph
+from tnn_serving.look.compare import random_inputs
 from tnn_serving.model import Model, Source, load, to_graph
 
 RUNS = 20

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tnn_serving.errors import LimitError
-from tnn_serving.graph import MAX_RANK
+from tnn_serving.tensor import MAX_RANK
 
 MAX_ELEMENTS = 2**31 - 1
 """Elements of one tensor, whatever the memory: engines count them in 32 bits in places."""

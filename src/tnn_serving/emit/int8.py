@@ -12,16 +12,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, WeightsError
-from tnn_serving.graph import BlobScale, DataType, Tensor
-
-if TYPE_CHECKING:
-    from tnn_serving.layers.base import Layer
-    from tnn_serving.translate.builder import Builder, Value
+from tnn_serving.tensor import BlobScale, DataType, Tensor
 
 FLOAT_MIN = np.float32(1.17549435e-38)
 """An output scale below this gives the factor 0."""
@@ -95,16 +92,14 @@ class Weights:
     @classmethod
     def of(
         cls,
-        layer: Layer,
-        field: str,
+        codes: Tensor,
         shape: tuple[int, ...],
         *,
         scale: Tensor | None,
         zero: Tensor | None,
         bias: Tensor | None,
     ) -> Weights:
-        """From a layer's buffers. Raises WeightsError if they are missing, not int8, or of another size."""
-        codes = layer.need(field)
+        """From a layer's buffers. Raises WeightsError if they are not int8, or of another size."""
         if codes.dtype is not DataType.INT8:
             raise WeightsError("an int8 layer needs int8 weights", found=codes.dtype.name.lower())
         if codes.size != math.prod(shape):
