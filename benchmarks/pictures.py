@@ -35,9 +35,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from tnn_serving.config.model_config import Binding
 from tnn_serving.pictures.decode import decode_mat
 from tnn_serving.pictures.fit import Fit
-from tnn_serving.serving.config import Binding
 from tnn_serving.serving.pictures import prepare
 from tnn_serving.serving.tensors import RequestTensor
 from tnn_serving.translate.pictures import PictureInput

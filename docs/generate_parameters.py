@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tnn_serving.serving.parameters import PARAMETERS
+from tnn_serving.config.parameters import PARAMETERS
 
 PAGE = Path(__file__).with_name("serving.md")
 BEGIN = "<!-- parameters: written by docs/generate_parameters.py -->"

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from tnn_serving.config.settings import read_settings
+from tnn_serving.config.text import read_config
 from tnn_serving.emit.limits import Limits
 from tnn_serving.errors import ConfigError, FormatError, RequestError, TnnError
 from tnn_serving.formats.tnn import read_model, write_model
 from tnn_serving.pictures.decode import decode
-from tnn_serving.serving.config_text import read_config
-from tnn_serving.serving.manifest import parse_manifest
-from tnn_serving.serving.recorded_case import parse_arrays
-from tnn_serving.serving.settings import read_settings
+from tnn_serving.prepare.manifest import parse_manifest
+from tnn_serving.prepare.recorded_case import parse_arrays
 from tnn_serving.translate.graph import translate
 
 HERE = Path(__file__).parent

@@ -13,15 +13,15 @@ import pytest
 
 import tnn_serving
 from tnn_serving import load, read_model, write_model
+from tnn_serving.check import repository as checked
 from tnn_serving.cli.pictures import Classified, Detected
 from tnn_serving.client import Face, Prediction
 from tnn_serving.client import load as load_test
+from tnn_serving.config.parameters import PARAMETERS
 from tnn_serving.formats.tnn.model import SCALE_NUMBER, SCALE_TYPE
 from tnn_serving.layers import declaration, is_known, type_number
 from tnn_serving.layers.base import Reserved, declared
 from tnn_serving.look import compare, profile, summary
-from tnn_serving.serving import check as checked
-from tnn_serving.serving.parameters import PARAMETERS
 from tnn_serving.soak.run import Soak
 from tnn_serving.tune import goal as tune_goal
 from tnn_serving.tune import report as tune_report

@@ -10,6 +10,7 @@ import pytest
 
 import tnn_serving as ts
 from tests.recordings import SHARED
+from tnn_serving.config.settings import read_settings
 from tnn_serving.demo import build
 from tnn_serving.demo.build import MARKER, MODELS, is_built
 from tnn_serving.demo.centerface import centerface
@@ -17,7 +18,6 @@ from tnn_serving.demo.efficientnet import build_graph, efficientnet_lite0
 from tnn_serving.demo.labels import imagenet_labels
 from tnn_serving.errors import ConfigError, WeightsError
 from tnn_serving.graph import Graph
-from tnn_serving.serving.settings import read_settings
 
 RECORDED = SHARED / "models" / "real"
 needs_recordings = pytest.mark.skipif(

@@ -12,8 +12,8 @@ from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.conftest import Running, ask, wait_for
 from tests.end_to_end.models import BROKEN, RELU, write_model
-from tnn_serving.serving.check import Checked, check
-from tnn_serving.serving.manifest import sign
+from tnn_serving.check.repository import Checked, check
+from tnn_serving.prepare.manifest import sign
 
 LABELS = 'output [{ name: "y" label_filename: "%s" }]\n'
 INPUT = 'input [{ name: "%s" data_type: %s dims: [ %s ] }]\n'

@@ -10,9 +10,9 @@ import pytest
 import tnn_serving as ts
 from tests.end_to_end.models import BROKEN, write_model
 from tests.networks import CONVOLUTION, network
+from tnn_serving.check.repository import Checked, CheckedModel, check
 from tnn_serving.errors import ServerError
-from tnn_serving.serving.check import Checked, CheckedModel, check
-from tnn_serving.serving.manifest import sign
+from tnn_serving.prepare.manifest import sign
 
 MANY_UNSUPPORTED = (
     b'"1 2 1 4206624770 ,"\n"x 1 3 8 8 ,"\n" x y ,"\n"y ,"\n" 5 ,"\nFoo a 1 1 x a ,ReLU b 1 1 a b ,Bar c 1 1 b c ,'

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tnn_serving.config.model_config import NUMPY_TYPE, TRITON_TYPE, bind_inputs, check_outputs, complete
+from tnn_serving.config.parameters import PARAMETERS
+from tnn_serving.config.settings import read_settings
 from tnn_serving.engines import TensorSpec
 from tnn_serving.errors import ConfigError
 from tnn_serving.pictures.fit import Fit
-from tnn_serving.serving.config import NUMPY_TYPE, TRITON_TYPE, bind_inputs, check_outputs, complete
-from tnn_serving.serving.parameters import PARAMETERS
-from tnn_serving.serving.settings import read_settings
 
 F32 = np.dtype(np.float32)
 X = TensorSpec("x", F32, (None, 3, None, None))

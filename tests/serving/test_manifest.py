@@ -10,7 +10,7 @@ import pytest
 
 from tests.end_to_end.models import RELU, write_model
 from tnn_serving.errors import FormatError
-from tnn_serving.serving.manifest import MANIFEST, check_manifest, read_manifest, sign, verify
+from tnn_serving.prepare.manifest import MANIFEST, check_manifest, read_manifest, sign, verify
 from tnn_serving.serving.servable import Servable
 
 

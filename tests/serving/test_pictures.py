@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tnn_serving.config.model_config import Binding
 from tnn_serving.errors import RequestError
 from tnn_serving.pictures import cvt_color, resize
 from tnn_serving.pictures.fit import Fit
-from tnn_serving.serving.config import Binding
 from tnn_serving.serving.pictures import prepare
 from tnn_serving.serving.tensors import RequestTensor
 from tnn_serving.translate.pictures import PictureInput

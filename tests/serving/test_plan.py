@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from tnn_serving.config.plan import instances, plan, read_hint
 from tnn_serving.engines.cpu import Cores
 from tnn_serving.serving.lanes import Lanes
-from tnn_serving.serving.plan import instances, plan, read_hint
 
 FOUR = Cores(4, "all cores of the machine")
 

@@ -13,7 +13,7 @@ from numpy.lib import format as npy
 import tnn_serving as ts
 from tests.networks import CONVOLUTION, network
 from tnn_serving.errors import FormatError, RequestError, TnnError
-from tnn_serving.serving.recorded_case import RECORDED, read_recording
+from tnn_serving.prepare.recorded_case import RECORDED, read_recording
 from tnn_serving.serving.servable import Servable
 
 X = np.random.default_rng(0).standard_normal((1, 3, 5, 6)).astype(np.float32)

@@ -16,7 +16,7 @@ from tests.networks import CONVOLUTION, network, scale
 from tests.recordings import CaseId, case_ids, folders, read_case
 from tnn_serving.errors import TnnError
 from tnn_serving.graph import Graph
-from tnn_serving.serving.batching import check_rows
+from tnn_serving.prepare.batching import check_rows
 from tnn_serving.tensor import Tensor
 from tnn_serving.translate.batch import BatchAbility, batch_ability
 

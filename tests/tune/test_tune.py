@@ -27,8 +27,8 @@ from tests.end_to_end.models import write_model
 from tests.networks import network
 from tests.tune.test_search import point
 from tnn_serving.cli.app import app
+from tnn_serving.config.text import parse_config
 from tnn_serving.errors import ConfigError
-from tnn_serving.serving.config_text import parse_config
 from tnn_serving.tune import Goal, Load, Place, write
 from tnn_serving.tune.page import page
 from tnn_serving.tune.plot import Axis, plot

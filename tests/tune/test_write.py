@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tnn_serving.config.text import parse_config
 from tnn_serving.errors import ConfigError
-from tnn_serving.serving.config_text import parse_config
 from tnn_serving.tune.prototext import locate
 from tnn_serving.tune.space import DEFAULT, PARAMETER, Candidate
 from tnn_serving.tune.write import (

@@ -21,7 +21,7 @@ from tnn_serving.client.load.measure import OPEN_LOOP_CONNECTIONS
 from tnn_serving.errors import ConfigError
 from tnn_serving.formats.tnn import read_model
 from tnn_serving.look.profile import RUNS, Profile, profile
-from tnn_serving.serving.recorded_case import read_arrays
+from tnn_serving.prepare.recorded_case import read_arrays
 
 KEPT = 0.95
 """A rate is kept when at least this share of it was answered."""

@@ -9,11 +9,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from tnn_serving.check.config import Finding
+from tnn_serving.check.repository import Checked, CheckedModel, CheckedTensor, spelled_memory
+from tnn_serving.check.repository import check as check_repositories
 from tnn_serving.cli.output import EXIT_BAD, JsonFlag, print_json, printable, stderr, stdout
-from tnn_serving.serving.check import Checked, CheckedModel, CheckedTensor, spelled_memory
-from tnn_serving.serving.check import check as check_repositories
-from tnn_serving.serving.check_config import Finding
-from tnn_serving.serving.manifest import sign as sign_folder
+from tnn_serving.prepare.manifest import sign as sign_folder
 
 COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 

@@ -16,7 +16,7 @@ from tnn_serving.look.compare import TOLERANCE, Comparison, random_inputs, run_e
 from tnn_serving.look.compare import compare as compare_runs
 from tnn_serving.look.summary import LayerSummary, Summary, summarize
 from tnn_serving.model import load, to_onnx
-from tnn_serving.serving.recorded_case import read_recording
+from tnn_serving.prepare.recorded_case import read_recording
 
 ModelPath = Annotated[Path, typer.Argument(help="A model folder, or a .tnnproto with its .tnnmodel beside it.")]
 

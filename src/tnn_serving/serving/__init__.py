@@ -1,5 +1,5 @@
-"""All serving logic, without a server: model folders, configuration, and executing lists of requests.
+"""Answering requests, without a server: tensors and pictures in, inferences, responses and errors out.
 
-In: a model folder, Triton's model configuration as a dict, requests as views of memory.  Out: a completed
-configuration and responses.  Must not import ``triton`` or a client; the shim and its bridge only translate handles.
+In: a prepared model, and requests as views of memory.  Out: responses.  Must not import ``triton`` or a client; the
+shim and its bridge only translate handles.
 """

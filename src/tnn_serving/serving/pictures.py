@@ -13,10 +13,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from tnn_serving.config.model_config import Binding
 from tnn_serving.emit.limits import spelled_bytes
 from tnn_serving.errors import RequestError, located
 from tnn_serving.pictures.decode import decode_mat
-from tnn_serving.serving.config import Binding
 from tnn_serving.serving.side_by_side import side_by_side
 from tnn_serving.serving.tensors import RequestTensor, array_of, elements
 from tnn_serving.translate.pictures import PictureInput

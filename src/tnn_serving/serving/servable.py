@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from tnn_serving.config.model_config import TRITON_TYPE, Binding, bind_inputs
+from tnn_serving.config.plan import takes_turns
+from tnn_serving.config.settings import Settings
 from tnn_serving.engines import TensorSpec
 from tnn_serving.engines.shapes import ShapeCounts
 from tnn_serving.errors import CancelledError, RequestError, TnnError, located
 from tnn_serving.model import Model
-from tnn_serving.serving.config import TRITON_TYPE, Binding, bind_inputs
+from tnn_serving.prepare.loading import Loaded, load_model
 from tnn_serving.serving.lanes import Lanes
-from tnn_serving.serving.loading import Loaded, load_model
 from tnn_serving.serving.observer import SILENT, Observer
 from tnn_serving.serving.pictures import prepare
-from tnn_serving.serving.plan import takes_turns
-from tnn_serving.serving.settings import Settings
 from tnn_serving.serving.tensors import RequestTensor, ResponseTensor, array_of, cut
 
 log = logging.getLogger(__name__)

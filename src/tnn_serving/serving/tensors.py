@@ -10,8 +10,8 @@ from itertools import accumulate
 
 import numpy as np
 
+from tnn_serving.config.model_config import NUMPY_TYPE
 from tnn_serving.errors import RequestError
-from tnn_serving.serving.config import NUMPY_TYPE
 
 
 @dataclass(slots=True)

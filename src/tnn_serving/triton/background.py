@@ -12,7 +12,7 @@ from types import TracebackType
 
 from tnn_serving.errors import ServerError
 from tnn_serving.formats.tnn.files import model_beside
-from tnn_serving.serving.repository import versions
+from tnn_serving.repository import versions
 from tnn_serving.triton.index import ServedModel
 from tnn_serving.triton.launch import prepare
 from tnn_serving.triton.overlay import Overlay

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from tnn_serving.errors import ServerError
-from tnn_serving.serving.repository import Skipped
+from tnn_serving.repository import Skipped
 from tnn_serving.triton.access import http_headers
 from tnn_serving.triton.health import Fault, Limits
 from tnn_serving.triton.health_port import HealthPort

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tnn_serving.config.model_config import CONFIG_FILE
 from tnn_serving.errors import ConfigError
-from tnn_serving.serving.config import CONFIG_FILE
-from tnn_serving.serving.repository import versions
+from tnn_serving.repository import versions
 
 
 @dataclass(frozen=True, slots=True)

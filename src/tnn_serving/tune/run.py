@@ -7,10 +7,10 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
+from tnn_serving.config.text import parse_config
 from tnn_serving.engines import ENGINES
 from tnn_serving.engines.cpu import available_cores, this_cpu
 from tnn_serving.errors import ConfigError
-from tnn_serving.serving.config_text import parse_config
 from tnn_serving.tune import write
 from tnn_serving.tune.goal import Goal
 from tnn_serving.tune.place import Place

@@ -21,9 +21,9 @@ from tnn_serving.client import connect
 from tnn_serving.client.load import Measurement, Target, measure
 from tnn_serving.client.load.answers import TOLERANCE
 from tnn_serving.client.load.inputs import file_shapes
+from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, top_level_fields
 from tnn_serving.deviation import relative_error
 from tnn_serving.errors import ServerError, TnnError
-from tnn_serving.serving.config import BACKEND, CONFIG_FILE, top_level_fields
 from tnn_serving.triton.background import Background, OneModel
 from tnn_serving.triton.index import Endpoint, load_model, repository_index, unload_model
 from tnn_serving.tune.goal import Point, Trial

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tnn_serving.config.parameters import PARAMETERS
+from tnn_serving.config.text import parse_config
 from tnn_serving.errors import ConfigError
-from tnn_serving.serving.config_text import parse_config
-from tnn_serving.serving.parameters import PARAMETERS
 from tnn_serving.tune.prototext import Value, locate
 from tnn_serving.tune.space import PARAMETER, Candidate
 

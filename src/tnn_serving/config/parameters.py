@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tnn_serving.choice import read_precision
+from tnn_serving.config.plan import read_hint
 from tnn_serving.emit.limits import memory_of_machine_bytes
 from tnn_serving.errors import ConfigError
 from tnn_serving.pictures.decode import MAX_PIXELS, PILLOWS_MAX_PIXELS
 from tnn_serving.pictures.fit import ResizeMode
 from tnn_serving.pictures.resize import Interp
-from tnn_serving.serving.plan import read_hint
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from tnn_serving.choice import PrecisionChoice
+from tnn_serving.config.parameters import PARAMETERS, read_parameter, text_of
+from tnn_serving.config.plan import PerformanceHint
 from tnn_serving.emit.limits import Limits
 from tnn_serving.engines.shapes import ShapeLimits
 from tnn_serving.errors import ConfigError
 from tnn_serving.pictures.fit import Fit
-from tnn_serving.serving.parameters import PARAMETERS, read_parameter, text_of
-from tnn_serving.serving.plan import PerformanceHint
 from tnn_serving.translate.pictures import PictureInput
 
 log = logging.getLogger(__name__)

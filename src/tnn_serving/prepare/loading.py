@@ -9,6 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tnn_serving.config.model_config import CONFIG_FILE, Binding, bind_inputs, check_outputs, complete, top_level_fields
+from tnn_serving.config.parameters import check_operators, read_parameter, text_of, with_defaults
+from tnn_serving.config.plan import Plan, instances, plan
+from tnn_serving.config.settings import Settings, limits_of, read_settings
 from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.engines import Options, TensorSpec
 from tnn_serving.engines.choices import Choices
@@ -20,14 +24,10 @@ from tnn_serving.model import Model
 from tnn_serving.network.base import Border, Network
 from tnn_serving.network.onnx import read_onnx
 from tnn_serving.network.tnn import TnnNetwork
-from tnn_serving.serving.batching import COMPLETED_BATCH_SIZE, check_rows, paying_rows
-from tnn_serving.serving.config import CONFIG_FILE, Binding, bind_inputs, check_outputs, complete, top_level_fields
-from tnn_serving.serving.manifest import check_manifest
-from tnn_serving.serving.parameters import check_operators, read_parameter, text_of, with_defaults
-from tnn_serving.serving.plan import Plan, instances, plan
-from tnn_serving.serving.recorded_case import RECORDED, check_recorded
-from tnn_serving.serving.settings import Settings, limits_of, read_settings
-from tnn_serving.serving.shared import SHARED
+from tnn_serving.prepare.batching import COMPLETED_BATCH_SIZE, check_rows, paying_rows
+from tnn_serving.prepare.manifest import check_manifest
+from tnn_serving.prepare.recorded_case import RECORDED, check_recorded
+from tnn_serving.prepare.shared import SHARED
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tnn_serving.emit.limits import spelled_bytes
-from tnn_serving.engines import TensorSpec
-from tnn_serving.errors import FormatError, TnnError
-from tnn_serving.formats.tnn.files import model_files, onnx_file
-from tnn_serving.network.tnn import TnnNetwork
-from tnn_serving.serving import manifest
-from tnn_serving.serving.check_config import (
+from tnn_serving.check.config import (
     Finding,
     completions,
     contradictions,
@@ -28,13 +22,19 @@ from tnn_serving.serving.check_config import (
     policy,
     settings_of,
 )
-from tnn_serving.serving.config import BACKEND, CONFIG_FILE, TRITON_TYPE
-from tnn_serving.serving.config_text import read_config
-from tnn_serving.serving.loading import open_network
-from tnn_serving.serving.parameters import TRUE, text_of, with_defaults
-from tnn_serving.serving.repository import check_repository, is_ours, model_folders, versions
+from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, TRITON_TYPE
+from tnn_serving.config.parameters import TRUE, text_of, with_defaults
+from tnn_serving.config.settings import Settings, limits_of
+from tnn_serving.config.text import read_config
+from tnn_serving.emit.limits import spelled_bytes
+from tnn_serving.engines import TensorSpec
+from tnn_serving.errors import FormatError, TnnError
+from tnn_serving.formats.tnn.files import model_files, onnx_file
+from tnn_serving.network.tnn import TnnNetwork
+from tnn_serving.prepare import manifest
+from tnn_serving.prepare.loading import open_network
+from tnn_serving.repository import check_repository, is_ours, model_folders, versions
 from tnn_serving.serving.servable import Servable
-from tnn_serving.serving.settings import Settings, limits_of
 from tnn_serving.translate.graph import refusals
 
 HTTP_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")

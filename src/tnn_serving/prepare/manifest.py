@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tnn_serving.config.model_config import CONFIG_FILE
 from tnn_serving.errors import FormatError, located
-from tnn_serving.serving.config import CONFIG_FILE
-from tnn_serving.serving.repository import BACKEND_LINE
+from tnn_serving.repository import BACKEND_LINE
 
 MANIFEST = "SHA256SUMS"
 MAX_FILES = 10_000

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, TRITON_TYPE, bind_inputs, check_outputs, complete
+from tnn_serving.config.parameters import PARAMETERS, check_operators, read_parameter, with_defaults
+from tnn_serving.config.settings import Settings, read_settings
 from tnn_serving.engines import TensorSpec, engine_named
 from tnn_serving.errors import ConfigError, TnnError
 from tnn_serving.network.int8 import Choice
-from tnn_serving.serving.config import BACKEND, CONFIG_FILE, TRITON_TYPE, bind_inputs, check_outputs, complete
-from tnn_serving.serving.parameters import PARAMETERS, check_operators, read_parameter, with_defaults
-from tnn_serving.serving.repository import versions
-from tnn_serving.serving.settings import Settings, read_settings
+from tnn_serving.repository import versions
 
 Severity = Literal["error", "warning", "note"]
 

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tnn_serving.config.settings import Settings
 from tnn_serving.engines import TensorSpec
 from tnn_serving.errors import ConfigError, located
 from tnn_serving.pictures.fit import Fit
-from tnn_serving.serving.settings import Settings
 
 BACKEND = "tnn"
 CONFIG_FILE = "config.pbtxt"
