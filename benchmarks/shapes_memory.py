@@ -46,7 +46,7 @@ def convolutions() -> Graph:
 def run(engine: str, proto: Path | None, count: int, limits: tuple[int, int]) -> None:
     """Prints the table of one engine."""
     graph = convolutions() if proto is None else fill_random_weights(read_model(proto))
-    model = Model(TnnNetwork(graph), engine, Options(), shapes=ShapeLimits())
+    model = Model.of(TnnNetwork(graph), engine=engine, options=Options(), shapes=ShapeLimits())
     (name,) = model.default_shapes
     random = np.random.default_rng(0)
     sides = [(h, w) for h in range(*limits) for w in range(*limits)]

@@ -17,6 +17,7 @@ from tnn_serving.engines.cpu import Cpu
 from tnn_serving.engines.shapes import NO_SHAPES, ShapeCache
 from tnn_serving.errors import ConfigError
 from tnn_serving.model import Model
+from tnn_serving.network.base import Variant
 from tnn_serving.network.int8 import Decision
 from tnn_serving.network.tnn import TnnNetwork
 
@@ -29,7 +30,7 @@ def graph(size: int = 8) -> TnnNetwork:
 
 
 def test_auto_takes_the_engine_that_was_measured_to_be_faster() -> None:
-    model = Model(graph())
+    model = Model.of(graph())
     assert model.choice.engine in ENGINES
     assert model.engine == model.choice.engine
     assert all(name in model.choice.reason for name in ENGINES)
@@ -47,25 +48,25 @@ def test_the_only_engine_that_can_is_taken() -> None:
 
 
 def test_what_was_measured_is_remembered(tmp_path: Path) -> None:
-    first = Model(graph(), options=Options(cache_dir=tmp_path))
-    second = Model(graph(), options=Options(cache_dir=tmp_path))
+    first = Model.of(graph(), options=Options(cache_dir=tmp_path))
+    second = Model.of(graph(), options=Options(cache_dir=tmp_path))
     assert second.choice.engine == first.choice.engine
     assert second.choice.reason == f"{first.choice.reason}, measured earlier"
     np.testing.assert_array_equal(first.run({"x": X})["y"], second.run({"x": X})["y"])
-    other = Model(graph(), options=Options(cache_dir=tmp_path, threads=1))
+    other = Model.of(graph(), options=Options(cache_dir=tmp_path, threads=1))
     assert "earlier" not in other.choice.reason
 
 
 @pytest.mark.parametrize("precision", ["bf16", "auto"])
 def test_bf16_tells_its_gain_and_its_error(precision: str) -> None:
-    model = Model(graph(64), "openvino", precision=precision, cpu=CPU)
+    model = Model.of(graph(64), engine="openvino", precision=precision, cpu=CPU)
     assert "bf16" in model.choice.reason
     assert "off" in model.choice.reason
     assert precision == "auto" or model.choice.precision == "bf16"
 
 
 def test_bf16_is_not_tried_where_the_processor_lacks_it() -> None:
-    model = Model(graph(), precision="auto", cpu=Cpu(vnni=True, amx_int8=False, bf16=False))
+    model = Model.of(graph(), precision="auto", cpu=Cpu(vnni=True, amx_int8=False, bf16=False))
     assert model.choice.precision == "f32"
     assert "no bf16" in model.choice.reason
 
@@ -82,7 +83,7 @@ def test_engines_that_disagree_are_reported_and_the_one_by_the_book_is_taken(cap
     }
 
     def compile(engine: Engine, precision: Precision) -> Candidate:
-        made = networks[engine.name].onnx(outputs=["y"], given=(), pictures={}, form=Form.EXACT, raw_int8=False)
+        made = networks[engine.name].translate(Variant(("y",))).proto()
         spec = TensorSpec("x", np.dtype(np.float32), (None, 3, None, None))
         return Candidate(ShapeCache(engine.compile(made, Options()), [spec], NO_SHAPES, 0), Decision(Form.EXACT, ""))
 

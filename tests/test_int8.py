@@ -71,7 +71,7 @@ def test_weight_zero_points_are_exact() -> None:
 
 
 def test_a_model_says_which_form_it_took(graph: Graph) -> None:
-    model = Model(TnnNetwork(graph), "openvino", cpu=Cpu.of(frozenset(), {}))
+    model = Model.of(TnnNetwork(graph), engine="openvino", cpu=Cpu.of(frozenset(), {}))
     assert model.int8 is not None
     assert model.int8.form is Form.EXACT
     assert "VNNI" in model.int8.reason

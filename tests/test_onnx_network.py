@@ -73,7 +73,7 @@ def test_a_folder_with_one_is_a_source(tmp_path: Path) -> None:
 
 def test_pixels_go_in_front(tmp_path: Path) -> None:
     picture = PictureInput(scale=(0.5, 0.25, 2.0), bias=(1.0, -2.0, 3.0), reverse_channel=True)
-    model = Model(read_onnx(write(tmp_path)), pictures={"x": picture})
+    model = Model.of(read_onnx(write(tmp_path)), pictures={"x": picture})
     assert [(s.name, s.dtype, s.shape) for s in model.inputs] == [("x", np.uint8, (None, None, None, 3))]
     pixels = np.random.default_rng(2).integers(0, 256, (1, 6, 7, 3)).astype(np.uint8)
     blob = pixels[..., ::-1].astype(np.float32) * np.float32([0.5, 0.25, 2]) + np.float32([1, -2, 3])

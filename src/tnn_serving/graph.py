@@ -6,6 +6,7 @@ In: what ``formats`` reads or a program builds.  Out: what ``formats`` writes, `
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -147,3 +148,19 @@ class Graph:
     def quantized(self) -> bool:
         """True if a layer is marked int8."""
         return any(layer.quantized for layer in self.layers)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over everything that decides what the network computes, as hex."""
+        digest = hashlib.sha256(repr([(i.name, i.dims, i.dtype) for i in self.inputs]).encode())
+        digest.update(repr(self.outputs).encode())
+        for layer in self.layers:
+            digest.update(repr((layer.type, layer.name, layer.inputs, layer.outputs, layer.tokens())).encode())
+            for _, tensor in layer.weights():
+                digest.update(repr((tensor.dtype, tensor.dims)).encode())
+                digest.update(tensor.data)
+        for name, tensor in sorted(self.constants.items()):
+            digest.update(repr((name, tensor.dtype, tensor.dims)).encode())
+            digest.update(tensor.data)
+        for name, scale in sorted(self.scales.items()):
+            digest.update(name.encode() + scale.scales().tobytes() + scale.zero_points().tobytes())
+        return digest.hexdigest()

@@ -5,41 +5,41 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import onnx
+from typing_extensions import Unpack
 
+from tnn_serving.admission import Admission
+from tnn_serving.analysis import Analysis, analyse
 from tnn_serving.choice import Candidate, Choice, PrecisionChoice, choose, read_precision
-from tnn_serving.emit.inference import SAMPLE_LIMIT
 from tnn_serving.emit.int8 import Form
 from tnn_serving.engines import ENGINES, Engine, NodeTime, Options, Shapes, TensorSpec, engine_named
 from tnn_serving.engines.base import Arrays, Precision
 from tnn_serving.engines.choices import Choices
 from tnn_serving.engines.cpu import Cpu, available_cores, cpu_name
 from tnn_serving.engines.shapes import NO_SHAPES, Allocate, ShapeCache, ShapeLimits, zeros
-from tnn_serving.errors import ConfigError, EngineError, RequestError, TnnError, located
+from tnn_serving.errors import ConfigError, EngineError, RequestError, located
 from tnn_serving.formats.tnn import read_model
 from tnn_serving.formats.tnn.files import onnx_file
 from tnn_serving.graph import Graph
-from tnn_serving.network.base import NO_VALUES, Network, Pictures
+from tnn_serving.network.base import Network, Pictures, Variant
 from tnn_serving.network.int8 import Decision, processor
 from tnn_serving.network.onnx import read_onnx
 from tnn_serving.network.tnn import TnnNetwork
-from tnn_serving.translate.graph import Blob, fingerprint, free_dims, translate
+from tnn_serving.translate.graph import Blob, Translation
 from tnn_serving.version import VERSION
 
 log = logging.getLogger(__name__)
 
 IN_A_ROW = 4
 """Inferences of each thread when many at a time are measured: starting the threads is not what is measured."""
-
-REMEMBERED_SHAPES = 4096
-"""Combinations of input shapes that are known to fit."""
 
 Source = str | os.PathLike[str] | tuple[str | os.PathLike[str] | bytes, str | os.PathLike[str] | bytes] | Graph
 
@@ -87,13 +87,13 @@ def load(
         ConfigError: an unknown engine or option.
     """
     precision = options.pop("precision", "f32")
-    return Model(
+    return Model.of(
         to_network(source),
-        engine,
-        Options.of(options),
+        raw_int8=raw_int8,
+        engine=engine,
+        options=Options.of(options),
         precision=str(precision),
         int8=int8,
-        raw_int8=raw_int8,
     )
 
 
@@ -112,21 +112,30 @@ def to_onnx(source: Source, *, int8: str = "exact", raw_int8: bool = False) -> o
     """
     if int8 not in ("exact", "fast"):
         raise ConfigError("unknown int8 form", expected="exact or fast", found=int8)
-    graph = to_graph(source)
-    optional = [item.name for item in graph.inputs if item.name in graph.constants]
-    translation = translate(
-        graph,
-        given=optional,
-        symbolic=free_dims(graph, given=optional),
-        form=Form.EXACT if int8 == "exact" else Form.FAST_U8,
-        raw_int8=raw_int8,
-    )
-    translation.model.metadata_props.update({"tnn.source": graph.source, "tnn.sha256": fingerprint(graph)})
+    network = TnnNetwork(to_graph(source))
+    form = Form.EXACT if int8 == "exact" else Form.FAST_U8
+    variant = Variant(tuple(network.outputs), tuple(network.optional), form=form, raw_int8=raw_int8)
+    translation = network.translate(variant)
+    translation.model.metadata_props.update({"tnn.source": network.source, "tnn.sha256": network.fingerprint()})
     made = translation.proto()
     made.graph.initializer.extend(
         onnx.numpy_helper.from_array(value, name) for name, value in translation.defaults.items()
     )
     return made
+
+
+class Running(TypedDict, total=False):
+    """How a :class:`Model` runs its network: its keyword arguments."""
+
+    engine: str
+    options: Options
+    outputs: Sequence[str]
+    precision: str
+    int8: str
+    cpu: Cpu
+    shapes: ShapeLimits
+    typical: Shapes
+    samples: Arrays
 
 
 class Model:
@@ -137,9 +146,10 @@ class Model:
 
     Args:
         network: what to run.
-        engine, options, precision, int8, raw_int8: as for :func:`load`.
-        outputs: blobs that are mostly asked for, if not the network's outputs.
-        pictures: inputs to take as uint8 pixels.
+        analysis: of the network.
+        translation: the one that the analysis was read off; it spares another one where it can be compiled as it is.
+        engine, options, precision, int8: as for :func:`load`.
+        outputs: the outputs requested by default, if not the network's.
         cpu: the processor, if it is not this one.
         shapes: single shapes that may be compiled for; none by default.
         typical: the input shapes to measure at, if they are not the default ones.
@@ -149,47 +159,53 @@ class Model:
     def __init__(
         self,
         network: Network,
+        analysis: Analysis,
+        translation: Translation | None = None,
+        *,
         engine: str = "auto",
         options: Options | None = None,
-        *,
         outputs: Sequence[str] | None = None,
         precision: str = "f32",
-        pictures: Pictures | None = None,
         int8: str = "auto",
-        raw_int8: bool = False,
         cpu: Cpu | None = None,
         shapes: ShapeLimits = NO_SHAPES,
         typical: Shapes | None = None,
         samples: Arrays | None = None,
     ) -> None:
         self.network = network
+        self.analysis = analysis
         self.int8: Decision | None = None
         self._int8 = int8
-        self._raw_int8 = raw_int8
         self._cpu = cpu or processor()
-        self._pictures = dict(pictures or {})
-        self._served = tuple(outputs or network.outputs)
+        self._served = tuple(outputs or analysis.outputs)
         self._options = options or Options()
         self._limits = shapes
         self._lock = threading.Lock()
         self._compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], ShapeCache] = {}
-        self._taken: dict[object, None] = {}
-        self._optional = list(network.optional)
-        border = network.border(self._pictures, raw_int8=raw_int8)
-        self._sizing = network.sizing
-        self._inputs = {blob.name: _spec(blob) for blob in border.inputs}
-        self._blobs = {name: _spec(blob) for name, blob in border.blobs.items()}
-        self.sizes = {blob.name: tuple(dim or 0 for dim in blob.dims) for blob in border.inputs}
+        self._inputs = {blob.name: _spec(blob) for blob in analysis.inputs}
+        self._blobs = {blob.name: _spec(blob) for blob in analysis.blobs}
+        self.sizes = {blob.name: tuple(dim or 0 for dim in blob.dims) for blob in analysis.inputs}
         self.sizes.update({name: tuple(shape) for name, shape in (typical or {}).items() if name in self.sizes})
         self._engines = engine_named(engine)
         self._precision = read_precision(precision)
+        self._translations = _Translations(network, analysis, translation, self._served)
         chosen, self.choice = self._choose(self._precision, {**self.samples(), **(samples or {})})
+        self.network = self._translations.settled()
+        self._admission = Admission(self.network, analysis)
         # Other outputs are compiled on the same engine, and on another one only if that cannot.
         self._engines.sort(key=lambda one: one.name != self.choice.engine)
         self._compiled[self._served, ()] = chosen.compiled
-        if network.quantized:
+        if analysis.quantized:
             self.int8 = chosen.int8
             log.info("%s: int8 layers in %s form: %s", network.source, chosen.int8.form.value, chosen.int8.reason)
+
+    @classmethod
+    def of(
+        cls, network: Network, *, pictures: Pictures | None = None, raw_int8: bool = False, **running: Unpack[Running]
+    ) -> Model:
+        """Analyses a network and loads it. Raises as :func:`load`."""
+        analysis, translation = analyse(network, outputs=running.get("outputs"), pictures=pictures, raw_int8=raw_int8)
+        return cls(network, analysis, translation, **running)
 
     @property
     def engine(self) -> str:
@@ -211,17 +227,17 @@ class Model:
     @property
     def outputs(self) -> list[TensorSpec]:
         """Name, type and shape of each output (``None`` where it follows the inputs), in file order."""
-        return [self._blobs[name] for name in self.network.outputs]
+        return [self._blobs[name] for name in self.analysis.outputs]
 
     @property
     def optional_inputs(self) -> list[str]:
         """Inputs that may be left out, because the model file holds a value for them."""
-        return list(self._optional)
+        return list(self.analysis.optional)
 
     @property
     def default_shapes(self) -> dict[str, tuple[int, ...]]:
         """The input shapes that the file gives."""
-        return self.network.default_shapes
+        return self.analysis.default_shapes
 
     def blobs(self) -> dict[str, TensorSpec]:
         """Type and shape of every blob that a layer produces."""
@@ -239,7 +255,7 @@ class Model:
             RequestError: an input is missing, unknown, or of a wrong type, rank or size.
             EngineError: the engine fails.
         """
-        wanted = tuple(outputs) if outputs is not None else tuple(self.network.outputs)
+        wanted = tuple(outputs) if outputs is not None else self.analysis.outputs
         answer = self.infer({name: self._converted(name, array) for name, array in inputs.items()}, wanted)
         # What lies in the engine's memory would keep an infer request busy for as long as the caller keeps it.
         return {name: array if array.flags.owndata else array.copy() for name, array in answer.items()}
@@ -256,11 +272,11 @@ class Model:
             RequestError: an input is missing, unknown, or of a wrong rank or size.
             EngineError: the engine fails.
         """
-        given = self._check(feeds)
+        fed = self._admission.check(feeds)
         try:
-            return self._executable(outputs, given).run(feeds, allocate)
+            return self._executable(outputs, fed).run(feeds, allocate)
         except EngineError:
-            self._taken.pop(self._key(feeds)[0], None)
+            self._admission.withdraw(feeds)
             raise
 
     def profile(self, inputs: Arrays, runs: int) -> list[NodeTime]:
@@ -271,70 +287,22 @@ class Model:
             EngineError: loaded without the option ``profile``, or the engine fails.
         """
         feeds = {name: self._converted(name, array) for name, array in inputs.items()}
-        return self._executable(self._served, self._check(feeds)).profile(feeds, runs)
+        return self._executable(self._served, self._admission.check(feeds)).profile(feeds, runs)
 
     def warm(self, shapes: Shapes, outputs: Sequence[str] | None = None) -> None:
         """Compiles for single input shapes ahead of the first request. Raises as :meth:`run`."""
         wanted = tuple(outputs) if outputs is not None else self._served
-        given = self._check(zeros([self._inputs[name] for name in shapes], shapes))
-        self._executable(wanted, given).warm(shapes)
+        fed = self._admission.check(zeros([self._inputs[name] for name in shapes], shapes))
+        self._executable(wanted, fed).warm(shapes)
+
+    def note_obstacle(self, obstacle: str) -> None:
+        """Takes back that rows are independent: a trial has shown that they are not."""
+        self.analysis = replace(self.analysis, obstacle=obstacle)
+        self._admission = Admission(self.network, self.analysis)
 
     def shape_caches(self) -> list[ShapeCache]:
         """What has been compiled, for whoever counts."""
         return list(self._compiled.values())
-
-    # ---- checks ----
-
-    def _check(self, feeds: Arrays) -> tuple[str, ...]:
-        """Asks the layers about shapes that were not seen before: engines answer some that do not fit with garbage.
-
-        Returns the optional inputs among those fed.
-        """
-        key, values = self._key(feeds)
-        given = self._given(feeds)
-        if key in self._taken:
-            return given
-        for name, array in feeds.items():
-            self._check_input(name, array)
-        for name in self._inputs:
-            if name not in feeds and name not in self._optional:
-                raise RequestError(
-                    f"input `{name}` is missing", expected=", ".join(self._inputs), found=", ".join(feeds)
-                )
-        shapes = {name: array.shape for name, array in feeds.items()}
-        for name in self._pictures.keys() & shapes.keys():
-            n, h, w, c = shapes[name]
-            shapes[name] = (n, c, h, w)
-        try:
-            self.network.check_shapes(shapes, given, values)
-        except TnnError as error:
-            sizes = ", ".join(f"`{name}` {list(array.shape)}" for name, array in feeds.items())
-            raise RequestError(f"the network does not take {sizes}", found=str(error)) from error
-        self._taken[key] = None
-        _forget(self._taken)
-        return given
-
-    def _key(self, feeds: Arrays) -> tuple[tuple[object, ...], Arrays]:
-        """What decides whether inputs fit: their shapes, and the values of those that say sizes."""
-        key: tuple[object, ...] = tuple([(name, array.shape) for name, array in feeds.items()])
-        if not self._sizing:
-            return key, NO_VALUES
-        values = {name: feeds[name] for name in self._sizing if name in feeds and feeds[name].size <= SAMPLE_LIMIT}
-        return (*key, *(array.tobytes() for array in values.values())), values
-
-    def _given(self, feeds: Mapping[str, object]) -> tuple[str, ...]:
-        return tuple([name for name in self._optional if name in feeds]) if self._optional else ()
-
-    def _check_input(self, name: str, array: np.ndarray) -> None:
-        spec = self._inputs.get(name)
-        if spec is None:
-            raise RequestError(f"there is no input `{name}`", expected=", ".join(self._inputs) or "none")
-        if len(array.shape) != len(spec.shape) or any(
-            want is not None and want != have for want, have in zip(spec.shape, array.shape, strict=True)
-        ):
-            raise RequestError(
-                f"input `{name}` has another shape", expected=_spelled(spec.shape), found=list(array.shape)
-            )
 
     def _converted(self, name: str, value: np.ndarray) -> np.ndarray:
         spec = self._inputs.get(name)
@@ -347,40 +315,39 @@ class Model:
 
     # ---- compilation ----
 
-    def _executable(self, outputs: tuple[str, ...], given: tuple[str, ...]) -> ShapeCache:
-        found = self._compiled.get((outputs, given))
+    def _executable(self, outputs: tuple[str, ...], fed: tuple[str, ...]) -> ShapeCache:
+        found = self._compiled.get((outputs, fed))
         if found is not None:
             return found
         with self._lock:
-            if (outputs, given) not in self._compiled:
-                self._compiled[outputs, given] = self._compile_on_any(outputs, given)
-            return self._compiled[outputs, given]
+            if (outputs, fed) not in self._compiled:
+                self._compiled[outputs, fed] = self._compile_on_any(outputs, fed)
+            return self._compiled[outputs, fed]
 
-    def _compile_on_any(self, outputs: tuple[str, ...], given: tuple[str, ...]) -> ShapeCache:
+    def _compile_on_any(self, outputs: tuple[str, ...], fed: tuple[str, ...]) -> ShapeCache:
         """On the engine that was chosen, or on another one if that cannot."""
         failures: list[EngineError] = []
         for engine in self._engines:
             precision: Precision = self.choice.precision if engine.name == self.choice.engine else "f32"
             try:
-                return self._compile(engine, precision, outputs, given).compiled
+                return self._compile(engine, precision, outputs, fed).compiled
             except EngineError as error:
                 log.info("%s", error)
                 failures.append(error)
         raise failures[0]
 
     def _compile(
-        self, engine: Engine, precision: Precision, outputs: tuple[str, ...], given: tuple[str, ...]
+        self, engine: Engine, precision: Precision, outputs: tuple[str, ...], fed: tuple[str, ...]
     ) -> Candidate:
+        analysis = self.analysis
         decision = self.network.int8_form(engine.name, self._int8, self._cpu)
-        made = self.network.onnx(
-            outputs=outputs, given=given, pictures=self._pictures, form=decision.form, raw_int8=self._raw_int8
-        )
-        exact = self.network.quantized and decision.form is Form.EXACT
-        with located(self.network.source):
+        made = self._translations.onnx(Variant(outputs, fed, analysis.pictures, decision.form, analysis.raw_int8))
+        exact = analysis.quantized and decision.form is Form.EXACT
+        with located(analysis.source):
             general = engine.compile(made, replace(self._options, precision=precision, exact_codes=exact))
-        fed = [spec for spec in self.inputs if spec.name not in self._optional or spec.name in given]
+        inputs = [spec for spec in self.inputs if spec.name not in analysis.optional or spec.name in fed]
         many = (self._options.threads or available_cores().count) if self._options.elastic else 1
-        return Candidate(ShapeCache(general, fed, self._limits, self.network.weight_bytes, many), decision)
+        return Candidate(ShapeCache(general, inputs, self._limits, analysis.weight_bytes, many), decision)
 
     def _choose(self, precision: PrecisionChoice, feeds: Arrays) -> tuple[Candidate, Choice]:
         """Compiles the network's own outputs on the engine, and in the precision, that they are to run in."""
@@ -419,12 +386,12 @@ class Model:
         random = np.random.default_rng(seed)
         made = {}
         for spec in self.inputs:
-            if spec.name in self._optional:
+            if spec.name in self.analysis.optional:
                 continue
             shape = self.sizes[spec.name] if rows is None else (rows, *self.sizes[spec.name][1:])
             if spec.dtype.kind == "f":
                 made[spec.name] = random.standard_normal(shape).astype(spec.dtype)
-            elif spec.name in self._pictures:
+            elif spec.name in self.analysis.pictures:
                 made[spec.name] = random.integers(0, 256, shape).astype(spec.dtype)
             else:
                 made[spec.name] = random.integers(*integers, shape).astype(spec.dtype)
@@ -435,15 +402,15 @@ class Model:
 
         Compiles it, if it is not there, and keeps nothing of it.
         """
-        executable = self._executable(self._served, self._check(feeds)).fixed(feeds)
+        executable = self._executable(self._served, self._admission.check(feeds)).fixed(feeds)
         return lambda: executable.run(feeds)
 
-    def crowd(self, feeds: Arrays) -> tuple[Callable[[], object], int] | None:
-        """As :meth:`runner`, several inferences where many come at a time, with their number.
+    def concurrent_runner(self, feeds: Arrays) -> tuple[Callable[[], object], int] | None:
+        """As :meth:`runner`, for several inferences at a time, with their number.
 
-        ``None`` if many run as one does.
+        ``None`` if several run as one does.
         """
-        found = self._executable(self._served, self._check(feeds)).crowded(feeds)
+        found = self._executable(self._served, self._admission.check(feeds)).crowded(feeds)
         if found is None:
             return None
         executable, streams = found
@@ -458,28 +425,53 @@ class Model:
     def facts(self) -> dict[str, object]:
         """All that a measurement of this model depends on."""
         return {
-            "network": self.network.fingerprint(),
+            "network": self.analysis.fingerprint,
             "outputs": list(self._served),
             "shapes": {name: list(shape) for name, shape in sorted(self.sizes.items())},
             "fixed": bool(self._limits.count),
-            "pictures": repr(sorted(self._pictures.items())),
+            "pictures": repr(sorted(self.analysis.pictures.items())),
             "engines": {engine.name: engine.version() for engine in ENGINES.values() if engine in self._engines},
             "threads": [self._options.threads, self._options.streams, self._options.elastic],
             "precision": self._precision,
-            "int8": [self._int8, self._raw_int8],
+            "int8": [self._int8, self.analysis.raw_int8],
             "cpu": [cpu_name(), repr(self._cpu)],
             "version": VERSION,
         }
 
 
-def _forget(remembered: dict[object, None]) -> None:
-    while len(remembered) > REMEMBERED_SHAPES:
-        remembered.pop(next(iter(remembered)), None)
+class _Translations:
+    """The ONNX models of one load: engines that are compared for the same variant get the same one."""
+
+    def __init__(
+        self, network: Network, analysis: Analysis, translation: Translation | None, outputs: tuple[str, ...]
+    ) -> None:
+        self._network = network
+        self._known: list[tuple[Variant, Translation]] = []
+        self._models: list[tuple[Variant, onnx.ModelProto]] = []
+        if translation is not None and tuple(blob.name for blob in translation.outputs) == outputs:
+            variant = Variant(outputs, analysis.optional, analysis.pictures, raw_int8=analysis.raw_int8)
+            self._known.append((variant, translation))
+        self._loading = True
+
+    def onnx(self, variant: Variant) -> onnx.ModelProto:
+        """The network in a variant; kept until :meth:`settled`."""
+        for known, model in self._models:
+            if known == variant:
+                return model
+        translation = next((made for known, made in self._known if known == variant), None)
+        model = (translation or self._network.translate(variant)).proto()
+        if self._loading:
+            self._models.append((variant, model))
+        return model
+
+    def settled(self) -> Network:
+        """Ends the load: gives the network without what only the load needed, and keeps no models from now on."""
+        self._loading = False
+        self._known.clear()
+        self._models.clear()
+        self._network = self._network.settled()
+        return self._network
 
 
 def _spec(blob: Blob) -> TensorSpec:
     return TensorSpec(blob.name, blob.dtype, blob.known)
-
-
-def _spelled(shape: Sequence[int | None]) -> str:
-    return "[" + ", ".join("any" if dim is None else str(dim) for dim in shape) + "]"

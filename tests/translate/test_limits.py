@@ -93,7 +93,7 @@ def test_tensors_that_fit_alone_may_be_too_much_together() -> None:
 
 
 def test_each_new_shape_is_held_against_the_limit() -> None:
-    model = Model(TnnNetwork(network({"x": (1, 3, 8, 8)}, CONVOLUTION, ["y"]), Limits(memory_bytes=1e6)))
+    model = Model.of(TnnNetwork(network({"x": (1, 3, 8, 8)}, CONVOLUTION, ["y"]), Limits(memory_bytes=1e6)))
     assert model.run({"x": np.ones((1, 3, 16, 16), np.float32)})["y"].shape == (1, 4, 16, 16)
     with pytest.raises(RequestError, match="memory_limit_bytes"):
         model.run({"x": np.ones((1, 3, 500, 100), np.float32)})
@@ -102,7 +102,7 @@ def test_each_new_shape_is_held_against_the_limit() -> None:
 
 @pytest.mark.parametrize("line", ["Expand e 2 1 x s y", "Tile t 2 1 x s y"])
 def test_sizes_that_a_request_gives_are_held_against_the_limit(line: str) -> None:
-    model = Model(TnnNetwork(shaping(line, s=(2,)), Limits(memory_bytes=1e6)))
+    model = Model.of(TnnNetwork(shaping(line, s=(2,)), Limits(memory_bytes=1e6)))
     x = np.ones((1, 2), np.float32)
     assert model.run({"x": x, "s": np.array([3, 2], np.int32)})["y"].shape[0] == 3
     for sizes in ([1_000_000, 2], [2**31 - 1, 2]):
@@ -113,7 +113,7 @@ def test_sizes_that_a_request_gives_are_held_against_the_limit(line: str) -> Non
 def test_loading_ends_at_its_deadline() -> None:
     graph = network({"x": (1, 3, 8, 8)}, CONVOLUTION, ["y"])
     with pytest.raises(LimitError, match="load_timeout_s"):
-        Model(TnnNetwork(graph, Limits(deadline_s=time.monotonic() - 1)))
+        Model.of(TnnNetwork(graph, Limits(deadline_s=time.monotonic() - 1)))
 
 
 def test_every_layer_at_fault_is_found() -> None:

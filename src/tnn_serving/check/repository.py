@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tnn_serving.analysis import analyse
 from tnn_serving.check.config import (
     Finding,
     completions,
@@ -216,18 +217,18 @@ def _version(
             report.findings += [of_error(problem) for problem in refusals(network.graph, given=network.optional)]
         if report.findings:
             return
-        border = network.border(settings.pictures, raw_int8=settings.raw_int8)
         _, dependence = network.batched(network.outputs)
+        analysis, _ = analyse(network, pictures=settings.pictures, raw_int8=settings.raw_int8, obstacle=dependence)
     except (TnnError, OSError) as error:
         report.findings.append(of_error(error))
         return
-    inputs = [TensorSpec(blob.name, blob.dtype, blob.known) for blob in border.inputs]
-    blobs = {name: TensorSpec(name, blob.dtype, blob.known) for name, blob in border.blobs.items()}
+    inputs = [TensorSpec(blob.name, blob.dtype, blob.known) for blob in analysis.inputs]
+    blobs = {blob.name: TensorSpec(blob.name, blob.dtype, blob.known) for blob in analysis.blobs}
     optional = network.optional
     report.inputs = [_tensor(spec) for spec in inputs]
     report.outputs = [_tensor(blobs[name]) for name in network.outputs if name in blobs]
     stored = sum(file.bytes for file in report.files)
-    report.memory = Memory(stored, border.weights_bytes, border.activations_bytes)
+    report.memory = Memory(stored, analysis.compiled_bytes, analysis.activation_bytes)
     report.batch = dependence or "rows are independent"
     report.findings += _batch(dependence, inputs, int(config["max_batch_size"]))
     report.findings += contradictions(config, folder, inputs, blobs, optional, settings)

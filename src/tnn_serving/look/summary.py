@@ -17,7 +17,8 @@ from tnn_serving.graph import Graph
 from tnn_serving.layers.base import Layer
 from tnn_serving.network.int8 import decide, processor
 from tnn_serving.tensor import STORAGE, DataType
-from tnn_serving.translate.graph import Translation, free_dims, translate
+from tnn_serving.translate.free_dims import free_dims
+from tnn_serving.translate.graph import Translation, translate
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def summarize(graph: Graph, shapes: Mapping[str, Sequence[int]] | None = None) -
     optional = [item.name for item in graph.inputs if item.name in graph.constants]
     try:
         translation = translate(graph, shapes=shapes, given=optional)
-        free = free_dims(graph, given=optional)
+        free = free_dims(graph, given=optional).axes
     except TnnError as error:
         problem = str(error)
     macs = _macs_by_layer(translation) if translation else {}

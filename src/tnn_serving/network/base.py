@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
-
-import onnx
 
 from tnn_serving.emit.int8 import Form
 from tnn_serving.emit.limits import Limits
 from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.network.int8 import Decision
-from tnn_serving.translate.graph import Blob
+from tnn_serving.translate.graph import Fit, Translation
 from tnn_serving.translate.pictures import PictureInput
 
 Pictures = Mapping[str, PictureInput]
@@ -22,34 +20,41 @@ NO_VALUES: Arrays = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Border:
-    """What callers feed a network and what they may ask it for: any blob, by name; and an estimate of its memory at
-    the default shapes."""
+class Variant:
+    """One of the forms that a network can be translated to.
 
-    inputs: list[Blob]
-    blobs: dict[str, Blob]
-    weights_bytes: int = 0
-    activations_bytes: int = 0
+    Attributes:
+        outputs: blobs that are the outputs.
+        fed: optional inputs that the caller feeds.
+        pictures: inputs that are uint8 pixels [N, H, W, C].
+        form: how int8 layers are written.
+        raw_int8: int8 inputs and outputs are codes.
+    """
+
+    outputs: tuple[str, ...]
+    fed: tuple[str, ...] = ()
+    pictures: Pictures = field(default_factory=dict)
+    form: Form = Form.EXACT
+    raw_int8: bool = False
 
 
 class Network(Protocol):
-    """What a :class:`tnn_serving.Model` needs to know of a network.
+    """A network that can be said in ONNX.
 
     Attributes:
         source: the file it came from.
-        outputs: names of its outputs.
+        limits: what it may ask for while it is loaded, and of memory at each shape.
+        outputs: names of its outputs, in file order.
         optional: inputs that have a stored value and may be left out.
         quantized: it has int8 layers of TNN's.
         weight_bytes: size of its weights in memory.
         default_shapes: a shape of each input that the network takes, in the network's own layout.
-        limits: what it may ask for while it is loaded, and of memory at each shape.
-        sizing: inputs whose values decide how large something is.
     """
 
-    source: str
-    limits: Limits
-    sizing: tuple[str, ...]
-
+    @property
+    def source(self) -> str: ...
+    @property
+    def limits(self) -> Limits: ...
     @property
     def outputs(self) -> list[str]: ...
     @property
@@ -61,28 +66,14 @@ class Network(Protocol):
     @property
     def default_shapes(self) -> dict[str, tuple[int, ...]]: ...
 
-    def border(self, pictures: Pictures, *, raw_int8: bool) -> Border:
-        """What callers may feed, those of ``pictures`` as uint8 pixels [N, H, W, C], and what they may ask for."""
+    def translate(self, variant: Variant) -> Translation:
+        """The network as an ONNX model with free dims symbolic, and what is known of its blobs.
 
-    def onnx(
-        self, *, outputs: Sequence[str], given: Sequence[str], pictures: Pictures, form: Form, raw_int8: bool
-    ) -> onnx.ModelProto:
-        """The network as an ONNX model with free dims symbolic.
-
-        Args:
-            outputs: blobs to make the outputs.
-            given: optional inputs that the caller will feed.
-            pictures: inputs to take as pixels.
-            form: how int8 layers are written.
-            raw_int8: int8 blobs are codes at the border.
-
-        Raises ShapeError for an output that is not there.
+        Raises ShapeError for an output that is not there, LimitError for more memory or time than allowed.
         """
 
-    def check_shapes(
-        self, shapes: Mapping[str, Sequence[int]], given: Sequence[str], values: Arrays = NO_VALUES
-    ) -> None:
-        """Asks whether the network takes these shapes, and values of :attr:`sizing` inputs.
+    def check_shapes(self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_VALUES) -> Fit:
+        """Asks whether the network takes these shapes, and values of inputs that decide sizes.
 
         Raises ShapeError naming the layer that refuses, LimitError for more memory than allowed.
         """
@@ -91,11 +82,14 @@ class Network(Protocol):
         """How int8 layers are run on an engine. Raises ConfigError for an unknown choice."""
 
     def batched(self, outputs: Sequence[str]) -> tuple[Network, str | None]:
-        """The network with sizes of a batch that are written down in it made free, where that is provably right; and
-        what keeps the rows of a batch from being independent, if anything does."""
+        """The network with batch sizes that are written down in it made free, where that is provably right; and what
+        keeps the rows of a batch from being independent, if anything does."""
 
-    def producer(self, blob: str) -> str:
-        """The layer that produces a blob, as messages name it."""
+    def settled(self) -> Network:
+        """The same network for requests: without a time limit, and without what only a load needs."""
+
+    def producer(self, blob: str) -> str | None:
+        """The layer that produces a blob, as messages name it; ``None`` for an input, a constant or an unknown name."""
 
     def fingerprint(self) -> str:
         """A hash of everything that decides what the network computes, as hex."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,9 @@ from tnn_serving.engines.cpu import Cpu
 from tnn_serving.errors import EngineError, FormatError, ShapeError, UnsupportedLayer, located
 from tnn_serving.formats.tnn.files import check_regular
 from tnn_serving.graph import Input
-from tnn_serving.network.base import NO_VALUES, Border, Network, Pictures
+from tnn_serving.network.base import NO_VALUES, Network, Variant
 from tnn_serving.network.int8 import Decision
-from tnn_serving.translate.graph import Blob
+from tnn_serving.translate.graph import Blob, Fit, Translation
 from tnn_serving.translate.pictures import pixels
 from tnn_serving.translate.row_walk import rows_stay_apart
 
@@ -67,7 +69,6 @@ class OnnxNetwork:
     """
 
     quantized = False
-    sizing: tuple[str, ...] = ()
 
     def __init__(self, proto: onnx.ModelProto, source: str, limits: Limits = UNLIMITED) -> None:
         self.source = source
@@ -111,7 +112,7 @@ class OnnxNetwork:
 
     def _tried(self) -> Callable[[Mapping[str, tuple[int, ...]]], bool]:
         """Tells whether the network runs at a shape: what does not fit may show then only."""
-        made = self.onnx(outputs=self.outputs, given=(), pictures={}, form=Form.EXACT, raw_int8=False)
+        made = ir.serde.serialize_model(self._model(Variant(tuple(self.outputs))))
         try:
             executable = ENGINES["onnxruntime"].compile(made, Options())
         except EngineError:
@@ -126,46 +127,52 @@ class OnnxNetwork:
 
         return runs
 
-    def border(self, pictures: Pictures, *, raw_int8: bool) -> Border:
-        """Inputs in file order, and every value whose type is known."""
+    def translate(self, variant: Variant) -> Translation:
+        """The model with its outputs and picture inputs as asked for; every value whose type is known is a blob."""
         inputs = []
         for item in self._entries:
             known, dims = _dims(item), self.default_shapes[item.name]
             dtype = _dtype(item)
-            if item.name in pictures:
+            if item.name in variant.pictures:
                 known, dims = _as_pixels(item.name, known), _as_pixels(item.name, dims)
                 dtype = np.dtype(np.uint8)
             inputs.append(Blob(item.name, dtype, dims, known))
         inferred = shape_inference.infer_shapes(self._skeleton, data_prop=True).graph
         values = [item for item in (*inferred.value_info, *inferred.output) if item.type.HasField("tensor_type")]
         blobs = {item.name: Blob(item.name, _dtype(item), _dims(item), _dims(item)) for item in values}
-        return Border(inputs, blobs, self.weight_bytes, max(map(self._bytes, values), default=0))
+        activations_bytes = max(map(self._bytes, values), default=0)
+        model = self._model(variant)
+        outputs = [blobs[name] for name in variant.outputs if name in blobs]
+        return Translation(
+            model,
+            inputs,
+            outputs,
+            blobs,
+            weights_bytes=self.weight_bytes,
+            activations_bytes=activations_bytes,
+            checked=False,
+        )
 
     def _bytes(self, item: onnx.ValueInfoProto) -> int:
         """The bytes of a value whose dims are known. Raises LimitError if it is larger than allowed."""
         with located(self.source, f"value `{item.name}`"):
             return self.limits.check_tensor(_dims(item), _dtype(item))
 
-    def onnx(
-        self, *, outputs: Sequence[str], given: Sequence[str], pictures: Pictures, form: Form, raw_int8: bool
-    ) -> onnx.ModelProto:
-        """The model with its outputs and picture inputs as asked for."""
+    def _model(self, variant: Variant) -> ir.Model:
         model = ir.serde.deserialize_model(self._proto)
         graph = model.graph
         entries = {item.name for item in self._entries}
         graph.inputs[:] = [value for value in graph.inputs if value.name in entries]
-        graph.outputs[:] = self._values(graph, outputs)
+        graph.outputs[:] = self._values(graph, variant.outputs)
         for value in graph.inputs:
             _name_free_dims(value)
-        for name, picture in pictures.items():
+        for name, picture in variant.pictures.items():
             entry = next(item for item in self._entries if item.name == name)
             _put_pixels_before(graph, entry, self.default_shapes[name], picture)
         model.producer_name = model.producer_name or "unknown"
-        return ir.serde.serialize_model(model)
+        return model
 
-    def check_shapes(
-        self, shapes: Mapping[str, Sequence[int]], given: Sequence[str], values: Arrays = NO_VALUES
-    ) -> None:
+    def check_shapes(self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_VALUES) -> Fit:
         """Has ONNX's own inference look at every node.
 
         Raises ShapeError with the node that does not fit, LimitError for a value that is too large.
@@ -185,9 +192,9 @@ class OnnxNetwork:
             except shape_inference.InferenceError as error:
                 raise ShapeError("shapes do not fit the network", found=_reason(error)) from error
             _check_reshapes(inferred)
-        for item in (*inferred.input, *inferred.value_info, *inferred.output):
-            if item.type.HasField("tensor_type") and item.type.tensor_type.HasField("shape"):
-                self._bytes(item)
+        known = (*inferred.input, *inferred.value_info, *inferred.output)
+        shaped = [i for i in known if i.type.HasField("tensor_type") and i.type.tensor_type.HasField("shape")]
+        return Fit(memory_bytes=self.weight_bytes + max(map(self._bytes, shaped), default=0))
 
     def int8_form(self, engine: str, choice: str, cpu: Cpu) -> Decision:
         """Int8 operators of ONNX say themselves how they are computed."""
@@ -199,16 +206,23 @@ class OnnxNetwork:
             dims = _dims(item)
             if len(dims) < 2 or dims[0] is not None:
                 return self, f"input `{item.name}` has no free first dim: {[-1 if d is None else d for d in dims]}"
-        made = self.onnx(outputs=outputs, given=(), pictures={}, form=Form.EXACT, raw_int8=False)
-        obstacle = rows_stay_apart(ir.serde.deserialize_model(made), self.default_shapes)
+        obstacle = rows_stay_apart(self._model(Variant(tuple(outputs))), self.default_shapes)
         return self, None if obstacle is None else str(obstacle)
 
-    def producer(self, blob: str) -> str:
+    def settled(self) -> Network:
+        """The same network without a time limit."""
+        made = copy.copy(self)
+        made.limits = replace(self.limits, deadline_s=math.inf)
+        return made
+
+    def producer(self, blob: str) -> str | None:
         """Name and type of the node that produces a value."""
-        for node in self._proto.graph.node:
-            if blob in node.output:
-                return f"node `{node.name}` ({node.op_type})"
-        return "no node"
+        return self._producers.get(blob)
+
+    @cached_property
+    def _producers(self) -> dict[str, str]:
+        nodes = self._proto.graph.node
+        return {blob: f"node `{node.name}` ({node.op_type})" for node in nodes for blob in node.output if blob}
 
     @cached_property
     def _fingerprint(self) -> str:

@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
-import onnx
-
-from tnn_serving.emit.int8 import Form
 from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.graph import Graph
-from tnn_serving.network.base import NO_VALUES, Border, Network, Pictures
+from tnn_serving.network.base import NO_VALUES, Network, Variant
 from tnn_serving.network.int8 import Decision, decide
 from tnn_serving.tensor import COMPUTED
 from tnn_serving.translate.batch import batch_ability
-from tnn_serving.translate.graph import check_shapes, fingerprint, free_dims, translate
+from tnn_serving.translate.free_dims import Axes, FreeDims, free_dims
+from tnn_serving.translate.graph import Fit, Translation, check_shapes, translate
 
 log = logging.getLogger(__name__)
 
 
 class TnnNetwork:
-    """A network that was read from TNN's files."""
+    """A network that was read from TNN's files.
 
-    def __init__(self, graph: Graph, limits: Limits = UNLIMITED) -> None:
+    Args:
+        graph: the network.
+        limits: what it may ask for.
+        free: for each input, which dims the caller may choose, where that is known already.
+    """
+
+    def __init__(self, graph: Graph, limits: Limits = UNLIMITED, free: Axes | None = None) -> None:
         self.graph = graph
         self.limits = limits
-        self.sizing: tuple[str, ...] = ()
         self.source = graph.source
         self.optional = [item.name for item in graph.inputs if item.name in graph.constants]
+        self._free = free
+        self._found: FreeDims | None = None
 
     @property
     def outputs(self) -> list[str]:
@@ -54,59 +61,44 @@ class TnnNetwork:
         """The input shapes that the proto gives."""
         return {item.name: item.dims for item in self.graph.inputs}
 
-    @cached_property
-    def free(self) -> dict[str, tuple[bool, ...]]:
+    @property
+    def free(self) -> Axes:
         """For each input, which dims the caller may choose."""
-        return free_dims(self.graph, given=self.optional, limits=self.limits)
+        if self._free is None:
+            self._found = free_dims(self.graph, given=self.optional, limits=self.limits)
+            self._free = self._found.axes
+        return self._free
 
-    def border(self, pictures: Pictures, *, raw_int8: bool) -> Border:
-        """Inputs in file order, blobs in the order of the layers."""
-        made = translate(
-            self.graph,
-            given=self.optional,
-            symbolic=self.free,
-            pictures=pictures,
-            raw_int8=raw_int8,
-            limits=self.limits,
-        )
-        self.sizing = made.sizing
-        for blob in made.inputs:
-            if not any(True for _ in self.graph.consumers(blob.name)):
-                log.warning("%s: input `%s` is not used by any layer", self.source, blob.name)
-        names = (name for layer in self.graph.layers for name in layer.outputs)
-        blobs = {name: made.blobs[name] for name in names if name in made.blobs}
-        return Border(made.inputs, blobs, made.weights_bytes, made.activations_bytes)
-
-    def onnx(
-        self, *, outputs: Sequence[str], given: Sequence[str], pictures: Pictures, form: Form, raw_int8: bool
-    ) -> onnx.ModelProto:
-        """The network as an ONNX model."""
+    def translate(self, variant: Variant) -> Translation:
+        """The network as an ONNX model; blobs in the order of the layers."""
+        free = self.free
+        if self._found is not None and variant == Variant(tuple(self.outputs), tuple(self.optional)):
+            return self._found.translation
         return translate(
             self.graph,
-            outputs=outputs,
-            given=given,
-            symbolic=self.free,
-            pictures=pictures,
-            form=form,
-            raw_int8=raw_int8,
+            outputs=variant.outputs,
+            given=variant.fed,
+            symbolic=free,
+            pictures=variant.pictures,
+            form=variant.form,
+            raw_int8=variant.raw_int8,
             limits=self.limits,
-        ).proto()
+        )
 
-    def check_shapes(
-        self, shapes: Mapping[str, Sequence[int]], given: Sequence[str], values: Arrays = NO_VALUES
-    ) -> None:
+    def check_shapes(self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_VALUES) -> Fit:
         """Asks every layer."""
-        check_shapes(self.graph, shapes, given=given, values=values, limits=self.limits)
+        return check_shapes(self.graph, shapes, given=fed, values=values, limits=self.limits)
 
     def int8_form(self, engine: str, choice: str, cpu: Cpu) -> Decision:
         """How int8 layers are run on an engine."""
         return decide(self.graph, engine, choice, cpu)
 
     def batched(self, outputs: Sequence[str]) -> tuple[Network, str | None]:
-        """The network for batches, and what speaks against them."""
+        """The network for batches, and what prevents them."""
         if min((len(i.dims) for i in self.graph.inputs if i.name not in self.optional), default=0) < 2:
             return self, "an input has no dims beside a batch"
-        ability = batch_ability(self.graph, outputs=outputs)
+        known = self.free and not self.optional and list(outputs) == self.outputs
+        ability = batch_ability(self.graph, outputs=outputs, found=self._found if known else None)
         if ability.safe and self.optional:
             # What may be left out is the same for all rows when it is, and part of the batch when it is not.
             fed = batch_ability(ability.graph, self.optional, outputs=outputs)
@@ -118,16 +110,25 @@ class TnnNetwork:
             return TnnNetwork(ability.graph, self.limits), None
         return self, None
 
-    def producer(self, blob: str) -> str:
+    def settled(self) -> Network:
+        """The same network without a time limit and without its translation."""
+        return TnnNetwork(self.graph, replace(self.limits, deadline_s=math.inf), self._free)
+
+    def producer(self, blob: str) -> str | None:
         """Index, name and type of the layer that produces a blob."""
-        for index, layer in enumerate(self.graph.layers):
-            if blob in layer.outputs:
-                return f"layer {index} `{layer.name}` ({layer.type})"
-        return "no layer"
+        return self._producers.get(blob)
+
+    @cached_property
+    def _producers(self) -> dict[str, str]:
+        return {
+            blob: f"layer {index} `{layer.name}` ({layer.type})"
+            for index, layer in enumerate(self.graph.layers)
+            for blob in layer.outputs
+        }
 
     @cached_property
     def _fingerprint(self) -> str:
-        return fingerprint(self.graph)
+        return self.graph.fingerprint()
 
     def fingerprint(self) -> str:
         """SHA-256 over layers, parameters and weights."""

@@ -115,11 +115,11 @@ def _alike(got: np.ndarray, want: np.ndarray) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Pay:
-    """What was measured of a model's batches.
+class BatchGain:
+    """The measured benefit of joining rows.
 
     Attributes:
-        rows: how many to join; 1 if none pay.
+        rows: how many to join; 1 where joining gains nothing.
         seconds: of one inference of one row.
         reason: the figures as a sentence.
     """
@@ -129,7 +129,7 @@ class Pay:
     reason: str
 
 
-def paying_rows(model: Model, limit: int, choices: Choices) -> Pay:
+def measure_rows(model: Model, limit: int, choices: Choices) -> BatchGain:
     """How many rows to join, up to ``limit``: twice as many as long as each takes less time that way.
 
     What runs is what will: compiled for the shape, and rows that are not joined side by side, where the model runs so.
@@ -138,36 +138,36 @@ def paying_rows(model: Model, limit: int, choices: Choices) -> Pay:
     facts = {**model.facts(), "joined": limit} if choices.kept else {}
     kept = choices.get(facts)
     if kept is not None:
-        return Pay(**kept)
+        return BatchGain(**kept)
     try:
-        pay = _measured(model, limit)
+        gain = _measured(model, limit)
     except TnnError as error:  # the network may be right with other inputs than the made ones
-        return Pay(1, 0.0, f"not measured: {error}")
-    choices.put(facts, asdict(pay))
-    return pay
+        return BatchGain(1, 0.0, f"not measured: {error}")
+    choices.put(facts, asdict(gain))
+    return gain
 
 
-def _measured(model: Model, limit: int) -> Pay:
+def _measured(model: Model, limit: int) -> BatchGain:
     one = model.samples(1, rows=1 if limit > 1 else None)
     fewer = model.runner(one)
     seconds = before = measure({"one": fewer}, MEASURING_S)["one"]
-    told = [f"1 row {seconds * 1e3:.3g} ms"]
-    crowd = model.crowd(one) if limit > 1 else None
-    if crowd is not None:
-        run, count = crowd
-        before = min(before, measure({"crowd": run}, MEASURING_S)["crowd"] / count)
-        told.append(f"with others at its side {before * 1e3:.3g} ms")
+    figures = [f"1 row {seconds * 1e3:.3g} ms"]
+    concurrent = model.concurrent_runner(one) if limit > 1 else None
+    if concurrent is not None:
+        run, count = concurrent
+        before = min(before, measure({"concurrent": run}, MEASURING_S)["concurrent"] / count)
+        figures.append(f"with others in parallel {before * 1e3:.3g} ms")
     rows = 1
     while 2 * rows <= limit:
         more = _joining(model, [one] * 2 * rows)
         taken = measure({"fewer": fewer, "more": more}, MEASURING_S)
-        told.append(f"{2 * rows} rows {taken['more'] / (2 * rows) * 1e3:.3g} ms each")
+        figures.append(f"{2 * rows} rows {taken['more'] / (2 * rows) * 1e3:.3g} ms each")
         # In turn with others everything takes a little longer; what counts is how fast it can be.
         if taken["more"] > 2 * WORTH_JOINING * min(before, taken["fewer"]):
             break
         fewer, before = more, taken["more"]
         rows *= 2
-    return Pay(rows, seconds, ", ".join(told))
+    return BatchGain(rows, seconds, ", ".join(figures))
 
 
 def _joining(model: Model, parts: Sequence[Feeds]) -> Callable[[], object]:

@@ -1,33 +1,34 @@
-"""From a model folder and Triton's configuration to a network that is compiled, measured and warm."""
+"""From a model folder and Triton's configuration to a model that is ready to serve.
+
+A chain of values: read → analyse → configure → compile → measure → verify.
+"""
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tnn_serving.config.model_config import CONFIG_FILE, Binding, bind_inputs, check_outputs, complete, top_level_fields
+from tnn_serving.analysis import analyse
+from tnn_serving.config.model_config import CONFIG_FILE, top_level_fields
 from tnn_serving.config.parameters import check_operators, read_parameter, text_of, with_defaults
-from tnn_serving.config.plan import Plan, instances, plan
-from tnn_serving.config.settings import Settings, limits_of, read_settings
+from tnn_serving.config.settings import limits_of, read_settings
 from tnn_serving.emit.limits import UNLIMITED, Limits
-from tnn_serving.engines import Options, TensorSpec
 from tnn_serving.engines.choices import Choices
-from tnn_serving.engines.cpu import available_cores
-from tnn_serving.errors import ConfigError, RequestError, TnnError
+from tnn_serving.errors import TnnError
 from tnn_serving.formats.tnn import read_model
 from tnn_serving.formats.tnn.files import model_files, onnx_file, unchanged
 from tnn_serving.model import Model
-from tnn_serving.network.base import Border, Network
+from tnn_serving.network.base import Network
 from tnn_serving.network.onnx import read_onnx
 from tnn_serving.network.tnn import TnnNetwork
-from tnn_serving.prepare.batching import COMPLETED_BATCH_SIZE, check_rows, paying_rows
+from tnn_serving.prepare.batching import COMPLETED_BATCH_SIZE, BatchGain, check_rows, measure_rows
+from tnn_serving.prepare.compiling import compile_model
+from tnn_serving.prepare.configuring import Configured, configure
 from tnn_serving.prepare.manifest import check_manifest
 from tnn_serving.prepare.recorded_case import RECORDED, check_recorded
-from tnn_serving.prepare.shared import SHARED
 
 log = logging.getLogger(__name__)
 
@@ -37,17 +38,25 @@ class Loaded:
     """A model that is ready to serve.
 
     Attributes:
-        config: Triton's configuration, completed.
+        model: compiled.
+        configured: the configuration that it is served with.
         joined_rows: how many rows of several requests run as one inference; 1 for none.
         seconds: of one inference of one row.
     """
 
     model: Model
-    settings: Settings
-    config: dict[str, Any]
-    plan: Plan
+    configured: Configured
     joined_rows: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A network to load with a configuration; ``joins`` where rows of requests are to be joined."""
+
+    network: Network
+    config: Mapping[str, Any]
+    joins: bool
 
 
 def load_model(
@@ -64,42 +73,23 @@ def load_model(
     merged = with_defaults(config, options or {})
     required = read_parameter("require_manifest", text_of(merged, "require_manifest"))
     check_manifest(folder, version=version, required=required)
-    loaded = _loaded(name, folder, config, merged, version=version, completes=completes)
-    network = loaded.model.network
-    network.limits = replace(network.limits, deadline_s=math.inf)  # requests have no part in the time for loading
-    check_recorded(loaded.model, folder / str(version) / RECORDED, loaded.settings.check_tolerance)
-    return loaded
-
-
-def _loaded(
-    name: str,
-    folder: Path,
-    config: Mapping[str, Any],
-    merged: Mapping[str, Any],
-    *,
-    version: int,
-    completes: bool,
-) -> Loaded:
     network = open_network(folder / str(version), limits_of(merged))
-    batched, dependence = _for_batches(network, [str(item["name"]) for item in config.get("output", [])])
-    if completes and _leaves_batching_to_us(folder, config) and dependence is None:
-        wanted = {**merged, "max_batch_size": COMPLETED_BATCH_SIZE}
-        if not config.get("sequence_batching"):
-            wanted.setdefault("dynamic_batching", {})
-        loaded = _compiled(name, batched, wanted, completes=True)
-        dependence = check_rows(loaded.model, _output_names(loaded.config))
-        if dependence is None:
-            return _measured(name, loaded)
-    if dependence is not None:
-        log.info("%s: requests are not joined: %s", name, dependence)
-    takes_batches = int(merged.get("max_batch_size", 0)) > 1
-    loaded = _compiled(name, batched if takes_batches and dependence is None else network, merged, completes=completes)
-    if takes_batches and dependence is None:
-        dependence = check_rows(loaded.model, _output_names(loaded.config))
-        if dependence is None:
-            return _measured(name, loaded)
-        log.info("%s: requests are not joined: %s", name, dependence)
-    return _measured(name, loaded, most_rows=1)
+    batched, obstacle = _for_batches(network, [str(item["name"]) for item in config.get("output", [])])
+    ours = completes and _leaves_batching_to_us(folder, config)
+    attempts = _attempts(network, batched, merged, joins=obstacle is None, ours=ours)
+    for attempt in attempts:
+        model, configured = _compiled(name, attempt, obstacle, completes=completes)
+        if attempt.joins:
+            obstacle = check_rows(model, configured.outputs)
+            if obstacle is None:
+                break
+            model.note_obstacle(obstacle)
+    if obstacle is not None:
+        log.info("%s: requests are not joined: %s", name, obstacle)
+    gain = _measured(name, model, configured, joins=attempt.joins and obstacle is None)
+    settings = configured.settings
+    check_recorded(model, folder / str(version) / RECORDED, settings.check_tolerance)
+    return Loaded(model, configured, gain.rows, gain.seconds)
 
 
 def open_network(folder: Path, limits: Limits = UNLIMITED) -> Network:
@@ -115,91 +105,58 @@ def open_network(folder: Path, limits: Limits = UNLIMITED) -> Network:
 
 
 def _for_batches(network: Network, outputs: Sequence[str]) -> tuple[Network, str | None]:
-    """The network to serve batches with, and what speaks against that."""
+    """The network to serve batches with, and what prevents them."""
     try:
         return network.batched(outputs or network.outputs)
-    except TnnError as error:  # an output that is not there, for one; whoever compiles it will say so with more words
+    except TnnError as error:  # an unknown output, for one; comparing it with the configuration says more
         return network, str(error)
 
 
-def _compiled(name: str, network: Network, config: Mapping[str, Any], *, completes: bool) -> Loaded:
-    settings = read_settings(config)
-    border = network.border(settings.pictures, raw_int8=settings.raw_int8)
-    inputs, blobs = _specs(border)
-    filled = _completed(config, network, inputs, blobs) if completes else dict(config)
-    if not filled.get("input") and inputs:
-        raise ConfigError("config.pbtxt has no inputs", hint="allow Triton to complete configurations")
-    bindings = bind_inputs(filled, inputs, settings)
-    missing = [spec.name for spec in inputs if spec.name not in bindings and spec.name not in network.optional]
-    if missing:
-        raise ConfigError(f"config.pbtxt lacks input `{missing[0]}`", hint="add it, or leave the section out")
-    check_outputs(filled, blobs)
-    _warn_of_bare_pixels(name, settings)
-    planned = plan(
-        available_cores(),
-        instances=instances(config),
-        threads=settings.threads,
-        streams=settings.streams,
-        hint=settings.hint,
+def _attempts(
+    network: Network, batched: Network, config: Mapping[str, Any], *, joins: bool, ours: bool
+) -> list[_Attempt]:
+    """What to load, best first: with batches of our own choice, then as the configuration says."""
+    takes_batches = joins and int(config.get("max_batch_size", 0)) > 1
+    as_configured = _Attempt(batched if takes_batches else network, config, takes_batches)
+    if not (joins and ours):
+        return [as_configured]
+    wanted = {**config, "max_batch_size": COMPLETED_BATCH_SIZE}
+    if not config.get("sequence_batching"):
+        wanted.setdefault("dynamic_batching", {})
+    return [_Attempt(batched, wanted, joins=True), as_configured]
+
+
+def _compiled(name: str, attempt: _Attempt, obstacle: str | None, *, completes: bool) -> tuple[Model, Configured]:
+    settings = read_settings(attempt.config)
+    analysis, translation = analyse(
+        attempt.network,
+        outputs=[str(item["name"]) for item in attempt.config.get("output", [])],
+        pictures=settings.pictures,
+        raw_int8=settings.raw_int8,
+        obstacle=obstacle,
     )
-    typical = _typical_shapes(bindings, settings, border)
-    outputs = _output_names(filled)
-    options = Options(planned.threads, planned.streams, elastic=planned.elastic, cache_dir=settings.cache_dir)
-
-    def make() -> Model:
-        return Model(
-            network,
-            settings.engine,
-            options,
-            outputs=outputs,
-            precision=settings.precision,
-            pictures=settings.pictures,
-            int8=settings.int8,
-            raw_int8=settings.raw_int8,
-            shapes=settings.shapes,
-            typical=typical,
-        )
-
-    key = (
-        network.fingerprint(),
-        settings.engine,
-        options,
-        outputs,
-        settings.precision,
-        repr(sorted(settings.pictures.items())),
-        settings.int8,
-        settings.raw_int8,
-        settings.shapes,
-        repr(sorted(typical.items())),
-        settings.memory_limit_bytes,
-    )
-    model = SHARED.get(key, make)
-    try:
-        for shapes in settings.warm_shapes:
-            model.warm(shapes)
-        for rows in _declared_batches(filled):
-            model.warm({name: (rows, *shape[1:]) for name, shape in model.sizes.items()})
-    except RequestError as error:
-        raise ConfigError(f"declared shapes do not fit the network: {error}") from error
-    log.info("%s runs on %s (%s); %s", name, model.engine, model.choice.reason, planned.reason)
-    return Loaded(model, settings, filled, planned, 1, 0.0)
+    configured = configure(name, analysis, attempt.config, settings, completes=completes)
+    model = compile_model(attempt.network, analysis, translation, configured)
+    log.info("%s runs on %s (%s); %s", name, model.engine, model.choice.reason, configured.plan.reason)
+    return model, configured
 
 
-def _measured(name: str, loaded: Loaded, most_rows: int | None = None) -> Loaded:
-    """Finds out how long an inference takes, and how many rows together pay."""
-    settings = loaded.settings
-    limit = most_rows or int(loaded.config.get("max_batch_size", 1))
-    pay = paying_rows(loaded.model, limit if settings.max_joined_rows is None else 1, Choices(settings.cache_dir))
-    rows = min(limit, settings.max_joined_rows or pay.rows)
+def _measured(name: str, model: Model, configured: Configured, *, joins: bool) -> BatchGain:
+    """How long an inference takes, and how many rows to join."""
+    settings = configured.settings
+    limit = int(configured.config.get("max_batch_size", 1)) if joins else 1
+    asked = settings.max_joined_rows
+    gain = measure_rows(model, limit if asked is None else 1, Choices(settings.cache_dir))
+    if asked is not None:
+        gain = replace(gain, rows=min(limit, asked), reason="asked for")
     if limit > 1:
-        why = "asked for" if settings.max_joined_rows is not None else pay.reason
-        log.info("%s: up to %d rows of waiting requests run as one inference (%s)", name, rows, why)
-    return Loaded(loaded.model, settings, loaded.config, loaded.plan, rows, pay.seconds)
+        log.info("%s: up to %d rows of waiting requests run as one inference (%s)", name, gain.rows, gain.reason)
+    return gain
 
 
 def _leaves_batching_to_us(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether nothing was said about batches: not by a number, and not by tensors with or without a batch dim, those
-    of a warm-up included."""
+    """Whether the configuration says nothing about batches: neither by a number nor by tensors with or without a batch
+    dim, those of a warm-up included."""
     said = any(config.get(section) for section in ("input", "output", "model_warmup"))
     if said or int(config.get("max_batch_size", 0)) > 0:
         return False
@@ -208,50 +165,3 @@ def _leaves_batching_to_us(folder: Path, config: Mapping[str, Any]) -> bool:
         return "max_batch_size" not in top_level_fields(file.read_text("latin-1")) if file.is_file() else True
     except OSError:
         return False
-
-
-def _specs(border: Border) -> tuple[list[TensorSpec], dict[str, TensorSpec]]:
-    inputs = [TensorSpec(blob.name, blob.dtype, blob.known) for blob in border.inputs]
-    return inputs, {name: TensorSpec(name, blob.dtype, blob.known) for name, blob in border.blobs.items()}
-
-
-def _completed(
-    config: Mapping[str, Any], network: Network, inputs: Sequence[TensorSpec], blobs: Mapping[str, TensorSpec]
-) -> dict[str, Any]:
-    # Any blob may be named as an output, and what is left out of it filled in.
-    outputs = list(blobs.values()) if config.get("output") else [blobs[name] for name in network.outputs]
-    return complete(config, inputs=inputs, outputs=outputs, optional=network.optional)
-
-
-def _output_names(config: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(item["name"]) for item in config["output"])
-
-
-def _typical_shapes(bindings: Mapping[str, Binding], settings: Settings, border: Border) -> dict[str, tuple[int, ...]]:
-    """The shapes to measure at and to warm: those of the configuration, as far as it declares any."""
-    found = {}
-    for blob in border.inputs:
-        shape = [dim or 1 for dim in blob.dims]
-        binding = bindings.get(blob.name)
-        if binding is None:
-            continue
-        if binding.kind != "encoded":
-            declared = [*(-1,) * (len(shape) - len(binding.dims)), *binding.dims]
-            shape = [size if dim < 0 else dim for dim, size in zip(declared, shape, strict=True)]
-        picture = settings.pictures.get(blob.name)
-        if picture is not None and picture.fit.size is not None:
-            shape[1:3] = picture.fit.size
-        found[blob.name] = tuple(shape)
-    return found
-
-
-def _declared_batches(config: Mapping[str, Any]) -> list[int]:
-    batching = config.get("dynamic_batching") or config.get("sequence_batching", {}).get("oldest") or {}
-    return [int(rows) for rows in batching.get("preferred_batch_size", [])]
-
-
-def _warn_of_bare_pixels(name: str, settings: Settings) -> None:
-    """Networks that want pixels as they are exist, but a missing scale is the likelier reason."""
-    for key, picture in settings.pictures.items():
-        if picture.scale == (1.0,) and picture.bias == (0.0,):
-            log.warning("%s: no `scale` and `bias` for picture input `%s`: the network gets pixels 0 to 255", name, key)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tnn_serving.config.model_config import TRITON_TYPE, Binding, bind_inputs
+from tnn_serving.config.model_config import TRITON_TYPE, Binding
 from tnn_serving.config.plan import takes_turns
 from tnn_serving.config.settings import Settings
 from tnn_serving.engines import TensorSpec
@@ -79,20 +79,20 @@ class Servable:
     def __init__(self, name: str, loaded: Loaded, observer: Observer = SILENT) -> None:
         self.name = name
         self._observer = observer
-        self.config = loaded.config
+        self.config = loaded.configured.config
         self.model: Model = loaded.model
         self.joins = loaded.joined_rows if loaded.joined_rows > 1 else 0
-        self._settings: Settings = loaded.settings
-        self._bindings: dict[str, Binding] = bind_inputs(loaded.config, self.model.inputs, loaded.settings)
+        self._settings: Settings = loaded.configured.settings
+        self._bindings: Mapping[str, Binding] = loaded.configured.bindings
         # Picture inputs are [N, H, W, C], and C is fixed by the weights.
         self._channels = {s.name: s.shape[-1] or 0 for s in self.model.inputs if s.name in self._settings.pictures}
         self._encodes = any(binding.kind == "encoded" for binding in self._bindings.values())
-        self._outputs = tuple(str(item["name"]) for item in loaded.config["output"])
+        self._outputs = tuple(str(item["name"]) for item in self.config["output"])
         # Triton adds these to the requests of a sequence; a network that takes one declares it as an input.
-        controls = loaded.config.get("sequence_batching", {}).get("control_input", [])
+        controls = self.config.get("sequence_batching", {}).get("control_input", [])
         self._controls = {str(item["name"]) for item in controls} - set(self._bindings)
-        hands_over = loaded.seconds >= LANES_FROM_S and not takes_turns(loaded.config)
-        self._lanes = Lanes(loaded.plan.in_flight, name) if hands_over else None
+        hands_over = loaded.seconds >= LANES_FROM_S and not takes_turns(self.config)
+        self._lanes = Lanes(loaded.configured.plan.in_flight, name) if hands_over else None
 
     @classmethod
     def open(
@@ -159,7 +159,7 @@ class Servable:
     def memory_bytes(self) -> int:
         """An estimate of what the network takes: its weights as read, and what is compiled of them."""
         caches = self.model.shape_caches()
-        return self.model.network.weight_bytes * (1 + len(caches)) + sum(cache.memory_bytes for cache in caches)
+        return self.model.analysis.weight_bytes * (1 + len(caches)) + sum(cache.memory_bytes for cache in caches)
 
     def _answer(self, requests: Requests, came_ns: int = 0) -> Result:
         if came_ns:

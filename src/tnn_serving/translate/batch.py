@@ -22,6 +22,7 @@ from tnn_serving.layers.base import INT32_MAX, Layer
 from tnn_serving.layers.reshape import Reshape
 from tnn_serving.layers.shape import Expand, Shape, Size, numbers
 from tnn_serving.layers.slice import StridedSlice, StridedSliceV2
+from tnn_serving.translate.free_dims import FreeDims
 from tnn_serving.translate.graph import check_shapes, translate
 from tnn_serving.translate.row_walk import rows_stay_apart
 from tnn_serving.translate.rows import COUNTS
@@ -45,7 +46,9 @@ class BatchAbility:
     rewritten: tuple[str, ...] = ()
 
 
-def batch_ability(graph: Graph, given: Sequence[str] = (), *, outputs: Sequence[str] | None = None) -> BatchAbility:
+def batch_ability(
+    graph: Graph, given: Sequence[str] = (), *, outputs: Sequence[str] | None = None, found: FreeDims | None = None
+) -> BatchAbility:
     """Decides by analysis whether the first axis of all inputs is a batch of independent rows.
 
     Args:
@@ -53,6 +56,7 @@ def batch_ability(graph: Graph, given: Sequence[str] = (), *, outputs: Sequence[
         given: inputs with a stored value that the caller will feed, which makes them part of the batch. The others of
             that kind are constants: the same for all rows.
         outputs: blobs to look at, the network's own if left out.
+        found: what is known of the network's free dims, for these ``given`` and ``outputs``; spares a translation.
 
     Raises:
         UnsupportedLayer, ShapeError, WeightsError: as :func:`~tnn_serving.translate.graph.translate`.
@@ -60,7 +64,7 @@ def batch_ability(graph: Graph, given: Sequence[str] = (), *, outputs: Sequence[
     fed = [item for item in graph.inputs if item.name not in graph.constants or item.name in given]
     problem = _no_batch(fed)
     if problem is None:
-        problem = _mixed(graph, fed, given, outputs)
+        problem = _mixed(graph, fed, given, outputs, found)
         if problem is None:
             return BatchAbility(graph, safe=True)
         changed, names = _with_free_batch(graph, fed, given)
@@ -86,10 +90,20 @@ def _no_batch(fed: Sequence[Input]) -> str | None:
     return None
 
 
-def _mixed(graph: Graph, fed: Sequence[Input], given: Sequence[str], outputs: Sequence[str] | None) -> str | None:
+def _mixed(
+    graph: Graph,
+    fed: Sequence[Input],
+    given: Sequence[str],
+    outputs: Sequence[str] | None,
+    found: FreeDims | None = None,
+) -> str | None:
     """Why rows are not independent."""
-    batch_only = {item.name: (True, *(False for _ in item.dims[1:])) for item in fed}
-    translation = translate(graph, outputs=outputs, given=given, symbolic=batch_only)
+    if found is not None and all(found.axes[item.name][0] for item in fed):
+        translation = found.translation
+    else:
+        found = None
+        batch_only = {item.name: (True, *(False for _ in item.dims[1:])) for item in fed}
+        translation = translate(graph, outputs=outputs, given=given, symbolic=batch_only)
     obstacle = rows_stay_apart(translation.model, {item.name: item.dims for item in fed})
     if obstacle is not None:
         if obstacle.node is None:
@@ -99,10 +113,12 @@ def _mixed(graph: Graph, fed: Sequence[Input], given: Sequence[str], outputs: Se
         if moved is not None and moved.metadata_props.get(LAYER_KEY) != obstacle.node.metadata_props.get(LAYER_KEY):
             told += f"; {_place(graph, moved)} put them there"
         return told
+    if found is not None and all(item.dims[0] == 1 for item in fed):
+        return None  # another number of rows has been walked, and writes down the same sizes
     written: list[tuple[tuple[str, int, int], ...]] = []
     for count in COUNTS:
         try:
-            written.append(check_shapes(graph, {i.name: (count, *i.dims[1:]) for i in fed}, given=given))
+            written.append(check_shapes(graph, {i.name: (count, *i.dims[1:]) for i in fed}, given=given).fixed)
         except TnnError as error:
             error.where = error.where[1:]
             return f"{count} rows are refused: {error}"

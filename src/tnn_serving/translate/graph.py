@@ -1,15 +1,13 @@
 """Graph -> ONNX: walks the layers in file order and lets each say its meaning.
 
 Blob names become value names, layer names the prefix of node names. Input dims that a layer's weights do not fix are
-symbolic; which ones those are is found by translating again at other sizes and seeing who refuses.
+symbolic; :mod:`~tnn_serving.translate.free_dims` finds out which ones those are.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -27,7 +25,6 @@ from tnn_serving.translate.fusion import Step, steps
 from tnn_serving.translate.pictures import PictureInput, pixels
 from tnn_serving.version import VERSION
 
-Shape = tuple[int, ...]
 LayerHook = Callable[[Layer, Sequence[Value]], None]
 
 
@@ -50,11 +47,12 @@ class Translation:
         model: the ONNX model in the IR.
         inputs: network inputs with the dims they were translated at.
         outputs: network outputs.
-        blobs: every blob by name, for inspection.
+        blobs: every blob by name, those of layers first, in their order.
         defaults: values of inputs that may be left out.
         fixed: sizes (value, axis, size) that the model had to write down: it holds at no others.
         weights_bytes, activations_bytes: estimate of the memory at the shapes that were translated.
         sizing: inputs whose values, not only their dims, decide how large something is.
+        checked: every layer was asked whether it takes these shapes.
     """
 
     model: ir.Model
@@ -66,6 +64,7 @@ class Translation:
     weights_bytes: int = 0
     activations_bytes: int = 0
     sizing: tuple[str, ...] = ()
+    checked: bool = True
 
     def proto(self) -> onnx.ModelProto:
         """The model as protobuf; this is where weights are copied."""
@@ -113,19 +112,34 @@ def translate(
         return made
 
 
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What a walk at given input shapes finds.
+
+    Attributes:
+        fixed: as :attr:`Translation.fixed`.
+        memory_bytes: an estimate of weights and activations at these shapes.
+    """
+
+    fixed: tuple[tuple[str, int, int], ...] = ()
+    memory_bytes: int = 0
+
+
 def check_shapes(
     graph: Graph,
     shapes: Mapping[str, Sequence[int]],
     *,
     given: Sequence[str] = (),
+    symbolic: Mapping[str, Sequence[bool]] | None = None,
     values: Mapping[str, np.ndarray] | None = None,
     limits: Limits = UNLIMITED,
-) -> tuple[tuple[str, int, int], ...]:
-    """Asks every layer whether it takes these input shapes. Returns the sizes that a translation would write down.
+) -> Fit:
+    """Asks every layer whether it takes these input shapes.
 
     Engines do not ask: OpenVINO multiplies matrices that do not fit, and reads behind the end of some tensors.
 
     Args:
+        symbolic: as for :func:`translate`.
         values: content of inputs that decide sizes (:attr:`Translation.sizing`).
         limits: of memory at these shapes, and of time.
 
@@ -134,10 +148,11 @@ def check_shapes(
         LimitError: a tensor, or all of them, are too large, or the time is over.
     """
     with located(graph.source):
-        translator = _Translator(graph, shapes, given, {}, {}, Form.EXACT, False, None, limits, values)
+        translator = _Translator(graph, shapes, given, symbolic or {}, {}, Form.EXACT, False, None, limits, values)
         translator.walk(())
-        limits.check_memory(*translator.builder.memory())
-        return tuple(translator.builder.fixed)
+        weights_bytes, activations_bytes = translator.builder.memory()
+        limits.check_memory(weights_bytes, activations_bytes)
+        return Fit(tuple(translator.builder.fixed), weights_bytes + activations_bytes)
 
 
 def refusals(graph: Graph, *, given: Sequence[str] = ()) -> list[TnnError]:
@@ -251,7 +266,9 @@ class _Translator:
             producer_version=VERSION,
         )
         weights_bytes, activations_bytes = self.builder.memory()
-        blobs = {name: Blob(name, value.dtype, value.dims, value.known) for name, value in self._presented().items()}
+        shown = self._presented()
+        made = [name for layer in self.graph.layers for name in layer.outputs if name in shown]
+        blobs = {name: Blob(name, shown[name].dtype, shown[name].dims, shown[name].known) for name in (*made, *shown)}
         return Translation(
             model,
             [Blob(value.ir.name or "", value.dtype, value.dims, value.known) for value in self.inputs],
@@ -443,72 +460,3 @@ def _is_int8_blob(graph: Graph, item: Input) -> bool:
 def _symbol(name: str, axis: int) -> str:
     """Name of a free dim: unique to input and axis, since nothing says that two inputs agree."""
     return f"{name}.dim{axis}"
-
-
-def fingerprint(graph: Graph) -> str:
-    """SHA-256 over everything that decides what the network computes, as hex."""
-    digest = hashlib.sha256(repr([(i.name, i.dims, i.dtype) for i in graph.inputs]).encode())
-    digest.update(repr(graph.outputs).encode())
-    for layer in graph.layers:
-        digest.update(repr((layer.type, layer.name, layer.inputs, layer.outputs, layer.tokens())).encode())
-        for _, tensor in layer.weights():
-            digest.update(repr((tensor.dtype, tensor.dims)).encode())
-            digest.update(tensor.data)
-    for name, tensor in sorted(graph.constants.items()):
-        digest.update(repr((name, tensor.dtype, tensor.dims)).encode())
-        digest.update(tensor.data)
-    for name, scale in sorted(graph.scales.items()):
-        digest.update(name.encode() + scale.scales().tobytes() + scale.zero_points().tobytes())
-    return digest.hexdigest()
-
-
-def free_dims(graph: Graph, given: Sequence[str] = (), *, limits: Limits = UNLIMITED) -> dict[str, tuple[bool, ...]]:
-    """For each input, which dims the caller may choose: those that no layer refuses at another size.
-
-    A size is tried alone, then together with the same axis of the inputs that did not take it alone, then with that of
-    all (a batch that several inputs share; some take more rows than the others, but not fewer). Of ``limits`` only the
-    time counts: what is tried is never run.
-    """
-    trial = replace(limits, memory_bytes=math.inf)
-    fed = [item for item in graph.inputs if item.name not in graph.constants or item.name in given]
-    free = {item.name: [False] * len(item.dims) for item in fed}
-    fixed = check_shapes(graph, {}, given=given, limits=trial)
-
-    def takes(shapes: Mapping[str, Shape]) -> bool:
-        try:
-            return check_shapes(graph, shapes, given=given, limits=trial) == fixed
-        except TnnError:
-            trial.check_time()
-            return False
-
-    for item in fed:
-        for axis in range(len(item.dims)):
-            free[item.name][axis] = any(
-                takes({item.name: _with(item.dims, axis, size)}) for size in _other_sizes(item.dims[axis])
-            )
-    for axis in range(max((len(item.dims) for item in fed), default=0)):
-        having = [i for i in fed if axis < len(i.dims)]
-        stuck = [i for i in having if not free[i.name][axis]]
-        if not stuck:
-            continue
-        size = stuck[0].dims[axis]
-        for together in (stuck, [i for i in having if i.dims[axis] == size]):
-            if len(together) < 2 or any(i.dims[axis] != size for i in stuck):
-                continue
-            if any(takes({i.name: _with(i.dims, axis, n) for i in together}) for n in _other_sizes(size)):
-                for item in stuck:
-                    free[item.name][axis] = True
-                break
-    return {name: tuple(axes) for name, axes in free.items()}
-
-
-def _other_sizes(size: int) -> tuple[int, ...]:
-    """Sizes to try: twice (batches, and pyramids with strides), one more (sequences), half (int8 networks that hold a
-    scale for each of the default size's channels)."""
-    if not size:
-        return (1,)
-    return (2 * size, size + 1, size // 2) if size > 1 else (2,)
-
-
-def _with(dims: Shape, axis: int, size: int) -> Shape:
-    return (*dims[:axis], size, *dims[axis + 1 :])

@@ -1,0 +1,142 @@
+"""Which inputs a network takes: asked once per combination of shapes, and remembered.
+
+Engines do not ask: some shapes that do not fit are answered with garbage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from tnn_serving.analysis import Analysis
+from tnn_serving.emit.inference import SAMPLE_LIMIT
+from tnn_serving.emit.limits import MAX_ELEMENTS
+from tnn_serving.engines.base import Arrays
+from tnn_serving.errors import RequestError, TnnError
+from tnn_serving.network.base import NO_VALUES, Network
+
+REMEMBERED_SHAPES = 4096
+"""Combinations of input shapes that are known to fit."""
+
+Key = tuple[object, ...]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """A number of rows that fits, and an estimate of the memory that it takes."""
+
+    count: int
+    memory_bytes: int
+
+
+class Admission:
+    """Checks the inputs of an inference against the network.
+
+    Args:
+        network: is asked about shapes that were not seen before.
+        analysis: of the network.
+    """
+
+    def __init__(self, network: Network, analysis: Analysis) -> None:
+        self._network = network
+        self._inputs = {blob.name: blob for blob in analysis.inputs}
+        self._optional = analysis.optional
+        self._sizing = analysis.sizing
+        self._pictures = analysis.pictures.keys()
+        self._batched = analysis.obstacle is None and not analysis.sizing
+        self._fitting: dict[Key, None] = {}
+        self._rows: dict[Key, _Rows] = {}
+        if analysis.checked and not analysis.sizing:
+            needed = [blob for blob in analysis.inputs if blob.name not in analysis.optional]
+            shapes = {blob.name: tuple(dim or 0 for dim in blob.dims) for blob in needed}
+            self._admit(tuple(shapes.items()), shapes, analysis.compiled_bytes + analysis.activation_bytes)
+
+    def check(self, feeds: Arrays) -> tuple[str, ...]:
+        """The optional inputs among those fed.
+
+        Raises:
+            RequestError: an input is missing, unknown, or of a rank or size that the network does not take.
+        """
+        key, values = self._key(feeds)
+        fed = tuple([name for name in self._optional if name in feeds]) if self._optional else ()
+        if key in self._fitting:
+            return fed
+        for name, array in feeds.items():
+            self._check_input(name, array)
+        for name in self._inputs:
+            if name not in feeds and name not in self._optional:
+                raise RequestError(
+                    f"input `{name}` is missing", expected=", ".join(self._inputs), found=", ".join(feeds)
+                )
+        shapes = {name: array.shape for name, array in feeds.items()}
+        memory_bytes = self._for_other_rows(shapes)
+        if memory_bytes is None:
+            memory_bytes = self._asked(feeds, fed, values)
+        self._admit(key, shapes, memory_bytes)
+        return fed
+
+    def withdraw(self, feeds: Arrays) -> None:
+        """Forgets that inputs fit: an engine has refused them."""
+        self._fitting.pop(self._key(feeds)[0], None)
+        self._rows.pop(_without_rows({name: array.shape for name, array in feeds.items()}), None)
+
+    def _admit(self, key: Key, shapes: Mapping[str, tuple[int, ...]], memory_bytes: int) -> None:
+        _remember(self._fitting, key, None)
+        rows = {shape[0] for shape in shapes.values() if shape}
+        if self._batched and len(rows) == 1:
+            _remember(self._rows, _without_rows(shapes), _Rows(max(1, rows.pop()), memory_bytes))
+
+    def _for_other_rows(self, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+        """The memory for shapes of which only the number of rows is new, where that is enough to know.
+
+        It is counted as if all of it grew with the rows; if that is too much, the network is asked.
+        """
+        known = self._rows.get(_without_rows(shapes)) if self._batched else None
+        rows = {shape[0] for shape in shapes.values() if shape}
+        if known is None or len(rows) != 1 or 0 in rows:
+            return None
+        memory_bytes = known.memory_bytes * max(known.count, rows.pop()) // known.count
+        return None if memory_bytes > min(self._network.limits.memory_bytes, MAX_ELEMENTS) else memory_bytes
+
+    def _asked(self, feeds: Arrays, fed: tuple[str, ...], values: Arrays) -> int:
+        shapes = {name: array.shape for name, array in feeds.items()}
+        for name in self._pictures & shapes.keys():
+            n, h, w, c = shapes[name]
+            shapes[name] = (n, c, h, w)
+        try:
+            return self._network.check_shapes(shapes, fed, values).memory_bytes
+        except TnnError as error:
+            sizes = ", ".join(f"`{name}` {list(array.shape)}" for name, array in feeds.items())
+            raise RequestError(f"the network does not take {sizes}", found=str(error)) from error
+
+    def _key(self, feeds: Arrays) -> tuple[Key, Arrays]:
+        """What decides whether inputs fit: their shapes, and the values of those that say sizes."""
+        key: Key = tuple([(name, array.shape) for name, array in feeds.items()])
+        if not self._sizing:
+            return key, NO_VALUES
+        values = {name: feeds[name] for name in self._sizing if name in feeds and feeds[name].size <= SAMPLE_LIMIT}
+        return (*key, *(array.tobytes() for array in values.values())), values
+
+    def _check_input(self, name: str, array: np.ndarray) -> None:
+        blob = self._inputs.get(name)
+        if blob is None:
+            raise RequestError(f"there is no input `{name}`", expected=", ".join(self._inputs) or "none")
+        if len(array.shape) != len(blob.known) or any(
+            want is not None and want != have for want, have in zip(blob.known, array.shape, strict=True)
+        ):
+            dims = ", ".join("any" if dim is None else str(dim) for dim in blob.known)
+            raise RequestError(f"input `{name}` has another shape", expected=f"[{dims}]", found=list(array.shape))
+
+
+def _without_rows(shapes: Mapping[str, tuple[int, ...]]) -> Key:
+    return tuple([(name, shape[1:]) for name, shape in shapes.items()])
+
+
+def _remember(facts: dict[Key, T], key: Key, fact: T) -> None:
+    facts[key] = fact
+    while len(facts) > REMEMBERED_SHAPES:
+        facts.pop(next(iter(facts)), None)
