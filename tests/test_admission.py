@@ -69,7 +69,7 @@ def test_rows_that_may_depend_on_each_other_are_asked_about() -> None:
 
 def test_rows_that_may_need_too_much_memory_are_asked_about_and_refused() -> None:
     _, admission = convolution(limits=Limits(memory_bytes=1e6))
-    with pytest.raises(RequestError, match="too large|too much memory"):
+    with pytest.raises(RequestError, match=r"too large|too much memory"):
         admission.check(floats(100_000, 3, 8, 8))
 
 
