@@ -1,0 +1,261 @@
+"""Runs tasks in worker processes, each under its own limits."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tnn_serving.errors import LimitError, TnnError
+from tnn_serving.workers.confinement import Confinement
+from tnn_serving.workers.messages import (
+    MOST_BYTES,
+    Ended,
+    Failed,
+    Job,
+    Logged,
+    Message,
+    Returned,
+    Started,
+    encoded,
+)
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 0.25
+"""How often the time of a worker is looked at."""
+
+MOST_WAITING = 10
+"""A worker that only waits for a processor is ended after this many times its time limit."""
+
+START = """
+import sys
+sys.path[:] = sys.argv[1].split(":")
+from tnn_serving.workers.server import main
+main(sys.argv[2:])
+"""
+"""Runs the warm process with the paths that this one imports from: never from the folder that it happens to be in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a task returned, and what its worker could not do.
+
+    Attributes:
+        value: the result, of JSON's types.
+        in_force: names of the means of confinement that applied.
+    """
+
+    value: Any
+    in_force: list[str]
+
+
+@dataclass(slots=True)
+class _Progress:
+    pid: int = 0
+    returned: Returned | None = None
+    failed: Failed | None = None
+    code: int | None = None
+    out_of_time: bool = False
+    started: float = field(default_factory=time.monotonic)
+
+
+class Workers:
+    """Worker processes, forked from a warm one that starts with the first task.
+
+    Args:
+        preload: modules that tasks need.
+        count: tasks that run at a time; others wait.
+        idle_s: the warm process ends when it has had nothing to do for so long; ``None`` keeps it.
+        python: the interpreter to start.
+    """
+
+    def __init__(
+        self, preload: Sequence[str], count: int, *, idle_s: float | None = 30.0, python: str | None = None
+    ) -> None:
+        self._preload = list(preload)
+        self._free = threading.BoundedSemaphore(count)
+        self._idle_s = idle_s
+        self._python = python or sys.executable
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._running = 0
+        self._timer: threading.Timer | None = None
+
+    def run(
+        self, task: str, arguments: Mapping[str, Any], *, confinement: Confinement, timeout_s: float | None = None
+    ) -> Outcome:
+        """Runs ``module:function`` with the arguments (of JSON's types), and gives what it returned.
+
+        The time limit counts the clock, less the time during which the worker waited for a processor that others had;
+        of that, at most ten times the limit.
+
+        Raises:
+            LimitError: the task took longer, or more memory, than it may.
+            TnnError: what the task raised; or the worker ended by a signal.
+        """
+        job = Job(
+            task,
+            dict(arguments),
+            [os.fspath(path.absolute()) for path in confinement.reads],
+            [os.fspath(path.absolute()) for path in confinement.writes],
+            confinement.memory_bytes,
+            confinement.file_bytes,
+        )
+        with self._free:
+            channel = self._submit(job)
+            try:
+                with channel:
+                    progress = _followed(channel, timeout_s)
+            finally:
+                self._finished()
+        return _outcome(progress, timeout_s)
+
+    def close(self) -> None:
+        """Ends the warm process, and every worker with it."""
+        with self._lock:
+            self._stop()
+
+    def _submit(self, job: Job) -> socket.socket:
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with self._lock, there:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            for attempt in (1, 2):
+                control = self._warm()
+                try:
+                    socket.send_fds(control, [encoded(job)], [there.fileno()])
+                    break
+                except OSError:
+                    self._stop()  # it has been ended from outside
+                    if attempt == 2:
+                        raise
+            self._running += 1
+        return here
+
+    def _finished(self) -> None:
+        with self._lock:
+            self._running -= 1
+            if not self._running and self._idle_s is not None and self._process is not None:
+                self._timer = threading.Timer(self._idle_s, self._stop_if_idle)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _stop_if_idle(self) -> None:
+        with self._lock:
+            if not self._running:
+                self._stop()
+
+    def _warm(self) -> socket.socket:
+        if self._control is not None and self._process is not None and self._process.poll() is None:
+            return self._control
+        self._stop()
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with there:
+            self._process = subprocess.Popen(
+                [self._python, "-c", START, os.pathsep.join(sys.path), str(there.fileno()), *self._preload],
+                pass_fds=[there.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._control = here
+        return here
+
+    def _stop(self) -> None:
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None:
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._control = self._process = None
+
+
+def _followed(channel: socket.socket, timeout_s: float | None) -> _Progress:
+    """Follows a worker to its end, and ends it when its time is over."""
+    progress = _Progress()
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    while True:
+        if poll.poll(LOOK_EVERY_S * 1e3):
+            try:
+                packet = channel.recv(MOST_BYTES)
+            except ConnectionResetError:  # the warm process was ended from outside
+                return progress
+            if not packet:
+                return progress
+            _note(progress, packet)
+            if progress.code is not None:
+                return progress
+        elif timeout_s is not None and not progress.out_of_time and _is_over(progress, timeout_s):
+            progress.out_of_time = True
+            channel.send(b"end")
+
+
+def _note(progress: _Progress, packet: bytes) -> None:
+    try:
+        message = msgspec.json.decode(packet, type=Message)
+    except msgspec.DecodeError:
+        log.warning("a worker sent something else than a message")
+        return
+    if isinstance(message, Started):
+        progress.pid = message.pid
+    elif isinstance(message, Logged):
+        logging.getLogger(message.logger).log(message.level, "%s", message.text)
+    elif isinstance(message, Failed):
+        progress.failed = message
+    elif isinstance(message, Returned):
+        progress.returned = message
+    elif isinstance(message, Ended):
+        progress.code = message.code
+
+
+def _is_over(progress: _Progress, timeout_s: float) -> bool:
+    passed = time.monotonic() - progress.started
+    return passed > MOST_WAITING * timeout_s or passed - _waited_s(progress.pid) > timeout_s
+
+
+def _waited_s(pid: int) -> float:
+    """How long the thread of a process that waited longest for a processor has waited, from its ``schedstat``."""
+    waited = 0.0
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            waited = max(waited, int((task / "schedstat").read_text().split()[1]) * 1e-9)
+    except (OSError, IndexError, ValueError):  # not started, ended, or a kernel without these figures
+        pass
+    return waited
+
+
+def _outcome(progress: _Progress, timeout_s: float | None) -> Outcome:
+    if progress.out_of_time:
+        raise LimitError(
+            "loading takes too long",
+            expected=f"at most {timeout_s:g} s",
+            hint="the parameter `load_timeout_s` allows more",
+        )
+    if progress.failed is not None:
+        raise progress.failed.fault.error()
+    if progress.returned is not None and progress.code == 0:
+        return Outcome(progress.returned.value, progress.returned.in_force)
+    if progress.code is not None and progress.code < 0:
+        name = signal.Signals(-progress.code).name
+        hint = "the kernel may have run out of memory" if -progress.code == signal.SIGKILL else None
+        raise TnnError("the worker that loads the model was ended by a signal", found=name, hint=hint)
+    raise TnnError("the worker that loads the model ended without a result", found=f"exit code {progress.code}")
