@@ -16,7 +16,7 @@ from tnn_serving.errors import RequestError
 from tnn_serving.graph import Graph
 from tnn_serving.network.base import NO_VALUES
 from tnn_serving.network.tnn import TnnNetwork
-from tnn_serving.translate.graph import Fit
+from tnn_serving.translate.graph import ShapeCheck
 
 
 class Asked(TnnNetwork):
@@ -26,7 +26,9 @@ class Asked(TnnNetwork):
         super().__init__(graph, limits or Limits())
         self.questions = 0
 
-    def check_shapes(self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_VALUES) -> Fit:
+    def check_shapes(
+        self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_VALUES
+    ) -> ShapeCheck:
         self.questions += 1
         return super().check_shapes(shapes, fed, values)
 

@@ -11,7 +11,7 @@ from tnn_serving.emit.limits import Limits
 from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.network.int8 import Decision
-from tnn_serving.translate.graph import Fit, Translation
+from tnn_serving.translate.graph import ShapeCheck, Translation
 from tnn_serving.translate.pictures import PictureInput
 
 Pictures = Mapping[str, PictureInput]
@@ -72,7 +72,9 @@ class Network(Protocol):
         Raises ShapeError for an output that is not there, LimitError for more memory or time than allowed.
         """
 
-    def check_shapes(self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_VALUES) -> Fit:
+    def check_shapes(
+        self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_VALUES
+    ) -> ShapeCheck:
         """Asks whether the network takes these shapes, and values of inputs that decide sizes.
 
         Raises ShapeError naming the layer that refuses, LimitError for more memory than allowed.

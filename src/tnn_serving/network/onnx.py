@@ -29,7 +29,7 @@ from tnn_serving.formats.tnn.files import check_regular
 from tnn_serving.graph import Input
 from tnn_serving.network.base import NO_VALUES, Network, Variant
 from tnn_serving.network.int8 import Decision
-from tnn_serving.translate.graph import Blob, Fit, Translation
+from tnn_serving.translate.graph import Blob, ShapeCheck, Translation
 from tnn_serving.translate.pictures import pixels
 from tnn_serving.translate.row_walk import rows_stay_apart
 
@@ -172,7 +172,9 @@ class OnnxNetwork:
         model.producer_name = model.producer_name or "unknown"
         return model
 
-    def check_shapes(self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_VALUES) -> Fit:
+    def check_shapes(
+        self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_VALUES
+    ) -> ShapeCheck:
         """Has ONNX's own inference look at every node.
 
         Raises ShapeError with the node that does not fit, LimitError for a value that is too large.
@@ -194,7 +196,7 @@ class OnnxNetwork:
             _check_reshapes(inferred)
         known = (*inferred.input, *inferred.value_info, *inferred.output)
         shaped = [i for i in known if i.type.HasField("tensor_type") and i.type.tensor_type.HasField("shape")]
-        return Fit(memory_bytes=self.weight_bytes + max(map(self._bytes, shaped), default=0))
+        return ShapeCheck(memory_bytes=self.weight_bytes + max(map(self._bytes, shaped), default=0))
 
     def int8_form(self, engine: str, choice: str, cpu: Cpu) -> Decision:
         """Int8 operators of ONNX say themselves how they are computed."""

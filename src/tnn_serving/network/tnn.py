@@ -17,7 +17,7 @@ from tnn_serving.network.int8 import Decision, decide
 from tnn_serving.tensor import COMPUTED
 from tnn_serving.translate.batch import batch_ability
 from tnn_serving.translate.free_dims import Axes, FreeDims, free_dims
-from tnn_serving.translate.graph import Fit, Translation, check_shapes, translate
+from tnn_serving.translate.graph import ShapeCheck, Translation, check_shapes, translate
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,9 @@ class TnnNetwork:
             limits=self.limits,
         )
 
-    def check_shapes(self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_VALUES) -> Fit:
+    def check_shapes(
+        self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_VALUES
+    ) -> ShapeCheck:
         """Asks every layer."""
         return check_shapes(self.graph, shapes, given=fed, values=values, limits=self.limits)
 

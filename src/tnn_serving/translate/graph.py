@@ -113,7 +113,7 @@ def translate(
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class ShapeCheck:
     """What a walk at given input shapes finds.
 
     Attributes:
@@ -133,7 +133,7 @@ def check_shapes(
     symbolic: Mapping[str, Sequence[bool]] | None = None,
     values: Mapping[str, np.ndarray] | None = None,
     limits: Limits = UNLIMITED,
-) -> Fit:
+) -> ShapeCheck:
     """Asks every layer whether it takes these input shapes.
 
     Engines do not ask: OpenVINO multiplies matrices that do not fit, and reads behind the end of some tensors.
@@ -152,7 +152,7 @@ def check_shapes(
         translator.walk(())
         weights_bytes, activations_bytes = translator.builder.memory()
         limits.check_memory(weights_bytes, activations_bytes)
-        return Fit(tuple(translator.builder.fixed), weights_bytes + activations_bytes)
+        return ShapeCheck(tuple(translator.builder.fixed), weights_bytes + activations_bytes)
 
 
 def refusals(graph: Graph, *, given: Sequence[str] = ()) -> list[TnnError]:

@@ -38,7 +38,7 @@ class Logged(msgspec.Struct, tag=True, frozen=True):
     text: str
 
 
-class Fault(msgspec.Struct, frozen=True):
+class ErrorFacts(msgspec.Struct, frozen=True):
     """An error as data: the name of its class and its facts as text."""
 
     kind: str
@@ -61,7 +61,7 @@ class Fault(msgspec.Struct, frozen=True):
 class Failed(msgspec.Struct, tag=True, frozen=True):
     """The task raised an error."""
 
-    fault: Fault
+    facts: ErrorFacts
 
 
 class Returned(msgspec.Struct, tag=True, frozen=True):
@@ -88,10 +88,10 @@ def encoded(message: Message | Job) -> bytes:
     if isinstance(message, Logged):
         return msgspec.json.encode(Logged(message.logger, message.level, message.text[: MOST_BYTES // 8]))
     what = f"a message of {len(packet)} bytes is too large for a packet"
-    return msgspec.json.encode(Failed(Fault("TnnError", what, None, None, None, ())))
+    return msgspec.json.encode(Failed(ErrorFacts("TnnError", what, None, None, None, ())))
 
 
-def fault_of(error: TnnError) -> Fault:
+def facts_of(error: TnnError) -> ErrorFacts:
     """An error as data."""
     expected, found = (None if fact is None else str(fact)[:4096] for fact in (error.expected, error.found))
-    return Fault(type(error).__name__, error.problem[:4096], expected, found, error.hint, error.where)
+    return ErrorFacts(type(error).__name__, error.problem[:4096], expected, found, error.hint, error.where)

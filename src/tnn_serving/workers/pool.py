@@ -50,7 +50,7 @@ main(sys.argv[2:])
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TaskResult:
     """What a task returned, and what its worker could not do.
 
     Attributes:
@@ -97,7 +97,7 @@ class Workers:
 
     def run(
         self, task: str, arguments: Mapping[str, Any], *, confinement: Confinement, timeout_s: float | None = None
-    ) -> Outcome:
+    ) -> TaskResult:
         """Runs ``module:function`` with the arguments (of JSON's types), and gives what it returned.
 
         The time limit counts the clock, less the time during which the worker waited for a processor that others had;
@@ -243,7 +243,7 @@ def _waited_s(pid: int) -> float:
     return waited
 
 
-def _outcome(progress: _Progress, timeout_s: float | None) -> Outcome:
+def _outcome(progress: _Progress, timeout_s: float | None) -> TaskResult:
     if progress.out_of_time:
         raise LimitError(
             "loading takes too long",
@@ -251,9 +251,9 @@ def _outcome(progress: _Progress, timeout_s: float | None) -> Outcome:
             hint="the parameter `load_timeout_s` allows more",
         )
     if progress.failed is not None:
-        raise progress.failed.fault.error()
+        raise progress.failed.facts.error()
     if progress.returned is not None and progress.code == 0:
-        return Outcome(progress.returned.value, progress.returned.in_force)
+        return TaskResult(progress.returned.value, progress.returned.in_force)
     if progress.code is not None and progress.code < 0:
         name = signal.Signals(-progress.code).name
         hint = "the kernel may have run out of memory" if -progress.code == signal.SIGKILL else None

@@ -34,7 +34,7 @@ from tnn_serving.workers.messages import (
     Returned,
     Started,
     encoded,
-    fault_of,
+    facts_of,
 )
 
 
@@ -134,12 +134,12 @@ def _work(channel: socket.socket, packet: bytes) -> None:
         _send(channel, Returned(task(job.arguments), in_force))
         code = 0
     except TnnError as error:
-        _send(channel, Failed(fault_of(error)))
+        _send(channel, Failed(facts_of(error)))
     except MemoryError:
-        _send(channel, Failed(fault_of(_out_of_memory(job))))
+        _send(channel, Failed(facts_of(_out_of_memory(job))))
     except BaseException as error:
         logging.getLogger("tnn_serving").exception("a worker failed")
-        _send(channel, Failed(fault_of(TnnError(f"a worker failed: {type(error).__name__}: {error}"))))
+        _send(channel, Failed(facts_of(TnnError(f"a worker failed: {type(error).__name__}: {error}"))))
     finally:
         os._exit(code)
 
