@@ -116,36 +116,33 @@ class Workers:
             confinement.file_bytes,
         )
         with self._free:
-            channel = self._submit(job)
-            try:
-                with channel:
-                    progress = _followed(channel, timeout_s)
-            finally:
-                self._finished()
-        return _outcome(progress, timeout_s)
+            progress = self._attempt(job, timeout_s)
+            if not progress.pid and progress.code is None:  # the warm process was ended before it took the job
+                self.close()
+                progress = self._attempt(job, timeout_s)
+        return _result(progress, timeout_s)
 
     def close(self) -> None:
-        """Ends the warm process, and every worker with it."""
+        """Ends the warm process, and every worker with it; the next task starts another one."""
         with self._lock:
             self._stop()
 
-    def _submit(self, job: Job) -> socket.socket:
+    def _attempt(self, job: Job, timeout_s: float | None) -> _Progress:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with self._lock, there:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            for attempt in (1, 2):
-                control = self._warm()
+        with here:
+            with self._lock, there:
+                if self._timer is not None:
+                    self._timer.cancel()
+                    self._timer = None
+                self._running += 1
                 try:
-                    socket.send_fds(control, [encoded(job)], [there.fileno()])
-                    break
-                except OSError:
-                    self._stop()  # it has been ended from outside
-                    if attempt == 2:
-                        raise
-            self._running += 1
-        return here
+                    socket.send_fds(self._warm(), [encoded(job)], [there.fileno()])
+                except OSError:  # it has been ended from outside
+                    self._stop()
+            try:
+                return _followed(here, timeout_s)
+            finally:
+                self._finished()
 
     def _finished(self) -> None:
         with self._lock:
@@ -243,7 +240,7 @@ def _waited_s(pid: int) -> float:
     return waited
 
 
-def _outcome(progress: _Progress, timeout_s: float | None) -> TaskResult:
+def _result(progress: _Progress, timeout_s: float | None) -> TaskResult:
     if progress.out_of_time:
         raise LimitError(
             "loading takes too long",
