@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tnn_serving.config.parameters import PARAMETERS
+from tnn_serving.config.settings import SETTINGS
 
 PAGE = Path(__file__).with_name("serving.md")
 BEGIN = "<!-- parameters: written by docs/generate_parameters.py -->"
@@ -20,7 +20,7 @@ END = "<!-- end of parameters -->"
 def table() -> str:
     """A row for each parameter, in the order of their declaration."""
     rows = ["| key | default | meaning |", "|---|---|---|"]
-    for parameter in PARAMETERS.values():
+    for parameter in SETTINGS.values():
         key = f"`{parameter.key}` *" if parameter.per_input else f"`{parameter.key}`"
         rows.append(f"| {key} | `{parameter.default}` | {parameter.doc} |")
     return "\n".join(rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tnn_serving.config.settings import read_settings
+from tnn_serving.config.reading import read_settings
 from tnn_serving.config.text import read_config
 from tnn_serving.emit.limits import Limits
 from tnn_serving.errors import ConfigError, FormatError, RequestError, TnnError
@@ -70,7 +70,7 @@ def picture(data: bytes) -> None:
 def config(data: bytes) -> None:
     """A config.pbtxt: refused, or settings."""
     try:
-        read_settings(read_config(data))
+        read_settings(read_config(data), {})
     except ConfigError as error:
         str(error).encode()
 

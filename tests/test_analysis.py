@@ -9,12 +9,11 @@ from tests.networks import CONVOLUTION, network
 from tnn_serving.analysis import Analysis, analyse
 from tnn_serving.errors import FormatError
 from tnn_serving.network.tnn import TnnNetwork
-from tnn_serving.pictures.fit import Fit
 from tnn_serving.translate.pictures import PictureInput
 
 
 def example() -> Analysis:
-    picture = PictureInput(scale=(0.5,), bias=(1.0, 2.0, 3.0), fit=Fit(resize=(8, 8)))
+    picture = PictureInput(scale=(0.5,), bias=(1.0, 2.0, 3.0))
     graph = network({"x": (1, 3, 8, 8)}, CONVOLUTION, ["y"])
     return analyse(TnnNetwork(graph), pictures={"x": picture}, obstacle=None)[0]
 

@@ -17,7 +17,7 @@ from tnn_serving.check import repository as checked
 from tnn_serving.cli.pictures import Classified, Detected
 from tnn_serving.client import Face, Prediction
 from tnn_serving.client import load as load_test
-from tnn_serving.config.parameters import PARAMETERS
+from tnn_serving.config.settings import SETTINGS
 from tnn_serving.formats.tnn.model import SCALE_NUMBER, SCALE_TYPE
 from tnn_serving.layers import declaration, is_known, type_number
 from tnn_serving.layers.base import Reserved, declared
@@ -55,7 +55,7 @@ def test_parameters_are_in_step() -> None:
     done = generate("--check")
     assert done.returncode == 0, done.stderr
     page = (DOCS / "serving.md").read_text(encoding="utf-8")
-    for parameter in PARAMETERS.values():
+    for parameter in SETTINGS.values():
         assert parameter.doc in page
 
 

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tnn_serving as ts
+from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.errors import ConfigError, FormatError, RequestError, UnsupportedLayer
 from tnn_serving.model import Model
 from tnn_serving.network.onnx import read_onnx
@@ -99,13 +100,13 @@ def test_shapes_that_do_not_fit_name_the_node(tmp_path: Path) -> None:
 def test_batches_are_completed_where_rows_stay_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     write(tmp_path / "apart" / "1")
-    assert Servable.open(tmp_path / "apart", {"name": "apart"}, version=1).config["max_batch_size"] > 1
+    assert Servable.open(tmp_path / "apart", ModelConfig(), version=1).config.max_batch_size > 1
     write(tmp_path / "mixed" / "1", [helper.make_node("Softmax", ["x"], ["y"], name="over rows", axis=0)])
-    assert not Servable.open(tmp_path / "mixed", {"name": "mixed"}, version=1).config.get("max_batch_size")
+    assert Servable.open(tmp_path / "mixed", ModelConfig(), version=1).config.max_batch_size == 0
     assert "over rows" in caplog.text
     write(tmp_path / "fixed" / "1", dims=(1, 3, 8, 8))
-    fixed = Servable.open(tmp_path / "fixed", {"name": "fixed"}, version=1)
-    assert fixed.config["input"][0]["dims"] == [1, 3, 8, 8]
+    fixed = Servable.open(tmp_path / "fixed", ModelConfig(), version=1)
+    assert fixed.config.input[0].dims == (1, 3, 8, 8)
 
 
 def test_free_dims_may_be_spelled_minus_one(tmp_path: Path) -> None:

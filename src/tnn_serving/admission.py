@@ -48,23 +48,25 @@ class Admission:
         self._sizing = analysis.sizing
         self._pictures = analysis.pictures.keys()
         self._batched = analysis.obstacle is None and not analysis.sizing
-        self._fitting: dict[Key, None] = {}
+        self._fitting: dict[Key, bool] = {}  # whether they have been answered
+        self._answered: Arrays = {}
         self._rows: dict[Key, _Rows] = {}
         if analysis.checked and not analysis.sizing:
             needed = [blob for blob in analysis.inputs if blob.name not in analysis.optional]
             shapes = {blob.name: tuple(dim or 0 for dim in blob.dims) for blob in needed}
             self._admit(tuple(shapes.items()), shapes, analysis.compiled_bytes + analysis.activation_bytes)
 
-    def check(self, feeds: Arrays) -> tuple[str, ...]:
-        """The optional inputs among those fed.
+    def check(self, feeds: Arrays) -> tuple[tuple[str, ...], Key | None]:
+        """The optional inputs among those fed; and for :meth:`note_answer`, if such inputs have not been answered yet.
 
         Raises:
             RequestError: an input is missing, unknown, or of a rank or size that the network does not take.
         """
         key, values = self._key(feeds)
         fed = tuple([name for name in self._optional if name in feeds]) if self._optional else ()
-        if key in self._fitting:
-            return fed
+        answered = self._fitting.get(key)
+        if answered is not None:
+            return fed, None if answered else key
         for name, array in feeds.items():
             self._check_input(name, array)
         for name in self._inputs:
@@ -77,7 +79,24 @@ class Admission:
         if memory_bytes is None:
             memory_bytes = self._asked(feeds, fed, values)
         self._admit(key, shapes, memory_bytes)
-        return fed
+        return fed, key
+
+    def note_answer(self, key: Key, feeds: Arrays) -> None:
+        """Remembers that inputs have been answered.
+
+        Small ones are kept as they are, since they may decide sizes; of large ones the shape is enough.
+        """
+        _remember(self._fitting, key, True)
+        self._answered = {
+            name: array.copy() if array.size <= SAMPLE_LIMIT else np.broadcast_to(array.dtype.type(0), array.shape)
+            for name, array in feeds.items()
+        }
+
+    def answered(self, feeds: Arrays) -> dict[str, np.ndarray] | None:
+        """Inputs like the last ones that were answered; ``None`` if they are not the same inputs as ``feeds``."""
+        if self._answered.keys() != feeds.keys():
+            return None
+        return {name: np.array(array, order="C") for name, array in self._answered.items()}
 
     def withdraw(self, feeds: Arrays) -> None:
         """Forgets that inputs fit: an engine has refused them."""
@@ -85,7 +104,7 @@ class Admission:
         self._rows.pop(_without_rows({name: array.shape for name, array in feeds.items()}), None)
 
     def _admit(self, key: Key, shapes: Mapping[str, tuple[int, ...]], memory_bytes: int) -> None:
-        _remember(self._fitting, key, None)
+        _remember(self._fitting, key, False)
         rows = {shape[0] for shape in shapes.values() if shape}
         if self._batched and len(rows) == 1:
             _remember(self._rows, _without_rows(shapes), _Rows(max(1, rows.pop()), memory_bytes))
@@ -110,8 +129,7 @@ class Admission:
         try:
             return self._network.check_shapes(shapes, fed, values).memory_bytes
         except TnnError as error:
-            sizes = ", ".join(f"`{name}` {list(array.shape)}" for name, array in feeds.items())
-            raise RequestError(f"the network does not take {sizes}", found=str(error)) from error
+            raise not_taken(feeds, error) from error
 
     def _key(self, feeds: Arrays) -> tuple[Key, Arrays]:
         """What decides whether inputs fit: their shapes, and the values of those that say sizes."""
@@ -130,6 +148,12 @@ class Admission:
         ):
             dims = ", ".join("any" if dim is None else str(dim) for dim in blob.known)
             raise RequestError(f"input `{name}` has another shape", expected=f"[{dims}]", found=list(array.shape))
+
+
+def not_taken(feeds: Arrays, error: TnnError) -> RequestError:
+    """The error for inputs whose sizes the network, or an engine in its place, has refused."""
+    sizes = ", ".join(f"`{name}` {list(array.shape)}" for name, array in feeds.items())
+    return RequestError(f"the network does not take {sizes}", found=str(error))
 
 
 def _without_rows(shapes: Mapping[str, tuple[int, ...]]) -> Key:

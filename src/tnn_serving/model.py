@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from typing_extensions import Unpack
 
-from tnn_serving.admission import Admission
+from tnn_serving.admission import Admission, not_taken
 from tnn_serving.analysis import Analysis, analyse
 from tnn_serving.choice import Candidate, Choice, PrecisionChoice, choose, read_precision
 from tnn_serving.emit.int8 import Form
@@ -136,6 +136,7 @@ class Running(TypedDict, total=False):
     shapes: ShapeLimits
     typical: Shapes
     samples: Arrays
+    facts: Mapping[str, str]
 
 
 class Model:
@@ -154,6 +155,7 @@ class Model:
         shapes: single shapes that may be compiled for; none by default.
         typical: the input shapes to measure at, if they are not the default ones.
         samples: inputs to measure the error of bf16 with, instead of random ones.
+        facts: further facts that measurements of the model depend on.
     """
 
     def __init__(
@@ -171,6 +173,7 @@ class Model:
         shapes: ShapeLimits = NO_SHAPES,
         typical: Shapes | None = None,
         samples: Arrays | None = None,
+        facts: Mapping[str, str] | None = None,
     ) -> None:
         self.network = network
         self.analysis = analysis
@@ -180,6 +183,7 @@ class Model:
         self._served = tuple(outputs or analysis.outputs)
         self._options = options or Options()
         self._limits = shapes
+        self._facts = dict(facts or {})
         self._lock = threading.Lock()
         self._compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], ShapeCache] = {}
         self._inputs = {blob.name: _spec(blob) for blob in analysis.inputs}
@@ -272,12 +276,30 @@ class Model:
             RequestError: an input is missing, unknown, or of a wrong rank or size.
             EngineError: the engine fails.
         """
-        fed = self._admission.check(feeds)
+        fed, fresh = self._admission.check(feeds)
+        executable = self._executable(outputs, fed)
         try:
-            return self._executable(outputs, fed).run(feeds, allocate)
-        except EngineError:
+            answer = executable.run(feeds, allocate)
+        except EngineError as error:
             self._admission.withdraw(feeds)
-            raise
+            if fresh is None or not self._runs_others(executable, feeds):
+                raise
+            raise not_taken(feeds, error) from error
+        if fresh is not None:
+            self._admission.note_answer(fresh, feeds)
+        return answer
+
+    def _runs_others(self, executable: ShapeCache, feeds: Arrays) -> bool:
+        """Whether an engine that has refused inputs takes those of other sizes: then nothing is wrong with the engine,
+        and what it has refused is the request."""
+        others = self._admission.answered(feeds) or zeros([self._inputs[name] for name in feeds], self.sizes)
+        if all(array.shape == others[name].shape for name, array in feeds.items()):
+            return False
+        try:
+            executable.run(others)
+        except EngineError:
+            return False
+        return True
 
     def profile(self, inputs: Arrays, runs: int) -> list[NodeTime]:
         """Mean time over ``runs`` inferences of each node that the engine made of the network. May be called once.
@@ -287,12 +309,12 @@ class Model:
             EngineError: loaded without the option ``profile``, or the engine fails.
         """
         feeds = {name: self._converted(name, array) for name, array in inputs.items()}
-        return self._executable(self._served, self._admission.check(feeds)).profile(feeds, runs)
+        return self._executable(self._served, self._admission.check(feeds)[0]).profile(feeds, runs)
 
     def warm(self, shapes: Shapes, outputs: Sequence[str] | None = None) -> None:
         """Compiles for single input shapes ahead of the first request. Raises as :meth:`run`."""
         wanted = tuple(outputs) if outputs is not None else self._served
-        fed = self._admission.check(zeros([self._inputs[name] for name in shapes], shapes))
+        fed, _ = self._admission.check(zeros([self._inputs[name] for name in shapes], shapes))
         self._executable(wanted, fed).warm(shapes)
 
     def note_obstacle(self, obstacle: str) -> None:
@@ -402,7 +424,7 @@ class Model:
 
         Compiles it, if it is not there, and keeps nothing of it.
         """
-        executable = self._executable(self._served, self._admission.check(feeds)).fixed(feeds)
+        executable = self._executable(self._served, self._admission.check(feeds)[0]).fixed(feeds)
         return lambda: executable.run(feeds)
 
     def concurrent_runner(self, feeds: Arrays) -> tuple[Callable[[], object], int] | None:
@@ -410,7 +432,7 @@ class Model:
 
         ``None`` if several run as one does.
         """
-        found = self._executable(self._served, self._admission.check(feeds)).crowded(feeds)
+        found = self._executable(self._served, self._admission.check(feeds)[0]).crowded(feeds)
         if found is None:
             return None
         executable, streams = found
@@ -434,6 +456,7 @@ class Model:
             "threads": [self._options.threads, self._options.streams, self._options.elastic],
             "precision": self._precision,
             "int8": [self._int8, self.analysis.raw_int8],
+            "settings": self._facts,
             "cpu": [cpu_name(), repr(self._cpu)],
             "version": VERSION,
         }

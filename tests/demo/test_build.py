@@ -10,7 +10,8 @@ import pytest
 
 import tnn_serving as ts
 from tests.recordings import SHARED
-from tnn_serving.config.settings import read_settings
+from tnn_serving.config.model_config import ModelConfig, TensorConfig
+from tnn_serving.config.reading import read_settings
 from tnn_serving.demo import build
 from tnn_serving.demo.build import MARKER, MODELS, is_built
 from tnn_serving.demo.centerface import centerface
@@ -91,14 +92,10 @@ def test_configurations_mean_what_the_networks_need(repository: Path) -> None:
     text = (repository / "classification" / "config.pbtxt").read_text()
     for key, value in parameters.items():
         assert f'{{ key: "{key}" value: {{ string_value: "{value}" }} }}' in text
-    settings = read_settings(
-        {
-            "input": [{"name": "input", "data_type": "TYPE_UINT8", "dims": [-1, -1, 3]}],
-            "parameters": {key: {"string_value": value} for key, value in parameters.items()},
-        }
-    )
-    picture = settings.pictures["input"]
-    assert (picture.scale, picture.bias, picture.fit.resize) == ((1 / 128,), (-127 / 128,), (224, 224))
+    pixels = TensorConfig("input", "TYPE_UINT8", (-1, -1, 3))
+    picture = read_settings(ModelConfig(input=(pixels,), parameters=parameters), {}).picture("input")
+    assert picture is not None
+    assert (picture.scale, picture.bias, picture.resize) == ((1 / 128,), (-127 / 128,), (224, 224))
     assert not picture.reverse_channel
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.models import RELU, write_model
+from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.errors import FormatError
 from tnn_serving.prepare.manifest import MANIFEST, check_manifest, read_manifest, sign, verify
 from tnn_serving.serving.servable import Servable
@@ -109,16 +110,16 @@ def test_folders_that_cannot_be_signed(tmp_path: Path) -> None:
 def test_loading_compares(model: Path) -> None:
     check_manifest(model, version=1, required=False)
     with pytest.raises(FormatError, match="require_manifest"):
-        Servable.open(model, {}, version=1, options={"require-manifest": "true"})
+        Servable.open(model, ModelConfig(), version=1, options={"require-manifest": "true"})
     sign(model)
-    Servable.open(model, {}, version=1, options={"require-manifest": "true"}).close()
+    Servable.open(model, ModelConfig(), version=1, options={"require-manifest": "true"}).close()
     (model / "1" / "model.tnnmodel").write_bytes(bytes(8))
     with pytest.raises(FormatError, match=r"model `net`, version 1: file `1/model\.tnnmodel` has changed"):
-        Servable.open(model, {}, version=1)
+        Servable.open(model, ModelConfig(), version=1)
 
 
 def test_a_model_folder_cannot_take_back_what_the_operator_says(model: Path) -> None:
-    config = {"parameters": {"require_manifest": {"string_value": "false"}}}
+    config = ModelConfig(parameters={"require_manifest": "false"})
     Servable.open(model, config, version=1).close()
     with pytest.raises(FormatError, match="require_manifest"):
         Servable.open(model, config, version=1, options={"require_manifest": "true"})

@@ -12,6 +12,7 @@ from numpy.lib import format as npy
 
 import tnn_serving as ts
 from tests.networks import CONVOLUTION, network
+from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.errors import FormatError, RequestError, TnnError
 from tnn_serving.prepare.recorded_case import RECORDED, read_recording
 from tnn_serving.serving.servable import Servable
@@ -39,40 +40,40 @@ def record(folder: Path, **change: float) -> dict[str, np.ndarray]:
 
 def test_a_case_that_is_reproduced(folder: Path) -> None:
     record(folder, z=0.0009)
-    Servable.open(folder, {}, version=1).close()
+    Servable.open(folder, ModelConfig(), version=1).close()
 
 
 def test_a_case_that_is_not_names_output_place_and_both_values(folder: Path) -> None:
     answer = record(folder, z=0.01)
     with pytest.raises(FormatError, match="recorded") as raised:
-        Servable.open(folder, {}, version=1)
+        Servable.open(folder, ModelConfig(), version=1)
     assert raised.value.where == ("model `net`, version 1", RECORDED, "output `z`")
     assert "[0, 1, 2, 3]" in raised.value.problem
     wanted, found = float(str(raised.value.expected).split()[0]), float(str(raised.value.found))
     assert wanted == pytest.approx(answer["z"][0, 1, 2, 3], abs=1e-7)
     assert wanted - found == pytest.approx(0.01, abs=1e-6)
-    Servable.open(folder, {}, version=1, options={"check_tolerance": "0.02"}).close()
+    Servable.open(folder, ModelConfig(), version=1, options={"check_tolerance": "0.02"}).close()
 
 
 def test_not_a_number_is_a_difference(folder: Path) -> None:
     record(folder, y=float("nan"))
     with pytest.raises(FormatError, match="output `y`"):
-        Servable.open(folder, {}, version=1)
+        Servable.open(folder, ModelConfig(), version=1)
 
 
 def test_recordings_of_another_network(folder: Path) -> None:
     np.savez(folder / "1" / RECORDED, **{"in.x": X, "out.z": np.zeros((1, 2), np.float32)})
     with pytest.raises(FormatError, match="shape differs"):
-        Servable.open(folder, {}, version=1)
+        Servable.open(folder, ModelConfig(), version=1)
     np.savez(folder / "1" / RECORDED, **{"in.other": X, "out.z": X})
     with pytest.raises(RequestError, match="there is no input `other`"):
-        Servable.open(folder, {}, version=1)
+        Servable.open(folder, ModelConfig(), version=1)
     np.savez(folder / "1" / RECORDED, **{"in.x": X, "out.other": X})
     with pytest.raises(TnnError, match="other"):
-        Servable.open(folder, {}, version=1)
+        Servable.open(folder, ModelConfig(), version=1)
     np.savez(folder / "1" / RECORDED, **{"in.x": X})
     with pytest.raises(FormatError, match="no outputs"):
-        Servable.open(folder, {}, version=1)
+        Servable.open(folder, ModelConfig(), version=1)
 
 
 def announced(shape: tuple[int, ...], dtype: str = "<f4", data: bytes = b"") -> bytes:

@@ -1,4 +1,4 @@
-"""Serving logic without a server: requests over memory, one bad one never spoiling its neighbours."""
+"""Serving logic without a server: requests over memory; a bad request never affects its neighbours."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from PIL import Image
 
 import tnn_serving as ts
 from tests.networks import CONVOLUTION, network
+from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.errors import CancelledError, ConfigError, FormatError, RequestError, TnnError
 from tnn_serving.serving.servable import Requests, Response, Result, Servable
 from tnn_serving.serving.tensors import RequestTensor
@@ -62,6 +63,11 @@ def folder(tmp_path: Path) -> Path:
     return model
 
 
+def open_model(folder: Path, config: dict[str, Any] | None = None, **more: Any) -> Servable:
+    """Version 1 of a model folder, served with a configuration in the JSON form that Triton passes."""
+    return Servable.open(folder, ModelConfig.read({"name": "m", **(config or {})}), version=1, **more)
+
+
 def pixels_config(**parameters: str) -> dict[str, Any]:
     return {
         "name": "m",
@@ -71,14 +77,14 @@ def pixels_config(**parameters: str) -> dict[str, Any]:
 
 
 def test_answers_are_the_models(folder: Path) -> None:
-    servable = Servable.open(folder, {"name": "m"}, version=1)
+    servable = open_model(folder)
     got = answer(ask(servable, request(tensor(X)))[0])
     np.testing.assert_allclose(got["y"], ts.load(folder / "1").run({"x": X})["y"], rtol=1e-5, atol=1e-5)
-    assert servable.config["input"][0]["dims"] == [3, -1, -1]
+    assert servable.config.input[0].dims == (3, -1, -1)
 
 
 def test_one_bad_request_spoils_no_other(folder: Path) -> None:
-    servable = Servable.open(folder, {"name": "m"}, version=1)
+    servable = open_model(folder)
     short = RequestTensor("x", "FP32", (1, 3, 8, 8), memoryview(b"1234"))
     batch = [
         request(tensor(X)),
@@ -121,7 +127,7 @@ def test_only_the_outputs_asked_for_are_sent(tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     graph = network({"x": (1, 3, 8, 8)}, [*CONVOLUTION, "Sigmoid s 1 1 y z"], ["y", "z"])
     ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
-    servable = Servable.open(tmp_path, {"name": "m"}, version=1)
+    servable = open_model(tmp_path)
     assert set(answer(ask(servable, request(tensor(X)))[0])) == {"y", "z"}
     assert set(answer(ask(servable, request(tensor(X), outputs=("z",)))[0])) == {"z"}
 
@@ -131,7 +137,7 @@ def test_optional_inputs_may_be_left_out(tmp_path: Path) -> None:
     graph = network({"x": (1, 4), "h": (1, 4)}, ["Add a 2 1 x h y -1"], ["y"])
     graph.constants["h"] = Tensor.of(np.full((1, 4), 5, np.float32))
     ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
-    servable = Servable.open(tmp_path, {"name": "m"}, version=1)
+    servable = open_model(tmp_path)
     x = np.ones((1, 4), np.float32)
     without, given = ask(servable, request(tensor(x)), request(tensor(x), tensor(x, "h")))
     np.testing.assert_array_equal(answer(without)["y"], x + 5)
@@ -143,7 +149,7 @@ def test_pixels_become_the_blob_that_tnn_makes(folder: Path, shape: tuple[int, .
     picture = np.random.default_rng(3).integers(0, 256, shape).astype(np.uint8)
     config = pixels_config(scale="0.5,0.25,2", bias="1,-2,3", reverse_channel="true")
     config["input"][0]["dims"] = [-1] * (len(shape) - 1) + [3]
-    servable = Servable.open(folder, config, version=1)
+    servable = open_model(folder, config)
     got = answer(ask(servable, request(tensor(picture, datatype="UINT8")))[0])["y"]
     planes = picture.reshape(1, 6, 10, 3)[..., ::-1].astype(np.float32) * np.float32([0.5, 0.25, 2]) + np.float32(
         [1, -2, 3]
@@ -153,7 +159,7 @@ def test_pixels_become_the_blob_that_tnn_makes(folder: Path, shape: tuple[int, .
 
 
 def test_pictures_are_resized_height_first(folder: Path) -> None:
-    servable = Servable.open(folder, pixels_config(resize="4,12"), version=1)
+    servable = open_model(folder, pixels_config(resize="4,12"))
     picture = np.zeros((20, 30, 3), np.uint8)
     assert answer(ask(servable, request(tensor(picture, datatype="UINT8")))[0])["y"].shape == (1, 4, 4, 12)
 
@@ -164,10 +170,10 @@ def test_encoded_pictures_are_decoded(folder: Path) -> None:
     Image.fromarray(picture).save(file, "PNG")
     encoded = struct.pack("<I", len(file.getvalue())) + file.getvalue()
     config = pixels_config()
-    raw = Servable.open(folder, config, version=1)
+    raw = open_model(folder, config)
     wanted = answer(ask(raw, request(tensor(picture, datatype="UINT8")))[0])["y"]
     config["input"][0].update(data_type="TYPE_STRING", dims=[-1])
-    servable = Servable.open(folder, config, version=1)
+    servable = open_model(folder, config)
 
     def sent(data: bytes) -> Requests:
         return request(RequestTensor("x", "BYTES", (1,), memoryview(data)))
@@ -188,24 +194,24 @@ def test_encoded_pictures_are_decoded(folder: Path) -> None:
 
 
 def test_intermediate_blobs_can_be_served(folder: Path) -> None:
-    config = {"name": "m", "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": [-1]}]}
-    servable = Servable.open(folder, config, version=1)
+    config = {"output": [{"name": "y", "data_type": "TYPE_FP32", "dims": [-1]}]}
+    servable = open_model(folder, config)
     assert answer(ask(servable, request(tensor(X)))[0])["y"].shape == (1, 4, 8, 8)
     with pytest.raises(ConfigError, match=r"config\.pbtxt, output `q`: the network has no such blob"):
-        Servable.open(folder, {"output": [{"name": "q", "data_type": "TYPE_FP32", "dims": [-1]}]}, version=1)
+        open_model(folder, {"output": [{"name": "q", "data_type": "TYPE_FP32", "dims": [-1]}]})
 
 
 def test_a_configuration_that_lacks_an_input_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="no inputs"):
-        Servable.open(folder, {"name": "m"}, version=1, complete=False)
+        open_model(folder, complete=False)
 
 
 def test_problems_at_load_name_model_and_version(folder: Path) -> None:
     (folder / "1" / "any.tnnmodel").write_bytes(b"\x04")
     with pytest.raises(FormatError, match=r"model `m`, version 1, .*any\.tnnmodel: model file is truncated"):
-        Servable.open(folder, {"name": "m"}, version=1)
+        open_model(folder)
     with pytest.raises(FormatError, match="7 cannot be read"):
-        Servable.open(folder, {"name": "m"}, version=7)
+        Servable.open(folder, ModelConfig(name="m"), version=7)
 
 
 def inferences(servable: Servable) -> int:
@@ -213,7 +219,7 @@ def inferences(servable: Servable) -> int:
 
 
 def test_gathered_requests_run_as_one_inference(folder: Path) -> None:
-    servable = Servable.open(folder, {"name": "m", "max_batch_size": 4}, version=1)
+    servable = open_model(folder, {"max_batch_size": 4})
     x = np.random.default_rng(5).standard_normal((4, 3, 8, 8)).astype(np.float32)
     before = inferences(servable)
     got = answer(ask(servable, request(tensor(x), rows=(1, 2, 1)))[0])["y"]
@@ -228,7 +234,7 @@ def test_a_bad_one_among_gathered_requests_spoils_no_other(folder: Path) -> None
     good, bad = (struct.pack("<I", len(data)) + data for data in (file.getvalue(), b"no picture"))
     config = {**pixels_config(), "max_batch_size": 8}
     config["input"][0].update(data_type="TYPE_STRING", dims=[1])
-    servable = Servable.open(folder, config, version=1)
+    servable = open_model(folder, config)
     gathered = RequestTensor("x", "BYTES", (4, 1), memoryview(good + bad + good + good))
     first, second, third = ask(servable, request(gathered, rows=(1, 1, 2)))[0]
     assert "not a picture" in problem(second)
@@ -236,18 +242,18 @@ def test_a_bad_one_among_gathered_requests_spoils_no_other(folder: Path) -> None
 
 
 def test_batches_are_completed_where_rows_are_independent(folder: Path) -> None:
-    servable = Servable.open(folder, {"name": "m"}, version=1)
-    assert servable.config["max_batch_size"] > 1
-    assert "dynamic_batching" in servable.config
-    assert servable.config["input"][0]["dims"] == [3, -1, -1]
+    servable = open_model(folder)
+    assert servable.config.max_batch_size > 1
+    assert servable.config.dynamic_batching is not None
+    assert servable.config.input[0].dims == (3, -1, -1)
 
 
 @pytest.mark.parametrize("text", ["max_batch_size: 0\n", 'backend: "tnn"\nmax_batch_size: 0'])
 def test_a_batch_size_that_is_written_down_counts(folder: Path, text: str) -> None:
     (folder / "config.pbtxt").write_text(text)
-    servable = Servable.open(folder, {"name": "m"}, version=1)
-    assert not servable.config.get("max_batch_size")
-    assert servable.config["input"][0]["dims"] == [-1, 3, -1, -1]
+    servable = open_model(folder)
+    assert servable.config.max_batch_size == 0
+    assert servable.config.input[0].dims == (-1, 3, -1, -1)
 
 
 def test_rows_that_depend_on_each_other_are_not_joined(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -255,18 +261,18 @@ def test_rows_that_depend_on_each_other_are_not_joined(tmp_path: Path, caplog: p
     graph = network({"x": (1, 4)}, ["ReduceMax r 1 1 x a 1 0", "Sub s 2 1 x a y -1"], ["y"])
     ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
     caplog.set_level("INFO")
-    servable = Servable.open(tmp_path, {"name": "m", "max_batch_size": 4}, version=1)
+    servable = open_model(tmp_path, {"max_batch_size": 4})
     assert "requests are not joined" in caplog.text
     assert servable.joins == 0
-    assert not Servable.open(tmp_path, {"name": "m"}, version=1).config.get("max_batch_size")
+    assert open_model(tmp_path).config.max_batch_size == 0
 
 
 def test_large_outputs_are_computed_into_memory_of_the_server(tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     graph = network({"x": (1, 3, 64, 64)}, CONVOLUTION, ["y"])
     ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
-    config = {"name": "m", "parameters": {"engine": {"string_value": "openvino"}}}
-    servable = Servable.open(tmp_path, config, version=1)
+    config = {"parameters": {"engine": {"string_value": "openvino"}}}
+    servable = open_model(tmp_path, config)
     given: dict[str, bytearray] = {}
 
     def allocate(name: str, datatype: str, shape: tuple[int, ...], size: int) -> memoryview:
@@ -286,8 +292,8 @@ def test_large_outputs_are_computed_into_memory_of_the_server(tmp_path: Path) ->
 def test_equal_files_and_settings_share_a_network(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    first = Servable.open(folder, {"name": "m"}, version=1)
-    second = Servable.open(copy, {"name": "n"}, version=1)
+    first = open_model(folder)
+    second = open_model(copy, {"name": "n"})
     assert first.model is second.model
     other = {"parameters": {"NUM_STREAMS": {"string_value": "2"}}}
-    assert Servable.open(copy, {"name": "n", **other}, version=1).model is not first.model
+    assert open_model(copy, {"name": "n", **other}).model is not first.model

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tnn_serving.config.prototext import top_level_fields
 from tnn_serving.errors import ServerError
-from tnn_serving.triton.overlay import Overlay, top_level_fields
+from tnn_serving.triton.overlay import Overlay
 
 
 @pytest.fixture(autouse=True)
@@ -59,25 +60,6 @@ def seen(location: str) -> dict[str, str]:
             if path.is_file():
                 files[str(path.relative_to(root))] = path.read_text()
     return files
-
-
-@pytest.mark.parametrize(
-    ("text", "fields"),
-    [
-        ("", set()),
-        ('backend: "tnn"', {"backend"}),
-        ('name : "x"\nmax_batch_size:4', {"name", "max_batch_size"}),
-        ("dynamic_batching { }\ninput [ { name: 'backend: x' dims: [ 1, -1 ] } ]", {"dynamic_batching", "input"}),
-        ('# backend: "tnn"\nname: "a # platform: b"', {"name"}),
-        ('parameters { key: "backend" value: { string_value: "platform:" } }', {"parameters"}),
-        ('name: "quote \\" backend: "', {"name"}),
-        ('input { backend: "x" }', {"input"}),
-        ("version_policy < all { } > platform: 'ensemble'", {"version_policy", "platform"}),
-        ("backend:'tnn'", {"backend"}),
-    ],
-)
-def test_top_level_fields(text: str, fields: set[str]) -> None:
-    assert top_level_fields(text) == fields
 
 
 def test_repository_that_needs_nothing_is_given_as_it_is(repository: Path, temporary: Path) -> None:

@@ -1,20 +1,24 @@
-"""What a configuration says wrongly, all of it: parameters, inputs, outputs, versions, labels, instances, warm-up."""
+"""Everything that is wrong in a configuration: parameters, inputs, outputs, versions, labels, instances, warm-up."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
-from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, TRITON_TYPE, bind_inputs, check_outputs, complete
-from tnn_serving.config.parameters import PARAMETERS, check_operators, read_parameter, with_defaults
-from tnn_serving.config.settings import Settings, read_settings
+from tnn_serving.config.binding import bind_control, bind_input, check_output
+from tnn_serving.config.completion import complete_tensor
+from tnn_serving.config.datatypes import config_type, triton_type
+from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig, TensorConfig
+from tnn_serving.config.reading import CommandLine, try_settings
+from tnn_serving.config.reshape import has_shape
+from tnn_serving.config.settings import ModelSettings
 from tnn_serving.engines import TensorSpec, engine_named
-from tnn_serving.errors import ConfigError, TnnError
-from tnn_serving.network.int8 import Choice
+from tnn_serving.errors import TnnError
 from tnn_serving.repository import versions
 
 Severity = Literal["error", "warning", "note"]
@@ -22,7 +26,7 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something to know. An error keeps the model from being served; a warning lets it be served otherwise than meant.
+    """Something to know. With an error the model is not served; with a warning it is, but not as intended.
 
     Attributes:
         where: file, layer, input or parameter.
@@ -50,68 +54,46 @@ def of_error(error: TnnError | OSError, where: str = "") -> Finding:
     return Finding("error", ", ".join(error.where) or where, error.problem, expected, found, error.hint or "")
 
 
-def policy(config: Mapping[str, Any], folder: Path, findings: list[Finding]) -> set[int]:
-    """The versions that are served. Names those that the policy wants and that are not there."""
-    there: list[int] = []
+def served_versions(config: ModelConfig, folder: Path, findings: list[Finding]) -> set[int]:
+    """The versions that are served. Adds findings about those that the policy names and that do not exist."""
+    existing: list[int] = []
     for path in versions(folder):
         if path.name != str(int(path.name)):
             findings.append(
                 Finding("warning", path.name, "Triton ignores version folders with leading zeros or other digits")
             )
         else:
-            there.append(int(path.name))
-    chosen = config.get("version_policy", {})
-    if "specific" in chosen:
-        wanted = [int(number) for number in chosen["specific"].get("versions", [])]
-        for number in wanted:
-            if number not in there:
-                told = ", ".join(map(str, there))
-                findings.append(
-                    Finding(
-                        "warning", CONFIG_FILE, f"version_policy names version {number}, which is not there", found=told
-                    )
-                )
-        served = set(there) & set(wanted)
-    elif "all" in chosen:
-        served = set(there)
+            existing.append(int(path.name))
+    policy = config.version_policy
+    if policy is not None and policy.specific is not None:
+        served = set(existing) & set(policy.specific.versions)
+        for number in policy.specific.versions:
+            if number not in served:
+                text = f"version_policy names version {number}, which does not exist"
+                findings.append(Finding("warning", CONFIG_FILE, text, found=", ".join(map(str, existing))))
+    elif policy is not None and policy.all is not None:
+        served = set(existing)
     else:
-        count = int(chosen.get("latest", {}).get("num_versions", 0)) or 1
-        served = set(sorted(there)[-count:])
+        latest = policy.latest.num_versions if policy is not None and policy.latest is not None else 0
+        served = set(sorted(existing)[-(latest or 1) :])
     if not served:
         findings.append(Finding("error", CONFIG_FILE, "no version is left to be served"))
     return served
 
 
-def settings_of(config: Mapping[str, Any], options: Mapping[str, str], findings: list[Finding]) -> Settings:
-    """The settings without the parameters that have something wrong, which are named."""
-    merged = with_defaults(config, options)
-    readable = {}
-    try:
-        check_operators(config)
-    except TnnError as error:
-        findings.append(of_error(error, CONFIG_FILE))
-    for key, value in merged["parameters"].items():
-        try:
-            if key.rpartition(".")[2] in PARAMETERS:
-                read_parameter(key, str(value.get("string_value", "")))
-        except TnnError as error:
-            findings.append(of_error(error, CONFIG_FILE))
-        else:
-            readable[key] = value
-    with logged() as told:
-        settings = _without_contradictions({**merged, "parameters": readable}, findings)
-    findings += [Finding("warning", CONFIG_FILE, text) for text in told]
+def settings_of(config: ModelConfig, options: CommandLine, findings: list[Finding]) -> ModelSettings:
+    """The settings, with the default in place of each that is wrong. Adds a finding about each of these."""
+    with logged() as warnings:
+        settings, problems = try_settings(config, options)
+    findings += [of_error(problem, CONFIG_FILE) for problem in problems]
+    findings += [Finding("warning", CONFIG_FILE, text) for text in warnings]
     try:
         engine_named(settings.engine)
     except TnnError as error:
         findings.append(of_error(error, CONFIG_FILE))
-    if settings.int8 not in get_args(Choice):
-        known = ", ".join(get_args(Choice))
-        findings.append(Finding("error", CONFIG_FILE, "unknown int8 form", expected=known, found=settings.int8))
-    if int(config.get("max_batch_size", 0)) < 0:
-        text = str(config["max_batch_size"])
-        findings.append(Finding("error", CONFIG_FILE, "max_batch_size is negative", found=text))
-    if "ensemble_scheduling" in config:
+    if config.max_batch_size < 0:
+        findings.append(Finding("error", CONFIG_FILE, "max_batch_size is negative", found=str(config.max_batch_size)))
+    if config.ensemble_scheduling is not None:
         findings.append(
             Finding(
                 "error",
@@ -125,92 +107,89 @@ def settings_of(config: Mapping[str, Any], options: Mapping[str, str], findings:
     return settings
 
 
-def _without_contradictions(config: Mapping[str, Any], findings: list[Finding]) -> Settings:
-    """The settings; without those of pictures where these do not go together, which is a finding."""
-    try:
-        return read_settings(config)
-    except TnnError as error:
-        findings.append(of_error(error, CONFIG_FILE))
-    others = {
-        key: value
-        for key, value in config["parameters"].items()
-        if (name := key.rpartition(".")[2]) in PARAMETERS and not PARAMETERS[name].per_input
-    }
-    return read_settings({**config, "parameters": others})
-
-
 @contextmanager
 def logged() -> Iterator[list[str]]:
-    """What the package warns of inside the block, instead of in the log; each sentence once."""
-    told: list[str] = []
+    """The package's warnings inside the block, which do not go to the log; each sentence once."""
+    messages: list[str] = []
 
     class Collecting(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if record.getMessage() not in told:
-                told.append(record.getMessage())
+            if record.getMessage() not in messages:
+                messages.append(record.getMessage())
 
     package = logging.getLogger("tnn_serving")
     collecting, before = Collecting(logging.WARNING), package.propagate
     package.addHandler(collecting)
     package.propagate = False
     try:
-        yield told
+        yield messages
     finally:
         package.propagate = before
         package.removeHandler(collecting)
 
 
 def contradictions(
-    config: Mapping[str, Any],
+    config: ModelConfig,
     folder: Path,
-    inputs: Sequence[TensorSpec],
+    inputs: Mapping[str, TensorSpec],
     blobs: Mapping[str, TensorSpec],
     optional: Sequence[str],
-    settings: Settings,
+    settings: ModelSettings,
 ) -> Iterator[Finding]:
     """Where the configuration and the network disagree; a type and dims that are both wrong are both named."""
-    done = complete(config, inputs=inputs, outputs=list(blobs.values()), optional=optional)
-    network = {spec.name: spec for spec in inputs}
-    for item in done.get("input", []):
-        yield from _of_item(item, network, lambda one: bind_inputs({"input": [one]}, inputs, settings))
-    for item in config.get("output", []):
-        filled = next(other for other in done["output"] if other["name"] == item["name"])
-        yield from _of_item(filled, blobs, lambda one: check_outputs({"output": [one]}, blobs))
-        yield from _labels(filled, blobs, folder)
-    for section in ("input", "output"):
-        names = [item["name"] for item in config.get(section, [])]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield Finding("warning", CONFIG_FILE, f"{section} `{name}` stands twice")
-    yield from _instances(config)
-    yield from _warmup(config, network, optional)
+    batched = config.batched
+    for control in (tensor for tensor in config.controls if tensor.name in inputs):
+        yield from _of_tensor(control, inputs, batched, lambda one: bind_control(one, inputs, batched=batched))
+    named = {tensor.name for tensor in (*config.input, *config.controls)}
+    for tensor in (*config.input, *(TensorConfig(name) for name in inputs if name not in named)):
+        yield from _of_tensor(tensor, inputs, batched, lambda one: bind_input(one, inputs, settings, batched=batched))
+    for tensor in config.output:
+        yield from _of_tensor(tensor, blobs, batched, lambda one: check_output(one, blobs, batched=batched))
+        if tensor.label_filename and tensor.name in blobs:
+            yield from _labels(tensor, blobs[tensor.name], folder)
+    for section, tensors in (("input", config.input), ("output", config.output)):
+        for name, count in Counter(tensor.name for tensor in tensors).items():
+            if count > 1:
+                yield Finding("warning", CONFIG_FILE, f"{section} `{name}` occurs {count} times")
+    if any(group.kind == "KIND_GPU" or group.gpus for group in config.instance_group):
+        yield Finding(
+            "error",
+            f"{CONFIG_FILE}, instance_group",
+            "models run on the CPU",
+            expected="KIND_CPU",
+            found="KIND_GPU",
+        )
+    yield from _warmup(config, inputs, optional)
 
 
-def _of_item(
-    item: dict[str, Any], network: Mapping[str, TensorSpec], compare: Callable[[dict[str, Any]], object]
+def _of_tensor(
+    tensor: TensorConfig, network: Mapping[str, TensorSpec], batched: bool, compare: Callable[[TensorConfig], object]
 ) -> Iterator[Finding]:
-    told: list[str] = []
-    spec = network.get(item["name"])
-    tries = [item]
-    if spec is not None and item.get("data_type") != "TYPE_STRING":
-        tries.append({**item, "data_type": f"TYPE_{TRITON_TYPE[spec.dtype]}"})
+    """What ``compare`` refuses of a tensor, and of the tensor with the network's type."""
+    spec = network.get(tensor.name)
+    found: list[Finding] = []
+    try:
+        tries = [complete_tensor(tensor, spec, batched=batched)]
+        if spec is not None and tensor.datatype != "BYTES":
+            tries.append(replace(tries[0], data_type=config_type(triton_type(spec.dtype))))
+    except TnnError as error:
+        tries = []
+        found.append(of_error(error, f"{CONFIG_FILE}, `{tensor.name}`"))
     for variant in tries:
         try:
             compare(variant)
-        except ConfigError as error:
-            if str(error) not in told:
-                told.append(str(error))
-                yield of_error(error)
+        except TnnError as error:
+            if of_error(error) not in found:
+                found.append(of_error(error))
+    yield from found
 
 
-def _labels(item: Mapping[str, Any], blobs: Mapping[str, TensorSpec], folder: Path) -> Iterator[Finding]:
-    name = str(item.get("label_filename", ""))
-    spec = blobs.get(item["name"])
-    if not name or spec is None:
-        return
+def _labels(tensor: TensorConfig, spec: TensorSpec, folder: Path) -> Iterator[Finding]:
     where = f"{CONFIG_FILE}, output `{spec.name}`"
+    name = tensor.label_filename
     path = folder / name
     if not path.is_file():
-        yield Finding("error", where, f"label file `{name}` is not there", expected="a text file in the model folder")
+        yield Finding("error", where, f"label file `{name}` does not exist", expected="a text file in the model folder")
         return
     try:
         lines = path.read_bytes().count(b"\n")
@@ -219,52 +198,61 @@ def _labels(item: Mapping[str, Any], blobs: Mapping[str, TensorSpec], folder: Pa
         return
     classes = max((dim for dim in spec.shape if dim is not None), default=0)
     if lines + 1 < classes:
-        yield Finding(
-            "warning", where, f"label file `{name}` is short", expected=f"{classes} lines", found=f"{lines} lines"
-        )
+        text = f"label file `{name}` is short"
+        yield Finding("warning", where, text, expected=f"{classes} lines", found=f"{lines} lines")
 
 
-def _instances(config: Mapping[str, Any]) -> Iterator[Finding]:
-    for group in config.get("instance_group", []):
-        if group.get("kind") == "KIND_GPU" or group.get("gpus"):
-            yield Finding(
-                "error",
-                f"{CONFIG_FILE}, instance_group",
-                "models run on the CPU",
-                expected="KIND_CPU",
-                found="KIND_GPU",
-            )
-
-
-def _warmup(config: Mapping[str, Any], network: Mapping[str, TensorSpec], optional: Sequence[str]) -> Iterator[Finding]:
-    for sample in config.get("model_warmup", []):
-        where = f"{CONFIG_FILE}, model_warmup `{sample.get('name', '')}`"
-        given = set(sample.get("inputs", {}))
-        missing = sorted(set(network) - set(optional) - given)
+def _warmup(config: ModelConfig, network: Mapping[str, TensorSpec], optional: Sequence[str]) -> Iterator[Finding]:
+    tensors = {tensor.name: tensor for tensor in config.input}
+    for sample in config.model_warmup:
+        where = f"{CONFIG_FILE}, model_warmup `{sample.name}`"
+        missing = sorted(set(network) - set(optional) - set(sample.inputs))
         if missing:
             yield Finding(
-                "error", where, f"input `{missing[0]}` is missing", expected=", ".join(network), found=", ".join(given)
+                "error",
+                where,
+                f"input `{missing[0]}` is missing",
+                expected=", ".join(network),
+                found=", ".join(sample.inputs),
             )
+        for name, value in sample.inputs.items():
+            if name in network:
+                dims = complete_tensor(
+                    tensors.get(name, TensorConfig(name)), network[name], batched=config.batched
+                ).dims
+                if not has_shape(value.dims, dims):
+                    yield Finding(
+                        "error",
+                        where,
+                        f"input `{name}` has other dims",
+                        expected=str(list(dims)),
+                        found=str(list(value.dims)),
+                    )
 
 
-def completions(config: Mapping[str, Any], completed: Mapping[str, Any]) -> list[str]:
+def completions(config: ModelConfig, completed: ModelConfig) -> list[str]:
     """What was filled in, a line each."""
     lines = []
-    if int(completed.get("max_batch_size", 0)) != int(config.get("max_batch_size", 0)):
-        lines.append(f"max_batch_size: {completed['max_batch_size']}")
-    if "dynamic_batching" in completed and "dynamic_batching" not in config:
+    if completed.max_batch_size != config.max_batch_size:
+        lines.append(f"max_batch_size: {completed.max_batch_size}")
+    if completed.dynamic_batching is not None and config.dynamic_batching is None:
         lines.append("dynamic_batching")
-    for section in ("input", "output"):
-        given = {item["name"]: item for item in config.get(section, [])}
-        for item in completed.get(section, []):
-            known = given.get(item["name"], {})
+    for section, before, after in (
+        ("input", config.input, completed.input),
+        ("output", config.output, completed.output),
+    ):
+        written = {tensor.name: tensor for tensor in before}
+        for tensor in after:
+            known = written.get(tensor.name, TensorConfig(tensor.name))
             parts = []
-            if known.get("data_type", "TYPE_INVALID") == "TYPE_INVALID":
-                parts.append(str(item["data_type"]))
-            if not known.get("dims"):
-                parts.append(f"dims {[int(dim) for dim in item['dims']]}")
-            if item.get("optional") and not known.get("optional"):
+            if not known.datatype:
+                parts.append(tensor.data_type)
+            if not known.dims:
+                parts.append(f"dims {list(tensor.dims)}")
+            if tensor.reshape is not None and known.reshape is None:
+                parts.append(f"reshape {list(tensor.reshape)}")
+            if tensor.optional and not known.optional:
                 parts.append("optional")
             if parts:
-                lines.append(f"{section} `{item['name']}`: {', '.join(parts)}")
+                lines.append(f"{section} `{tensor.name}`: {', '.join(parts)}")
     return lines

@@ -1,17 +1,17 @@
 """Everything that is wrong with a model repository, found before anything is served.
 
-Each model is looked at as the server would, but a problem does not end the look: contradictions, layers and files are
-all named. What has no error is then opened as the backend opens it, so that what passes here is served.
+Each model is read as the server reads it, but to the end: every contradiction, layer and file at fault is named. What
+has no error is then opened as the backend opens it, so that what passes here is served.
 """
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tnn_serving.analysis import analyse
 from tnn_serving.check.config import (
@@ -20,12 +20,13 @@ from tnn_serving.check.config import (
     contradictions,
     logged,
     of_error,
-    policy,
+    served_versions,
     settings_of,
 )
-from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, TRITON_TYPE
-from tnn_serving.config.parameters import TRUE, text_of, with_defaults
-from tnn_serving.config.settings import Settings, limits_of
+from tnn_serving.config.datatypes import triton_type
+from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig
+from tnn_serving.config.reading import CommandLine
+from tnn_serving.config.settings import ModelSettings
 from tnn_serving.config.text import read_config
 from tnn_serving.emit.limits import spelled_bytes
 from tnn_serving.engines import TensorSpec
@@ -39,7 +40,7 @@ from tnn_serving.serving.servable import Servable
 from tnn_serving.translate.graph import refusals
 
 HTTP_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
-"""Characters of a model's name that a URL takes as they are: Triton's HTTP endpoint undoes no percent encoding."""
+"""Characters of a model's name that need no escape in a URL: Triton's HTTP endpoint decodes no percent encoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,8 @@ class CheckedTensor:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """An estimate, at the default shapes: weights as stored and as the engine gets them, and the most that is alive of
-    activations at one time."""
+    """An estimate at the default shapes: weights as stored and as the engine gets them, and the largest sum of the
+    activations that are needed at one time."""
 
     stored_bytes: int
     weights_bytes: int
@@ -72,8 +73,8 @@ class Memory:
 
 @dataclass(slots=True)
 class CheckedVersion:
-    """One version. ``batch`` says whether the rows of a batch are independent, and why not; ``engine`` is empty where
-    it was not opened; ``completed`` is what ``config.pbtxt`` leaves out."""
+    """One version. ``batch`` says whether the rows of a batch are independent, or why not; ``engine`` is empty where
+    the version was not opened; ``completed`` is what ``config.pbtxt`` leaves out."""
 
     version: int
     served: bool
@@ -90,7 +91,7 @@ class CheckedVersion:
 
 @dataclass(slots=True)
 class CheckedModel:
-    """A model folder. ``kind`` is "tnn", "ensemble", or the backend or platform that judges it."""
+    """A model folder. ``kind`` is "tnn", "ensemble", or the backend or platform that serves it."""
 
     name: str
     repository: str
@@ -110,7 +111,7 @@ class CheckedModel:
 
 @dataclass(slots=True)
 class Checked:
-    """All models of all repositories; ``skipped`` are folders that are none."""
+    """All models of all repositories; ``skipped`` are folders without a model."""
 
     models: list[CheckedModel]
     skipped: list[str]
@@ -118,18 +119,18 @@ class Checked:
     warnings: int
 
 
-def check(repositories: Sequence[Path], options: Mapping[str, str] | None = None) -> Checked:
-    """Looks at repositories that one server is to serve together.
+def check(repositories: Sequence[Path], options: CommandLine | None = None) -> Checked:
+    """Checks repositories that one server is to serve together.
 
     Args:
         options: parameters of the server's command line (``--backend-config=tnn,KEY=VALUE``).
 
     Raises:
-        ServerError: a repository is missing, or is a model and no repository.
+        ServerError: a repository is missing, or is a model and not a repository.
     """
     models: list[CheckedModel] = []
     skipped: list[str] = []
-    configs: dict[str, Mapping[str, Any]] = {}
+    configs: dict[str, ModelConfig] = {}
     for repository in repositories:
         check_repository(repository)
         folders, others = model_folders(repository)
@@ -146,52 +147,57 @@ def check(repositories: Sequence[Path], options: Mapping[str, str] | None = None
     return Checked(models, skipped, errors, warnings)
 
 
-def _model(folder: Path, options: Mapping[str, str]) -> tuple[CheckedModel, Mapping[str, Any]]:
+def _model(folder: Path, options: CommandLine) -> tuple[CheckedModel, ModelConfig]:
     model = CheckedModel(folder.name, os.fspath(folder.parent), BACKEND)
-    config: dict[str, Any] = read_config(b"")
-    try:
-        file = folder / CONFIG_FILE
-        if file.exists():
-            config = read_config(file.read_bytes())
-    except OSError as error:
-        model.findings.append(Finding("error", CONFIG_FILE, f"cannot be read: {error.strerror}"))
-    except TnnError as error:
-        model.findings.append(of_error(error, CONFIG_FILE))
-    stated = str(config["backend"] or config["platform"])
+    config = _config(folder, model.findings)
+    stated = config.backend or config.platform
     if stated != BACKEND and (stated or not is_ours(folder)):
         model.kind = stated or "unknown"
         if model.kind == "unknown" and not model.findings:
             model.findings.append(
-                Finding("error", CONFIG_FILE, "neither backend nor platform, and no files of TNN: nothing can serve it")
+                Finding("error", CONFIG_FILE, "no backend, no platform, and no model files: nothing can serve it")
             )
         elif model.kind != "ensemble":
-            model.findings.append(Finding("note", CONFIG_FILE, f"left to `{stated}`, not judged here"))
+            model.findings.append(Finding("note", CONFIG_FILE, f"left to `{stated}`, not checked here"))
         return model, config
-    if config["name"] and config["name"] != folder.name:
+    if config.name and config.name != folder.name:
         model.findings.append(
-            Finding("error", CONFIG_FILE, "name differs from the folder's", expected=folder.name, found=config["name"])
+            Finding("error", CONFIG_FILE, "name differs from the folder's", expected=folder.name, found=config.name)
         )
-    config.update(name=folder.name, backend=BACKEND)
-    served = policy(config, folder, model.findings)
+    config = replace(config, name=folder.name, backend=BACKEND)
+    served = served_versions(config, folder, model.findings)
     settings = settings_of(config, options, model.findings)
-    model.findings += _sums(folder, text_of(with_defaults(config, options), "require_manifest"))
+    model.findings += _sums(folder, settings)
     for path in versions(folder):
         version = CheckedVersion(int(path.name), int(path.name) in served)
         model.versions.append(version)
-        with logged() as told:
+        with logged() as warnings:
             _version(version, folder, path, config, options, settings, may_open=not model.count("error"))
         known = {finding.problem for finding in model.findings}
-        version.findings += [Finding("warning", "", text) for text in told if text not in known]
+        version.findings += [Finding("warning", "", text) for text in warnings if text not in known]
         if not version.served:
             version.findings = [finding.softened() for finding in version.findings]
             version.findings.append(Finding("note", CONFIG_FILE, "not served: version_policy leaves it out"))
     return model, config
 
 
-def _sums(folder: Path, required: str) -> list[Finding]:
+def _config(folder: Path, findings: list[Finding]) -> ModelConfig:
+    """The configuration of a model folder, the empty one if it has none or cannot be read."""
+    try:
+        file = folder / CONFIG_FILE
+        if file.exists():
+            return read_config(file.read_bytes())
+    except OSError as error:
+        findings.append(Finding("error", CONFIG_FILE, f"cannot be read: {error.strerror}"))
+    except TnnError as error:
+        findings.append(of_error(error, CONFIG_FILE))
+    return ModelConfig()
+
+
+def _sums(folder: Path, settings: ModelSettings) -> list[Finding]:
     if not (folder / manifest.MANIFEST).exists():
-        if required.lower() in TRUE:
-            return [Finding("error", manifest.MANIFEST, "there is none, and `require_manifest` demands one")]
+        if settings.require_manifest:
+            return [Finding("error", manifest.MANIFEST, "missing, and `require_manifest` demands one")]
         return []
     try:
         return [of_error(problem, manifest.MANIFEST) for problem in manifest.verify(folder)]
@@ -203,35 +209,35 @@ def _version(
     report: CheckedVersion,
     folder: Path,
     path: Path,
-    config: Mapping[str, Any],
-    options: Mapping[str, str],
-    settings: Settings,
+    config: ModelConfig,
+    options: CommandLine,
+    settings: ModelSettings,
     *,
     may_open: bool,
 ) -> None:
     try:
         report.files = _files(path)
-        network = open_network(path, limits_of(with_defaults(config, options)))
+        network = open_network(path, settings.limits())
         if isinstance(network, TnnNetwork):
             report.layers = len(network.graph.layers)
             report.findings += [of_error(problem) for problem in refusals(network.graph, given=network.optional)]
         if report.findings:
             return
         _, dependence = network.batched(network.outputs)
-        analysis, _ = analyse(network, pictures=settings.pictures, raw_int8=settings.raw_int8, obstacle=dependence)
+        pictures = settings.conversions
+        analysis, _ = analyse(network, pictures=pictures, raw_int8=settings.raw_int8, obstacle=dependence)
+        inputs = {blob.name: TensorSpec(blob.name, blob.dtype, blob.known) for blob in analysis.inputs}
+        blobs = {blob.name: TensorSpec(blob.name, blob.dtype, blob.known) for blob in analysis.blobs}
+        report.inputs = [_tensor(spec) for spec in inputs.values()]
+        report.outputs = [_tensor(blobs[name]) for name in network.outputs if name in blobs]
     except (TnnError, OSError) as error:
         report.findings.append(of_error(error))
         return
-    inputs = [TensorSpec(blob.name, blob.dtype, blob.known) for blob in analysis.inputs]
-    blobs = {blob.name: TensorSpec(blob.name, blob.dtype, blob.known) for blob in analysis.blobs}
-    optional = network.optional
-    report.inputs = [_tensor(spec) for spec in inputs]
-    report.outputs = [_tensor(blobs[name]) for name in network.outputs if name in blobs]
     stored = sum(file.bytes for file in report.files)
     report.memory = Memory(stored, analysis.compiled_bytes, analysis.activation_bytes)
     report.batch = dependence or "rows are independent"
-    report.findings += _batch(dependence, inputs, int(config["max_batch_size"]))
-    report.findings += contradictions(config, folder, inputs, blobs, optional, settings)
+    report.findings += _batch(dependence, report.inputs, config.max_batch_size)
+    report.findings += contradictions(config, folder, inputs, blobs, network.optional, settings)
     if not may_open or any(finding.severity == "error" for finding in report.findings):
         return
     try:
@@ -245,7 +251,7 @@ def _version(
 
 
 def _tensor(spec: TensorSpec) -> CheckedTensor:
-    return CheckedTensor(spec.name, TRITON_TYPE[spec.dtype], [-1 if dim is None else dim for dim in spec.shape])
+    return CheckedTensor(spec.name, triton_type(spec.dtype), [-1 if dim is None else dim for dim in spec.shape])
 
 
 def _files(version: Path) -> list[CheckedFile]:
@@ -255,15 +261,15 @@ def _files(version: Path) -> list[CheckedFile]:
     return [CheckedFile(path.name, path.stat().st_size, manifest.sha256_of(path)) for path in files]
 
 
-def _batch(dependence: str | None, inputs: Sequence[TensorSpec], max_batch_size: int) -> Iterator[Finding]:
-    """What stands in the way of batches, if the configuration wants any."""
+def _batch(dependence: str | None, inputs: Sequence[CheckedTensor], max_batch_size: int) -> Iterator[Finding]:
+    """What prevents batches, if the configuration wants any."""
     if max_batch_size < 2 or dependence is None:
         return
-    stuck = [spec for spec in inputs if not spec.shape or spec.shape[0] is not None]
-    if stuck:
-        told = ", ".join(f"`{spec.name}` {_tensor(spec).dims}" for spec in stuck)
+    fixed = [tensor for tensor in inputs if tensor.dims[:1] != [-1]]
+    if fixed:
+        found = ", ".join(f"`{tensor.name}` {tensor.dims}" for tensor in fixed)
         text = f"max_batch_size is {max_batch_size}, but the network does not take another first dim"
-        yield Finding("warning", CONFIG_FILE, text, found=told, hint=dependence)
+        yield Finding("warning", CONFIG_FILE, text, found=found, hint=dependence)
     else:
         yield Finding("note", CONFIG_FILE, "requests of a batch are run one by one", found=dependence)
 
@@ -273,27 +279,24 @@ def _check_names(models: Sequence[CheckedModel]) -> None:
     for model in models:
         places[model.name].append(model)
         if not set(model.name) <= HTTP_NAME:
-            text = "the name can be asked for over gRPC only: Triton's HTTP endpoint does not undo percent encoding"
+            text = "the model can be reached over gRPC only: Triton's HTTP endpoint does not decode percent encoding"
             model.findings.append(Finding("warning", "name", text, found=ascii(model.name)))
     for group in places.values():
         if len(group) > 1:
-            told = ", ".join(model.repository for model in group)
+            text = "the same model is in several repositories; Triton serves none of them"
+            found = ", ".join(model.repository for model in group)
             for model in group:
-                model.findings.append(
-                    Finding(
-                        "error", "name", "the same model is in several repositories; Triton serves none", found=told
-                    )
-                )
+                model.findings.append(Finding("error", "name", text, found=found))
 
 
-def _steps(config: Mapping[str, Any], models: Sequence[CheckedModel]) -> Iterator[Finding]:
-    """What an ensemble's steps lack. Their tensors are for Triton to judge."""
-    steps = config.get("ensemble_scheduling", {}).get("step", [])
+def _steps(config: ModelConfig, models: Sequence[CheckedModel]) -> Iterator[Finding]:
+    """What an ensemble's steps lack. Triton itself checks their tensors."""
+    steps = config.ensemble_scheduling.step if config.ensemble_scheduling else ()
     if not steps:
         yield Finding("error", CONFIG_FILE, "the ensemble has no steps")
     known = {model.name: model for model in models}
     for k, step in enumerate(steps):
-        name, wanted = step.get("model_name", ""), int(step.get("model_version", -1))
+        name, wanted = step.model_name, step.model_version
         target = known.get(name)
         if target is None:
             yield Finding("error", f"step {k}", f"there is no model `{name}`", expected=", ".join(sorted(known)))
@@ -303,7 +306,7 @@ def _steps(config: Mapping[str, Any], models: Sequence[CheckedModel]) -> Iterato
             yield Finding("error", f"step {k}", f"model `{name}` has errors itself")
 
 
-def spelled_memory(memory: Memory | None) -> str:
+def memory_text(memory: Memory | None) -> str:
     """The estimate for people."""
     if memory is None:
         return ""

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tnn_serving.check.config import Finding
-from tnn_serving.check.repository import Checked, CheckedModel, CheckedTensor, spelled_memory
+from tnn_serving.check.repository import Checked, CheckedModel, CheckedTensor, memory_text
 from tnn_serving.check.repository import check as check_repositories
 from tnn_serving.cli.output import EXIT_BAD, JsonFlag, print_json, printable, stderr, stdout
 from tnn_serving.prepare.manifest import sign as sign_folder
@@ -103,7 +103,7 @@ def _table(found: Checked) -> Table:
                 "\n".join(_tensor(tensor) for tensor in version.outputs),
                 escape(version.batch),
                 version.engine,
-                spelled_memory(version.memory),
+                memory_text(version.memory),
                 _verdict([*model.findings, *version.findings]) if version.served else "not served",
             )
     return table

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.errors import ConfigError, RequestError, ServerError
 
 Protocol = Literal["http", "grpc"]
@@ -182,14 +183,14 @@ class Connection(AbstractContextManager["Connection"]):
         """
         self._check_ready(name)
         metadata = self._call(lambda: self._client.get_model_metadata(name, **self._json, **self._timeout))
-        config = self._call(lambda: self._client.get_model_config(name, **self._json, **self._timeout))
-        config = config.get("config", config)
-        optional = {item["name"] for item in config.get("input", []) if item.get("optional")}
+        answer = self._call(lambda: self._client.get_model_config(name, **self._json, **self._timeout))
+        config = ModelConfig.read(answer.get("config", answer))
+        optional = {tensor.name for tensor in config.input if tensor.optional}
         return ModelInfo(
             name,
             tuple(_tensor(item, optional) for item in metadata.get("inputs", [])),
             tuple(_tensor(item) for item in metadata.get("outputs", [])),
-            int(config.get("max_batch_size", 0)),
+            config.max_batch_size,
         )
 
     def infer(

@@ -1,5 +1,4 @@
-"""What an operator says of a model: Triton's configuration, our parameters in it, and the plan of cores that follows.
+"""What an operator writes about a model: Triton's configuration, the settings in it, and the plan of cores.
 
-In: ``config.pbtxt`` as Triton hands it over.  Out: typed records.  Must not import ``prepare`` or
-anything above.
+In: ``config.pbtxt`` as Triton passes it.  Out: typed records.  Must not import ``prepare`` or anything above.
 """

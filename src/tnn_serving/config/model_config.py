@@ -1,227 +1,242 @@
-"""Triton's model configuration: what of it concerns us, completing it, and saying where it contradicts the model.
+"""Triton's model configuration as typed records: the fields that are used here, all others kept.
 
-A configuration is the dict that Triton's ``config.pbtxt`` becomes in JSON. Completion fills only what is left out.
+The names are those of Triton's ``model_config.proto``. A configuration comes as JSON from Triton, or as text
+(:mod:`tnn_serving.config.text`), and leaves as JSON with everything that came.
 """
 
 from __future__ import annotations
 
-import copy
-import difflib
-import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-
-from tnn_serving.config.settings import Settings
-from tnn_serving.engines import TensorSpec
-from tnn_serving.errors import ConfigError, located
-from tnn_serving.pictures.fit import Fit
+from tnn_serving.config.datatypes import request_type
+from tnn_serving.config.message import Message, entry, integers, message, messages, read_integers
 
 BACKEND = "tnn"
 CONFIG_FILE = "config.pbtxt"
 
-TRITON_TYPE: dict[np.dtype, str] = {
-    np.dtype(np.float32): "FP32",
-    np.dtype(np.float16): "FP16",
-    np.dtype(np.float64): "FP64",
-    np.dtype(np.int8): "INT8",
-    np.dtype(np.int16): "INT16",
-    np.dtype(np.int32): "INT32",
-    np.dtype(np.int64): "INT64",
-    np.dtype(np.uint8): "UINT8",
-    np.dtype(np.uint16): "UINT16",
-    np.dtype(np.uint32): "UINT32",
-    np.dtype(np.uint64): "UINT64",
-    np.dtype(np.bool_): "BOOL",
-}
-"""Triton's names of element types; in a configuration they have the prefix ``TYPE_``."""
+Dims = tuple[int, ...]
 
-NUMPY_TYPE: dict[str, np.dtype] = {name: dtype for dtype, name in TRITON_TYPE.items()}
 
-Kind = Literal["tensor", "pixels", "encoded"]
+def _reshape(json: Mapping[str, Any]) -> Dims | None:
+    return read_integers(json.get("shape", ()))
+
+
+def _reshape_json(shape: Dims | None) -> object:
+    return {"shape": list(shape or ())}
 
 
 @dataclass(frozen=True, slots=True)
-class Binding:
-    """How one input of the configuration feeds the network."""
+class TensorConfig(Message):
+    """An input or output. Dims have no batch where ``max_batch_size`` is above 0; -1 is a free dim.
 
-    name: str
-    datatype: str
-    dims: tuple[int, ...]
-    kind: Kind
-
-
-_TOKEN = re.compile(
-    r"""\#[^\n]* | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' | [{}\[\]<>] | (?P<field>[A-Za-z_]\w*)\s*(?=[:{<\[])""",
-    re.VERBOSE,
-)
-
-
-def top_level_fields(text: str) -> set[str]:
-    """The names of the fields that a protobuf text (config.pbtxt) sets at its top level."""
-    fields = set()
-    depth = 0
-    for token in _TOKEN.finditer(text):
-        if token["field"] and depth == 0:
-            fields.add(token["field"])
-        elif token[0] in ("{", "[", "<"):
-            depth += 1
-        elif token[0] in ("}", "]", ">"):
-            depth -= 1
-    return fields
-
-
-def complete(
-    config: Mapping[str, Any],
-    *,
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
-    optional: Sequence[str],
-) -> dict[str, Any]:
-    """A copy of ``config`` in which inputs and outputs that were left out are filled in.
-
-    Args:
-        inputs, outputs: of the network as it runs, batch dim included.
-        optional: inputs that have a stored value.
+    Attributes:
+        dims: of the tensor as clients send or get it.
+        reshape: of the tensor as the network has it; ``None`` if that is the same.
+        optional: an input that requests may leave out.
+        label_filename: of an output: a file of class names in the model folder.
+        is_shape_tensor: of TensorRT's kind.
     """
-    done = copy.deepcopy(dict(config))
-    batched = int(done.get("max_batch_size", 0)) > 0
-    done["backend"] = done.get("backend") or BACKEND
-    for section, specs in (("input", inputs), ("output", outputs)):
-        given = list(done.get(section, []))
-        names = {item.get("name") for item in given}
-        # A list of outputs is a choice; one of inputs that lacks some is not.
-        missing = [] if section == "output" and given else [spec for spec in specs if spec.name not in names]
-        for spec in missing:
-            made: dict[str, Any] = {
-                "name": spec.name,
-                "data_type": f"TYPE_{TRITON_TYPE[spec.dtype]}",
-                "dims": _config_dims(spec.shape, batched),
-            }
-            if section == "input" and spec.name in optional:
-                made["optional"] = True
-            if section == "input" and not spec.shape:
-                made["reshape"] = {"shape": []}
-            given.append(made)
-        for item in given:
-            known = next((s for s in specs if s.name == item["name"]), None)
-            if known is not None and item.get("data_type", "TYPE_INVALID") == "TYPE_INVALID":
-                item["data_type"] = f"TYPE_{TRITON_TYPE[known.dtype]}"
-            if known is not None and not item.get("dims"):
-                encoded = item.get("data_type") == "TYPE_STRING"
-                item["dims"] = [1] if encoded else _config_dims(known.shape, batched)
-        done[section] = given
-    return done
+
+    name: str = entry(str, "")
+    data_type: str = entry(str, "TYPE_INVALID")
+    dims: Dims = integers()
+    reshape: Dims | None = entry(_reshape, None, _reshape_json)
+    optional: bool = entry(bool, False)
+    label_filename: str = entry(str, "")
+    is_shape_tensor: bool = entry(bool, False)
+
+    @property
+    def datatype(self) -> str:
+        """The type as requests name it; empty if it is left out."""
+        return request_type(self.data_type)
+
+    @property
+    def shape(self) -> Dims:
+        """Dims of the tensor as the network has it, without the batch."""
+        return self.dims if self.reshape is None else self.reshape
 
 
-def _config_dims(shape: Sequence[int | None], batched: bool) -> list[int]:
-    dims = [-1 if dim is None else dim for dim in shape]
-    # Triton knows no tensor without dims; a scalar is shown as [1].
-    return (dims[1:] if batched else dims) or [1]
+@dataclass(frozen=True, slots=True)
+class LatestVersions(Message):
+    """The policy to serve the latest versions."""
+
+    num_versions: int = entry(int, 0)
 
 
-def bind_inputs(config: Mapping[str, Any], inputs: Sequence[TensorSpec], settings: Settings) -> dict[str, Binding]:
-    """Pairs the configuration's inputs with the network's.
+@dataclass(frozen=True, slots=True)
+class SpecificVersions(Message):
+    """The policy to serve the versions that are named."""
 
-    Raises:
-        ConfigError: a name, type or rank on which configuration and network disagree; both sides are named.
-    """
-    network = {spec.name: spec for spec in inputs}
-    bound = {}
-    for item in config.get("input", []):
-        name = item["name"]
-        with located(f"config.pbtxt, input `{name}`"):
-            spec = network.get(name)
-            if spec is None:
-                raise ConfigError("the network has no such input", expected=", ".join(network) or "none", found=name)
-            kind: Kind = "encoded" if name in settings.encoded else "pixels" if name in settings.pictures else "tensor"
-            datatype = str(item["data_type"]).removeprefix("TYPE_")
-            dims = tuple(int(dim) for dim in item.get("reshape", item)["shape" if "reshape" in item else "dims"])
-            dims = tuple(int(dim) for dim in item["dims"])
-            if kind != "tensor":
-                spec = _request_spec(spec, kind, settings.pictures[name].fit)
-            _check_dims(spec, kind, datatype, dims, settings.max_batch_size > 0)
-            bound[name] = Binding(name, "BYTES" if datatype == "STRING" else datatype, dims, kind)
-    return bound
+    versions: tuple[int, ...] = integers()
 
 
-def _request_spec(spec: TensorSpec, kind: Kind, fit: Fit) -> TensorSpec:
-    """What requests may send for a picture input [N, H, W, C]: any size, if pictures are brought to one.
+@dataclass(frozen=True, slots=True)
+class VersionPolicy(Message):
+    """Which versions are served: one of these, the latest version if none is given."""
 
-    Raises:
-        ConfigError: that size is not the network's, or encoded pictures have no such channels.
-    """
-    batch, height, width, channels = spec.shape
-    if kind == "encoded" and channels not in (1, 3, 4):
-        raise ConfigError("encoded pictures have 1, 3 or 4 channels", expected=f"TYPE_UINT8 for {channels} channels")
-    if fit.size is None:
-        return spec
-    if any(want not in (None, have) for want, have in zip((height, width), fit.size, strict=True)):
-        raise ConfigError(
-            f"`{'crop' if fit.crop else 'resize'}` is not the size that the network takes",
-            expected=f"{height},{width}".replace("None", "any"),
-            found=f"{fit.size[0]},{fit.size[1]}",
+    latest: LatestVersions | None = message(LatestVersions)
+    all: Message | None = message(Message)
+    specific: SpecificVersions | None = message(SpecificVersions)
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimiter(Message):
+    """What an instance needs to run; only whether it needs any resource is used."""
+
+    resources: tuple[Message, ...] = messages(Message)
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceGroup(Message):
+    """Instances of a model."""
+
+    count: int = entry(int, 0)
+    kind: str = entry(str, "KIND_AUTO")
+    gpus: tuple[int, ...] = integers()
+    rate_limiter: RateLimiter | None = message(RateLimiter)
+
+
+@dataclass(frozen=True, slots=True)
+class Batching(Message):
+    """How requests are gathered: ``dynamic_batching``, or the strategy ``oldest`` of ``sequence_batching``."""
+
+    preferred_batch_size: tuple[int, ...] = integers()
+
+
+@dataclass(frozen=True, slots=True)
+class Control(Message):
+    """What a control tensor says: false or true, as one of two values; or the sequence's ID, of ``data_type``."""
+
+    int32_false_true: tuple[int, ...] = integers()
+    fp32_false_true: tuple[float, ...] = entry(tuple, ())
+    bool_false_true: tuple[bool, ...] = entry(tuple, ())
+    data_type: str = entry(str, "TYPE_INVALID")
+
+    @property
+    def tensor_type(self) -> str:
+        """The type of the tensor."""
+        pairs = (
+            (self.int32_false_true, "TYPE_INT32"),
+            (self.fp32_false_true, "TYPE_FP32"),
+            (self.bool_false_true, "TYPE_BOOL"),
         )
-    return replace(spec, shape=(batch, None, None, channels))
+        return next((name for values, name in pairs if values), self.data_type)
 
 
-def _check_dims(spec: TensorSpec, kind: Kind, datatype: str, dims: tuple[int, ...], batched: bool) -> None:
-    if kind == "encoded":
-        if dims not in ((1,), (-1,)):
-            raise ConfigError("encoded pictures come one an element", expected="dims: [ 1 ]", found=list(dims))
-        return
-    if datatype != TRITON_TYPE[spec.dtype]:
-        raise ConfigError(
-            "data type differs from the network's", expected=f"TYPE_{TRITON_TYPE[spec.dtype]}", found=f"TYPE_{datatype}"
-        )
-    wanted = spec.shape[1:] if batched or (kind == "pixels" and len(dims) == len(spec.shape) - 1) else spec.shape
-    if len(dims) != len(wanted) or any(
-        want is not None and have not in (-1, want) for want, have in zip(wanted, dims, strict=True)
-    ):
-        raise ConfigError(
-            "dims do not fit the network" + (" (the batch is not part of dims)" if batched else ""),
-            expected=[-1 if d is None else d for d in wanted],
-            found=list(dims),
-        )
+@dataclass(frozen=True, slots=True)
+class ControlInput(Message):
+    """A tensor that Triton adds to each request of a sequence: [1], and in front of it the batch."""
+
+    name: str = entry(str, "")
+    control: tuple[Control, ...] = messages(Control)
+
+    @property
+    def tensor(self) -> TensorConfig:
+        """The tensor, as an input that no client sends."""
+        data_type = self.control[0].tensor_type if self.control else "TYPE_INVALID"
+        return TensorConfig(self.name, data_type, dims=(1,))
 
 
-def check_outputs(config: Mapping[str, Any], outputs: Mapping[str, TensorSpec]) -> None:
-    """Compares the configuration's outputs with the blobs they name.
+@dataclass(frozen=True, slots=True)
+class SequenceBatching(Message):
+    """How the requests of a sequence are scheduled."""
 
-    Dims may be written without the batch, or flattened: the answer always carries the blob's own shape.
+    control_input: tuple[ControlInput, ...] = messages(ControlInput)
+    oldest: Batching | None = message(Batching)
 
-    Raises:
-        ConfigError: another type, or dims that cannot hold the blob's elements.
+
+@dataclass(frozen=True, slots=True)
+class EnsembleStep(Message):
+    """A model that an ensemble asks; version -1 is the latest."""
+
+    model_name: str = entry(str, "")
+    model_version: int = entry(int, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleScheduling(Message):
+    """What an ensemble consists of."""
+
+    step: tuple[EnsembleStep, ...] = messages(EnsembleStep)
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupInput(Message):
+    """An input of a warm-up request, as a client would send it but without the batch."""
+
+    data_type: str = entry(str, "TYPE_INVALID")
+    dims: Dims = integers()
+
+
+def _warmup_inputs(json: Mapping[str, Any]) -> Mapping[str, WarmupInput]:
+    return {name: WarmupInput.read(value) for name, value in json.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWarmup(Message):
+    """A request that runs before the model is ready."""
+
+    name: str = entry(str, "")
+    inputs: Mapping[str, WarmupInput] = entry(
+        _warmup_inputs, {}, lambda inputs: {name: value.to_json() for name, value in inputs.items()}
+    )
+
+
+def _parameters(json: Mapping[str, Any]) -> Mapping[str, str]:
+    return {key: str(value.get("string_value", "")) for key, value in json.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig(Message):
+    """The configuration of a model.
+
+    Attributes:
+        parameters: the text of each.
     """
-    for item in config.get("output", []):
-        name = str(item["name"])
-        if name not in outputs:
-            near = difflib.get_close_matches(name, outputs, 3)
-            raise ConfigError(
-                f"config.pbtxt, output `{name}`: the network has no such blob",
-                expected=", ".join(near) or "a blob that a layer produces",
-            )
-        spec = outputs[name]
-        label = PurePosixPath(str(item.get("label_filename", "")))
-        if label.is_absolute() or ".." in label.parts:
-            # Triton would read any file of the machine, and hand out its lines as class names.
-            raise ConfigError(
-                f"config.pbtxt, output `{name}`: label_filename leads out of the model folder", found=str(label)
-            )
-        with located(f"config.pbtxt, output `{spec.name}`"):
-            datatype = str(item["data_type"]).removeprefix("TYPE_")
-            if datatype != TRITON_TYPE[spec.dtype]:
-                raise ConfigError(
-                    "data type differs from the network's",
-                    expected=f"TYPE_{TRITON_TYPE[spec.dtype]}",
-                    found=f"TYPE_{datatype}",
-                )
-            dims = [int(dim) for dim in item["dims"]]
-            known = [dim for dim in spec.shape if dim is not None]
-            free = len(known) < len(spec.shape)
-            if -1 not in dims and not free and math.prod(dims) != math.prod(known):
-                raise ConfigError("dims do not fit the network", expected=known, found=dims)
+
+    name: str = entry(str, "")
+    platform: str = entry(str, "")
+    backend: str = entry(str, "")
+    version_policy: VersionPolicy | None = message(VersionPolicy)
+    max_batch_size: int = entry(int, 0)
+    input: tuple[TensorConfig, ...] = messages(TensorConfig)
+    output: tuple[TensorConfig, ...] = messages(TensorConfig)
+    instance_group: tuple[InstanceGroup, ...] = messages(InstanceGroup)
+    dynamic_batching: Batching | None = message(Batching)
+    sequence_batching: SequenceBatching | None = message(SequenceBatching)
+    ensemble_scheduling: EnsembleScheduling | None = message(EnsembleScheduling)
+    model_warmup: tuple[ModelWarmup, ...] = messages(ModelWarmup)
+    parameters: Mapping[str, str] = entry(
+        _parameters, {}, lambda texts: {key: {"string_value": text} for key, text in texts.items()}
+    )
+
+    @property
+    def batched(self) -> bool:
+        """The first dim of every tensor is a batch that ``dims`` leave out."""
+        return self.max_batch_size > 0
+
+    @property
+    def controls(self) -> tuple[TensorConfig, ...]:
+        """The tensors that Triton adds to the requests of a sequence, except those that clients send."""
+        sent = {tensor.name for tensor in self.input}
+        batching = self.sequence_batching
+        tensors = (control.tensor for control in batching.control_input) if batching else ()
+        return tuple(tensor for tensor in tensors if tensor.name not in sent)
+
+    @property
+    def instances(self) -> int:
+        """How many instances there are."""
+        return max(1, sum(group.count or 1 for group in self.instance_group))
+
+    @property
+    def needs_resources(self) -> bool:
+        """Instances need a resource of Triton's rate limiter, which takes it back when a request's call returns."""
+        return any(group.rate_limiter and group.rate_limiter.resources for group in self.instance_group)
+
+    @property
+    def preferred_batch_size(self) -> tuple[int, ...]:
+        """The numbers of rows that requests are preferably gathered to."""
+        batching = self.dynamic_batching or (self.sequence_batching and self.sequence_batching.oldest)
+        return batching.preferred_batch_size if batching else ()

@@ -1,148 +1,218 @@
-"""What a configuration says to us, read and checked as far as that goes without the network."""
+"""The settings of a model: every parameter of ``config.pbtxt`` that has a meaning here, declared once.
+
+To add one, add a field. :class:`tnn_serving.config.declaration.Setting` explains the parts of a declaration.
+"""
 
 from __future__ import annotations
 
-import difflib
-import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tnn_serving.choice import PrecisionChoice
-from tnn_serving.config.parameters import PARAMETERS, read_parameter, text_of
+from tnn_serving.config import readers
+from tnn_serving.config.declaration import Reach, Setting, declared, own, per_input, setting, without
 from tnn_serving.config.plan import PerformanceHint
+from tnn_serving.config.readers import NamedShapes
 from tnn_serving.emit.limits import Limits
 from tnn_serving.engines.shapes import ShapeLimits
-from tnn_serving.errors import ConfigError
-from tnn_serving.pictures.fit import Fit
+from tnn_serving.network.int8 import Choice as Int8Choice
+from tnn_serving.pictures.decode import MAX_PIXELS, PILLOWS_MAX_PIXELS
+from tnn_serving.pictures.fit import Fit, ResizeMode, Size
+from tnn_serving.pictures.resize import Interp
 from tnn_serving.translate.pictures import PictureInput
 
-log = logging.getLogger(__name__)
 
+@dataclass(frozen=True, slots=True)
+class PictureSettings:
+    """How the pictures of one input become a blob, in TNN's terms."""
 
-@dataclass(slots=True)
-class Settings:
-    """What a configuration says to us, read and checked as far as that goes without the network."""
-
-    engine: str
-    precision: PrecisionChoice
-    threads: int
-    streams: int
-    hint: PerformanceHint
-    cache_dir: Path | None
-    int8: str
-    raw_int8: bool
-    pictures: dict[str, PictureInput]
-    encoded: frozenset[str]
-    max_batch_size: int
-    max_joined_rows: int | None
-    shapes: ShapeLimits
-    warm_shapes: tuple[dict[str, tuple[int, ...]], ...]
-    memory_limit_bytes: int
-    check_tolerance: float
-
-
-def limits_of(config: Mapping[str, Any]) -> Limits:
-    """What a network may ask for, the time counted from now. Raises ConfigError."""
-    memory, seconds = (read_parameter(key, text_of(config, key)) for key in ("memory_limit_bytes", "load_timeout_s"))
-    return Limits(memory, time.monotonic() + seconds)
-
-
-def read_settings(config: Mapping[str, Any]) -> Settings:
-    """The settings of a configuration.
-
-    Raises:
-        ConfigError: a parameter has a value that cannot be read, or a per-input one names no picture input.
-    """
-    given = {key: str(value.get("string_value", "")) for key, value in config.get("parameters", {}).items()}
-    inputs = {item["name"]: item for item in config.get("input", [])}
-    pictures = {name for name, item in inputs.items() if item.get("data_type") in ("TYPE_UINT8", "TYPE_STRING")}
-    for key in given:
-        prefix, dot, suffix = key.rpartition(".")
-        if dot and suffix in PARAMETERS and PARAMETERS[suffix].per_input and prefix not in pictures:
-            raise ConfigError(
-                f"parameter `{key}` names no picture input",
-                expected=", ".join(sorted(pictures)) or "an input of data_type TYPE_UINT8 or TYPE_STRING",
-                found=prefix,
-            )
-
-    def value(key: str, name: str = "") -> Any:
-        spelled = f"{name}.{key}" if f"{name}.{key}" in given else key
-        return read_parameter(spelled, given.get(spelled, PARAMETERS[key].default))
-
-    for key in given:
-        if key.rpartition(".")[2] not in PARAMETERS:
-            near = difflib.get_close_matches(key, PARAMETERS, 1)
-            log.warning(
-                "parameter `%s` of config.pbtxt is not known%s", key, f"; is `{near[0]}` meant?" if near else ""
-            )
-    fits = {
-        name: Fit(
-            resize=value("resize", name),
-            mode=value("resize_mode", name),
-            interpolation=value("interpolation", name),
-            crop=value("crop", name),
-            border=value("border", name),
-        )
-        for name in pictures
-    }
-    for name, fit in fits.items():
-        _check_fit(name, fit, given)
-    return Settings(
-        engine=value("engine"),
-        precision=value("precision"),
-        threads=value("INFERENCE_NUM_THREADS"),
-        streams=value("NUM_STREAMS"),
-        hint=value("PERFORMANCE_HINT"),
-        cache_dir=value("cache_dir"),
-        int8=value("int8"),
-        raw_int8=value("raw_int8"),
-        pictures={
-            name: PictureInput(
-                scale=value("scale", name),
-                bias=value("bias", name),
-                reverse_channel=value("reverse_channel", name),
-                fit=fits[name],
-                max_pixels=value("max_pixels", name),
-            )
-            for name in pictures
-        },
-        encoded=frozenset(name for name in pictures if inputs[name]["data_type"] == "TYPE_STRING"),
-        max_batch_size=int(config.get("max_batch_size", 0)),
-        max_joined_rows=value("max_joined_rows"),
-        shapes=ShapeLimits(value("shape_cache_size"), value("shape_cache_bytes")),
-        warm_shapes=value("warm_shapes"),
-        memory_limit_bytes=value("memory_limit_bytes"),
-        check_tolerance=value("check_tolerance"),
+    scale: tuple[float, ...] = setting("1", readers.floats, "factor of each channel: one number, or one per channel")
+    bias: tuple[float, ...] = setting("0", readers.floats, "added after `scale`: one number, or one per channel")
+    reverse_channel: bool = setting(
+        "false", readers.flag, "swap the first and third channel of the pixels before `scale` and `bias`"
+    )
+    resize: Size | None = setting(
+        "none", readers.picture_size, "`height,width` that pictures are resized to, or `none`", reach=Reach.SERVING
+    )
+    resize_mode: ResizeMode = setting(
+        "stretch",
+        readers.one_of(ResizeMode),
+        "for other aspect ratios: `stretch`, `letterbox` (keeps all, adds a border) or `cover` (keeps the middle)",
+        reach=Reach.SERVING,
+    )
+    interpolation: Interp = setting(
+        "linear",
+        readers.one_of(Interp),
+        "between pixels when resizing: `linear` or `nearest`",
+        reach=Reach.SERVING,
+    )
+    crop: Size | None = setting(
+        "none",
+        readers.picture_size,
+        "`height,width` cut out of the middle after resizing, or `none`",
+        reach=Reach.SERVING,
+    )
+    border: tuple[int, ...] = setting(
+        "0",
+        readers.bytes_of_color,
+        "color around letterboxed pictures, 0 to 255: one number, or one per channel",
+        reach=Reach.SERVING,
+    )
+    max_pixels: int = setting(
+        str(MAX_PIXELS),
+        readers.pixel_limit,
+        f"largest width x height of an encoded picture, at most {PILLOWS_MAX_PIXELS}",
+        reach=Reach.SERVING,
     )
 
+    @property
+    def fit(self) -> Fit:
+        """How pictures of any size become pictures of one."""
+        return Fit(self.resize, self.resize_mode, self.interpolation, self.crop, self.border)
 
-def _check_fit(name: str, fit: Fit, given: Mapping[str, str]) -> None:
-    """Raises ConfigError for parameters of a picture input that contradict each other, or change nothing."""
+    @property
+    def conversion(self) -> PictureInput:
+        """How pixels become a blob."""
+        return PictureInput(self.scale, self.bias, self.reverse_channel)
 
-    def spelled(key: str) -> str:
-        return f"{name}.{key}" if f"{name}.{key}" in given else key
 
-    def idle(key: str, other: str) -> bool:
-        # What stands for all inputs may be of no use to one that has a setting of its own.
-        return spelled(key) in given and not (spelled(key) == key and f"{name}.{other}" in given)
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """The settings of a model, read and checked as far as that is possible without the network."""
 
-    def refuse(key: str, other: str, expected: str) -> None:
-        found = [f"`{spelled(k)}` {given.get(spelled(k), PARAMETERS[k].default)}" for k in (key, other)]
-        raise ConfigError(
-            f"parameters `{spelled(key)}` and `{spelled(other)}` do not go together",
-            expected=expected,
-            found=", ".join(found),
-        )
+    engine: str = setting("auto", str, "engine that runs the network: `auto`, `openvino` or `onnxruntime`")
+    precision: PrecisionChoice = setting(
+        "f32",
+        readers.one_of(PrecisionChoice),
+        "`f32`; `bf16` on CPUs that have it: faster, 0.4 to 2 % off; `auto`: `bf16` if measured to be faster by a "
+        "tenth and at most 1 % off",
+    )
+    int8: Int8Choice = setting(
+        "auto",
+        readers.one_of(Int8Choice),
+        "form of int8 layers: `exact` (TNN's codes), `fast` (int8 kernels), or `auto`: fast where that is safe",
+    )
+    raw_int8: bool = setting(
+        "false", readers.flag, "take and give int8 blobs as codes (`TYPE_INT8`) instead of float32"
+    )
+    threads: int = setting(
+        "0",
+        readers.count,
+        "inference threads; 0 for all that the process may use",
+        key="INFERENCE_NUM_THREADS",
+        reach=Reach.ENGINE,
+    )
+    streams: int = setting(
+        "0",
+        readers.count,
+        "inferences that run in parallel inside the engine; 0 or `AUTO`: one, or one per instance",
+        key="NUM_STREAMS",
+        reach=Reach.ENGINE,
+    )
+    hint: PerformanceHint = setting(
+        "AUTO",
+        readers.one_of(PerformanceHint),
+        "`LATENCY`: all threads for one inference, or divided among the instances; `THROUGHPUT`: one inference per "
+        "thread; `AUTO`: the first while few requests come, the second while many do",
+        key="PERFORMANCE_HINT",
+        reach=Reach.ENGINE,
+    )
+    max_joined_rows: int | None = setting(
+        "auto",
+        readers.count_or_auto,
+        "most rows of waiting requests that run as one inference; `auto` measures which number is fastest",
+        reach=Reach.SERVING,
+    )
+    shape_cache_size: int = setting(
+        "16", readers.count, "how many input shapes get an executable of their own: the most frequent ones"
+    )
+    shape_cache_bytes: int = setting(
+        "1GB",
+        readers.size_in_bytes,
+        "total memory for these executables, such as `512MB` or `2GB`",
+        measured=False,
+    )
+    warm_shapes: tuple[NamedShapes, ...] = setting(
+        "none",
+        readers.shapes,
+        "shapes that are compiled for before the model is ready, such as `data=1x3x224x224; data=1x3x480x640`; "
+        "several inputs of one are joined by `,`",
+        reach=Reach.SERVING,
+    )
+    cache_dir: Path | None = setting(
+        "none",
+        readers.folder,
+        "folder for what was measured and compiled, or `none`; for the server's command line only",
+        reach=Reach.ENGINE,
+        operators="only",
+    )
+    pictures: tuple[tuple[str, PictureSettings], ...] = per_input(PictureSettings)
+    memory_limit_bytes: int = setting(
+        "auto",
+        readers.memory,
+        "most memory for weights and activations, by estimate, such as `2GB`; `auto`: all there is",
+        measured=False,
+        operators="wins",
+    )
+    load_timeout_s: float = setting(
+        "120",
+        readers.seconds,
+        "seconds after which translating a network is given up, checked between layers; 0 for no limit",
+        reach=Reach.SERVING,
+        operators="wins",
+    )
+    require_manifest: bool = setting(
+        "false",
+        readers.flag,
+        "refuse a model folder without a `SHA256SUMS`",
+        reach=Reach.SERVING,
+        operators="wins",
+    )
+    check_tolerance: float = setting(
+        "1e-3",
+        readers.share,
+        "largest difference from `check.npz`, as a share of the output's largest value or of 1",
+        reach=Reach.SERVING,
+    )
 
-    for key in ("resize_mode", "interpolation"):
-        if fit.resize is None and idle(key, "resize"):
-            refuse(key, "resize", "a size to resize to")
-    if fit.mode != "letterbox" and idle("border", "resize_mode"):
-        refuse("border", "resize_mode", "`resize_mode` letterbox")
-    if fit.crop is not None and fit.mode == "letterbox":
-        refuse("crop", "resize_mode", "`resize_mode` stretch or cover")
-    if fit.crop is not None and fit.resize is not None and (fit.crop[0] > fit.resize[0] or fit.crop[1] > fit.resize[1]):
-        refuse("crop", "resize", "a crop within the size")
+    def picture(self, name: str) -> PictureSettings | None:
+        """The settings of a picture input; ``None`` for another input."""
+        return dict(self.pictures).get(name)
+
+    @property
+    def conversions(self) -> dict[str, PictureInput]:
+        """How the pixels of each picture input become a blob."""
+        return {name: picture.conversion for name, picture in self.pictures}
+
+    @property
+    def shape_limits(self) -> ShapeLimits:
+        """How many executables of single shapes there may be."""
+        return ShapeLimits(self.shape_cache_size, self.shape_cache_bytes)
+
+    def limits(self) -> Limits:
+        """What a network may use of memory and time, the time counted from now."""
+        return Limits(self.memory_limit_bytes, time.monotonic() + self.load_timeout_s)
+
+    def of_model(self) -> ModelSettings:
+        """The settings that decide a compiled model beside its engine's Options; all others have their defaults.
+
+        Models whose files, Options and these are equal are one.
+        """
+        pictures = tuple((name, without(picture, Reach.ENGINE, Reach.SERVING)) for name, picture in self.pictures)
+        return replace(without(self, Reach.ENGINE, Reach.SERVING), pictures=pictures)
+
+    def facts(self) -> dict[str, str]:
+        """What measurements of the model depend on, beside its engine's Options."""
+        return dict(self._facts())
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        for prefix, record in (("", self), *((f"{name}.", picture) for name, picture in self.pictures)):
+            for one in own(type(record)):
+                if one.measured and one.reach is Reach.MODEL:
+                    yield prefix + one.key, repr(getattr(record, one.name))
+
+
+SETTINGS: dict[str, Setting] = {one.key: one for one in declared(ModelSettings)}
+"""Every parameter of config.pbtxt that has a meaning here, by key; docs/serving.md is made from it."""

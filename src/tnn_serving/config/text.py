@@ -1,46 +1,56 @@
-"""config.pbtxt to what Triton makes of it, with the same message and the same strictness."""
+"""config.pbtxt as Triton reads it: the same messages, the same strictness."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.errors import ConfigError
 
 MAX_BYTES = 16 << 20
 """Far above any configuration."""
 
 
-def parse_config(text: str) -> Any:
-    """The ``ModelConfig`` that a text means; bytes that are no UTF-8 may stand in it as Python's surrogate escapes.
+def read_config(text: str | bytes) -> ModelConfig:
+    """The configuration of a text, with every field at its default that the text leaves out.
+
+    Args:
+        text: of config.pbtxt; bytes that are not UTF-8 may occur in it, in a string as Python's surrogate escapes.
 
     Raises:
-        ConfigError: not protobuf text, or a field that a model configuration does not have; with line and column.
+        ConfigError: not protobuf text, a field that a model configuration does not have (with line and column), or
+            larger than :data:`MAX_BYTES`.
     """
-    from google.protobuf import text_format  # imported here, with tritonclient's: they take a quarter of a second
-    from tritonclient.grpc.model_config_pb2 import ModelConfig
+    from google.protobuf import json_format
+
+    if len(text) > MAX_BYTES:
+        raise ConfigError("config.pbtxt is too large", expected=f"at most {MAX_BYTES} bytes", found=len(text))
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+    # Comments may hold what is not UTF-8; Triton does not mind.
+    message = _parsed(data.decode("utf-8", "replace"))
+    json = json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return ModelConfig.read(json)
+
+
+def mean_the_same(first: ModelConfig, second: ModelConfig) -> bool:
+    """Whether Triton reads two configurations as the same one, in every field."""
+    from google.protobuf import json_format
+    from tritonclient.grpc.model_config_pb2 import ModelConfig as ModelConfigMessage
+
+    one, other = (json_format.ParseDict(config.to_json(), ModelConfigMessage()) for config in (first, second))
+    return bool(one == other)
+
+
+def _parsed(text: str) -> Any:
+    # Imported here: protobuf and tritonclient's messages take a quarter of a second.
+    from google.protobuf import text_format
+    from tritonclient.grpc.model_config_pb2 import ModelConfig as ModelConfigMessage
 
     try:
-        # Comments may hold what is no UTF-8; Triton does not mind.
-        return text_format.Parse(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), ModelConfig())
+        return text_format.Parse(text, ModelConfigMessage())
     except text_format.ParseError as error:
         raise ConfigError("config.pbtxt cannot be read", found=str(error).replace(" : ", ": ", 1)) from None
     except RecursionError:
         raise ConfigError("config.pbtxt cannot be read", found="messages nested too deeply") from None
-
-
-def read_config(data: bytes) -> dict[str, Any]:
-    """The configuration in the form that a backend gets it in: field names as in the file, 64-bit integers as text.
-
-    Raises:
-        ConfigError: larger than :data:`MAX_BYTES`, or as :func:`parse_config`.
-    """
-    from google.protobuf import json_format
-
-    if len(data) > MAX_BYTES:
-        raise ConfigError("config.pbtxt is too large", expected=f"at most {MAX_BYTES} bytes", found=len(data))
-    read: dict[str, Any] = json_format.MessageToDict(
-        parse_config(data.decode("utf-8", "surrogateescape")),
-        preserving_proto_field_name=True,
-        always_print_fields_with_no_presence=True,
-    )
-    return read

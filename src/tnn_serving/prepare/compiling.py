@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from tnn_serving.analysis import Analysis
+from tnn_serving.config.readers import NamedShapes
+from tnn_serving.config.settings import ModelSettings
 from tnn_serving.engines import Options
 from tnn_serving.errors import ConfigError, RequestError
 from tnn_serving.model import Model
@@ -15,6 +16,48 @@ from tnn_serving.prepare.shared import SHARED
 from tnn_serving.translate.graph import Translation
 
 
+@dataclass(frozen=True, slots=True)
+class CompileRequest:
+    """What a network is compiled for. A model is made from its network and this alone, so that models can be shared
+    where both are equal.
+
+    Attributes:
+        settings: those that decide a model; the others have their defaults.
+        options: of the engine.
+        outputs: blobs that are served.
+        typical: shapes to measure at and to compile for.
+    """
+
+    settings: ModelSettings
+    options: Options
+    outputs: tuple[str, ...]
+    typical: NamedShapes
+
+    @classmethod
+    def of(cls, configured: Configured) -> CompileRequest:
+        """What a configuration asks for."""
+        settings, plan = configured.settings, configured.plan
+        options = Options(plan.threads, plan.streams, elastic=plan.elastic, cache_dir=settings.cache_dir)
+        typical = tuple(sorted(configured.typical.items()))
+        return cls(settings.of_model(), options, configured.outputs, typical)
+
+    def model(self, network: Network, analysis: Analysis, translation: Translation) -> Model:
+        """The compiled model. Raises EngineError if no engine takes the network."""
+        return Model(
+            network,
+            analysis,
+            translation,
+            engine=self.settings.engine,
+            options=self.options,
+            outputs=self.outputs,
+            precision=self.settings.precision,
+            int8=self.settings.int8,
+            shapes=self.settings.shape_limits,
+            typical=dict(self.typical),
+            facts=self.settings.facts(),
+        )
+
+
 def compile_model(network: Network, analysis: Analysis, translation: Translation, configured: Configured) -> Model:
     """The network on the engine that suits it, compiled for the shapes that the configuration declares.
 
@@ -22,49 +65,14 @@ def compile_model(network: Network, analysis: Analysis, translation: Translation
         EngineError: no engine takes the network.
         ConfigError: declared shapes do not fit the network.
     """
-    settings = configured.settings
-    planned = configured.plan
-    options = Options(planned.threads, planned.streams, elastic=planned.elastic, cache_dir=settings.cache_dir)
-
-    def make() -> Model:
-        return Model(
-            network,
-            analysis,
-            translation,
-            engine=settings.engine,
-            options=options,
-            outputs=configured.outputs,
-            precision=settings.precision,
-            int8=settings.int8,
-            shapes=settings.shapes,
-            typical=configured.typical,
-        )
-
-    key = (
-        analysis.fingerprint,
-        analysis.obstacle is None,
-        settings.engine,
-        options,
-        configured.outputs,
-        settings.precision,
-        repr(sorted(settings.pictures.items())),
-        settings.int8,
-        settings.raw_int8,
-        settings.shapes,
-        repr(sorted(configured.typical.items())),
-        settings.memory_limit_bytes,
-    )
-    model = SHARED.get(key, make)
+    request = CompileRequest.of(configured)
+    key = (analysis.fingerprint, analysis.obstacle is None, request)
+    model = SHARED.get(key, lambda: request.model(network, analysis, translation))
     try:
-        for shapes in settings.warm_shapes:
-            model.warm(shapes)
-        for rows in _declared_batches(configured.config):
+        for shapes in configured.settings.warm_shapes:
+            model.warm(dict(shapes))
+        for rows in configured.config.preferred_batch_size:
             model.warm({name: (rows, *shape[1:]) for name, shape in model.sizes.items()})
     except RequestError as error:
         raise ConfigError(f"declared shapes do not fit the network: {error}") from error
     return model
-
-
-def _declared_batches(config: Mapping[str, Any]) -> list[int]:
-    batching = config.get("dynamic_batching") or config.get("sequence_batching", {}).get("oldest") or {}
-    return [int(rows) for rows in batching.get("preferred_batch_size", [])]

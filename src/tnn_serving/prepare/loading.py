@@ -6,15 +6,15 @@ A chain of values: read → analyse → configure → compile → measure → ve
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tnn_serving.analysis import analyse
-from tnn_serving.config.model_config import CONFIG_FILE, top_level_fields
-from tnn_serving.config.parameters import check_operators, read_parameter, text_of, with_defaults
-from tnn_serving.config.settings import limits_of, read_settings
+from tnn_serving.config.model_config import CONFIG_FILE, Batching, ModelConfig
+from tnn_serving.config.prototext import top_level_fields
+from tnn_serving.config.reading import CommandLine, read_settings
+from tnn_serving.config.settings import ModelSettings
 from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.engines.choices import Choices
 from tnn_serving.errors import TnnError
@@ -55,30 +55,28 @@ class _Attempt:
     """A network to load with a configuration; ``joins`` where rows of requests are to be joined."""
 
     network: Network
-    config: Mapping[str, Any]
+    config: ModelConfig
     joins: bool
 
 
 def load_model(
     name: str,
     folder: Path,
-    config: Mapping[str, Any],
+    config: ModelConfig,
     *,
     version: int,
     completes: bool = True,
-    options: Mapping[str, str] | None = None,
+    options: CommandLine | None = None,
 ) -> Loaded:
     """Loads ``folder/<version>``; see :meth:`tnn_serving.serving.servable.Servable.open`."""
-    check_operators(config)
-    merged = with_defaults(config, options or {})
-    required = read_parameter("require_manifest", text_of(merged, "require_manifest"))
-    check_manifest(folder, version=version, required=required)
-    network = open_network(folder / str(version), limits_of(merged))
-    batched, obstacle = _for_batches(network, [str(item["name"]) for item in config.get("output", [])])
+    settings = read_settings(config, options or {})
+    check_manifest(folder, version=version, required=settings.require_manifest)
+    network = open_network(folder / str(version), settings.limits())
+    batched, obstacle = _for_batches(network, [tensor.name for tensor in config.output])
     ours = completes and _leaves_batching_to_us(folder, config)
-    attempts = _attempts(network, batched, merged, joins=obstacle is None, ours=ours)
+    attempts = _attempts(network, batched, config, joins=obstacle is None, ours=ours)
     for attempt in attempts:
-        model, configured = _compiled(name, attempt, obstacle, completes=completes)
+        model, configured = _compiled(name, attempt, settings, obstacle, completes=completes)
         if attempt.joins:
             obstacle = check_rows(model, configured.outputs)
             if obstacle is None:
@@ -87,7 +85,6 @@ def load_model(
     if obstacle is not None:
         log.info("%s: requests are not joined: %s", name, obstacle)
     gain = _measured(name, model, configured, joins=attempt.joins and obstacle is None)
-    settings = configured.settings
     check_recorded(model, folder / str(version) / RECORDED, settings.check_tolerance)
     return Loaded(model, configured, gain.rows, gain.seconds)
 
@@ -112,26 +109,25 @@ def _for_batches(network: Network, outputs: Sequence[str]) -> tuple[Network, str
         return network, str(error)
 
 
-def _attempts(
-    network: Network, batched: Network, config: Mapping[str, Any], *, joins: bool, ours: bool
-) -> list[_Attempt]:
+def _attempts(network: Network, batched: Network, config: ModelConfig, *, joins: bool, ours: bool) -> list[_Attempt]:
     """What to load, best first: with batches of our own choice, then as the configuration says."""
-    takes_batches = joins and int(config.get("max_batch_size", 0)) > 1
+    takes_batches = joins and config.max_batch_size > 1
     as_configured = _Attempt(batched if takes_batches else network, config, takes_batches)
     if not (joins and ours):
         return [as_configured]
-    wanted = {**config, "max_batch_size": COMPLETED_BATCH_SIZE}
-    if not config.get("sequence_batching"):
-        wanted.setdefault("dynamic_batching", {})
+    wanted = replace(config, max_batch_size=COMPLETED_BATCH_SIZE)
+    if config.sequence_batching is None:
+        wanted = replace(wanted, dynamic_batching=config.dynamic_batching or Batching())
     return [_Attempt(batched, wanted, joins=True), as_configured]
 
 
-def _compiled(name: str, attempt: _Attempt, obstacle: str | None, *, completes: bool) -> tuple[Model, Configured]:
-    settings = read_settings(attempt.config)
+def _compiled(
+    name: str, attempt: _Attempt, settings: ModelSettings, obstacle: str | None, *, completes: bool
+) -> tuple[Model, Configured]:
     analysis, translation = analyse(
         attempt.network,
-        outputs=[str(item["name"]) for item in attempt.config.get("output", [])],
-        pictures=settings.pictures,
+        outputs=[tensor.name for tensor in attempt.config.output],
+        pictures=settings.conversions,
         raw_int8=settings.raw_int8,
         obstacle=obstacle,
     )
@@ -144,21 +140,20 @@ def _compiled(name: str, attempt: _Attempt, obstacle: str | None, *, completes: 
 def _measured(name: str, model: Model, configured: Configured, *, joins: bool) -> BatchGain:
     """How long an inference takes, and how many rows to join."""
     settings = configured.settings
-    limit = int(configured.config.get("max_batch_size", 1)) if joins else 1
+    limit = configured.config.max_batch_size if joins else 1
     asked = settings.max_joined_rows
     gain = measure_rows(model, limit if asked is None else 1, Choices(settings.cache_dir))
     if asked is not None:
-        gain = replace(gain, rows=min(limit, asked), reason="asked for")
+        gain = replace(gain, rows=min(limit, asked), reason="as configured")
     if limit > 1:
         log.info("%s: up to %d rows of waiting requests run as one inference (%s)", name, gain.rows, gain.reason)
     return gain
 
 
-def _leaves_batching_to_us(folder: Path, config: Mapping[str, Any]) -> bool:
+def _leaves_batching_to_us(folder: Path, config: ModelConfig) -> bool:
     """Whether the configuration says nothing about batches: neither by a number nor by tensors with or without a batch
     dim, those of a warm-up included."""
-    said = any(config.get(section) for section in ("input", "output", "model_warmup"))
-    if said or int(config.get("max_batch_size", 0)) > 0:
+    if config.input or config.output or config.model_warmup or config.batched:
         return False
     file = folder / CONFIG_FILE
     try:

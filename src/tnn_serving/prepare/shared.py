@@ -10,7 +10,7 @@ from tnn_serving.model import Model
 
 
 class SharedModels:
-    """Models by what they depend on, as long as somebody uses them."""
+    """The models in use by all that they depend on, each until its last user is gone."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -18,7 +18,7 @@ class SharedModels:
         self._making: dict[Hashable, threading.Lock] = {}
 
     def get(self, key: Hashable, make: Callable[[], Model]) -> Model:
-        """The model of ``key``, made if nobody has it; whoever asks meanwhile waits for it."""
+        """The model of ``key``, made if there is none; other threads that ask meanwhile wait for it."""
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())
         with making:
@@ -31,4 +31,4 @@ class SharedModels:
 
 
 SHARED = SharedModels()
-"""The process' own."""
+"""The models of this process."""

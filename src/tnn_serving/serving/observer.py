@@ -1,4 +1,4 @@
-"""Who wants to know what a Servable does: nobody, or whatever the server publishes its metrics with."""
+"""The events of a Servable, and who receives them; the server publishes its metrics from them."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from typing import Protocol
 
 
 class Observer(Protocol):
-    """Told of events of one model version, from any thread. Times are in seconds, wall clock."""
+    """Receives the events of one model version, from any thread. Times are in seconds, wall clock."""
 
     def engine(self, name: str, precision: str, int8: str) -> None:
-        """The network runs on engine ``name``: once after loading."""
+        """The network runs on engine ``name``: once, after loading."""
 
     def compiled(self, seconds: float) -> None:
-        """A compilation of the network is done."""
+        """The model has been loaded, in this time."""
 
     def batch(self, rows: int) -> None:
         """An inference of so many rows begins."""
 
     def decoded(self, seconds: float) -> None:
-        """A picture has been decoded."""
+        """The pictures of a request have been decoded."""
 
     def shape_cache(self, hits: int, misses: int, size: int) -> None:
-        """So many hits and misses since the last call; so many compilations are kept now."""
+        """Hits and misses since the last call, and executables of single shapes that exist now."""
 
     def memory(self, nbytes: int) -> None:
         """The model takes so much memory now."""
 
 
 class Silent:
-    """An observer that takes no notice."""
+    """An observer that ignores everything."""
 
     def engine(self, name: str, precision: str, int8: str) -> None:
         pass

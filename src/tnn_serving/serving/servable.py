@@ -1,4 +1,4 @@
-"""A model that answers requests: reading tensors, pictures, running, and telling what is wrong.
+"""A model that answers requests: reads tensors and pictures, runs the network, and reports what is wrong.
 
 Requests and responses are small records over memory that belongs to the server; nothing here knows Triton's handles.
 """
@@ -8,34 +8,37 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tnn_serving.config.model_config import TRITON_TYPE, Binding
-from tnn_serving.config.plan import takes_turns
-from tnn_serving.config.settings import Settings
+from tnn_serving.config.datatypes import TRITON_TYPE
+from tnn_serving.config.model_config import CONFIG_FILE, ModelConfig
+from tnn_serving.config.reading import CommandLine
+from tnn_serving.config.reshape import has_shape
 from tnn_serving.engines import TensorSpec
 from tnn_serving.engines.shapes import ShapeCounts
-from tnn_serving.errors import CancelledError, RequestError, TnnError, located
+from tnn_serving.errors import CancelledError, ConfigError, RequestError, TnnError, located
 from tnn_serving.model import Model
 from tnn_serving.prepare.loading import Loaded, load_model
-from tnn_serving.serving.lanes import Lanes
 from tnn_serving.serving.observer import SILENT, Observer
-from tnn_serving.serving.pictures import prepare
+from tnn_serving.serving.pictures import PictureReader
 from tnn_serving.serving.tensors import RequestTensor, ResponseTensor, array_of, cut
+from tnn_serving.serving.workers import WorkerThreads
 
 log = logging.getLogger(__name__)
 
-LANES_FROM_S = 3e-4
-"""Inferences that take at least this long run in threads of their own, while the server's thread goes on; for shorter
-ones handing over would cost more than it gains."""
+WORKERS_FROM_S = 3e-4
+"""Inferences that take at least this long run in worker threads, while the server's thread goes on; for shorter ones
+the handover would cost more than it gains."""
 
 ServerMemory = Callable[[str, str, tuple[int, ...], int], memoryview]
 """Gives the server's memory for an output: name, datatype, shape and size in bytes."""
+
+AnswerCheck = Callable[[str, Sequence[int]], None]
+"""Raises TnnError where an output, by its name, cannot be sent in this shape."""
 
 Response = list[ResponseTensor]
 Result = Response | Exception | tuple[Response | Exception, ...]
@@ -51,12 +54,12 @@ class Requests:
     """One request, or several that agree in all but their rows and were gathered, row behind row.
 
     Attributes:
-        inputs: by name; ``data`` is valid until the answer is given.
-        outputs: what is asked for; nothing means all.
+        inputs: by name; ``data`` is valid until the requests are answered.
+        outputs: names of the requested outputs; none means all.
         rows: of each request.
-        is_cancelled: nobody waits for any of the answers any more.
+        is_cancelled: all of the requests have been cancelled.
         allocate: the server's memory for an output (name, datatype, shape, bytes); ``None`` for several requests.
-        traced: somebody wants to know what the time goes into; ``span`` takes (name, start, end) in ns.
+        traced: a trace wants to know where the time goes; ``span`` takes (name, start, end) in ns.
     """
 
     inputs: dict[str, RequestTensor]
@@ -82,27 +85,25 @@ class Servable:
         self.config = loaded.configured.config
         self.model: Model = loaded.model
         self.joins = loaded.joined_rows if loaded.joined_rows > 1 else 0
-        self._settings: Settings = loaded.configured.settings
-        self._bindings: Mapping[str, Binding] = loaded.configured.bindings
-        # Picture inputs are [N, H, W, C], and C is fixed by the weights.
-        self._channels = {s.name: s.shape[-1] or 0 for s in self.model.inputs if s.name in self._settings.pictures}
+        self._bindings = loaded.configured.bindings
+        self._pictures = _picture_readers(loaded)
         self._encodes = any(binding.kind == "encoded" for binding in self._bindings.values())
-        self._outputs = tuple(str(item["name"]) for item in self.config["output"])
-        # Triton adds these to the requests of a sequence; a network that takes one declares it as an input.
-        controls = self.config.get("sequence_batching", {}).get("control_input", [])
-        self._controls = {str(item["name"]) for item in controls} - set(self._bindings)
-        hands_over = loaded.seconds >= LANES_FROM_S and not takes_turns(self.config)
-        self._lanes = Lanes(loaded.configured.plan.in_flight, name) if hands_over else None
+        self._outputs = loaded.configured.outputs
+        self._reshaped = {tensor.name: tensor.reshape for tensor in self.config.output if tensor.reshape is not None}
+        # Triton adds these to the requests of a sequence, and not every network takes them.
+        self._controls = {tensor.name for tensor in self.config.controls} - set(self._bindings)
+        hands_over = loaded.seconds >= WORKERS_FROM_S and not self.config.needs_resources
+        self._workers = WorkerThreads(loaded.configured.plan.in_flight, name) if hands_over else None
 
     @classmethod
     def open(
         cls,
         folder: Path,
-        config: Mapping[str, Any],
+        config: ModelConfig,
         *,
         version: int,
         complete: bool = True,
-        options: Mapping[str, str] | None = None,
+        options: CommandLine | None = None,
         observer: Observer = SILENT,
     ) -> Servable:
         """Loads the model of ``folder/<version>``.
@@ -113,13 +114,13 @@ class Servable:
             version: which version.
             complete: fill in what the configuration leaves out.
             options: backend-wide defaults of the parameters in config.pbtxt.
-            observer: is told what happens.
+            observer: receives the events of the model.
 
         Raises:
             FormatError, UnsupportedLayer, ShapeError, EngineError: the model cannot be loaded.
             ConfigError: configuration and network disagree.
         """
-        name = str(config.get("name") or folder.name)
+        name = config.name or folder.name
         with located(f"model `{name}`, version {version}"):
             started = time.monotonic()
             loaded = load_model(name, folder, config, version=version, completes=complete, options=options)
@@ -130,20 +131,20 @@ class Servable:
             return cls(name, loaded, observer)
 
     def close(self) -> None:
-        """Lets go of the network; no request may be running."""
-        if self._lanes is not None:
-            self._lanes.close()
+        """Releases the network; no request may be running."""
+        if self._workers is not None:
+            self._workers.close()
         del self.model
 
     def execute(self, requests: Requests, finish: Callable[[Result], None]) -> Result | None:
-        """Answers requests, or says what is wrong with them; one never affects another.
+        """Answers requests, or says what is wrong with them; a bad request never affects its neighbours.
 
-        Returns ``None`` if the answer will be given to ``finish``, in another thread.
+        Returns ``None`` if the answer goes to ``finish`` later, in another thread.
         """
-        if self._lanes is None:
+        if self._workers is None:
             return self._answer(requests)
         came_ns = time.monotonic_ns() if requests.traced else 0
-        self._lanes.submit(lambda: finish(self._answer(requests, came_ns)))
+        self._workers.submit(lambda: finish(self._answer(requests, came_ns)))
         return None
 
     def shape_counts(self) -> ShapeCounts:
@@ -157,7 +158,7 @@ class Servable:
         return total
 
     def memory_bytes(self) -> int:
-        """An estimate of what the network takes: its weights as read, and what is compiled of them."""
+        """An estimate of the network's memory: its weights as read, and what is compiled of them."""
         caches = self.model.shape_caches()
         return self.model.analysis.weight_bytes * (1 + len(caches)) + sum(cache.memory_bytes for cache in caches)
 
@@ -189,7 +190,8 @@ class Servable:
         begin_ns = time.monotonic_ns() if requests.traced or self._encodes else 0
         feeds = {name: self._fed(tensor) for name, tensor in requests.inputs.items() if name not in self._controls}
         wanted = requests.outputs or self._outputs
-        lending = None if requests.allocate is None else _Lending(requests.allocate, wanted)
+        check = self._check_reshaped if self._reshaped else None
+        lending = None if requests.allocate is None else _Lending(requests.allocate, wanted, check)
         if self._encodes:
             self._observer.decoded((time.monotonic_ns() - begin_ns) * 1e-9)
         self._observer.batch(sum(requests.rows))
@@ -201,25 +203,51 @@ class Servable:
             requests.span("decode", begin_ns, fed_ns)
             requests.span("infer", fed_ns, time.monotonic_ns())
         lent = () if lending is None else lending.lent
+        if check is not None:
+            for name in wanted:
+                check(name, answer[name].shape)
         return [_tensor(name, answer[name]) for name in wanted if name not in lent]
+
+    def _check_reshaped(self, name: str, shape: Sequence[int]) -> None:
+        """Checks that an answer has the shape that ``reshape`` promises: Triton counts on it without looking.
+
+        Raises:
+            ConfigError: it has another one.
+        """
+        wanted = self._reshaped.get(name)
+        if wanted is not None and not has_shape(shape[1:] if self.config.batched else shape, wanted):
+            raise ConfigError(
+                f"{CONFIG_FILE}, output `{name}`: the answer to this request does not fit `reshape`",
+                expected=[*(-1,) * self.config.batched, *wanted],
+                found=list(shape),
+            )
 
     def _fed(self, tensor: RequestTensor) -> np.ndarray:
         binding = self._bindings.get(tensor.name)
         if binding is None:
             raise RequestError(f"there is no input `{tensor.name}`", expected=", ".join(self._bindings))
         try:
-            if binding.kind == "tensor":
-                return array_of(tensor, binding.datatype)
-            return prepare(
-                tensor,
-                binding,
-                self._settings.pictures[tensor.name],
-                self._channels[tensor.name],
-                most_bytes=self._settings.memory_limit_bytes,
-            )
+            if binding.kind != "tensor":
+                return self._pictures[tensor.name].pixels(tensor)
+            array = array_of(tensor, binding.datatype)
+            return array.reshape(array.shape[:-1]) if binding.scalar else array
         except TnnError as error:  # not `located`: this runs for every request
             error.where = (f"input `{tensor.name}`", *error.where)
             raise
+
+
+def _picture_readers(loaded: Loaded) -> dict[str, PictureReader]:
+    shapes = {spec.name: spec.shape for spec in loaded.model.inputs}
+    configured = loaded.configured
+    return {
+        name: PictureReader.of(
+            picture,
+            shapes[name][-1] or 0,  # [N, H, W, C], and C is fixed by the weights
+            encoded=configured.bindings[name].kind == "encoded",
+            memory_limit_bytes=configured.settings.memory_limit_bytes,
+        )
+        for name, picture in configured.settings.pictures
+    }
 
 
 class _Lending:
@@ -229,17 +257,20 @@ class _Lending:
         lent: names of the outputs that are computed there.
     """
 
-    __slots__ = ("_allocate", "_wanted", "lent")
+    __slots__ = ("_allocate", "_check", "_wanted", "lent")
 
-    def __init__(self, allocate: ServerMemory, wanted: Sequence[str]) -> None:
+    def __init__(self, allocate: ServerMemory, wanted: Sequence[str], check: AnswerCheck | None) -> None:
         self._allocate = allocate
         self._wanted = wanted
+        self._check = check
         self.lent: tuple[str, ...] = ()
 
     def __call__(self, spec: TensorSpec) -> np.ndarray | None:
         if spec.name not in self._wanted:
             return None
         shape = tuple([dim or 0 for dim in spec.shape])
+        if self._check is not None:
+            self._check(spec.name, shape)
         size = math.prod(shape) * spec.dtype.itemsize
         memory = self._allocate(spec.name, TRITON_TYPE[spec.dtype], shape, size)
         self.lent = (*self.lent, spec.name)
@@ -256,5 +287,5 @@ def _apart(requests: Requests) -> list[Requests]:
 
 
 def _tensor(name: str, array: np.ndarray) -> ResponseTensor:
-    # Triton knows no tensor without dims; a scalar is sent as [1]. What engines answer is contiguous.
+    # Triton has no tensor without dims; a scalar is sent as [1]. What engines answer is contiguous.
     return ResponseTensor(name, TRITON_TYPE[array.dtype], array.shape or (1,), array)

@@ -10,7 +10,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from tnn_serving.config.model_config import NUMPY_TYPE
+from tnn_serving.config.datatypes import NUMPY_TYPE
 from tnn_serving.errors import RequestError
 
 

@@ -6,15 +6,13 @@ first and third channel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ConfigError
 from tnn_serving.graph import Input
-from tnn_serving.pictures.decode import MAX_PIXELS
-from tnn_serving.pictures.fit import Fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +20,13 @@ class PictureInput:
     """How pixels become a blob, in TNN's terms.
 
     Attributes:
-        scale, bias: one number for all channels, or one a channel, in the order of the blob's channels.
+        scale, bias: one number for all channels, or one per channel, in the order of the blob's channels.
         reverse_channel: swap the first and third channel before scale and bias.
-        fit: the size that every picture is brought to first, and how.
-        max_pixels: cap on width x height of encoded pictures.
     """
 
     scale: tuple[float, ...] = (1.0,)
     bias: tuple[float, ...] = (0.0,)
     reverse_channel: bool = False
-    fit: Fit = field(default_factory=Fit)
-    max_pixels: int = MAX_PIXELS
 
 
 def pixels(
@@ -51,7 +45,7 @@ def pixels(
     if len(item.dims) != 4:
         raise ConfigError(f"input `{item.name}` is no picture", expected="4 dims [N, C, H, W]", found=list(item.dims))
     channels = item.dims[1]
-    for what, values in (("scale", picture.scale), ("bias", picture.bias), ("border", picture.fit.border)):
+    for what, values in (("scale", picture.scale), ("bias", picture.bias)):
         if len(values) not in (1, channels):
             raise ConfigError(
                 f"`{what}` does not fit input `{item.name}`", expected=f"1 or {channels} numbers", found=len(values)

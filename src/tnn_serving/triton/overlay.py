@@ -16,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from tnn_serving.config.model_config import CONFIG_FILE, top_level_fields
+from tnn_serving.config.model_config import CONFIG_FILE
+from tnn_serving.config.prototext import top_level_fields
 from tnn_serving.repository import BACKEND_LINE, Skipped, check_repository, is_ours, model_folders
 
 REMOTE = ("s3://", "gs://", "as://")

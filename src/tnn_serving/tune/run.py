@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any
 
-from tnn_serving.config.text import parse_config
+from tnn_serving.config.model_config import ModelConfig
+from tnn_serving.config.text import read_config
 from tnn_serving.engines import ENGINES
 from tnn_serving.engines.cpu import available_cores, this_cpu
 from tnn_serving.errors import ConfigError
@@ -96,14 +96,14 @@ def tune(
     return report, outcome.chosen
 
 
-def _most_rows(config: dict[str, Any]) -> int:
+def _most_rows(config: ModelConfig) -> int:
     """How many rows requests may be joined to; 1 if Triton does not gather them."""
-    return int(config.get("max_batch_size", 0)) if "dynamic_batching" in config else 1
+    return config.max_batch_size if config.dynamic_batching is not None else 1
 
 
 def _kept(text: str, fixed: frozenset[str]) -> dict[str, str]:
-    config = parse_config(text)
-    kept = {key: config.parameters[key].string_value for name, key in PARAMETER.items() if name in fixed}
+    config = read_config(text)
+    kept = {key: config.parameters.get(key, "") for name, key in PARAMETER.items() if name in fixed}
     if "instances" in fixed:
         kept["instance_group"] = " ".join(f"count {group.count or 1}" for group in config.instance_group)
     return {key: value for key, value in kept.items() if value}

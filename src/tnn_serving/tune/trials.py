@@ -21,7 +21,8 @@ from tnn_serving.client import connect
 from tnn_serving.client.load import Measurement, Target, measure
 from tnn_serving.client.load.answers import TOLERANCE
 from tnn_serving.client.load.inputs import file_shapes
-from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, top_level_fields
+from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig
+from tnn_serving.config.prototext import top_level_fields
 from tnn_serving.deviation import relative_error
 from tnn_serving.errors import ServerError, TnnError
 from tnn_serving.triton.background import Background, OneModel
@@ -148,9 +149,9 @@ class Trials:
         """Of tritonserver. Raises ServerError."""
         return str(self._ask("/v2").get("version", "unknown"))
 
-    def config(self, candidate: Candidate = DEFAULT) -> dict[str, Any]:
+    def config(self, candidate: Candidate = DEFAULT) -> ModelConfig:
         """The configuration of a loaded candidate, completed by the server. Raises ServerError."""
-        return self._ask(f"/v2/models/{self._served[candidate].name}/config")
+        return ModelConfig.read(self._ask(f"/v2/models/{self._served[candidate].name}/config"))
 
     def inputs(self) -> dict[str, list[int]]:
         """Dims of what is sent, by input."""

@@ -1,7 +1,7 @@
 """Writes chosen settings into a ``config.pbtxt``: what the user wrote stays as it is, byte for byte.
 
 What is chosen goes into a block at the end, between two comments, with the evidence. The next time the block is
-replaced. A value that the user wrote is changed only with ``force``, and then where it stands.
+replaced. A value that the user wrote is changed only with ``force``, and then in its place.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import difflib
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tnn_serving.config.parameters import PARAMETERS
-from tnn_serving.config.text import parse_config
+from tnn_serving.config.model_config import InstanceGroup, ModelConfig
+from tnn_serving.config.prototext import Value, locate
+from tnn_serving.config.settings import SETTINGS
+from tnn_serving.config.text import mean_the_same, read_config
 from tnn_serving.errors import ConfigError
-from tnn_serving.tune.prototext import Value, locate
 from tnn_serving.tune.space import PARAMETER, Candidate
 
 BEGIN = "# tnn-serving tune: begin"
@@ -40,7 +42,7 @@ def without_block(text: str) -> str:
 
 def fixed_fields(text: str) -> frozenset[str]:
     """Fields of a candidate about which the user wrote something."""
-    config = parse_config(without_block(text))
+    config = read_config(without_block(text))
     names = {name for name, key in PARAMETER.items() if key in config.parameters}
     if {"hint", "streams"} & names:  # two words for one thing
         names |= {"hint", "streams"}
@@ -48,8 +50,8 @@ def fixed_fields(text: str) -> frozenset[str]:
 
 
 def cannot_be_changed(text: str) -> frozenset[str]:
-    """Fields that even ``force`` leaves alone: which of several instance groups would be meant, nobody can tell."""
-    groups = parse_config(without_block(text)).instance_group
+    """Fields that even ``force`` leaves alone: of several instance groups it is not clear which one is meant."""
+    groups = read_config(without_block(text)).instance_group
     return frozenset({"instances"} if len(groups) > 1 else ())
 
 
@@ -57,9 +59,10 @@ def earlier(text: str) -> Candidate | None:
     """What was written here before, if that can be read."""
     blocks = "".join(match[0] for match in _BLOCK.finditer(text))
     try:
-        config = parse_config(blocks)
-        given = {key: config.parameters[key].string_value for key in config.parameters}
-        values: dict[str, Any] = {name: given[key] for name, key in PARAMETER.items() if key in given}
+        config = read_config(blocks)
+        values: dict[str, Any] = {
+            name: config.parameters[key] for name, key in PARAMETER.items() if key in config.parameters
+        }
         for name in values.keys() & {"streams", "threads", "rows"}:
             values[name] = int(values[name])
     except (ConfigError, ValueError):
@@ -82,7 +85,7 @@ def with_settings(text: str, chosen: Candidate, evidence: Sequence[str] = (), *,
         ConfigError: the text cannot be read, or says something else than ``chosen`` and ``force`` is not given.
     """
     kept = without_block(text)
-    config = parse_config(kept)
+    config = read_config(kept)
     wanted = dict(chosen.parameters)
     instances = chosen.instances
     contradicting = _contradictions(config, wanted, instances)
@@ -144,15 +147,17 @@ def save(path: Path, text: str) -> Path | None:
     return backup if kept else None
 
 
-# ---- what is said already ----
+# ---- what is written already ----
 
 
-def _contradictions(config: Any, wanted: Mapping[str, str], instances: int | None) -> list[tuple[str, str, str]]:
+def _contradictions(
+    config: ModelConfig, wanted: Mapping[str, str], instances: int | None
+) -> list[tuple[str, str, str]]:
     """What the user wrote otherwise: key, the user's value, ours."""
     found = [
-        (key, config.parameters[key].string_value, value)
+        (key, config.parameters[key], value)
         for key, value in wanted.items()
-        if key in config.parameters and not _same(key, config.parameters[key].string_value, value)
+        if key in config.parameters and not _same(key, config.parameters[key], value)
     ]
     if instances is not None and config.instance_group:
         counts = [group.count or 1 for group in config.instance_group]
@@ -163,12 +168,12 @@ def _contradictions(config: Any, wanted: Mapping[str, str], instances: int | Non
 
 def _same(key: str, left: str, right: str) -> bool:
     try:
-        return bool(PARAMETERS[key].read(left) == PARAMETERS[key].read(right))
+        return bool(SETTINGS[key].read(left) == SETTINGS[key].read(right))
     except (ValueError, ConfigError):
         return left == right
 
 
-# ---- changing a value where it stands ----
+# ---- changing a value in its place ----
 
 
 def _with_value(text: str, key: str, value: str) -> str:
@@ -176,7 +181,7 @@ def _with_value(text: str, key: str, value: str) -> str:
     entry = [
         one
         for one in locate(text).all("parameters")
-        if key in parse_config(_as_field("parameters", text, one)).parameters
+        if key in read_config(_as_field("parameters", text, one)).parameters
     ][-1]
     holders = entry.all("value")
     if not holders:
@@ -191,7 +196,7 @@ def _with_count(text: str, count: int | None) -> str:
     (group, *more) = locate(text).all("instance_group")
     if more:
         raise ConfigError(
-            "config.pbtxt has several instance groups", hint="which one to change cannot be told; do it by hand"
+            "config.pbtxt has several instance groups", hint="it is not clear which one to change; do it by hand"
         )
     counts = group.all("count")
     return _replaced(text, counts[-1], str(count)) if counts else _inserted(text, group, f"count: {count}")
@@ -242,18 +247,17 @@ def _with_block(text: str, parameters: Mapping[str, str], instances: int | None,
     return text + (newline if text and not text.endswith("\n") else "") + block
 
 
-def _check(made: str, before: Any, wanted: Mapping[str, str], instances: int | None) -> None:
-    """Asks protobuf whether the new text means the old configuration with the new settings, and nothing else."""
-    expected = type(before)()
-    expected.CopyFrom(before)
-    for key, value in wanted.items():
-        if not (key in before.parameters and _same(key, before.parameters[key].string_value, value)):
-            expected.parameters[key].string_value = value
+def _check(made: str, before: ModelConfig, wanted: Mapping[str, str], instances: int | None) -> None:
+    """Checks that the new text means the old configuration with the new settings, and nothing else."""
+    changed = {
+        key: value
+        for key, value in wanted.items()
+        if not (key in before.parameters and _same(key, before.parameters[key], value))
+    }
+    expected = replace(before, parameters={**before.parameters, **changed})
     if instances is not None:
-        if not expected.instance_group:
-            group = expected.instance_group.add()
-            group.kind = group.KIND_CPU
-        if instances != (expected.instance_group[0].count or 1) or not before.instance_group:
-            expected.instance_group[0].count = instances
-    if parse_config(made) != expected:
+        first, *more = before.instance_group or (InstanceGroup(kind="KIND_CPU"),)
+        if instances != (first.count or 1) or not before.instance_group:
+            expected = replace(expected, instance_group=(replace(first, count=instances), *more))
+    if not mean_the_same(read_config(made), expected):
         raise ConfigError("config.pbtxt cannot be changed", hint="write the settings by hand; --dry-run shows them")

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Protocol, TypeAlias, cast
 
+from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.engines.background import BACKGROUND
 from tnn_serving.engines.shapes import ShapeCounts
 from tnn_serving.errors import (
@@ -254,7 +255,7 @@ def open_model(handle: int, name: str, version: int, folder: str, config_json: s
         with _first_alone(), in_own_mappings():
             servable = Servable.open(
                 Path(folder),
-                json.loads(config_json),
+                ModelConfig.read(json.loads(config_json)),
                 version=version,
                 complete=complete,
                 options=_Backend.options,
@@ -329,8 +330,8 @@ class Model:
         metrics.memory(servable.memory_bytes())
         self._failures = Failures(metrics.engine_errors)
         _Backend.watch.add(handle, self._publish)
-        self.completed_config = json.dumps(servable.config).encode()
-        self.max_batch_size = int(servable.config.get("max_batch_size", 0))
+        self.completed_config = json.dumps(servable.config.to_json()).encode()
+        self.max_batch_size = servable.config.max_batch_size
         self.joins = servable.joins
 
     def execute(self, group: GroupTuple) -> Answer | tuple[Answer, ...] | None:

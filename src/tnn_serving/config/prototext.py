@@ -1,6 +1,6 @@
-"""A protobuf text with the places of its fields, so that one value can be changed and every other byte kept.
+"""The places of a protobuf text's fields, so that one value can be changed and every other byte kept.
 
-What a text *means* is for protobuf's own parser to say; this one only finds where things stand.
+What a text *means* is for protobuf's own parser to say; this one only finds where its fields are.
 """
 
 from __future__ import annotations
@@ -22,13 +22,32 @@ _TOKEN = re.compile(
 _CLOSING = {"{": "}", "<": ">"}
 
 
+def top_level_fields(text: str) -> set[str]:
+    """The names of the fields that a text sets at its top level; also of a text that protobuf refuses."""
+    fields = set()
+    depth = 0
+    word = None
+    for token in _TOKEN.finditer(text):
+        if token.lastgroup == "blank":
+            continue
+        mark = token["mark"]
+        if word and depth == 0 and mark in (":", "[", *_CLOSING):
+            fields.add(word)
+        if mark in ("[", *_CLOSING):
+            depth += 1
+        elif mark in ("]", *_CLOSING.values()):
+            depth -= 1
+        word = token["word"]
+    return fields
+
+
 @dataclass(frozen=True, slots=True)
 class Value:
     """A value from ``start`` to ``end``, braces included.
 
     Attributes:
         fields: of a message; ``None`` of a scalar.
-        pieces: starts and ends of a scalar's tokens, since several strings beside each other are one.
+        pieces: starts and ends of a scalar's tokens, since several adjacent strings are one.
     """
 
     start: int
@@ -65,7 +84,7 @@ class _Token:
 
 
 class _Tokens:
-    """The tokens of a text, without blanks and comments, and where reading them has come to."""
+    """The tokens of a text, without blanks and comments, and a position among them."""
 
     def __init__(self, text: str) -> None:
         self._list = []
@@ -81,11 +100,11 @@ class _Tokens:
 
     @property
     def ahead(self) -> _Token | None:
-        """The next token, left where it is."""
+        """The next token, without moving on."""
         return self._list[self._next] if self._next < len(self._list) else None
 
     def take(self, *wanted: str) -> _Token | None:
-        """The next token if it is one of these marks, or any if none are given; otherwise ``None``."""
+        """The next token if it is one of these marks (any token if none are named); otherwise ``None``."""
         token = self.ahead
         if token is None or (wanted and (token.kind != "mark" or token.text not in wanted)):
             return None

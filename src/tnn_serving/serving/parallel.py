@@ -16,11 +16,11 @@ T = TypeVar("T")
 _here = threading.local()
 
 
-def side_by_side(action: Callable[[S], T], items: Sequence[S]) -> list[T]:
+def parallel_map(action: Callable[[S], T], items: Sequence[S]) -> list[T]:
     """``action`` on each item, as many at a time as the process has cores; the results in order.
 
-    It returns when all of them are done, also where one fails: items may lie in memory that is given back then.
-    Called from inside an action, it works one by one, so that the threads never wait for each other.
+    It returns when all of them are done, even if one fails: items may be in memory that is given back then. Called
+    from inside an action, it works one by one, so that the threads never wait for each other.
 
     Raises:
         The error of the first item that has one.

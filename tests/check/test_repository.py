@@ -25,7 +25,7 @@ def one(repository: Path, **options: str) -> CheckedModel:
     return model
 
 
-def told(model: CheckedModel, severity: str = "error") -> list[str]:
+def problems(model: CheckedModel, severity: str = "error") -> list[str]:
     return [f"{f.where}: {f.problem}" for _, f in model.everything() if f.severity == severity]
 
 
@@ -35,7 +35,7 @@ def test_a_good_model_has_everything_said_of_it(tmp_path: Path) -> None:
     ts.write_model(network({"x": (2, 3, 8, 8)}, CONVOLUTION, ["y"]), folder / "a.tnnproto", folder / "a.tnnmodel")
     model = one(tmp_path)
     (version,) = model.versions
-    assert told(model) == told(model, "warning") == []
+    assert problems(model) == problems(model, "warning") == []
     assert [(t.name, t.datatype, t.dims) for t in version.inputs] == [("x", "FP32", [-1, 3, -1, -1])]
     assert [(t.name, t.dims) for t in version.outputs] == [("y", [-1, 4, -1, -1])]
     assert version.engine in ("openvino", "onnxruntime")
@@ -58,7 +58,7 @@ def test_a_good_model_has_everything_said_of_it(tmp_path: Path) -> None:
 
 def test_every_layer_at_fault_is_named(tmp_path: Path) -> None:
     write_model(tmp_path, "net", proto=MANY_UNSUPPORTED)
-    assert told(one(tmp_path)) == [
+    assert problems(one(tmp_path)) == [
         "layer 0 `a` (Foo): type `Foo` is unknown",
         "layer 2 `c` (Bar): type `Bar` is unknown",
         "layer 3 `d` (Dropout): type `Dropout` cannot be executed",
@@ -80,11 +80,11 @@ instance_group [{ kind: KIND_GPU }]
 """,
     )
     model = one(tmp_path)
-    errors = told(model)
+    errors = problems(model)
     for text in (
         "parameter `NUM_STREAMS` cannot be read",
         "unknown engine",
-        "unknown int8 form",
+        "parameter `int8` cannot be read",
         "input `x`: data type differs",
         "input `x`: dims do not fit",
         "input `q`: the network has no such input",
@@ -94,7 +94,7 @@ instance_group [{ kind: KIND_GPU }]
     ):
         assert sum(text in error for error in errors) == 1, (text, errors)
     assert len(errors) == 9
-    assert [text for text in told(model, "warning") if "`engine` meant" in text]
+    assert [text for text in problems(model, "warning") if "`engine` meant" in text]
     (both,) = (f for _, f in model.everything() if "data type" in f.problem and "`x`" in f.where)
     assert (both.expected, both.found) == ("TYPE_FP32", "TYPE_INT32")
 
@@ -111,14 +111,14 @@ instance_group [{ kind: KIND_GPU }]
         ("version_policy { specific { versions: [ 4 ] } }", "no version is left"),
         ('parameters [{ key: "memory_limit_bytes" value: { string_value: "1.4kB" } }]', "too much memory"),
         ('parameters [{ key: "memory_limit_bytes" value: { string_value: "much" } }]', "cannot be read"),
-        ('parameters [{ key: "cache_dir" value: { string_value: "/tmp" } }]', "may not stand in config.pbtxt"),
-        ('output [{ name: "y" label_filename: "/etc/passwd" }]', "out of the model folder"),
-        ('output [{ name: "y" label_filename: "absent" }]', "is not there"),
+        ('parameters [{ key: "cache_dir" value: { string_value: "/tmp" } }]', "is not allowed in config.pbtxt"),
+        ('output [{ name: "y" label_filename: "/etc/passwd" }]', "outside of the model folder"),
+        ('output [{ name: "y" label_filename: "absent" }]', "does not exist"),
     ],
 )
 def test_configurations_that_are_refused(tmp_path: Path, config: str, error: str) -> None:
     write_model(tmp_path, "net").joinpath("config.pbtxt").write_bytes(config.encode("latin-1"))
-    assert [text for text in told(one(tmp_path)) if error in text]
+    assert [text for text in problems(one(tmp_path)) if error in text]
 
 
 @pytest.mark.parametrize(
@@ -136,16 +136,16 @@ def test_configurations_that_are_warned_of(tmp_path: Path, config: str, warning:
     (tmp_path / "net" / "labels").write_text("one\n")
     (tmp_path / "net" / "config.pbtxt").write_text(config)
     model = one(tmp_path)
-    assert not told(model)
-    assert [text for text in told(model, "warning") if warning in text]
+    assert not problems(model)
+    assert [text for text in problems(model, "warning") if warning in text]
 
 
 def test_versions_that_are_not_served_are_only_warned_of(tmp_path: Path) -> None:
     write_model(tmp_path, "net", proto=BROKEN)
     write_model(tmp_path, "net", version=2)
     model = one(tmp_path)
-    assert not told(model)
-    assert [text for text in told(model, "warning") if "NoSuchLayer" in text]
+    assert not problems(model)
+    assert [text for text in problems(model, "warning") if "NoSuchLayer" in text]
     assert [version.served for version in model.versions] == [False, True]
 
 
@@ -157,7 +157,7 @@ def test_a_batch_that_the_network_does_not_take(tmp_path: Path) -> None:
     (tmp_path / "net" / "config.pbtxt").write_text("max_batch_size: 4")
     model = one(tmp_path)
     assert "`r`" in model.versions[0].batch
-    assert [text for text in told(model, "warning") if "max_batch_size is 4" in text]
+    assert [text for text in problems(model, "warning") if "max_batch_size is 4" in text]
 
 
 def test_names_kinds_and_repositories(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_names_kinds_and_repositories(tmp_path: Path) -> None:
     assert models["python"].kind == "python"
     assert not models["python"].count("error")
     assert models["nothing"].count("error") == models["double"].count("error") == 1
-    assert "gRPC only" in told(models["new\nline"], "warning")[0]
+    assert "gRPC only" in problems(models["new\nline"], "warning")[0]
     assert [line for line in found.skipped if "no version folder" in line]
     with pytest.raises(ServerError, match="no model repository"):
         check([tmp_path / "absent"])
@@ -182,13 +182,13 @@ def test_names_kinds_and_repositories(tmp_path: Path) -> None:
 def test_manifest_is_checked_in_all_versions(tmp_path: Path) -> None:
     model = write_model(tmp_path, "net")
     write_model(tmp_path, "net", version=2)
-    assert told(one(tmp_path, require_manifest="true")) == [
-        "SHA256SUMS: there is none, and `require_manifest` demands one"
+    assert problems(one(tmp_path, require_manifest="true")) == [
+        "SHA256SUMS: missing, and `require_manifest` demands one"
     ]
     sign(model)
-    assert told(one(tmp_path, require_manifest="true")) == []
+    assert problems(one(tmp_path, require_manifest="true")) == []
     (model / "1" / "proto.tnnproto").write_bytes(BROKEN)
-    assert told(one(tmp_path)) == ["SHA256SUMS: file `1/proto.tnnproto` has changed"]
+    assert problems(one(tmp_path)) == ["SHA256SUMS: file `1/proto.tnnproto` has changed"]
 
 
 def test_what_the_report_has(tmp_path: Path) -> None:
