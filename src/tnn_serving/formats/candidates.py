@@ -12,15 +12,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tnn_serving.errors import FormatError
+
 SHOWN = 8
 """How many names a message shows."""
 
-# What file managers and browsers append to the name of a copy, in front of the suffix, and "Copy of " before it.
+_PACKED = ("gz", "bz2", "xz", "zst", "lz4", "zip", "7z", "rar", "tar", "tgz")
+
+# What file managers, browsers and people append to the name of a copy, in front of the suffix; parentheses may be
+# full-width ones.
 _COPY = re.compile(
-    r"""(?: \s* - \s* (?:copy|副本)              # Windows
-          | \s+ copy | \s* 的副本 | \s* 副本     # macOS
-          | \s* [(（] (?: copy | another\ copy | \d+\w*\ copy | 副本 | 另一个副本 | 复件 | \d+ ) [)）]
-        ) (?: \s* [(（]? \d+ [)）]? )? $""",
+    r"""(?: [\s\-_.]+ (?: copy | backup | bak | old )
+          | \s* (?: -\s* )? 的? 副本
+          | \s* [(\uff08] (?: copy (?: \ \d+ )? | another\ copy | \d+\w*\ copy | 副本 | 复件 | \d+ ) [)\uff09]
+        ) (?: \s* [(\uff08]? \d+ [)\uff09]? )? $""",
     re.IGNORECASE | re.VERBOSE,
 )
 _COPY_OF = re.compile(r"^(?:copy of |复件 )", re.IGNORECASE)
@@ -57,11 +62,67 @@ def chosen(files: Sequence[Path], name: str) -> Path | None:
     return named(files, name) or (files[0] if len(files) == 1 else None)
 
 
-def listed(folder: Path) -> str:
-    """The names in a folder, for a message."""
+def none_found(folder: Path, names: Sequence[str], reason: str | None = None) -> FormatError:
+    """The error for a folder without the files of a model.
+
+    Args:
+        names: the usual name of each file that makes a model.
+        reason: why the files that are there are not enough; left out, the hint is what their names show.
+    """
+    hint = reason or _overlooked(folder, names)
+    return FormatError(f"no model in {folder}", expected=_wanted(names), found=_listed(folder), hint=hint)
+
+
+def several_found(folder: Path, kinds: Sequence[Sequence[Path]], names: Sequence[str]) -> FormatError:
+    """The error for a folder with several files of a kind, none of which has the usual name.
+
+    The hint names copies, and the files of one stem that are taken when they are renamed.
+
+    Args:
+        kinds: the candidates for each file that makes a model.
+        names: the usual name of each.
+    """
+    files = [file for kind in kinds for file in kind]
+    doubled = copies(files)
+    hints = [f"`{copy.name}` looks like a copy of `{first.name}`: remove it" for copy, first in doubled[:SHOWN]]
+    kept = [[file for file in kind if file not in dict(doubled)] for kind in kinds]
+    stems = [{file.stem.lower(): file.name for file in kind} for kind in kept]
+    whole = [stem for stem in stems[0] if all(stem in kind for kind in stems)]
+    taken = " and ".join(kind[whole[0]] for kind in stems) if whole else "the files of one model"
+    renamed = f"rename {taken} to {' and '.join(names)}, which are taken before others"
+    return FormatError(
+        f"several models in {folder}",
+        expected=_wanted(names),
+        found=", ".join(file.name for file in files),
+        hint=", or ".join(["; ".join(hints), renamed] if hints else [renamed]),
+    )
+
+
+def _wanted(names: Sequence[str]) -> str:
+    suffixes = " and ".join(f"one *{os.path.splitext(name)[1]}" for name in names)
+    return f"{' and '.join(names)}, or {suffixes}"
+
+
+def _listed(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return (", ".join(names[:SHOWN]) + more) or "nothing"
+
+
+def _overlooked(folder: Path, names: Sequence[str]) -> str | None:
+    """Why files that look like those of a model are none: hidden ones, and those with another suffix behind."""
+    suffixes = [os.path.splitext(name)[1] for name in names]
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        lower = path.name.lower()
+        if lower.startswith(".") and lower.endswith(tuple(suffixes)):
+            return f"`{path.name}` is ignored: its name begins with a dot"
+        for suffix in suffixes:
+            stem, found, rest = lower.rpartition(suffix + ".")
+            if found and rest in _PACKED:
+                return f"unpack `{path.name}`"
+            if found and stem:
+                return f"rename `{path.name}` to `{path.name[: len(stem) + len(suffix)]}`"
+    return None
 
 
 def copies(files: Iterable[Path]) -> list[tuple[Path, Path]]:

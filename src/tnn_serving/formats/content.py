@@ -59,7 +59,7 @@ _XML = Content("an XML document", _ANSWER)
 _JSON = Content("a JSON document", _ANSWER)
 _TEXT = Content("a text file", _ANSWER)
 _OPENVINO = Content("an OpenVINO model", _EXPORT)
-_LINK = Content("the path of another file", "Git writes a symbolic link so where it cannot make one: copy the file itself")
+_LINK = Content("the path of another file", "Git writes a link so where it cannot make one: copy the file itself")
 
 _SIGNATURES: tuple[tuple[int, bytes, Content], ...] = (
     (0, b"version https://git-lfs.github.com/spec/", _LFS),
