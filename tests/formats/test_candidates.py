@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from pathlib import Path
 
@@ -262,6 +263,14 @@ def test_folder_without_a_model(tmp_path: Path, names: list[str], found: str, hi
     assert error.expected == "proto.tnnproto and model.tnnmodel, or one *.tnnproto and one *.tnnmodel"
     assert re.fullmatch(found, str(error.found))
     assert error.hint == hint
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    for name in (b"a\xff.tnnproto", b"b\n.tnnproto", b"a\xff.tnnmodel"):
+        (tmp_path / os.fsdecode(name)).write_bytes(PROTO)
+    error = refusal(tmp_path)
+    assert error.found == r"a\udcff.tnnproto, b\n.tnnproto, a\udcff.tnnmodel"
+    assert r"rename a\udcff.tnnproto and a\udcff.tnnmodel to" in str(error)
 
 
 def test_network_without_weights_needs_no_model_file(tmp_path: Path) -> None:

@@ -38,10 +38,17 @@ def has_suffix(path: str | os.PathLike[str], *suffixes: str) -> bool:
 
 
 def candidates(folder: Path, suffix: str) -> list[Path]:
-    """The files of a folder that have the suffix, sorted by name; none if there is no such folder."""
+    """The files of a folder that have the suffix, sorted by name; none if there is no such folder.
+
+    Raises:
+        FormatError: the folder cannot be read.
+    """
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if has_suffix(path, suffix) and not path.is_dir())
+    try:
+        return sorted(path for path in folder.iterdir() if has_suffix(path, suffix) and not path.is_dir())
+    except OSError as error:
+        raise FormatError(f"{folder} cannot be read: {error.strerror}") from error
 
 
 def named(files: Sequence[Path], *names: str) -> Path | None:
@@ -84,16 +91,16 @@ def several_found(folder: Path, kinds: Sequence[Sequence[Path]], names: Sequence
     """
     files = [file for kind in kinds for file in kind]
     doubled = copies(files)
-    hints = [f"`{copy.name}` looks like a copy of `{first.name}`: remove it" for copy, first in doubled[:SHOWN]]
+    hints = [f"`{_shown(copy)}` looks like a copy of `{_shown(first)}`: remove it" for copy, first in doubled[:SHOWN]]
     kept = [[file for file in kind if file not in dict(doubled)] for kind in kinds]
-    stems = [{file.stem.lower(): file.name for file in kind} for kind in kept]
+    stems = [{file.stem.lower(): _shown(file) for file in kind} for kind in kept]
     whole = [stem for stem in stems[0] if all(stem in kind for kind in stems)]
     taken = " and ".join(kind[whole[0]] for kind in stems) if whole else "the files of one model"
     renamed = f"rename {taken} to {' and '.join(names)}, which are taken before others"
     return FormatError(
         f"several models in {folder}",
         expected=_wanted(names),
-        found=", ".join(file.name for file in files),
+        found=", ".join(map(_shown, files)),
         hint=", or ".join(["; ".join(hints), renamed] if hints else [renamed]),
     )
 
@@ -104,7 +111,7 @@ def _wanted(names: Sequence[str]) -> str:
 
 
 def _listed(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    names = [_shown(path) for path in sorted(folder.iterdir())] if folder.is_dir() else []
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return (", ".join(names[:SHOWN]) + more) or "nothing"
 
@@ -113,16 +120,21 @@ def _overlooked(folder: Path, names: Sequence[str]) -> str | None:
     """Why files that look like those of a model are none: hidden ones, and those with another suffix behind."""
     suffixes = [os.path.splitext(name)[1] for name in names]
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        lower = path.name.lower()
+        name, lower = _shown(path), _shown(path).lower()
         if lower.startswith(".") and lower.endswith(tuple(suffixes)):
-            return f"`{path.name}` is ignored: its name begins with a dot"
+            return f"`{name}` is ignored: its name begins with a dot"
         for suffix in suffixes:
             stem, found, rest = lower.rpartition(suffix + ".")
             if found and rest in _PACKED:
-                return f"unpack `{path.name}`"
+                return f"unpack `{name}`"
             if found and stem:
-                return f"rename `{path.name}` to `{path.name[: len(stem) + len(suffix)]}`"
+                return f"rename `{name}` to `{name[: len(stem) + len(suffix)]}`"
     return None
+
+
+def _shown(path: Path) -> str:
+    """A name as a message may carry it: printable, and no bytes that are not UTF-8."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in path.name)
 
 
 def copies(files: Iterable[Path]) -> list[tuple[Path, Path]]:

@@ -78,7 +78,7 @@ _SIGNATURES: tuple[tuple[int, bytes, Content], ...] = (
     (0, b"PK\x07\x08", _ZIP),
     (0, b"\x89HDF\r\n\x1a\n", Content("an HDF5 file, such as a Keras model", _EXPORT)),
     (4, b"TFL3", Content("a TensorFlow Lite model", _EXPORT)),
-    (8, b'{"', Content("a safetensors file", _EXPORT)),
+    (4, b'\0\0\0\0{"', Content("a safetensors file", _EXPORT)),
     (0, b"GGUF", Content("a GGUF file", "such language models are not supported")),
     (0, b"7767517", Content("an ncnn .param", _EXPORT)),
     (0, b"\x93NUMPY", Content("a NumPy array", _EXPORT)),
