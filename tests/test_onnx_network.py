@@ -117,7 +117,7 @@ def test_free_dims_may_be_spelled_minus_one(tmp_path: Path) -> None:
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(b"no protobuf")
-    with pytest.raises(FormatError, match=r"model\.onnx: no valid ONNX model"):
+    with pytest.raises(FormatError, match=r"model\.onnx: a text file, not an ONNX model"):
         ts.load(file)
     with pytest.raises(FormatError, match="cannot be read"):
         ts.load(tmp_path / "none.onnx")

@@ -27,7 +27,7 @@ from tnn_serving.engines.cpu import Cpu, available_cores, cpu_name
 from tnn_serving.engines.shapes import NO_SHAPES, Allocate, ShapeCache, ShapeLimits, zeros
 from tnn_serving.errors import ConfigError, EngineError, RequestError, located
 from tnn_serving.formats.tnn import read_model
-from tnn_serving.formats.tnn.files import onnx_file
+from tnn_serving.formats.tnn.files import ONNX_SUFFIX, onnx_file
 from tnn_serving.graph import Graph
 from tnn_serving.network.base import Network, Pictures, Variant
 from tnn_serving.network.int8 import Decision, processor
@@ -57,7 +57,7 @@ def to_network(source: Source) -> Network:
     """The network that a source means: see :func:`load`."""
     if isinstance(source, str | os.PathLike):
         path = Path(source)
-        file = path if path.suffix == ".onnx" else onnx_file(path) if path.is_dir() else None
+        file = onnx_file(path) if path.is_dir() else path if path.suffix.lower() == ONNX_SUFFIX else None
         if file is not None:
             return read_onnx(file)
     return TnnNetwork(to_graph(source))

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tnn_serving.emit.builder import Value
+from tnn_serving.formats.tnn.files import PROTO_SUFFIX
 from tnn_serving.graph import Graph
 from tnn_serving.layers.base import Layer
 from tnn_serving.tensor import PROTO_V1, BlobScale, Tensor
@@ -36,7 +37,8 @@ INT8_GAIN = {"quant_mobilenet_v2": 1.0, "quant_resnet50": 0.8}
 
 def network_name(source: str) -> str:
     """The name that seeds a network's weights: its file name without ``bench_`` and the ending."""
-    return Path(source).name.removesuffix(".tnnproto").removeprefix("bench_")
+    path = Path(source)
+    return (path.stem if path.suffix.lower() == PROTO_SUFFIX else path.name).removeprefix("bench_")
 
 
 def uniform(name: str, layer: str, field: str, count: int, seed: int) -> np.ndarray:

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tnn_serving.errors import ServerError
+from tnn_serving.formats.candidates import has_suffix
+from tnn_serving.formats.tnn.files import MODEL_SUFFIX, ONNX_SUFFIX, PROTO_SUFFIX
 
 BACKEND_LINE = b'backend: "tnn"\n'
 """What ``serve`` adds to a configuration that names neither backend nor platform."""
 
-MODEL_SUFFIXES = (".tnnproto", ".tnnmodel", ".onnx")
+MODEL_SUFFIXES = (PROTO_SUFFIX, MODEL_SUFFIX, ONNX_SUFFIX)
+
+MAC_METADATA = "__MACOSX"
+"""The folder of metadata in a zip archive that macOS has made: its tree repeats that of the archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +35,17 @@ def versions(model: Path) -> list[Path]:
 
 def is_ours(model: Path) -> bool:
     """Whether any version of a model holds files of a kind that the backend reads."""
-    return any(file.suffix in MODEL_SUFFIXES for version in versions(model) for file in version.iterdir())
+    return any(has_suffix(file, *MODEL_SUFFIXES) for version in versions(model) for file in version.iterdir())
 
 
 def model_folders(repository: Path) -> tuple[list[Path], list[Skipped]]:
-    """The model folders of a repository, and its folders that are none (hidden ones are not looked at)."""
+    """The model folders of a repository, and its folders that are none.
+
+    Hidden folders, and those that macOS puts into zip archives, are not looked at.
+    """
     models, skipped = [], []
     for folder in sorted(repository.iterdir()):
-        if folder.name.startswith(".") or not folder.is_dir():
+        if folder.name.startswith((".", MAC_METADATA)) or not folder.is_dir():
             continue
         try:
             found = bool(versions(folder))
@@ -61,7 +69,7 @@ def check_repository(path: Path) -> None:
         found = "nothing" if not path.exists() else "no folder" if not path.is_dir() else "a folder that can't be read"
         raise ServerError(f"no model repository at {path}", expected="a folder of model folders", found=found)
     layout = "a repository looks like REPOSITORY/NAME/1/proto.tnnproto"
-    if any(file.suffix in MODEL_SUFFIXES for file in path.iterdir()):
+    if any(has_suffix(file, *MODEL_SUFFIXES) for file in path.iterdir()):
         raise ServerError(f"{path} holds a model's files itself", hint=f"give its folder's parent; {layout}")
     if versions(path) and is_ours(path):
         raise ServerError(f"{path} is a model, not a repository", hint=f"give its parent, {path.parent}; {layout}")

@@ -65,13 +65,12 @@ def cut(count: int) -> bytes:
 
 
 TEXT = [
-    Broken("1 empty", ProtoError, "^proto: proto file is empty", b""),
+    Broken("1 empty", ProtoError, "^proto: an empty file, not a .tnnproto", b""),
     Broken("1 only quotes", ProtoError, "proto file is empty", b'""\n"\n'),
     Broken("1 only blanks", ProtoError, "proto file is empty", b' \r\n\t"'),
     Broken("2 four lines", ProtoError, "proto is truncated.*at least 5 header lines.*3 commas", PROTO[:52]),
     Broken("2 one word", ProtoError, "proto is truncated", b"hello"),
-    Broken("2 binary", ProtoError, "NUL", MODEL),
-    Broken("2 UTF-16", ProtoError, "NUL .*UTF-16", PROTO.decode().encode("utf-16")),
+    Broken("2 NUL byte", ProtoError, "a NUL byte.*text in UTF-8.*at byte 25", PROTO.replace(b"4 1 1", b"4\0001 1")),
     Broken(
         "3 version missing",
         ProtoError,
@@ -93,7 +92,9 @@ TEXT = [
     Broken("4 colon first", ProtoError, "input line.*entry 0 is incomplete", inputs(": x 1 2 0")),
     Broken("5 rank too large", ProtoError, "input line, input `x`: rank says 5.*5 dims", inputs("x 5 1 2 2 2")),
     Broken("5 huge rank", ProtoError, "input `x`: rank says 2147483647", inputs("x 2147483647 1 2 2 2")),
-    Broken("6 no data type", ProtoError, "input `x`.*name, rank, 4 dims, data type", inputs("x 4 1 2 2 2")),
+    Broken("6 no dim", ProtoError, "input `x`.*name, rank, 4 dims, data type.*'x 4 1 2 2 0'", inputs("x 4 1 2 2 0")),
+    Broken("6 no dim but the type", ProtoError, "input `x`.*name, rank, 1 dims, data type", inputs("x 1 0")),
+    Broken("6 no dim of two inputs", ProtoError, "input `b`.*name, rank, 2 dims", inputs("a 2 1 2 : b 2 1 0")),
     Broken("6 extra word", ProtoError, "input `x`.*name, rank, 2 dims, data type", inputs("x 2 1 2 0 0")),
     Broken("6 unknown data type", ProtoError, "input `x`: unknown data type.*0 to 6.*7", inputs("x 2 1 2 7")),
     Broken("6 version 1 line", ProtoError, "input `x`.*name, rank, 1 dims, data type", inputs("x 1 3 4 4")),
@@ -201,7 +202,7 @@ TEXT = [
 ]
 
 BINARY = [
-    Broken("23 empty", WeightsError, "^model: model file is empty", MUL, b""),
+    Broken("23 empty", WeightsError, "^model: an empty file, not a .tnnmodel", MUL, b""),
     Broken("24 one byte", WeightsError, "model file is truncated.*1 bytes", RELU, b"\1"),
     Broken("24 three bytes", WeightsError, "model file is truncated", RELU, MODEL[:3]),
     Broken("24 magic only", WeightsError, "model file is truncated.*entry count", RELU, u32(V2)),

@@ -121,12 +121,59 @@ INPUTS = [
     (V2, "x 0 0", [Input("x", (), DataType.FLOAT)]),
     (V2, " \t ", []),
     (V2, "x 1 007 0", [Input("x", (7,), DataType.FLOAT)]),
+    (V2, "x 4 1 3 8 8 ", [Input("x", (1, 3, 8, 8))]),
+    (V2, "x 4 0 3 8 8", [Input("x", (0, 3, 8, 8))]),
+    (V2, "x 0 ", [Input("x", ())]),
+    (V2, "x 1 2", [Input("x", (2,))]),
+    (V2, "a 2 1 4 : b 2 1 4 3 ", [Input("a", (1, 4)), Input("b", (1, 4), DataType.INT32)]),
+    (V2, "a 2 1 4 3:b 1 5", [Input("a", (1, 4), DataType.INT32), Input("b", (5,))]),
+    (V2, "a 2 1 4 : b 0 : c 3 1 2 2", [Input("a", (1, 4)), Input("b", ()), Input("c", (1, 2, 2))]),
 ]
 
 
 @pytest.mark.parametrize(("magic", "line", "want"), INPUTS)
 def test_inputs(magic: int, line: str, want: list[Input]) -> None:
     assert copied(proto("ReLU r 1 1 x y", inputs=line, magic=magic)).inputs == want
+
+
+@pytest.mark.parametrize(
+    ("line", "warnings"),
+    [
+        ("x 4 1 3 8 8", ["input `x` has a rank and 4 dims but no data type: it is read as float32"]),
+        ("x 0", ["input `x` has a rank and 0 dims but no data type: it is read as float32"]),
+        (
+            "x 2 1 3",
+            [
+                "input `x` has a rank and 2 dims but no data type: it is read as float32; "
+                "if a dim is missing, 3 is the type int32"
+            ],
+        ),
+        (
+            "a 2 1 9 0 : b 1 9 : x 1 8",
+            [f"input `{name}` has a rank and 1 dims but no data type: it is read as float32" for name in "bx"],
+        ),
+        ("x 4 1 3 8 8 0", []),
+    ],
+)
+def test_input_without_a_type_is_reported(line: str, warnings: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    """Once: the file is written back without another word."""
+    copied(proto("ReLU r 1 1 x y", inputs=line))
+    assert caplog.messages == warnings
+
+
+def test_version_1_has_no_types_to_miss(caplog: pytest.LogCaptureFixture) -> None:
+    copied(PROTO_1)
+    assert caplog.messages == []
+
+
+def test_missing_type_is_written_where_something_else_changes() -> None:
+    graph = read_proto(proto("Add r 2 1 a b y -1", inputs="a 2 1 4 : b 2 1 4 0 "))
+    assert write_proto(graph, canonical=True) == proto("Add r 2 1 a b y -1", inputs="a 2 1 4 0 : b 2 1 4 0 ")
+    graph.inputs[1] = Input("b", (1, 5), DataType.FLOAT)
+    assert write_proto(graph) == proto("Add r 2 1 a b y -1", inputs="a 2 1 4 0 : b 2 1 5 0 ")
+    graph.outputs.append("a")
+    graph.inputs[1] = Input("b", (1, 4), DataType.FLOAT)
+    assert write_proto(graph) == proto("Add r 2 1 a b y -1", inputs="a 2 1 4 : b 2 1 4 0 ", outputs="a y ")
 
 
 @pytest.mark.parametrize(

@@ -258,7 +258,7 @@ def _files(version: Path) -> list[CheckedFile]:
     """The files that make the model. Raises FormatError as opening it does."""
     file = onnx_file(version)
     files = model_files(version) if file is None else (file,)
-    return [CheckedFile(path.name, path.stat().st_size, manifest.sha256_of(path)) for path in files]
+    return [CheckedFile(path.name, path.stat().st_size, manifest.sha256_of(path)) for path in files if path]
 
 
 def _batch(dependence: str | None, inputs: Sequence[CheckedTensor], max_batch_size: int) -> Iterator[Finding]:

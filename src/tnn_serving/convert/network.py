@@ -9,10 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from tnn_serving.convert.onnx_graph import OnnxGraph
 from tnn_serving.convert.operators import CONVERTERS
 from tnn_serving.errors import FormatError, ShapeError, UnsupportedLayer, located
+from tnn_serving.formats.content import ONNX, identified
 from tnn_serving.graph import Graph, Input
 from tnn_serving.tensor import DataType
 
@@ -49,14 +51,16 @@ def convert_onnx(
 
 
 def _load(path: str | os.PathLike[str]) -> onnx.ModelProto:
-    try:
-        return onnx.load(os.fspath(path))
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{os.fspath(path)} cannot be read", found=str(error)) from error
-    except Exception as error:
-        if type(error).__name__ != "DecodeError":
-            raise
-        raise FormatError(f"{os.fspath(path)} is not an ONNX file", found=str(error)) from error
+    with located(os.fspath(path)), identified(path, ONNX):
+        try:
+            model = onnx.load(os.fspath(path))
+        except (OSError, ValueError) as error:
+            raise FormatError("cannot be read", found=str(error)) from error
+        except DecodeError as error:
+            raise FormatError("not an ONNX file", found=str(error)) from error
+        if not model.ir_version:
+            raise FormatError("not an ONNX file", expected="an IR version")
+        return model
 
 
 def _input(item: onnx.ValueInfoProto, dims: Mapping[str, Sequence[int]]) -> Input:

@@ -25,6 +25,7 @@ from tnn_serving.engines import ENGINES, Options
 from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.errors import EngineError, FormatError, ShapeError, UnsupportedLayer, located
+from tnn_serving.formats.content import ONNX, head_of, identified, identify
 from tnn_serving.formats.tnn.files import check_regular
 from tnn_serving.graph import Input
 from tnn_serving.network.base import NO_VALUES, Network, Variant
@@ -50,15 +51,36 @@ def read_onnx(path: Path, limits: Limits = UNLIMITED) -> OnnxNetwork:
         FormatError: the file is no valid ONNX model.
     """
     with located(str(path)):
-        check_regular(path)
-        try:
-            proto = onnx.load(path)
-            onnx.checker.check_model(proto)
-        except OSError as error:
-            raise FormatError(f"cannot be read: {error.strerror or error}") from error
-        except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
-            raise FormatError("no valid ONNX model", found=" ".join(str(error).split())[:400]) from error
+        with identified(path, ONNX):
+            proto = _load(path)
         return OnnxNetwork(proto, str(path), limits)
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    check_regular(path)
+    try:
+        proto = onnx.load(path)
+        onnx.checker.check_model(proto)
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror or error}") from error
+    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
+        for name in _external_data(path):
+            head = head_of(path.parent / name)
+            content = None if head is None else identify(head)
+            if content is not None:
+                raise FormatError(f"external data `{name}` is {content.name}", hint=content.advice) from error
+        raise FormatError("no valid ONNX model", found=" ".join(str(error).split())[:400]) from error
+    return proto
+
+
+def _external_data(path: Path) -> list[str]:
+    """Names of the files beside an ONNX model that store its tensors; none if the model itself cannot be read."""
+    try:
+        stored = onnx.load(path, load_external_data=False).graph.initializer
+    except (DecodeError, ValueError):
+        return []
+    places = [entry.value for tensor in stored for entry in tensor.external_data if entry.key == "location"]
+    return [name for name in dict.fromkeys(places) if name == Path(name).name]
 
 
 class OnnxNetwork:

@@ -19,7 +19,7 @@ from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.engines.choices import Choices
 from tnn_serving.errors import TnnError
 from tnn_serving.formats.tnn import read_model
-from tnn_serving.formats.tnn.files import model_files, onnx_file, unchanged
+from tnn_serving.formats.tnn.files import onnx_file, unchanged
 from tnn_serving.model import Model
 from tnn_serving.network.base import Network
 from tnn_serving.network.onnx import read_onnx
@@ -98,7 +98,7 @@ def open_network(folder: Path, limits: Limits = UNLIMITED) -> Network:
         file = onnx_file(folder)
         if file is not None:
             return read_onnx(file, limits)
-        return TnnNetwork(read_model(*model_files(folder), mapped=False), limits)
+        return TnnNetwork(read_model(folder, mapped=False), limits)
 
 
 def _for_batches(network: Network, outputs: Sequence[str]) -> tuple[Network, str | None]:

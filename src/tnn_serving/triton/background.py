@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tnn_serving.errors import ServerError
-from tnn_serving.formats.tnn.files import model_beside
+from tnn_serving.formats.tnn.files import PROTO_SUFFIX, model_beside
 from tnn_serving.repository import versions
 from tnn_serving.triton.index import ServedModel
 from tnn_serving.triton.launch import prepare
@@ -122,7 +122,7 @@ class OneModel:
         if source.is_file():
             name = source.parent.name if source.stem == "proto" else source.stem
             weights = model_beside(source)
-            if source.suffix != ".tnnproto" or weights is None:
+            if source.suffix.lower() != PROTO_SUFFIX or weights is None:
                 raise ServerError(f"no model at {source}", expected="a .tnnproto with its .tnnmodel beside it")
             folder = self.repository / name / "1"
             folder.mkdir(parents=True)

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tnn_serving.errors import FormatError, ProtoError, WeightsError, located
-from tnn_serving.formats.tnn.model import read_weights, write_weights
+from tnn_serving.formats.candidates import candidates, chosen, named, none_found, several_found
+from tnn_serving.formats.content import TNNMODEL, TNNPROTO, identified
+from tnn_serving.formats.tnn.model import needs_entry, read_weights, write_weights
 from tnn_serving.formats.tnn.proto import MAX_BYTES, read_proto, write_proto
 from tnn_serving.graph import Graph
 
@@ -17,52 +19,55 @@ PROTO_NAME = "proto.tnnproto"
 MODEL_NAME = "model.tnnmodel"
 ONNX_NAME = "model.onnx"
 
+PROTO_SUFFIX = ".tnnproto"
+MODEL_SUFFIX = ".tnnmodel"
+ONNX_SUFFIX = ".onnx"
+
 Source = str | os.PathLike[str] | bytes
 
 
-def model_files(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """The proto and model file of a folder.
+def model_files(folder: str | os.PathLike[str]) -> tuple[Path, Path | None]:
+    """The proto and model file of a folder; no model file where there is a proto alone.
 
-    They are ``proto.tnnproto`` and ``model.tnnmodel``, or the folder's only files with these endings, or those of its
-    highest numbered version folder.
+    They are ``proto.tnnproto`` and ``model.tnnmodel``, or the folder's only files with these suffixes, or those of its
+    highest numbered version folder. Suffixes count in upper and lower case; hidden files are ignored.
 
     Raises:
-        FormatError: the folder holds no such pair, or several.
+        FormatError: the folder has no proto, or several files of a kind and none with the usual name.
     """
     path = Path(folder)
-    if (path / PROTO_NAME).is_file() and (path / MODEL_NAME).is_file():
-        return path / PROTO_NAME, path / MODEL_NAME
-    protos, models = sorted(path.glob("*.tnnproto")), sorted(path.glob("*.tnnmodel"))
-    if len(protos) == 1 and len(models) == 1:
-        return protos[0], models[0]
+    protos, models = candidates(path, PROTO_SUFFIX), candidates(path, MODEL_SUFFIX)
+    usual = named(protos, PROTO_NAME), named(models, MODEL_NAME)
+    if usual[0] and usual[1]:
+        return usual[0], usual[1]
+    if len(protos) == 1 and len(models) <= 1:
+        return protos[0], models[0] if models else None
+    if len(protos) > 1 or len(models) > 1:
+        raise several_found(path, (protos, models), (PROTO_NAME, MODEL_NAME))
     versions = [child for child in path.glob("[0-9]*") if child.name.isdigit() and child.is_dir()]
-    if not protos and not models and versions:
+    if not models and versions:
         return model_files(max(versions, key=lambda child: int(child.name)))
-    raise FormatError(
-        f"no model in {path}",
-        expected=f"{PROTO_NAME} and {MODEL_NAME}, or one *.tnnproto and one *.tnnmodel",
-        found=", ".join(p.name for p in (*protos, *models)) or "neither",
-    )
+    raise none_found(path, (PROTO_NAME, MODEL_NAME))
 
 
 def onnx_file(folder: str | os.PathLike[str]) -> Path | None:
     """The ONNX model of a folder that holds one instead of TNN's pair: ``model.onnx``, or its only file of that kind.
 
     Raises:
-        FormatError: there are several, or one beside a pair of TNN's.
+        FormatError: there are several, or one beside files of TNN's.
     """
     path = Path(folder)
-    found = sorted(path.glob("*.onnx"))
+    found = candidates(path, ONNX_SUFFIX)
     if not found:
         return None
-    pair = [*path.glob("*.tnnproto"), *path.glob("*.tnnmodel")]
-    if pair:
+    if candidates(path, PROTO_SUFFIX) or candidates(path, MODEL_SUFFIX):
         raise FormatError(
             f"two models in {path}", expected="a .tnnproto with a .tnnmodel, or an .onnx", found=found[0].name
         )
-    if len(found) > 1 and path / ONNX_NAME not in found:
-        raise FormatError(f"several models in {path}", expected=ONNX_NAME, found=", ".join(file.name for file in found))
-    return path / ONNX_NAME if path / ONNX_NAME in found else found[0]
+    one = chosen(found, ONNX_NAME)
+    if one is None:
+        raise several_found(path, (found,), (ONNX_NAME,))
+    return one
 
 
 @contextmanager
@@ -109,27 +114,30 @@ def read_model(proto: Source, model: Source | None = None, *, mapped: bool = Tru
     Args:
         proto: path or bytes of the .tnnproto; or a folder that holds the pair.
         model: path or bytes of the .tnnmodel. Left out with a path of a proto: the .tnnmodel of the same name beside
-            it (model.tnnmodel beside proto.tnnproto), if there is one. A graph without weights can be inspected, and
-            filled with random ones.
+            it (model.tnnmodel beside proto.tnnproto), if there is one; suffixes may be in upper case. A graph without
+            weights can be inspected, and filled with random ones.
         mapped: leave weights in the memory-mapped file until somebody converts them. A file that is cut short while it
             is mapped ends the process that looks at it (SIGBUS); without, weights are read into memory of their own.
 
     Raises:
         ProtoError: the text is broken.
         WeightsError: the binary is broken or does not belong to the proto.
-        FormatError: a folder without a model.
+        FormatError: a folder without a model, or with several; a folder with a proto alone, whose layers need weights.
     """
-    if not isinstance(proto, bytes) and Path(proto).is_dir():
-        proto, found = model_files(proto)
+    folder = Path(proto) if not isinstance(proto, bytes) and Path(proto).is_dir() else None
+    if folder is not None:
+        proto, found = model_files(folder)
         model = found if model is None else model
     elif model is None and not isinstance(proto, bytes):
         model = model_beside(Path(proto))
-    with located(_label(proto, "proto")):
+    with located(_label(proto, "proto")), identified(proto, TNNPROTO):
         graph = read_proto(_read_text(proto))
     graph.source = _label(proto, "model")
     if model is not None:
-        with located(_label(model, "model")):
+        with located(_label(model, "model")), identified(model, TNNMODEL):
             read_weights(graph, _map(model) if mapped else _read(model))
+    elif folder is not None and (needy := next(filter(needs_entry, graph.layers), None)):
+        raise none_found(folder, (PROTO_NAME, MODEL_NAME), f"{needy.place()} needs weights, and there is no .tnnmodel")
     return graph
 
 
@@ -161,8 +169,11 @@ def write_model(
 
 def model_beside(proto: Path) -> Path | None:
     """The .tnnmodel that belongs to a .tnnproto by its name; ``None`` if there is none."""
-    names = [proto.with_suffix(".tnnmodel").name, *([MODEL_NAME] if proto.name == PROTO_NAME else [])]
-    return next((path for name in names if (path := proto.with_name(name)).is_file()), None)
+    same = proto.with_suffix(MODEL_SUFFIX)
+    if same.is_file():
+        return same
+    usual = [MODEL_NAME] if proto.name.lower() == PROTO_NAME else []
+    return named(candidates(proto.parent, MODEL_SUFFIX), same.name, *usual)
 
 
 def _label(source: Source, of_bytes: str) -> str:

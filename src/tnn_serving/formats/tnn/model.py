@@ -43,13 +43,11 @@ def read_weights(graph: Graph, data: memoryview) -> None:
     Raises:
         WeightsError: the bytes are no model file, are cut off, or do not belong to this proto.
     """
-    if not len(data) and not any(_needs_entry(layer) for layer in graph.layers):
+    if not len(data) and not any(needs_entry(layer) for layer in graph.layers):
         graph.model_bytes = ModelBytes(None, empty=True)
         return
     if len(data) < 4:
-        raise WeightsError(
-            "model file is truncated" if len(data) else "model file is empty", found=f"{len(data)} bytes"
-        )
+        raise WeightsError("model file is truncated", expected="an entry count", found=f"{len(data)} bytes")
     reader = ByteReader(data, graph.encoding)
     magic: int | None = reader.uint32("the version")
     if magic not in (PROTO_V1, PROTO_V2):
@@ -63,12 +61,15 @@ def read_weights(graph: Graph, data: memoryview) -> None:
         kept.entries.append(loader.entry(index))
     _read_constants(graph, reader, kept)
     kept.stray = bytes(reader.data[reader.at :])
+    holds_nothing = not kept.entries and not kept.constants
+    if holds_nothing and kept.stray and any(needs_entry(layer) for layer in graph.layers):
+        raise WeightsError("no entries in the model file", found=f"{len(kept.stray)} bytes that TNN ignores")
     graph.model_bytes = kept
     if kept.entries and all(entry.orphan is not None for entry in kept.entries):
         log.warning("no entry of the model file belongs to a layer of the proto: they may be of different networks")
 
 
-def _needs_entry(layer: Layer) -> bool:
+def needs_entry(layer: Layer) -> bool:
     """A layer that cannot run without an entry: it has a buffer that always follows, and no further input instead."""
     always = any(spec.form == "tensor" and spec.when is None and spec.when_int8 is None for spec in layer.payload)
     return always and len(layer.inputs) <= layer.arity_in[0]

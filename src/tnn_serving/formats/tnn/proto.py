@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tnn_serving.errors import FormatError, ProtoError, located
+from tnn_serving.formats.tnn.commas import begins_layer, missing_comma, missing_comma_named
 from tnn_serving.graph import Graph, Input, LayerText, ProtoText
 from tnn_serving.layers.base import Layer, make
 from tnn_serving.tensor import PROTO_V1, PROTO_V2, DataType
@@ -30,6 +31,9 @@ hours where time grows with the square."""
 _WHITE = bytes(range(33))
 _BLANKS = _WHITE.decode("ascii")
 _NUMBER = re.compile(r"[0-9]{1,40}")
+_LINE_END = re.compile(rb"[\r\n]")
+_TYPES = frozenset(DataType)
+_TYPOGRAPHIC_QUOTES = ("“", "”", "„", "«", "\uff02", "&quot;")
 _UNWRITABLE = re.compile(r'[\0\n ",]|^[\x00-\x20]|[\x00-\x20]\Z')
 
 Encoding = Literal["utf-8", "latin-1"]
@@ -59,26 +63,35 @@ def read_proto(data: bytes) -> Graph:
     if not data.strip(_WHITE + b'"'):
         raise ProtoError("proto file is empty")
     if b"\0" in data:
-        raise ProtoError("proto holds a NUL byte", expected="text in UTF-8", hint="UTF-16 files cannot be read")
+        raise ProtoError("proto contains a NUL byte", expected="text in UTF-8", found=f"one at byte {data.index(0)}")
     pieces = data.split(b",")
-    if len(pieces) < HEADER_SEGMENTS + 1:
-        raise ProtoError(
-            "proto is truncated",
-            expected="at least 5 header lines ending with a comma",
-            found=f"{len(pieces) - 1} commas",
-        )
     encoding = _encoding(data)
-    texts = [_text(piece, encoding) for piece in pieces]
-    header = _read_header(texts[:HEADER_SEGMENTS])
+    if len(pieces) < HEADER_SEGMENTS + 1:
+        with missing_comma_named(pieces, range(len(pieces)), encoding):
+            raise ProtoError(
+                "proto is truncated",
+                expected="at least 5 header lines ending with a comma",
+                found=f"{len(pieces) - 1} commas behind {_text(pieces[0], encoding)[:40]!r}",
+            )
+    header = _read_header(pieces[:HEADER_SEGMENTS], encoding)
+    _warn_of_types(header)
     layers: list[Layer] = []
     kept: list[LayerText] = []
-    for piece, text in zip(pieces[HEADER_SEGMENTS:], texts[HEADER_SEGMENTS:], strict=True):
+    glued: list[int] = []
+    for k, piece in enumerate(pieces[HEADER_SEGMENTS:], HEADER_SEGMENTS):
+        text = _text(piece, encoding)
         if text:
-            layers.append(_read_segment(text, len(layers)))
+            with missing_comma_named(pieces, [k], encoding):
+                layers.append(_read_segment(text, len(layers)))
             kept.append(LayerText(piece, layers[-1], layer_line(layers[-1])))
+            if layers[-1].surplus or _LINE_END.search(piece.strip(_WHITE + b'"')):
+                glued.append(k)
         else:
             kept.append(LayerText(piece))
-    _check_count(header.count, len(layers))
+    with missing_comma_named(pieces, range(HEADER_SEGMENTS, len(pieces)), encoding):
+        _check_count(header.count, len(layers))
+    for hint in filter(None, (missing_comma(pieces, k, encoding, before_layer=True) for k in glued)):
+        log.warning("%s, whose words are ignored", hint)
     _check_names(layers)
     graph = Graph(
         inputs=header.inputs,
@@ -104,23 +117,51 @@ def _text(piece: bytes, encoding: Encoding) -> str:
     return piece.replace(b'"', b"").replace(b"\n", b"").strip(_WHITE).decode(encoding)
 
 
-def _read_header(texts: Sequence[str]) -> _Header:
-    first = texts[0].split(" ")
-    number = first[3] if len(first) > 3 else ""
+def _read_header(pieces: Sequence[bytes], encoding: Encoding) -> _Header:
+    texts = [_text(piece, encoding) for piece in pieces]
+    if texts[0].startswith(_TYPOGRAPHIC_QUOTES):
+        raise ProtoError(
+            "typographic quotes", expected='`"`', found=repr(texts[0][:40]), hint="get the file again, not its text"
+        )
+    with missing_comma_named(pieces, [0], encoding):
+        version = _read_version(texts[0])
+    with missing_comma_named(pieces, [0, 1], encoding), located("input line"):
+        inputs = _read_inputs(texts[1], version)
+    outputs = _split(texts[3])
+    with missing_comma_named(pieces, [0, 1, 3, 4, 2], encoding):
+        if not outputs:
+            raise ProtoError("no outputs", expected="at least one name in line 4")
+        if begins_layer(texts[4]):
+            raise ProtoError(
+                "no layer count",
+                expected="a number in line 5",
+                found=repr(texts[4][:80]),
+                hint="a comma is missing in the header",
+            )
+    count = int(texts[4]) if _NUMBER.fullmatch(texts[4]) else None
+    return _Header(version, inputs, _split(texts[2]), outputs, count)
+
+
+def _read_version(text: str) -> int:
+    words = text.split(" ")
+    number = words[3] if len(words) > 3 else ""
     if number not in (str(PROTO_V1), str(PROTO_V2)):
         raise ProtoError(
             "not a supported .tnnproto: wrong version number",
             expected=f"{PROTO_V1} or {PROTO_V2} as the fourth word of line 1, single spaces between",
-            found=repr(number[:40]) if number else f"{len(first)} words",
+            found=repr(number[:40]) if number else f"{len(words)} words",
         )
-    version = int(number)
-    with located("input line"):
-        inputs = _read_inputs(texts[1], version)
-    outputs = _split(texts[3])
-    if not outputs:
-        raise ProtoError("no outputs", expected="at least one name in line 4")
-    count = int(texts[4]) if _NUMBER.fullmatch(texts[4]) else None
-    return _Header(version, inputs, _split(texts[2]), outputs, count)
+    return int(number)
+
+
+def _warn_of_types(header: _Header) -> None:
+    """Warns of inputs without a data type, where the version has one."""
+    for item in header.inputs:
+        if header.version == PROTO_V2 and item.dtype is None:
+            last = item.dims[-1] if item.dims else -1
+            other = f"; if a dim is missing, {last} is the type {DataType(last).name.lower()}" if last in _TYPES else ""
+            what = f"{len(item.dims)} dims but no data type"
+            log.warning("input `%s` has a rank and %s: it is read as float32%s", item.name, what, other)
 
 
 def _split(text: str) -> list[str]:
@@ -147,17 +188,22 @@ def _read_inputs(text: str, version: int) -> list[Input]:
 
 
 def _input_v2(name: str, tokens: list[str]) -> Input:
-    numbers = _dims(tokens[1:])
-    rank = numbers[0]
-    if rank > len(numbers) - 1:
+    """Rank, dims, data type; files of 2021 leave the data type out.
+
+    The number of words tells that from a missing dim, except where the last one is 0: that is a type and no size.
+    """
+    rank, *numbers = _dims(tokens[1:])
+    if rank > len(numbers):
         raise ProtoError(f"rank says {rank}", expected=f"{rank} dims and a data type", found=_words(tokens))
-    if len(numbers) != rank + 2:
+    if rank == len(numbers) and not (numbers and numbers[-1] == 0):
+        return Input(name, tuple(numbers))
+    if len(numbers) != rank + 1:
         raise ProtoError("wrong number of words", expected=f"name, rank, {rank} dims, data type", found=_words(tokens))
     try:
         kind = DataType(numbers[-1])
     except ValueError:
         raise ProtoError("unknown data type", expected="0 to 6", found=numbers[-1]) from None
-    return Input(name, numbers[1:-1], kind)
+    return Input(name, tuple(numbers[:-1]), kind)
 
 
 def _words(tokens: list[str]) -> str:
@@ -167,7 +213,10 @@ def _words(tokens: list[str]) -> str:
 def _dims(tokens: Sequence[str]) -> tuple[int, ...]:
     for text in tokens:
         if not _NUMBER.fullmatch(text) or int(text) >= 2**31:
-            raise ProtoError("dim is not a number", expected="digits, single spaces between", found=repr(text[:40]))
+            hint = "a colon separates inputs, a comma ends the line" if text[:1].isalpha() else None
+            raise ProtoError(
+                "dim is not a number", expected="digits, single spaces between", found=repr(text[:40]), hint=hint
+            )
     return tuple(int(text) for text in tokens)
 
 
@@ -186,11 +235,12 @@ def _read_layer(text: str, index: int) -> Layer:
         raise ProtoError(f"layer segment {index} is too long", expected=f"at most {MAX_WORDS} words", found=len(tokens))
     if "\t" in tokens[0]:
         raise ProtoError(f"layer segment {index} has an unknown type", found=repr(tokens[0][:80]))
-    if len(tokens) < 4:
+    if len(tokens) < 4 or _NUMBER.fullmatch(tokens[0]):
         raise ProtoError(
             f"layer segment {index} is incomplete",
             expected="type, name, number of inputs, number of outputs",
             found=repr(text[:80]),
+            hint="each comma ends a layer: there may be one too many before",
         )
     kind, name, *counts = tokens[:4]
     with located(f"layer {index} `{name}` ({kind})"):
@@ -253,7 +303,7 @@ def write_proto(graph: Graph, *, canonical: bool = False) -> bytes:
 
 
 def _header_pieces(graph: Graph, kept: ProtoText) -> list[bytes]:
-    read = _read_header([_text(piece, graph.encoding) for piece in kept.segments])
+    read = _read_header(kept.segments, graph.encoding)
     same_blobs = read.blobs == graph.blobs and list(kept.names) == graph.blob_names()
     same_version = read.version == graph.version
     same = (
