@@ -13,7 +13,7 @@ import pytest
 
 import tnn_serving
 from tnn_serving import load, read_model, write_model
-from tnn_serving.check import repository as checked
+from tnn_serving.check import report as checked
 from tnn_serving.cli.pictures import Classified, Detected
 from tnn_serving.client import Face, Prediction
 from tnn_serving.client import load as load_test

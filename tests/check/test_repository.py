@@ -10,7 +10,8 @@ import pytest
 import tnn_serving as ts
 from tests.end_to_end.models import BROKEN, write_model
 from tests.networks import CONVOLUTION, network
-from tnn_serving.check.repository import Checked, CheckedModel, check
+from tnn_serving.check.report import Checked, CheckedModel
+from tnn_serving.check.repository import check
 from tnn_serving.errors import ServerError
 from tnn_serving.prepare.manifest import sign
 

@@ -12,7 +12,8 @@ from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.conftest import Running, ask, wait_for
 from tests.end_to_end.models import BROKEN, RELU, write_model
-from tnn_serving.check.repository import Checked, check
+from tnn_serving.check.report import Checked
+from tnn_serving.check.repository import check
 from tnn_serving.prepare.manifest import sign
 
 LABELS = 'output [{ name: "y" label_filename: "%s" }]\n'

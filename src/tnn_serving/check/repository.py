@@ -1,144 +1,65 @@
 """Everything that is wrong with a model repository, found before anything is served.
 
-Each model is read as the server reads it, but to the end: every contradiction, layer and file at fault is named. What
-has no error is then opened as the backend opens it, so that what passes here is served.
+Each model is checked in a worker process of its own, several at a time: a model that hangs, crashes or grows without
+bound is a finding like any other.
 """
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cache
 from pathlib import Path
-from typing import Literal
 
-from tnn_serving.analysis import analyse
-from tnn_serving.check.config import (
-    Finding,
-    completions,
-    contradictions,
-    logged,
-    of_error,
-    served_versions,
-    settings_of,
-)
-from tnn_serving.config.datatypes import triton_type
+import msgspec
+
+from tnn_serving.check.config import Finding, of_error
+from tnn_serving.check.report import Checked, CheckedModel
 from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig
-from tnn_serving.config.reading import CommandLine
+from tnn_serving.config.reading import CommandLine, read_settings
 from tnn_serving.config.settings import ModelSettings
-from tnn_serving.config.text import read_config
-from tnn_serving.emit.limits import spelled_bytes
-from tnn_serving.engines import TensorSpec
-from tnn_serving.errors import FormatError, TnnError
-from tnn_serving.formats.tnn.files import model_files, onnx_file
-from tnn_serving.network.tnn import TnnNetwork
-from tnn_serving.prepare import manifest
-from tnn_serving.prepare.loading import open_network
-from tnn_serving.repository import check_repository, is_ours, model_folders, versions
-from tnn_serving.serving.servable import Servable
-from tnn_serving.translate.graph import refusals
+from tnn_serving.engines.cpu import available_cores
+from tnn_serving.errors import TnnError
+from tnn_serving.repository import check_repository, model_folders, versions
+from tnn_serving.workers.confinement import Confinement, library_paths
+from tnn_serving.workers.pool import Workers
 
 HTTP_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
 """Characters of a model's name that need no escape in a URL: Triton's HTTP endpoint decodes no percent encoding."""
 
+TASK_MODULE = "tnn_serving.check.model"
 
-@dataclass(frozen=True, slots=True)
-class CheckedFile:
-    """A file of a model version."""
-
-    name: str
-    bytes: int
-    sha256: str
+Progress = Callable[[int, int, str], None]
+"""Called when a model is done: how many are, of how many, and its name."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedTensor:
-    """An input or output as a client sees it, -1 where a dim is free."""
-
-    name: str
-    datatype: str
-    dims: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """An estimate at the default shapes: weights as stored and as the engine gets them, and the largest sum of the
-    activations that are needed at one time."""
-
-    stored_bytes: int
-    weights_bytes: int
-    activations_bytes: int
-
-
-@dataclass(slots=True)
-class CheckedVersion:
-    """One version. ``batch`` says whether the rows of a batch are independent, or why not; ``engine`` is empty where
-    the version was not opened; ``completed`` is what ``config.pbtxt`` leaves out."""
-
-    version: int
-    served: bool
-    files: list[CheckedFile] = field(default_factory=list)
-    layers: int = 0
-    inputs: list[CheckedTensor] = field(default_factory=list)
-    outputs: list[CheckedTensor] = field(default_factory=list)
-    engine: str = ""
-    batch: str = ""
-    memory: Memory | None = None
-    completed: list[str] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class CheckedModel:
-    """A model folder. ``kind`` is "tnn", "ensemble", or the backend or platform that serves it."""
-
-    name: str
-    repository: str
-    kind: str
-    versions: list[CheckedVersion] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-
-    def everything(self) -> Iterator[tuple[int | None, Finding]]:
-        """Findings of the model and of its versions, with the version's number."""
-        yield from ((None, finding) for finding in self.findings)
-        yield from ((version.version, finding) for version in self.versions for finding in version.findings)
-
-    def count(self, severity: Literal["error", "warning", "note"]) -> int:
-        """How many findings are of this kind."""
-        return sum(finding.severity == severity for _, finding in self.everything())
-
-
-@dataclass(slots=True)
-class Checked:
-    """All models of all repositories; ``skipped`` are folders without a model."""
-
-    models: list[CheckedModel]
-    skipped: list[str]
-    errors: int
-    warnings: int
-
-
-def check(repositories: Sequence[Path], options: CommandLine | None = None) -> Checked:
+def check(
+    repositories: Sequence[Path], options: CommandLine | None = None, *, on_progress: Progress | None = None
+) -> Checked:
     """Checks repositories that one server is to serve together.
 
     Args:
-        options: parameters of the server's command line (``--backend-config=tnn,KEY=VALUE``).
+        options: parameters of the server's command line (``--backend-config=tnn,KEY=VALUE``). Its limits of memory and
+            time hold for each model; by default those of the parameters themselves.
 
     Raises:
         ServerError: a repository is missing, or is a model and not a repository.
+        ConfigError: a parameter of the command line cannot be read.
     """
-    models: list[CheckedModel] = []
+    folders: list[Path] = []
     skipped: list[str] = []
-    configs: dict[str, ModelConfig] = {}
     for repository in repositories:
         check_repository(repository)
-        folders, others = model_folders(repository)
+        found, others = model_folders(repository)
+        folders += found
         skipped += [f"{other.folder}: {other.reason}" for other in others]
-        for folder in folders:
-            model, config = _model(folder, options or {})
-            models.append(model)
-            configs[model.name] = config
+    models: list[CheckedModel] = []
+    configs: dict[str, ModelConfig] = {}
+    for model, config in _checked(folders, options or {}, on_progress):
+        models.append(model)
+        configs[model.name] = config
     _check_names(models)
     for model in models:
         if model.kind == "ensemble":
@@ -147,131 +68,46 @@ def check(repositories: Sequence[Path], options: CommandLine | None = None) -> C
     return Checked(models, skipped, errors, warnings)
 
 
-def _model(folder: Path, options: CommandLine) -> tuple[CheckedModel, ModelConfig]:
-    model = CheckedModel(folder.name, os.fspath(folder.parent), BACKEND)
-    config = _config(folder, model.findings)
-    stated = config.backend or config.platform
-    if stated != BACKEND and (stated or not is_ours(folder)):
-        model.kind = stated or "unknown"
-        if model.kind == "unknown" and not model.findings:
-            model.findings.append(
-                Finding("error", CONFIG_FILE, "no backend, no platform, and no model files: nothing can serve it")
-            )
-        elif model.kind != "ensemble":
-            model.findings.append(Finding("note", CONFIG_FILE, f"left to `{stated}`, not checked here"))
-        return model, config
-    if config.name and config.name != folder.name:
-        model.findings.append(
-            Finding("error", CONFIG_FILE, "name differs from the folder's", expected=folder.name, found=config.name)
-        )
-    config = replace(config, name=folder.name, backend=BACKEND)
-    served = served_versions(config, folder, model.findings)
-    settings = settings_of(config, options, model.findings)
-    model.findings += _sums(folder, settings)
-    for path in versions(folder):
-        version = CheckedVersion(int(path.name), int(path.name) in served)
-        model.versions.append(version)
-        with logged() as warnings:
-            _version(version, folder, path, config, options, settings, may_open=not model.count("error"))
-        known = {finding.problem for finding in model.findings}
-        version.findings += [Finding("warning", "", text) for text in warnings if text not in known]
-        if not version.served:
-            version.findings = [finding.softened() for finding in version.findings]
-            version.findings.append(Finding("note", CONFIG_FILE, "not served: version_policy leaves it out"))
-    return model, config
-
-
-def _config(folder: Path, findings: list[Finding]) -> ModelConfig:
-    """The configuration of a model folder, the empty one if it has none or cannot be read."""
-    try:
-        file = folder / CONFIG_FILE
-        if file.exists():
-            return read_config(file.read_bytes())
-    except OSError as error:
-        findings.append(Finding("error", CONFIG_FILE, f"cannot be read: {error.strerror}"))
-    except TnnError as error:
-        findings.append(of_error(error, CONFIG_FILE))
-    return ModelConfig()
-
-
-def _sums(folder: Path, settings: ModelSettings) -> list[Finding]:
-    if not (folder / manifest.MANIFEST).exists():
-        if settings.require_manifest:
-            return [Finding("error", manifest.MANIFEST, "missing, and `require_manifest` demands one")]
+def _checked(
+    folders: Sequence[Path], options: CommandLine, on_progress: Progress | None
+) -> list[tuple[CheckedModel, ModelConfig]]:
+    """The models in order."""
+    if not folders:
         return []
-    try:
-        return [of_error(problem, manifest.MANIFEST) for problem in manifest.verify(folder)]
-    except FormatError as error:
-        return [of_error(error, manifest.MANIFEST)]
+    limits = read_settings(ModelConfig(), options)
+    with ThreadPoolExecutor(available_cores().count) as threads:
+        futures = {threads.submit(_in_worker, folder, options, limits): folder for folder in folders}
+        for done, future in enumerate(as_completed(futures), start=1):
+            if on_progress is not None:
+                on_progress(done, len(futures), futures[future].name)
+        return [future.result() for future in futures]
 
 
-def _version(
-    report: CheckedVersion,
-    folder: Path,
-    path: Path,
-    config: ModelConfig,
-    options: CommandLine,
-    settings: ModelSettings,
-    *,
-    may_open: bool,
-) -> None:
+@cache
+def _workers() -> Workers:
+    """The process' own: a second check finds the warm process of the first."""
+    return Workers([TASK_MODULE], available_cores().count)
+
+
+def _in_worker(folder: Path, options: CommandLine, limits: ModelSettings) -> tuple[CheckedModel, ModelConfig]:
+    """Checks a model in a worker, or says what ended that."""
     try:
-        report.files = _files(path)
-        network = open_network(path, settings.limits())
-        if isinstance(network, TnnNetwork):
-            report.layers = len(network.graph.layers)
-            report.findings += [of_error(problem) for problem in refusals(network.graph, given=network.optional)]
-        if report.findings:
-            return
-        _, dependence = network.batched(network.outputs)
-        pictures = settings.conversions
-        analysis, _ = analyse(network, pictures=pictures, raw_int8=settings.raw_int8, obstacle=dependence)
-        inputs = {blob.name: TensorSpec(blob.name, blob.dtype, blob.known) for blob in analysis.inputs}
-        blobs = {blob.name: TensorSpec(blob.name, blob.dtype, blob.known) for blob in analysis.blobs}
-        report.inputs = [_tensor(spec) for spec in inputs.values()]
-        report.outputs = [_tensor(blobs[name]) for name in network.outputs if name in blobs]
-    except (TnnError, OSError) as error:
-        report.findings.append(of_error(error))
-        return
-    stored = sum(file.bytes for file in report.files)
-    report.memory = Memory(stored, analysis.compiled_bytes, analysis.activation_bytes)
-    report.batch = dependence or "rows are independent"
-    report.findings += _batch(dependence, report.inputs, config.max_batch_size)
-    report.findings += contradictions(config, folder, inputs, blobs, network.optional, settings)
-    if not may_open or any(finding.severity == "error" for finding in report.findings):
-        return
-    try:
-        opened = Servable.open(folder, config, version=report.version, options=options)
+        result = _workers().run(
+            f"{TASK_MODULE}:check_in_worker",
+            {"folder": os.fspath(folder.absolute()), "options": dict(options)},
+            confinement=Confinement(
+                reads=(folder.resolve(), *library_paths()),
+                writes=(limits.cache_dir,) if limits.cache_dir is not None else (),
+                memory_bytes=limits.memory_limit_bytes,
+            ),
+            # Each version is read, translated and opened.
+            timeout_s=limits.load_timeout_s * max(1, len(versions(folder))),
+        )
     except TnnError as error:
-        report.findings.append(of_error(error))
-        return
-    report.engine = opened.model.engine
-    report.completed = completions(config, opened.config)
-    opened.close()
-
-
-def _tensor(spec: TensorSpec) -> CheckedTensor:
-    return CheckedTensor(spec.name, triton_type(spec.dtype), [-1 if dim is None else dim for dim in spec.shape])
-
-
-def _files(version: Path) -> list[CheckedFile]:
-    """The files that make the model. Raises FormatError as opening it does."""
-    file = onnx_file(version)
-    files = model_files(version) if file is None else (file,)
-    return [CheckedFile(path.name, path.stat().st_size, manifest.sha256_of(path)) for path in files if path]
-
-
-def _batch(dependence: str | None, inputs: Sequence[CheckedTensor], max_batch_size: int) -> Iterator[Finding]:
-    """What prevents batches, if the configuration wants any."""
-    if max_batch_size < 2 or dependence is None:
-        return
-    fixed = [tensor for tensor in inputs if tensor.dims[:1] != [-1]]
-    if fixed:
-        found = ", ".join(f"`{tensor.name}` {tensor.dims}" for tensor in fixed)
-        text = f"max_batch_size is {max_batch_size}, but the network does not take another first dim"
-        yield Finding("warning", CONFIG_FILE, text, found=found, hint=dependence)
-    else:
-        yield Finding("note", CONFIG_FILE, "requests of a batch are run one by one", found=dependence)
+        return CheckedModel(folder.name, os.fspath(folder.parent), BACKEND, findings=[of_error(error)]), ModelConfig()
+    model = msgspec.convert(result.value["model"], CheckedModel)
+    model.repository = os.fspath(folder.parent)
+    return model, ModelConfig.read(result.value["config"])
 
 
 def _check_names(models: Sequence[CheckedModel]) -> None:
@@ -304,10 +140,3 @@ def _steps(config: ModelConfig, models: Sequence[CheckedModel]) -> Iterator[Find
             yield Finding("error", f"step {k}", f"model `{name}` serves no version {wanted}")
         elif target.count("error"):
             yield Finding("error", f"step {k}", f"model `{name}` has errors itself")
-
-
-def memory_text(memory: Memory | None) -> str:
-    """The estimate for people."""
-    if memory is None:
-        return ""
-    return spelled_bytes(memory.weights_bytes + memory.activations_bytes)

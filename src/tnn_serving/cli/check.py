@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
+from rich.status import Status
 from rich.table import Table
 
 from tnn_serving.check.config import Finding
-from tnn_serving.check.repository import Checked, CheckedModel, CheckedTensor, memory_text
+from tnn_serving.check.report import Checked, CheckedModel, CheckedTensor, memory_text
 from tnn_serving.check.repository import check as check_repositories
 from tnn_serving.cli.output import EXIT_BAD, JsonFlag, print_json, printable, stderr, stdout
 from tnn_serving.prepare.manifest import sign as sign_folder
@@ -41,7 +42,12 @@ def check(
       tnn-serving check models --json | jq '.models[].findings'
     """
     options = dict(_pair(text) for text in backend_config or [])
-    found = check_repositories(repositories, options)
+    with Status("checking", console=stderr) as status:
+
+        def show(done: int, total: int, name: str) -> None:
+            status.update(f"{done} of {total} models checked, the last one: {escape(printable(name))}")
+
+        found = check_repositories(repositories, options, on_progress=show)
     if json:
         print_json(found)
     else:

@@ -15,6 +15,7 @@ import os
 import platform
 import resource
 import struct
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,18 @@ NETWORK_RIGHTS = 0b11
 
 SCOPES = 0b11
 """Abstract UNIX sockets and signals of other processes, from ABI version 6 on."""
+
+SYSTEM_PATHS = (
+    "/usr/lib",
+    "/usr/lib64",
+    "/lib",
+    "/lib64",
+    "/usr/local/lib",
+    "/etc/ld.so.cache",
+    "/dev",
+    "/proc",
+    "/sys",
+)
 
 AUDIT_ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
@@ -113,6 +126,12 @@ class Confinement:
             return _system_call(LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0
         finally:
             os.close(ruleset)
+
+
+def library_paths() -> tuple[Path, ...]:
+    """What Python and compiled libraries read: their own files, and what the system says of the machine."""
+    paths = {sys.prefix, sys.base_prefix, sys.exec_prefix, *(path for path in sys.path if path), *SYSTEM_PATHS}
+    return tuple(Path(path).resolve() for path in sorted(paths) if os.path.exists(path))
 
 
 def _allow(ruleset: int, paths: Iterable[Path], rights: int) -> None:

@@ -1,0 +1,182 @@
+"""Everything that is wrong with one model folder.
+
+A model is read as the server reads it, but to the end: every contradiction, layer and file at fault is named. What has
+no error is then opened as the backend opens it, so that what passes here is served.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tnn_serving.analysis import analyse
+from tnn_serving.check.config import (
+    Finding,
+    completions,
+    contradictions,
+    logged,
+    of_error,
+    served_versions,
+    settings_of,
+)
+from tnn_serving.check.report import CheckedFile, CheckedModel, CheckedTensor, CheckedVersion, Memory
+from tnn_serving.config.datatypes import triton_type
+from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig
+from tnn_serving.config.reading import CommandLine
+from tnn_serving.config.settings import ModelSettings
+from tnn_serving.config.text import read_config
+from tnn_serving.engines import TensorSpec
+from tnn_serving.errors import FormatError, TnnError
+from tnn_serving.formats.tnn.files import model_files, onnx_file
+from tnn_serving.network.tnn import TnnNetwork
+from tnn_serving.prepare import manifest
+from tnn_serving.prepare.loading import open_network
+from tnn_serving.repository import is_ours, versions
+from tnn_serving.serving.servable import Servable
+from tnn_serving.translate.graph import refusals
+
+
+def check_in_worker(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The task of a worker: :func:`check_model` with its arguments and its result in JSON's types."""
+    model, config = check_model(Path(arguments["folder"]), arguments["options"])
+    return {"model": msgspec.to_builtins(model), "config": config.to_json()}
+
+
+def check_model(folder: Path, options: CommandLine) -> tuple[CheckedModel, ModelConfig]:
+    """Checks a model folder.
+
+    Args:
+        options: parameters of the server's command line.
+
+    Returns:
+        What was found, and the configuration as it was read.
+    """
+    model = CheckedModel(folder.name, os.fspath(folder.parent), BACKEND)
+    config = _config(folder, model.findings)
+    stated = config.backend or config.platform
+    if stated != BACKEND and (stated or not is_ours(folder)):
+        model.kind = stated or "unknown"
+        if model.kind == "unknown" and not model.findings:
+            model.findings.append(
+                Finding("error", CONFIG_FILE, "no backend, no platform, and no model files: nothing can serve it")
+            )
+        elif model.kind != "ensemble":
+            model.findings.append(Finding("note", CONFIG_FILE, f"left to `{stated}`, not checked here"))
+        return model, config
+    if config.name and config.name != folder.name:
+        model.findings.append(
+            Finding("error", CONFIG_FILE, "name differs from the folder's", expected=folder.name, found=config.name)
+        )
+    config = replace(config, name=folder.name, backend=BACKEND)
+    served = served_versions(config, folder, model.findings)
+    settings = settings_of(config, options, model.findings)
+    model.findings += _sums(folder, settings)
+    for path in versions(folder):
+        version = CheckedVersion(int(path.name), int(path.name) in served)
+        model.versions.append(version)
+        with logged() as warnings:
+            _version(version, folder, path, config, options, settings, may_open=not model.count("error"))
+        known = {finding.problem for finding in model.findings}
+        version.findings += [Finding("warning", "", text) for text in warnings if text not in known]
+        if not version.served:
+            version.findings = [finding.softened() for finding in version.findings]
+            version.findings.append(Finding("note", CONFIG_FILE, "not served: version_policy leaves it out"))
+    return model, config
+
+
+def _config(folder: Path, findings: list[Finding]) -> ModelConfig:
+    """The configuration of a model folder, the empty one if it has none or cannot be read."""
+    try:
+        file = folder / CONFIG_FILE
+        if file.exists():
+            return read_config(file.read_bytes())
+    except OSError as error:
+        findings.append(Finding("error", CONFIG_FILE, f"cannot be read: {error.strerror}"))
+    except TnnError as error:
+        findings.append(of_error(error, CONFIG_FILE))
+    return ModelConfig()
+
+
+def _sums(folder: Path, settings: ModelSettings) -> list[Finding]:
+    if not (folder / manifest.MANIFEST).exists():
+        if settings.require_manifest:
+            return [Finding("error", manifest.MANIFEST, "missing, and `require_manifest` demands one")]
+        return []
+    try:
+        return [of_error(problem, manifest.MANIFEST) for problem in manifest.verify(folder)]
+    except FormatError as error:
+        return [of_error(error, manifest.MANIFEST)]
+
+
+def _version(
+    report: CheckedVersion,
+    folder: Path,
+    path: Path,
+    config: ModelConfig,
+    options: CommandLine,
+    settings: ModelSettings,
+    *,
+    may_open: bool,
+) -> None:
+    try:
+        report.files = _files(path)
+        network = open_network(path, settings.limits())
+        if isinstance(network, TnnNetwork):
+            report.layers = len(network.graph.layers)
+            report.findings += [of_error(problem) for problem in refusals(network.graph, given=network.optional)]
+        if report.findings:
+            return
+        _, dependence = network.batched(network.outputs)
+        pictures = settings.conversions
+        analysis, _ = analyse(network, pictures=pictures, raw_int8=settings.raw_int8, obstacle=dependence)
+        inputs = {blob.name: TensorSpec(blob.name, blob.dtype, blob.known) for blob in analysis.inputs}
+        blobs = {blob.name: TensorSpec(blob.name, blob.dtype, blob.known) for blob in analysis.blobs}
+        report.inputs = [_tensor(spec) for spec in inputs.values()]
+        report.outputs = [_tensor(blobs[name]) for name in network.outputs if name in blobs]
+    except (TnnError, OSError) as error:
+        report.findings.append(of_error(error))
+        return
+    stored = sum(file.bytes for file in report.files)
+    report.memory = Memory(stored, analysis.compiled_bytes, analysis.activation_bytes)
+    report.batch = dependence or "rows are independent"
+    report.findings += _batch(dependence, report.inputs, config.max_batch_size)
+    report.findings += contradictions(config, folder, inputs, blobs, network.optional, settings)
+    if not may_open or any(finding.severity == "error" for finding in report.findings):
+        return
+    try:
+        opened = Servable.open(folder, config, version=report.version, options=options)
+    except TnnError as error:
+        report.findings.append(of_error(error))
+        return
+    report.engine = opened.model.engine
+    report.completed = completions(config, opened.config)
+    opened.close()
+
+
+def _tensor(spec: TensorSpec) -> CheckedTensor:
+    return CheckedTensor(spec.name, triton_type(spec.dtype), [-1 if dim is None else dim for dim in spec.shape])
+
+
+def _files(version: Path) -> list[CheckedFile]:
+    """The files that make the model. Raises FormatError as opening it does."""
+    file = onnx_file(version)
+    files = model_files(version) if file is None else (file,)
+    return [CheckedFile(path.name, path.stat().st_size, manifest.sha256_of(path)) for path in files if path]
+
+
+def _batch(dependence: str | None, inputs: Sequence[CheckedTensor], max_batch_size: int) -> Iterator[Finding]:
+    """What prevents batches, if the configuration wants any."""
+    if max_batch_size < 2 or dependence is None:
+        return
+    fixed = [tensor for tensor in inputs if tensor.dims[:1] != [-1]]
+    if fixed:
+        found = ", ".join(f"`{tensor.name}` {tensor.dims}" for tensor in fixed)
+        text = f"max_batch_size is {max_batch_size}, but the network does not take another first dim"
+        yield Finding("warning", CONFIG_FILE, text, found=found, hint=dependence)
+    else:
+        yield Finding("note", CONFIG_FILE, "requests of a batch are run one by one", found=dependence)

@@ -1,0 +1,93 @@
+"""What a check of a model repository finds, as plain data: the table and the JSON of ``check`` are two views of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tnn_serving.check.config import Finding
+from tnn_serving.emit.limits import spelled_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedFile:
+    """A file of a model version."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedTensor:
+    """An input or output as a client sees it, -1 where a dim is free."""
+
+    name: str
+    datatype: str
+    dims: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """An estimate at the default shapes: weights as stored and as the engine gets them, and the largest sum of the
+    activations that are needed at one time."""
+
+    stored_bytes: int
+    weights_bytes: int
+    activations_bytes: int
+
+
+@dataclass(slots=True)
+class CheckedVersion:
+    """One version. ``batch`` says whether the rows of a batch are independent, or why not; ``engine`` is empty where
+    the version was not opened; ``completed`` is what ``config.pbtxt`` leaves out."""
+
+    version: int
+    served: bool
+    files: list[CheckedFile] = field(default_factory=list)
+    layers: int = 0
+    inputs: list[CheckedTensor] = field(default_factory=list)
+    outputs: list[CheckedTensor] = field(default_factory=list)
+    engine: str = ""
+    batch: str = ""
+    memory: Memory | None = None
+    completed: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class CheckedModel:
+    """A model folder. ``kind`` is "tnn", "ensemble", or the backend or platform that serves it."""
+
+    name: str
+    repository: str
+    kind: str
+    versions: list[CheckedVersion] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def everything(self) -> Iterator[tuple[int | None, Finding]]:
+        """Findings of the model and of its versions, with the version's number."""
+        yield from ((None, finding) for finding in self.findings)
+        yield from ((version.version, finding) for version in self.versions for finding in version.findings)
+
+    def count(self, severity: Literal["error", "warning", "note"]) -> int:
+        """How many findings are of this kind."""
+        return sum(finding.severity == severity for _, finding in self.everything())
+
+
+@dataclass(slots=True)
+class Checked:
+    """All models of all repositories; ``skipped`` are folders without a model."""
+
+    models: list[CheckedModel]
+    skipped: list[str]
+    errors: int
+    warnings: int
+
+
+def memory_text(memory: Memory | None) -> str:
+    """The estimate for people."""
+    if memory is None:
+        return ""
+    return spelled_bytes(memory.weights_bytes + memory.activations_bytes)
