@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from tests.networks import CONVOLUTION, network
-from tnn_serving.analysis import Analysis, analyse
+from tnn_serving.analysis import Analysis
 from tnn_serving.errors import FormatError
+from tnn_serving.network.analyse import analyse
 from tnn_serving.network.tnn import TnnNetwork
-from tnn_serving.translate.pictures import PictureInput
+from tnn_serving.pictures.conversion import PictureInput
 
 
 def example() -> Analysis:

@@ -14,8 +14,8 @@ from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.errors import ConfigError, FormatError, RequestError, UnsupportedLayer
 from tnn_serving.model import Model
 from tnn_serving.network.onnx import read_onnx
+from tnn_serving.pictures.conversion import PictureInput
 from tnn_serving.serving.servable import Servable
-from tnn_serving.translate.pictures import PictureInput
 
 W = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
 

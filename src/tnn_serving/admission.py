@@ -12,8 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from tnn_serving.analysis import Analysis
-from tnn_serving.emit.inference import SAMPLE_LIMIT
-from tnn_serving.emit.limits import MAX_ELEMENTS
+from tnn_serving.emit.limits import MAX_ELEMENTS, SAMPLE_LIMIT
 from tnn_serving.engines.base import Arrays
 from tnn_serving.errors import RequestError, TnnError
 from tnn_serving.network.base import NO_VALUES, Network

@@ -1,13 +1,10 @@
 """What is known of a network without having it: a value that is made once per load and can be written down.
 
-In: a :class:`~tnn_serving.network.base.Network`.  Out: a frozen :class:`Analysis`, and the translation that it was read
-off, for the engines.
+It needs neither the network's files nor ONNX: whoever runs or serves the network does so with this alone.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +12,24 @@ import msgspec
 import numpy as np
 
 from tnn_serving.errors import FormatError
-from tnn_serving.network.base import Network, Pictures, Variant
-from tnn_serving.translate.graph import Blob, Translation
-from tnn_serving.translate.pictures import PictureInput
-
-log = logging.getLogger(__name__)
+from tnn_serving.pictures.conversion import PictureInput
 
 FORMAT_VERSION = 1
 """Of the JSON; another version is refused."""
 
 NOT_EXAMINED = "not examined"
 """The obstacle to joining rows of a network that was not asked about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """What is known of a blob: its type; its dims at the shapes that were translated (``None``: they depend on data);
+    and the dims that hold at any shape (``None``: the caller's shapes decide)."""
+
+    name: str
+    dtype: np.dtype
+    dims: tuple[int | None, ...]
+    known: tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,50 +104,3 @@ def _decoded(kind: type, value: object) -> Any:
     if kind is np.dtype:
         return np.dtype(str(value))
     raise NotImplementedError(f"no {kind} in JSON")
-
-
-def analyse(
-    network: Network,
-    *,
-    outputs: Sequence[str] | None = None,
-    pictures: Pictures | None = None,
-    raw_int8: bool = False,
-    obstacle: str | None = NOT_EXAMINED,
-) -> tuple[Analysis, Translation]:
-    """Translates a network once, and says what the translation shows.
-
-    Args:
-        outputs: blobs that are going to be asked for, if not the network's outputs; unknown ones are passed over.
-        pictures: inputs to take as uint8 pixels.
-        raw_int8: int8 inputs and outputs are codes.
-        obstacle: as :attr:`Analysis.obstacle`.
-
-    Raises:
-        UnsupportedLayer, ShapeError, WeightsError, LimitError, ConfigError: as the network's translation.
-    """
-    shown: Mapping[str, PictureInput] = pictures or {}
-    wanted = [name for name in outputs or () if network.producer(name) is not None]
-    variant = Variant(tuple(wanted or network.outputs), tuple(network.optional), shown, raw_int8=raw_int8)
-    made = network.translate(variant)
-    for value in made.model.graph.inputs:
-        if not any(True for _ in value.uses()):
-            log.warning("%s: input `%s` is not used by any layer", network.source, value.name)
-    analysis = Analysis(
-        source=network.source,
-        fingerprint=network.fingerprint(),
-        inputs=tuple(made.inputs),
-        outputs=tuple(network.outputs),
-        blobs=tuple(blob for name, blob in made.blobs.items() if network.producer(name) is not None),
-        optional=tuple(network.optional),
-        sizing=made.sizing,
-        default_shapes=network.default_shapes,
-        quantized=network.quantized,
-        pictures=dict(shown),
-        raw_int8=raw_int8,
-        weight_bytes=network.weight_bytes,
-        compiled_bytes=made.weights_bytes,
-        activation_bytes=made.activations_bytes,
-        checked=made.checked,
-        obstacle=obstacle,
-    )
-    return analysis, made

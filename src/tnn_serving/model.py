@@ -17,7 +17,7 @@ import onnx
 from typing_extensions import Unpack
 
 from tnn_serving.admission import Admission, not_taken
-from tnn_serving.analysis import Analysis, analyse
+from tnn_serving.analysis import Analysis, Blob
 from tnn_serving.choice import Candidate, Choice, PrecisionChoice, choose, read_precision
 from tnn_serving.emit.int8 import Form
 from tnn_serving.engines import ENGINES, Engine, NodeTime, Options, Shapes, TensorSpec, engine_named
@@ -29,11 +29,12 @@ from tnn_serving.errors import ConfigError, EngineError, RequestError, located
 from tnn_serving.formats.tnn import read_model
 from tnn_serving.formats.tnn.files import ONNX_SUFFIX, onnx_file
 from tnn_serving.graph import Graph
+from tnn_serving.network.analyse import analyse
 from tnn_serving.network.base import Network, Pictures, Variant
 from tnn_serving.network.int8 import Decision, processor
 from tnn_serving.network.onnx import read_onnx
 from tnn_serving.network.tnn import TnnNetwork
-from tnn_serving.translate.graph import Blob, Translation
+from tnn_serving.translate.graph import Translation
 from tnn_serving.version import VERSION
 
 log = logging.getLogger(__name__)

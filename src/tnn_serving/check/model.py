@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from tnn_serving.analysis import analyse
 from tnn_serving.check.config import (
     Finding,
     completions,
@@ -33,6 +32,7 @@ from tnn_serving.config.text import read_config
 from tnn_serving.engines import TensorSpec
 from tnn_serving.errors import FormatError, TnnError
 from tnn_serving.formats.tnn.files import model_files, onnx_file
+from tnn_serving.network.analyse import analyse
 from tnn_serving.network.tnn import TnnNetwork
 from tnn_serving.prepare import manifest
 from tnn_serving.prepare.loading import open_network

@@ -18,10 +18,10 @@ from tnn_serving.config.readers import NamedShapes
 from tnn_serving.emit.limits import Limits
 from tnn_serving.engines.shapes import ShapeLimits
 from tnn_serving.network.int8 import Choice as Int8Choice
+from tnn_serving.pictures.conversion import PictureInput
 from tnn_serving.pictures.decode import MAX_PIXELS, PILLOWS_MAX_PIXELS
 from tnn_serving.pictures.fit import Fit, ResizeMode, Size
 from tnn_serving.pictures.resize import Interp
-from tnn_serving.translate.pictures import PictureInput
 
 
 @dataclass(frozen=True, slots=True)

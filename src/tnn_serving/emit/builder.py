@@ -17,7 +17,6 @@ import onnx_ir as ir
 
 from tnn_serving.emit.inference import (
     COMPUTED_LIMIT,
-    SAMPLE_LIMIT,
     Dims,
     Known,
     evaluate,
@@ -25,7 +24,7 @@ from tnn_serving.emit.inference import (
     is_small,
     result_dims,
 )
-from tnn_serving.emit.limits import UNLIMITED, Limits
+from tnn_serving.emit.limits import SAMPLE_LIMIT, UNLIMITED, Limits
 from tnn_serving.errors import LimitError, ShapeError, WeightsError, located
 from tnn_serving.tensor import Tensor
 

@@ -13,12 +13,11 @@ from onnx import shape_inference
 from onnx.defs import OpSchema, get_schema
 from onnx.reference import ReferenceEvaluator
 
+from tnn_serving.emit.limits import SAMPLE_LIMIT
+
 OPSET = 21
 IR_VERSION = 10
 """ONNX versions that OpenVINO 2026 and ONNX Runtime 1.2x both take."""
-
-SAMPLE_LIMIT = 4096
-"""Largest tensor, in elements, whose value is followed through shape arithmetic."""
 
 COMPUTED_LIMIT = 1 << 20
 """Largest result, in elements, that is computed while translating; a larger one is left to the engine."""

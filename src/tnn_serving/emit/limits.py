@@ -17,6 +17,9 @@ from tnn_serving.tensor import MAX_RANK
 MAX_ELEMENTS = 2**31 - 1
 """Elements of one tensor, whatever the memory: engines count them in 32 bits in places."""
 
+SAMPLE_LIMIT = 4096
+"""Largest tensor, in elements, whose value is followed through shape arithmetic."""
+
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Where a container's limit stands, in version 2 and 1 of control groups; "max" or a huge number for none."""
 

@@ -11,8 +11,8 @@ from tnn_serving.emit.limits import Limits
 from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.network.int8 import Decision
+from tnn_serving.pictures.conversion import PictureInput
 from tnn_serving.translate.graph import ShapeCheck, Translation
-from tnn_serving.translate.pictures import PictureInput
 
 Pictures = Mapping[str, PictureInput]
 

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx import shape_inference
 
+from tnn_serving.analysis import Blob
 from tnn_serving.emit.builder import Builder
 from tnn_serving.emit.int8 import Form
 from tnn_serving.emit.limits import UNLIMITED, Limits
@@ -30,7 +31,7 @@ from tnn_serving.formats.tnn.files import check_regular
 from tnn_serving.graph import Input
 from tnn_serving.network.base import NO_VALUES, Network, Variant
 from tnn_serving.network.int8 import Decision
-from tnn_serving.translate.graph import Blob, ShapeCheck, Translation
+from tnn_serving.translate.graph import ShapeCheck, Translation
 from tnn_serving.translate.pictures import pixels
 from tnn_serving.translate.row_walk import rows_stay_apart
 

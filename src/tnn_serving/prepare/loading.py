@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tnn_serving.analysis import analyse
 from tnn_serving.config.model_config import CONFIG_FILE, Batching, ModelConfig
 from tnn_serving.config.prototext import top_level_fields
 from tnn_serving.config.reading import CommandLine, read_settings
@@ -21,6 +20,7 @@ from tnn_serving.errors import TnnError
 from tnn_serving.formats.tnn import read_model
 from tnn_serving.formats.tnn.files import onnx_file, unchanged
 from tnn_serving.model import Model
+from tnn_serving.network.analyse import analyse
 from tnn_serving.network.base import Network
 from tnn_serving.network.onnx import read_onnx
 from tnn_serving.network.tnn import TnnNetwork

@@ -13,30 +13,21 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from tnn_serving.analysis import Blob
 from tnn_serving.emit.builder import Builder, Value
-from tnn_serving.emit.inference import IR_VERSION, OPSET, Dims
+from tnn_serving.emit.inference import IR_VERSION, OPSET
 from tnn_serving.emit.int8 import Absorbed, Codes, Form, Int8, Operands, Scale
 from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.errors import ShapeError, TnnError, UnsupportedLayer, WeightsError, located
 from tnn_serving.graph import Graph, Input
 from tnn_serving.layers.base import Layer, Reserved
+from tnn_serving.pictures.conversion import PictureInput
 from tnn_serving.tensor import COMPUTED, DYNAMIC_RANGE_SUFFIX, SCALE_SUFFIX, DataType, Tensor
 from tnn_serving.translate.fusion import Step, steps
-from tnn_serving.translate.pictures import PictureInput, pixels
+from tnn_serving.translate.pictures import pixels
 from tnn_serving.version import VERSION
 
 LayerHook = Callable[[Layer, Sequence[Value]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """What is known of a blob: its type; its dims at the shapes that were translated (``None``: they depend on data);
-    and the dims that hold at any shape (``None``: the caller's shapes decide)."""
-
-    name: str
-    dtype: np.dtype
-    dims: Dims
-    known: Dims
 
 
 @dataclass(slots=True)

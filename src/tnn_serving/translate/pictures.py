@@ -6,27 +6,12 @@ first and third channel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ConfigError
 from tnn_serving.graph import Input
-
-
-@dataclass(frozen=True, slots=True)
-class PictureInput:
-    """How pixels become a blob, in TNN's terms.
-
-    Attributes:
-        scale, bias: one number for all channels, or one per channel, in the order of the blob's channels.
-        reverse_channel: swap the first and third channel before scale and bias.
-    """
-
-    scale: tuple[float, ...] = (1.0,)
-    bias: tuple[float, ...] = (0.0,)
-    reverse_channel: bool = False
+from tnn_serving.pictures.conversion import PictureInput
 
 
 def pixels(

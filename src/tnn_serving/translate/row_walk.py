@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from tnn_serving.emit.inference import SAMPLE_LIMIT, Dims, Inferred, Known, evaluate, infer, is_small
+from tnn_serving.emit.inference import Dims, Inferred, Known, evaluate, infer, is_small
+from tnn_serving.emit.limits import SAMPLE_LIMIT
 from tnn_serving.translate.row_rules import MIXING, RANDOM, RULES
 from tnn_serving.translate.rows import COUNTS, Call, Lie, Mixes, Operand, Other, Rows, scaled_axes
 
