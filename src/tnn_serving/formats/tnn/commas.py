@@ -22,7 +22,6 @@ SHOWN = 40
 """How many characters of a line a hint shows."""
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
-_STRIPPED = "".join(map(chr, range(33))) + '"'
 _INSTEAD = ";\uff0c\uff1b\u3001"
 """What may be typed instead of a comma: a semicolon, and the full-width signs of a Chinese input method."""
 
@@ -72,7 +71,7 @@ def missing_comma(pieces: Sequence[bytes], index: int, encoding: str, *, before_
 
 def _parts(segment: str) -> Iterator[_Part]:
     for line, text in enumerate(_LINE_END.split(segment)):
-        words = text.strip(_STRIPPED).split()
+        words = text.replace('"', "").split()
         for start, end in pairwise([*_starts(words), len(words)]):
             glued = _TYPE.fullmatch(words[end]) if end < len(words) else None
             yield _Part(line, " ".join([*words[start:end], glued[1] if glued else ""]).strip(), _layer(words, start))
