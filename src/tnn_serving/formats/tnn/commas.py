@@ -78,7 +78,7 @@ def _parts(segment: str) -> Iterator[_Part]:
 
 def _words(text: str) -> list[str]:
     """The words of a line; a number and the type of a layer that are glued together are two."""
-    words = []
+    words: list[str] = []
     for word in text.replace('"', "").split():
         glued = _GLUED.fullmatch(word)
         words += glued.groups() if glued and is_known(glued[2]) else (word,)
