@@ -153,12 +153,13 @@ def test_folder_of_mac_metadata_is_no_model(tmp_path: Path) -> None:
     assert model_folders(tmp_path) == ([tmp_path / "net"], [])
 
 
-def test_folders_are_no_files(tmp_path: Path) -> None:
-    put(tmp_path, "net.tnnproto", "net.tnnmodel")
-    (tmp_path / "old.tnnproto").mkdir()
-    (tmp_path / "old.onnx").mkdir()
-    assert ts.read_model(tmp_path).layer("mul").stored
-    assert onnx_file(tmp_path) is None
+@pytest.mark.parametrize("name", ["net.tnnproto", "net.tnnmodel", "net.onnx"])
+def test_folder_in_the_place_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "net.tnnproto").write_bytes(RELU)
+    if name != "net.tnnmodel":
+        (tmp_path / "net.tnnproto").unlink()
+    (tmp_path / name).mkdir()
+    assert refusal(tmp_path).problem == "cannot be read: Is a directory"
 
 
 # ---- copies and several models ----

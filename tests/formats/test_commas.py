@@ -88,6 +88,15 @@ def test_comma_missing_in_a_file_of_one_line(first: str, tail: str) -> None:
     assert hint == f"a comma is missing between {said_of(LAYERS[first])} and layer `b` (ReLU)"
 
 
+@pytest.mark.parametrize("tail", ['"', ' "'])
+def test_comma_missing_in_a_quoted_file_of_one_line(tail: str) -> None:
+    said = "a comma is missing between layer `conv` (Convolution) and layer `mul` (Mul)"
+    assert hint_of(without_comma(6, end="", tail=tail)) == said
+    assert (
+        hint_of(without_comma(5, end="", tail=tail)) == "a comma is missing between `2` and layer `conv` (Convolution)"
+    )
+
+
 def test_comma_missing_between_two_of_many() -> None:
     lines = proto(*(f"ReLU r{k} 1 1 b{k} b{k + 1}" for k in range(9)), inputs="b0 1 4 0 ", outputs="b9 ").decode()
     for line in range(6, 14):

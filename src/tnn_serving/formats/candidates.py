@@ -38,7 +38,7 @@ def has_suffix(path: str | os.PathLike[str], *suffixes: str) -> bool:
 
 
 def candidates(folder: Path, suffix: str) -> list[Path]:
-    """The files of a folder that have the suffix, sorted by name; none if there is no such folder.
+    """What has the suffix in a folder, sorted by name; nothing if there is no such folder.
 
     Raises:
         FormatError: the folder cannot be read.
@@ -46,7 +46,7 @@ def candidates(folder: Path, suffix: str) -> list[Path]:
     if not folder.is_dir():
         return []
     try:
-        return sorted(path for path in folder.iterdir() if has_suffix(path, suffix) and not path.is_dir())
+        return sorted(path for path in folder.iterdir() if has_suffix(path, suffix))
     except OSError as error:
         raise FormatError(f"{folder} cannot be read: {error.strerror}") from error
 

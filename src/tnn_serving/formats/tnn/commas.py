@@ -22,13 +22,12 @@ SHOWN = 40
 """How many characters of a line a hint shows."""
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
-_STRIPPED = "".join(map(chr, range(33))) + '"'
 _INSTEAD = ";\uff0c\uff1b\u3001"
 """What may be typed instead of a comma: a semicolon, and the full-width signs of a Chinese input method."""
 
 _COUNT = re.compile(r"[0-9]{1,6}")
-_TYPE = re.compile(r"([^A-Za-z_]*)([A-Za-z]\w*)")
-"""A type, and the end of a number that it follows without a space between."""
+_GLUED = re.compile(r"([^A-Za-z_]+)([A-Za-z]\w*)")
+"""A number, and a type that follows it without a space between."""
 
 
 class _Part(NamedTuple):
@@ -44,7 +43,7 @@ class _Part(NamedTuple):
 
 def begins_layer(text: str) -> bool:
     """Whether a segment has what a layer begins with, at its start or behind other words: type, name, two counts."""
-    words = text.split()
+    words = _words(text)
     unknown = bool(words) and not words[0][0].isdigit() and _blobs(words, 0) is not None
     return unknown or any(_layer(words, at) for at in range(len(words)))
 
@@ -72,10 +71,18 @@ def missing_comma(pieces: Sequence[bytes], index: int, encoding: str, *, before_
 
 def _parts(segment: str) -> Iterator[_Part]:
     for line, text in enumerate(_LINE_END.split(segment)):
-        words = text.strip(_STRIPPED).split()
+        words = _words(text)
         for start, end in pairwise([*_starts(words), len(words)]):
-            glued = _TYPE.fullmatch(words[end]) if end < len(words) else None
-            yield _Part(line, " ".join([*words[start:end], glued[1] if glued else ""]).strip(), _layer(words, start))
+            yield _Part(line, " ".join(words[start:end]), _layer(words, start))
+
+
+def _words(text: str) -> list[str]:
+    """The words of a line; a number and the type of a layer that are glued together are two."""
+    words: list[str] = []
+    for word in text.replace('"', "").split():
+        glued = _GLUED.fullmatch(word)
+        words += glued.groups() if glued and is_known(glued[2]) else (word,)
+    return words
 
 
 def _starts(words: Sequence[str]) -> list[int]:
@@ -93,10 +100,9 @@ def _starts(words: Sequence[str]) -> list[int]:
 def _layer(words: Sequence[str], at: int) -> str | None:
     """The layer that begins at a word, if its type is known and, within a line, all its blobs follow."""
     blobs = _blobs(words, at)
-    kind = _TYPE.fullmatch(words[at]) if blobs is not None else None
-    if blobs is None or kind is None or not is_known(kind[2]) or (at and blobs > len(words) - at - HEAD):
+    if blobs is None or not is_known(words[at]) or (at and blobs > len(words) - at - HEAD):
         return None
-    return f"layer `{words[at + 1]}` ({kind[2]})"
+    return f"layer `{words[at + 1]}` ({words[at]})"
 
 
 def _blobs(words: Sequence[str], at: int) -> int | None:
