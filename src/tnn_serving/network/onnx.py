@@ -230,7 +230,7 @@ class OnnxNetwork:
             inputs.append(Blob(item.name, dtype or np.dtype(np.float32), dims, known))
         blobs = self._blobs()
         model = self._model(variant, blobs)
-        inferred = self._inferred()
+        inferred = self._inferred(self.default_shapes)
         return Translation(
             model,
             inputs,

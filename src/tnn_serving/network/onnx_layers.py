@@ -62,7 +62,7 @@ def stored_bytes(model: onnx.ModelProto) -> int:
 def _bytes(tensor: onnx.TensorProto) -> int:
     if tensor.data_type == TensorProto.STRING:
         return sum(map(len, tensor.string_data))
-    return math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth / 8)
+    return math.ceil(int(math.prod(tensor.dims)) * int(ir.DataType(tensor.data_type).bitwidth) / 8)
 
 
 def _weight(tensor: onnx.TensorProto, name: str = "") -> WeightView:

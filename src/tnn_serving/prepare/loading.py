@@ -79,7 +79,10 @@ def load_model(
             if obstacle is None:
                 break
             model.note_obstacle(obstacle)
-    if obstacle is not None:
+    if obstacle is not None and asked and any(blob.known[:1] != (None,) for blob in model.analysis.inputs):
+        text = "%s: max_batch_size is %d, but the network does not take another first dim: %s"
+        log.warning(text, name, config.max_batch_size, obstacle)
+    elif obstacle is not None:
         log.info("%s: requests are not joined: %s", name, obstacle)
     gain = _measured(name, model, configured, joins=attempt.joins and obstacle is None)
     check_recorded(model, folder / str(version) / RECORDED, settings.check_tolerance)
