@@ -12,6 +12,7 @@ from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.errors import TnnError
 from tnn_serving.network.int8 import Decision
+from tnn_serving.network.views import LayerView, WeightView
 from tnn_serving.pictures.conversion import PictureInput
 from tnn_serving.translate.graph import ShapeCheck, Translation
 

@@ -8,7 +8,8 @@ import onnx_ir as ir
 
 from tnn_serving.emit.builder import Builder
 from tnn_serving.graph import Input
-from tnn_serving.translate.pictures import PictureInput, pixels
+from tnn_serving.pictures.conversion import PictureInput
+from tnn_serving.translate.pictures import pixels
 
 
 def as_pixels(dims: tuple[Any, ...]) -> tuple[Any, ...]:
