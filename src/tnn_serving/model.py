@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import onnx
@@ -26,42 +24,22 @@ from tnn_serving.engines.choices import Choices
 from tnn_serving.engines.cpu import Cpu, available_cores, cpu_name
 from tnn_serving.engines.shapes import NO_SHAPES, Allocate, ShapeCache, ShapeLimits, zeros
 from tnn_serving.errors import ConfigError, EngineError, RequestError, located
-from tnn_serving.formats.tnn import read_model
-from tnn_serving.formats.tnn.files import ONNX_SUFFIX, onnx_file
 from tnn_serving.graph import Graph
 from tnn_serving.network.analyse import analyse
 from tnn_serving.network.base import Network, Pictures, Variant
+from tnn_serving.network.formats import open_network
 from tnn_serving.network.int8 import Decision, processor
-from tnn_serving.network.onnx import read_onnx
 from tnn_serving.network.tnn import TnnNetwork
 from tnn_serving.translate.graph import Translation
 from tnn_serving.version import VERSION
+
+if TYPE_CHECKING:
+    from tnn_serving.network.formats import Source
 
 log = logging.getLogger(__name__)
 
 IN_A_ROW = 4
 """Inferences of each thread when many at a time are measured: starting the threads is not what is measured."""
-
-Source = str | os.PathLike[str] | tuple[str | os.PathLike[str] | bytes, str | os.PathLike[str] | bytes] | Graph
-
-
-def to_graph(source: Source) -> Graph:
-    """The graph that a source means: see :func:`load`."""
-    if isinstance(source, Graph):
-        return source
-    if isinstance(source, tuple):
-        return read_model(*source)
-    return read_model(source)
-
-
-def to_network(source: Source) -> Network:
-    """The network that a source means: see :func:`load`."""
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        file = onnx_file(path) if path.is_dir() else path if path.suffix.lower() == ONNX_SUFFIX else None
-        if file is not None:
-            return read_onnx(file)
-    return TnnNetwork(to_graph(source))
 
 
 def load(
@@ -70,8 +48,8 @@ def load(
     """Loads a model: reads, translates, compiles.
 
     Args:
-        source: a model folder, a .tnnproto with its .tnnmodel beside it, (proto, model) as paths or bytes, a Graph, or
-            an .onnx file (or a folder that holds one instead of TNN's files).
+        source: a model folder (its highest version) or a version folder, a .tnnproto with its .tnnmodel beside it,
+            an .onnx, (proto, model) as paths or bytes, the bytes of an .onnx, an ``onnx.ModelProto``, or a graph.
         engine: "openvino", "onnxruntime", or "auto": the one that is measured to be faster at the default shapes,
             among those that can run the network.
         int8: "exact" gives TNN's code everywhere; "fast" uses the engine's int8 kernels, within one step a layer;
@@ -89,7 +67,7 @@ def load(
     """
     precision = options.pop("precision", "f32")
     return Model.of(
-        to_network(source),
+        open_network(source),
         raw_int8=raw_int8,
         engine=engine,
         options=Options.of(options),
@@ -99,9 +77,11 @@ def load(
 
 
 def to_onnx(source: Source, *, int8: str = "exact", raw_int8: bool = False) -> onnx.ModelProto:
-    """The network as an ONNX model: opset 21, standard operators, blob names kept, free dims symbolic.
+    """The network as an ONNX model, blob names kept, free dims symbolic.
 
-    Inputs with a stored value are graph inputs with an initializer, which is ONNX's way to say the same.
+    A TNN network is said in opset 21 and standard operators; inputs with a stored value are graph inputs with an
+    initializer, which is ONNX's way to say the same. An ONNX model is returned as it is served: checked, each node with
+    a name, and without what it says of the shapes of inner values.
 
     Args:
         source: as for :func:`load`.
@@ -113,7 +93,7 @@ def to_onnx(source: Source, *, int8: str = "exact", raw_int8: bool = False) -> o
     """
     if int8 not in ("exact", "fast"):
         raise ConfigError("unknown int8 form", expected="exact or fast", found=int8)
-    network = TnnNetwork(to_graph(source))
+    network = open_network(source)
     form = Form.EXACT if int8 == "exact" else Form.FAST_U8
     variant = Variant(tuple(network.outputs), tuple(network.optional), form=form, raw_int8=raw_int8)
     translation = network.translate(variant)

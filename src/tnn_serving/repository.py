@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tnn_serving.errors import ServerError
-from tnn_serving.formats.candidates import has_suffix
-from tnn_serving.formats.tnn.files import MODEL_SUFFIX, ONNX_SUFFIX, PROTO_SUFFIX
+from tnn_serving.network.formats import has_model_files, versions
 
 BACKEND_LINE = b'backend: "tnn"\n'
 """What ``serve`` adds to a configuration that names neither backend nor platform."""
-
-MODEL_SUFFIXES = (PROTO_SUFFIX, MODEL_SUFFIX, ONNX_SUFFIX)
 
 MAC_METADATA = "__MACOSX"
 """The folder of metadata in a zip archive that macOS has made: its tree repeats that of the archive."""
@@ -27,15 +24,9 @@ class Skipped:
     reason: str
 
 
-def versions(model: Path) -> list[Path]:
-    """The numbered version folders of a model folder."""
-    found = (path for path in model.iterdir() if path.name.isdecimal() and path.is_dir())
-    return sorted(found, key=lambda path: int(path.name))
-
-
 def is_ours(model: Path) -> bool:
     """Whether any version of a model holds files of a kind that the backend reads."""
-    return any(has_suffix(file, *MODEL_SUFFIXES) for version in versions(model) for file in version.iterdir())
+    return any(map(has_model_files, versions(model)))
 
 
 def model_folders(repository: Path) -> tuple[list[Path], list[Skipped]]:
@@ -68,8 +59,8 @@ def check_repository(path: Path) -> None:
     if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK):
         found = "nothing" if not path.exists() else "no folder" if not path.is_dir() else "a folder that can't be read"
         raise ServerError(f"no model repository at {path}", expected="a folder of model folders", found=found)
-    layout = "a repository looks like REPOSITORY/NAME/1/proto.tnnproto"
-    if any(has_suffix(file, *MODEL_SUFFIXES) for file in path.iterdir()):
+    layout = "a repository looks like REPOSITORY/NAME/1/ with the model's files in it"
+    if has_model_files(path):
         raise ServerError(f"{path} holds a model's files itself", hint=f"give its folder's parent; {layout}")
     if versions(path) and is_ours(path):
         raise ServerError(f"{path} is a model, not a repository", hint=f"give its parent, {path.parent}; {layout}")

@@ -138,7 +138,7 @@ def test_files(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="cannot be read"):
         convert_onnx(tmp_path / "missing.onnx")
     path.write_bytes(b"\xff\xff\xff not protobuf")
-    with pytest.raises(FormatError, match="not an ONNX file"):
+    with pytest.raises(FormatError, match="no valid ONNX model"):
         convert_onnx(path)
 
 

@@ -31,14 +31,11 @@ from tnn_serving.config.settings import ModelSettings
 from tnn_serving.config.text import read_config
 from tnn_serving.engines import TensorSpec
 from tnn_serving.errors import FormatError, TnnError
-from tnn_serving.formats.tnn.files import model_files, onnx_file
 from tnn_serving.network.analyse import analyse
-from tnn_serving.network.tnn import TnnNetwork
+from tnn_serving.network.formats import model_files, open_network, versions
 from tnn_serving.prepare import manifest
-from tnn_serving.prepare.loading import open_network
-from tnn_serving.repository import is_ours, versions
+from tnn_serving.repository import is_ours
 from tnn_serving.serving.servable import Servable
-from tnn_serving.translate.graph import refusals
 
 
 def check_in_worker(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,8 +78,8 @@ def check_model(folder: Path, options: CommandLine) -> tuple[CheckedModel, Model
         model.versions.append(version)
         with logged() as warnings:
             _version(version, folder, path, config, options, settings, may_open=not model.count("error"))
-        known = {finding.problem for finding in model.findings}
-        version.findings += [Finding("warning", "", text) for text in warnings if text not in known]
+        known = [finding.problem for finding in (*model.findings, *version.findings)]
+        version.findings += [Finding("warning", "", t) for t in warnings if not any(problem in t for problem in known)]
         if not version.served:
             version.findings = [finding.softened() for finding in version.findings]
             version.findings.append(Finding("note", CONFIG_FILE, "not served: version_policy leaves it out"))
@@ -126,14 +123,15 @@ def _version(
     try:
         report.files = _files(path)
         network = open_network(path, settings.limits())
-        if isinstance(network, TnnNetwork):
-            report.layers = len(network.graph.layers)
-            report.findings += [of_error(problem) for problem in refusals(network.graph, given=network.optional)]
+        report.layers = len(network.layers())
+        report.findings += [of_error(problem) for problem in network.refusals()]
         if report.findings:
             return
-        _, dependence = network.batched(network.outputs)
+        asked = config.max_batch_size > 1
+        batched, dependence = network.batched(network.outputs, asked=asked)
+        shown = batched if asked and dependence is None else network
         pictures = settings.conversions
-        analysis, _ = analyse(network, pictures=pictures, raw_int8=settings.raw_int8, obstacle=dependence)
+        analysis, _ = analyse(shown, pictures=pictures, raw_int8=settings.raw_int8, obstacle=dependence)
         inputs = {blob.name: TensorSpec(blob.name, blob.dtype, blob.known) for blob in analysis.inputs}
         blobs = {blob.name: TensorSpec(blob.name, blob.dtype, blob.known) for blob in analysis.blobs}
         report.inputs = [_tensor(spec) for spec in inputs.values()]
@@ -164,9 +162,7 @@ def _tensor(spec: TensorSpec) -> CheckedTensor:
 
 def _files(version: Path) -> list[CheckedFile]:
     """The files that make the model. Raises FormatError as opening it does."""
-    file = onnx_file(version)
-    files = model_files(version) if file is None else (file,)
-    return [CheckedFile(path.name, path.stat().st_size, manifest.sha256_of(path)) for path in files if path]
+    return [CheckedFile(f.name, f.stat().st_size, manifest.sha256_of(f)) for f in model_files(version)]
 
 
 def _batch(dependence: str | None, inputs: Sequence[CheckedTensor], max_batch_size: int) -> Iterator[Finding]:

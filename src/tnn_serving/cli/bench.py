@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from types import TracebackType
+from typing import Annotated, Literal, TypeVar
 
 import typer
 from rich.live import Live
@@ -15,13 +16,14 @@ from rich.table import Table
 from tnn_serving.cli.model import parse_shapes
 from tnn_serving.cli.output import EXIT_BAD, EXIT_INTERRUPTED, JsonFlag, print_json, stderr, stdout
 from tnn_serving.client.connection import Protocol, connect, parse_url
-from tnn_serving.client.load import Measurement, Target, Window, measure
-from tnn_serving.client.load.inputs import file_shapes
-from tnn_serving.client.load.measure import OPEN_LOOP_CONNECTIONS
+from tnn_serving.client.load import Measurement, Window
+from tnn_serving.client.load.bench import Level, Pace, Requests, bench_model, bench_server
+from tnn_serving.client.load.measure import OPEN_LOOP_CONNECTIONS, SharedMemory
 from tnn_serving.errors import ConfigError
-from tnn_serving.formats.tnn import read_model
 from tnn_serving.look.profile import RUNS, Profile, profile
 from tnn_serving.prepare.recorded_case import read_arrays
+
+Order = Literal["time", "order"]
 
 KEPT = 0.95
 """A rate is kept when at least this share of it was answered."""
@@ -32,7 +34,7 @@ def bench(
         str,
         typer.Argument(
             metavar="MODEL|URL",
-            help="A model folder or .tnnproto, which is served for the while; or the address of a running server.",
+            help="A model folder or file, which is served for the while; or the address of a running server.",
         ),
     ],
     model: Annotated[str | None, typer.Option(help="At a URL: name of the model; not needed if there is one.")] = None,
@@ -61,7 +63,7 @@ def bench(
     ] = 0.05,
     max_windows: Annotated[int, typer.Option(min=1, help="Windows a level, if they do not agree earlier.")] = 10,
     shared_memory: Annotated[
-        Literal["none", "system"], typer.Option(help="Pass tensors through shared memory, on this machine.")
+        SharedMemory, typer.Option(help="Pass tensors through shared memory, on this machine.")
     ] = "none",
     verify: Annotated[bool, typer.Option("--verify", help="Compare each answer with the first; costs time.")] = False,
     layers: Annotated[
@@ -69,7 +71,7 @@ def bench(
     ] = False,
     engine: Annotated[str, typer.Option(help="With --layers: auto, openvino or onnxruntime.")] = "auto",
     runs: Annotated[int, typer.Option(min=1, help="With --layers: inferences to average.")] = RUNS,
-    sort: Annotated[Literal["time", "order"], typer.Option(help="With --layers: of the table.")] = "time",
+    sort: Annotated[Order, typer.Option(help="With --layers: of the table.")] = "time",
     json: JsonFlag = False,
 ) -> None:
     """Measure a served model under load: throughput, latency, and where the time goes.
@@ -93,43 +95,16 @@ def bench(
         _bench_layers(target, engine, parse_shapes(shape or []), data, seed=seed, runs=runs, sort=sort, json=json)
         return
     levels = _levels(concurrency, rate)
-    shapes: dict[str, Sequence[int]] = {**parse_shapes(shape or [])}
-    done: list[Measurement] = []
-    with ExitStack() as stack:
-        url, name, pid = _server(stack, target, model, protocol)
+    requests = Requests(parse_shapes(shape or []), data, batch, seed, shared_memory, verify)
+    pace = Pace(poisson, connections, window, stability, max_windows)
+    with _Progress() as progress:
         if Path(target).exists():
-            with connect(url) as connection:
-                shapes = {**file_shapes(connection.model(name), Path(target), batch), **shapes}
-        aim = stack.enter_context(
-            Target(
-                url,
-                name,
-                shapes=shapes,
-                data=data,
-                batch=batch,
-                seed=seed,
-                shared_memory=shared_memory,
-                verify=verify,
-                pid=pid,
-            )
-        )
-        live = stack.enter_context(Live(console=stderr, auto_refresh=False, transient=True))
-        for level in levels:
-            done.append(
-                measure(
-                    aim,
-                    concurrency=level.concurrency,
-                    rate=level.rate,
-                    poisson=poisson,
-                    connections=connections,
-                    window_s=window,
-                    stability=stability,
-                    max_windows=max_windows,
-                    on_window=_Progress(live, level.label),
-                )
-            )
-            if done[-1].interrupted:
-                break
+            if model is not None:
+                raise typer.BadParameter("only a server has models to choose from", param_hint="--model")
+            done = bench_model(Path(target), protocol, levels, requests, pace, progress)
+        else:
+            url = _address(target, protocol)
+            done = bench_server(url, model or _only_model(url), levels, requests, pace, progress)
     if json:
         print_json(done)
     else:
@@ -142,37 +117,52 @@ def bench(
 
 
 class _Progress:
-    """Shows each window of a level as it ends, on a terminal."""
+    """Shows each window as it ends, on a terminal."""
 
-    def __init__(self, live: Live, label: str) -> None:
-        self._live, self._label, self._count = live, label, 0
-        self._update("")
+    def __init__(self) -> None:
+        self._live = Live(console=stderr, auto_refresh=False, transient=True)
+        self._counts: Counter[Level] = Counter()
 
-    def __call__(self, window: Window) -> None:
-        self._count += 1
+    def __enter__(self) -> _Progress:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def __call__(self, level: Level, window: Window) -> None:
+        self._counts[level] += 1
         p50 = "" if window.p50_ms is None else f", p50 {window.p50_ms:.2f} ms"
-        self._update(f": window {self._count}, {window.requests_per_s:,.0f} requests/s{p50}")
-
-    def _update(self, text: str) -> None:
+        figures = f"window {self._counts[level]}, {window.requests_per_s:,.0f} requests/s{p50}"
         if self._live.console.is_terminal:
-            self._live.update(f"{self._label}{text}", refresh=True)
+            self._live.update(f"{level.label}: {figures}", refresh=True)
 
 
-class _Level(NamedTuple):
-    concurrency: int | None = None
-    rate: float | None = None
-
-    @property
-    def label(self) -> str:
-        return f"concurrency {self.concurrency}" if self.rate is None else f"rate {self.rate:g}"
-
-
-def _levels(concurrency: str | None, rate: str | None) -> list[_Level]:
+def _levels(concurrency: str | None, rate: str | None) -> list[Level]:
     if concurrency is not None and rate is not None:
         raise typer.BadParameter("give one of --concurrency and --rate", param_hint="--rate")
     if rate is not None:
-        return [_Level(rate=one) for one in positive_numbers(rate, float, "--rate")]
-    return [_Level(concurrency=one) for one in positive_numbers(concurrency or "1", int, "--concurrency")]
+        return [Level(rate=one) for one in positive_numbers(rate, float, "--rate")]
+    return [Level(concurrency=one) for one in positive_numbers(concurrency or "1", int, "--concurrency")]
+
+
+def _address(target: str, protocol: Protocol) -> str:
+    if "/" in target and "://" not in target:
+        raise typer.BadParameter(f"{target!r} is no model and no address", param_hint="MODEL|URL")
+    try:
+        return parse_url(target, None if "://" in target else protocol).url
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), param_hint="MODEL|URL") from None
+
+
+def _only_model(url: str) -> str:
+    with connect(url) as connection:
+        names = connection.ready_models()
+    if len(names) != 1:
+        raise typer.BadParameter(f"choose one of: {', '.join(names) or 'none is ready'}", param_hint="--model")
+    return names[0]
 
 
 Number = TypeVar("Number", int, float)
@@ -186,31 +176,6 @@ def positive_numbers(text: str, kind: Callable[[str], Number], option: str) -> l
     if not numbers or min(numbers) <= 0:
         raise typer.BadParameter(f"{text!r}: expected positive numbers, as 1,4,16", param_hint=option)
     return numbers
-
-
-def _server(stack: ExitStack, target: str, model: str | None, protocol: Protocol) -> tuple[str, str, int | None]:
-    """Address, model name and process id of the server to measure; started here if the target is a model."""
-    if Path(target).exists():
-        from tnn_serving.triton.background import Background, OneModel
-
-        if model is not None:
-            raise typer.BadParameter("only a server has models to choose from", param_hint="--model")
-        one = stack.enter_context(OneModel(Path(target)))
-        background = stack.enter_context(Background(one.repository))
-        return background.http_url if protocol == "http" else background.grpc_url, one.name, background.pid
-    if "/" in target and "://" not in target:
-        raise typer.BadParameter(f"{target!r} is no model and no address", param_hint="MODEL|URL")
-    try:
-        url = parse_url(target, None if "://" in target else protocol).url
-    except ConfigError as error:
-        raise typer.BadParameter(str(error), param_hint="MODEL|URL") from None
-    if model is None:
-        with connect(url) as connection:
-            names = connection.ready_models()
-        if len(names) != 1:
-            raise typer.BadParameter(f"choose one of: {', '.join(names) or 'none is ready'}", param_hint="--model")
-        model = names[0]
-    return url, model, None
 
 
 def _show(levels: Sequence[Measurement]) -> None:
@@ -262,7 +227,7 @@ def _side_cells(level: Measurement) -> list[str]:
 
 def _warn(levels: Sequence[Measurement]) -> None:
     for level in levels:
-        label = _Level(level.concurrency, level.rate).label
+        label = Level(level.concurrency, level.rate).label
         for text, count in list(level.error_texts.items())[:3]:
             stderr.print(f"[bold red]{label}:[/] {count} requests failed: {escape(text)}", highlight=False)
         if level.interrupted:
@@ -292,7 +257,7 @@ def _bench_layers(
         raise typer.BadParameter("--layers needs a model file, not a server", param_hint="MODEL|URL")
     recorded = read_arrays(data) if data is not None else {}
     inputs = {name.removeprefix("in."): array for name, array in recorded.items() if not name.startswith("out.")}
-    found = profile(read_model(model), engine, inputs=inputs or None, shapes=shapes, seed=seed, runs=runs)
+    found = profile(model, engine, inputs=inputs or None, shapes=shapes, seed=seed, runs=runs)
     if json:
         print_json(found)
     else:

@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from tnn_serving.cli.output import JsonFlag, print_json, stderr, stdout
-from tnn_serving.errors import ConfigError
-from tnn_serving.formats.tnn import read_model
-from tnn_serving.look.compare import TOLERANCE, Comparison, random_inputs, run_everything
-from tnn_serving.look.compare import compare as compare_runs
-from tnn_serving.look.summary import LayerSummary, Summary, summarize
-from tnn_serving.model import load, to_onnx
-from tnn_serving.prepare.recorded_case import read_recording
+from tnn_serving.cli.output import EXIT_BAD, JsonFlag, print_json, stderr, stdout
+from tnn_serving.formats.onnx import write_onnx
+from tnn_serving.look.compare import TOLERANCE, Comparison
+from tnn_serving.look.compare import compare as compare_models
+from tnn_serving.look.summary import Summary, summarize
+from tnn_serving.model import to_onnx
+from tnn_serving.network.formats import open_network
+from tnn_serving.network.views import LayerView
 
-ModelPath = Annotated[Path, typer.Argument(help="A model folder, or a .tnnproto with its .tnnmodel beside it.")]
+ModelPath = Annotated[Path, typer.Argument(help="A model folder, or the file of a model: of TNN, or ONNX.")]
 
 
 def inspect(
@@ -29,7 +30,7 @@ def inspect(
     layer: Annotated[str | None, typer.Option(help="Show all there is about one layer.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Show what a TNN model contains, without running it.
+    """Show what a model contains: inputs, outputs, and each layer with its shapes and weights.
 
     Examples:
 
@@ -41,7 +42,7 @@ def inspect(
 
       tnn-serving inspect models/face/1 --json | jq '.layers[].type'
     """
-    summary = summarize(read_model(model), parse_shapes(shape or []))
+    summary = summarize(open_network(model), parse_shapes(shape or []))
     if layer is not None:
         _show_layer(summary, layer, as_json=json)
     elif json:
@@ -49,7 +50,7 @@ def inspect(
     else:
         _show(summary)
     if summary.problem:
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_BAD)
 
 
 def export(
@@ -60,17 +61,16 @@ def export(
     ] = "exact",
     raw_int8: Annotated[bool, typer.Option(help="Take and give int8 blobs as codes.")] = False,
 ) -> None:
-    """Write a TNN model as ONNX (opset 21, standard operators, free sizes symbolic, blob names kept).
+    """Write a model as ONNX, as it is served: free sizes symbolic, blob names kept.
+
+    A TNN model becomes opset 21 and standard operators.
 
     Examples:
 
       tnn-serving export models/face/1 -o face.onnx
     """
     made = to_onnx(model, int8=int8, raw_int8=raw_int8)
-    try:
-        output.write_bytes(made.SerializeToString())
-    except OSError as error:
-        raise ConfigError(f"cannot write {output}: {error.strerror}") from error
+    write_onnx(made, output)
     stderr.print(f"written: {output} ({len(made.graph.node)} nodes)", highlight=False)
 
 
@@ -78,9 +78,9 @@ def compare(
     model: ModelPath,
     other: Annotated[Path | None, typer.Argument(help="A second model to compare with.")] = None,
     against: Annotated[Path | None, typer.Option(help="Recording: an .npz with in.BLOB and out.BLOB arrays.")] = None,
-    engines: Annotated[str, typer.Option(help="The engines to compare, or the first of them to use.")] = (
-        "openvino,onnxruntime"
-    ),
+    engines: Annotated[
+        str, typer.Option(metavar="ENGINE[,ENGINE]", help="The engines to compare, or the first of them to use; all.")
+    ] = "",
     shape: Annotated[list[str] | None, typer.Option(help="Input shape, as NAME=1x3x224x224; may be repeated.")] = None,
     blob: Annotated[list[str] | None, typer.Option(help="Only these blobs; may be repeated.")] = None,
     tolerance: Annotated[
@@ -101,32 +101,26 @@ def compare(
       tnn-serving compare models/face/1 --against face.npz
 
       tnn-serving compare models/face/1 models/face_int8/1 --tolerance 0.05
+
+      tnn-serving compare models/face/1 face.onnx
     """
-    graph = read_model(model)
-    first, *more = engines.split(",")
-    loaded = load(graph, first, int8=int8)
-    inputs, recorded = read_recording(against) if against else ({}, {})
-    inputs = inputs or random_inputs(loaded, parse_shapes(shape or []), seed=seed)
-    left = run_everything(loaded, inputs)
-    if against is not None:
-        right = recorded
-        names = (f"{model} on {first}", str(against))
-    elif other is not None:
-        right = run_everything(load(read_model(other), first, int8=int8), inputs)
-        names = (f"{model} on {first}", f"{other} on {first}")
-    else:
-        second = more[0] if more else "onnxruntime"
-        right = run_everything(load(graph, second, int8=int8), inputs)
-        names = (f"{model} on {first}", f"{model} on {second}")
-    if blob:
-        left = {name: value for name, value in left.items() if name in blob}
-    found = compare_runs(graph, left, right, names=names, tolerance=tolerance)
+    found = compare_models(
+        model,
+        other,
+        against=against,
+        engines=engines.split(",") if engines else (),
+        shapes=parse_shapes(shape or []),
+        blobs=blob or (),
+        tolerance=tolerance,
+        int8=int8,
+        seed=seed,
+    )
     if json:
         print_json(found)
     else:
         _show_comparison(found)
     if found.first is not None:
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_BAD)
 
 
 def _show_comparison(found: Comparison) -> None:
@@ -173,6 +167,10 @@ def _dims(dims: list[int | None] | None, free: list[bool] | None = None) -> str:
     )
 
 
+def _several(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def _count(number: int) -> str:
     for limit, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if number >= limit:
@@ -181,7 +179,7 @@ def _count(number: int) -> str:
 
 
 def _show(summary: Summary) -> None:
-    stdout.print(f"[bold]{summary.source}[/]  proto {summary.proto_version}", highlight=False)
+    stdout.print(f"[bold]{escape(summary.source)}[/]  version {summary.proto_version}", highlight=False)
     blobs = Table("", "blob", "type", "dims (* free)", box=None, pad_edge=False)
     for kind, group in (("input", summary.inputs), ("output", summary.outputs)):
         for blob in group:
@@ -201,8 +199,9 @@ def _show(summary: Summary) -> None:
     stdout.print(layers, "")
     macs = "unknown" if summary.macs is None else _count(summary.macs)
     stdout.print(
-        f"{len(summary.layers)} layers, {_count(summary.parameters)} parameters in {_count(summary.weight_bytes)}B, "
-        f"{macs} MACs, {summary.int8_blobs} int8 blobs, {len(summary.constants)} constants",
+        f"{_several(len(summary.layers), 'layer')}, {_count(summary.parameters)} parameters in "
+        f"{_count(summary.weight_bytes)}B, {macs} MACs, {summary.int8_blobs} int8 blobs, "
+        f"{len(summary.constants)} constants",
         highlight=False,
     )
     for engine, form in summary.int8.items():
@@ -222,7 +221,7 @@ def _show_layer(summary: Summary, name: str, *, as_json: bool) -> None:
         _show_one(row)
 
 
-def _show_one(row: LayerSummary) -> None:
+def _show_one(row: LayerView) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("layer", f"{row.index} {row.name} ({row.type})")
     table.add_row("inputs", ", ".join(row.inputs))

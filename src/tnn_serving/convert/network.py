@@ -9,12 +9,11 @@ import os
 from collections.abc import Mapping, Sequence
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from tnn_serving.convert.onnx_graph import OnnxGraph
 from tnn_serving.convert.operators import CONVERTERS
-from tnn_serving.errors import FormatError, ShapeError, UnsupportedLayer, located
-from tnn_serving.formats.content import ONNX, identified
+from tnn_serving.errors import ShapeError, UnsupportedLayer, located
+from tnn_serving.formats.onnx import read_onnx
 from tnn_serving.graph import Graph, Input
 from tnn_serving.tensor import DataType
 
@@ -31,36 +30,23 @@ def convert_onnx(
         dims: default dims of inputs, where they shall differ from the model's or where it leaves them open.
 
     Raises:
-        FormatError: not an ONNX file.
+        FormatError, LimitError: as :func:`tnn_serving.formats.onnx.read_onnx`.
         ShapeError: an input whose dims are neither in the model nor given.
         UnsupportedLayer: a node that has no form in TNN, or not yet one here.
     """
-    model = source if isinstance(source, onnx.ModelProto) else _load(source)
+    model = read_onnx(source)
     known = OnnxGraph(model)
     inputs = [_input(item, dims or {}) for item in model.graph.input if item.name not in known.constants]
     layers = []
     for node in model.graph.node:
         if node.output[0] in known.absorbed:
             continue
-        with located(f"ONNX node `{node.name or node.output[0]}` ({node.op_type})"):
+        with located(f"ONNX node `{node.name}` ({node.op_type})"):
             converter = CONVERTERS.get(node.op_type)
             if converter is None:
                 raise UnsupportedLayer("operator has no TNN form here", expected=", ".join(sorted(CONVERTERS)))
             layers.append(converter(known, node))
     return Graph(inputs, known.outputs, layers, source=model.graph.name or "onnx")
-
-
-def _load(path: str | os.PathLike[str]) -> onnx.ModelProto:
-    with located(os.fspath(path)), identified(path, ONNX):
-        try:
-            model = onnx.load(os.fspath(path))
-        except (OSError, ValueError) as error:
-            raise FormatError("cannot be read", found=str(error)) from error
-        except DecodeError as error:
-            raise FormatError("not an ONNX file", found=str(error)) from error
-        if not model.ir_version:
-            raise FormatError("not an ONNX file", expected="an IR version")
-        return model
 
 
 def _input(item: onnx.ValueInfoProto, dims: Mapping[str, Sequence[int]]) -> Input:

@@ -69,15 +69,19 @@ def chosen(files: Sequence[Path], name: str) -> Path | None:
     return named(files, name) or (files[0] if len(files) == 1 else None)
 
 
-def none_found(folder: Path, names: Sequence[str], reason: str | None = None) -> FormatError:
+def none_found(folder: Path, *kinds: Sequence[str], reason: str | None = None) -> FormatError:
     """The error for a folder without the files of a model.
 
     Args:
-        names: the usual name of each file that makes a model.
+        kinds: for each format that could be there, the usual name of each file that makes a model.
         reason: why the files that are there are not enough; left out, the hint is what their names show.
     """
-    hint = reason or _overlooked(folder, names)
-    return FormatError(f"no model in {folder}", expected=_wanted(names), found=_listed(folder), hint=hint)
+    return FormatError(
+        f"no model in {folder}",
+        expected="; or ".join(map(_wanted, kinds)),
+        found=_listed(folder),
+        hint=reason or _overlooked(folder, [name for names in kinds for name in names]),
+    )
 
 
 def several_found(folder: Path, kinds: Sequence[Sequence[Path]], names: Sequence[str]) -> FormatError:

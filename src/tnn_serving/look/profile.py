@@ -1,4 +1,4 @@
-"""Where the time of a network goes, in the names of its TNN layers."""
+"""Where the time of a network goes, in the names of its layers."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tnn_serving.engines import NodeTime
-from tnn_serving.graph import Graph
 from tnn_serving.look.compare import random_inputs
-from tnn_serving.model import Model, Source, load, to_graph
+from tnn_serving.model import Model, load
+from tnn_serving.network.formats import open_network
+from tnn_serving.network.views import LayerView
+
+if TYPE_CHECKING:
+    from tnn_serving.network.formats import Source
 
 RUNS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTime:
-    """One TNN layer, or, without an index, what the engine does on its own account (changes of layout, for one).
+    """One layer, or, without an index, what the engine adds (changes of layout, for one).
 
     Attributes:
         time_ms: a mean inference's.
@@ -83,15 +87,15 @@ def profile(
         RequestError, ShapeError: the inputs do not fit.
         EngineError: the engine fails.
     """
-    graph = to_graph(source)
+    network = open_network(source)
     # Profiling takes time itself, so what an inference takes is measured without.
-    model = load(graph, engine, **options)
+    model = load(network, engine, **options)
     feeds = inputs if inputs is not None else random_inputs(model, shapes or {}, seed=seed)
     wall_ms = _wall_ms(model, feeds, runs)
-    model = load(graph, engine, profile=True, **options)
-    layers = by_layer(graph, model.profile(feeds, runs))
+    model = load(network, engine, profile=True, **options)
+    layers = by_layer(network.layers(), model.profile(feeds, runs))
     return Profile(
-        source=graph.source,
+        source=network.source,
         engine=model.engine,
         shapes={name: list(array.shape) for name, array in feeds.items()},
         runs=runs,
@@ -111,14 +115,14 @@ def _wall_ms(model: Model, inputs: Mapping[str, np.ndarray], runs: int) -> float
     return statistics.median(seconds) * 1e3
 
 
-def by_layer(graph: Graph, nodes: list[NodeTime]) -> list[LayerTime]:
+def by_layer(layers: Sequence[LayerView], nodes: Sequence[NodeTime]) -> list[LayerTime]:
     """The time of an engine's nodes summed for each layer.
 
     A node that stands for several layers counts for the main one, whose kernel it is; the others are merged into that.
     """
-    names = _Names(graph)
-    times_ms = [0.0] * len(graph.layers)
-    kernels: list[list[str]] = [[] for _ in graph.layers]
+    names = _Names(layers)
+    times_ms = [0.0] * len(layers)
+    kernels: list[list[str]] = [[] for _ in layers]
     merged: dict[int, str] = {}
     others: dict[str, float] = {}
     for node in nodes:
@@ -133,7 +137,7 @@ def by_layer(graph: Graph, nodes: list[NodeTime]) -> list[LayerTime]:
             times_ms[main] += node.seconds * 1e3
             if node.kernel not in kernels[main]:
                 kernels[main].append(node.kernel)
-            merged.update(dict.fromkeys(rest, graph.layers[main].name))
+            merged.update(dict.fromkeys(rest, layers[main].name))
     total_ms = sum(times_ms) + sum(others.values())
     rows = [
         LayerTime(
@@ -145,7 +149,7 @@ def by_layer(graph: Graph, nodes: list[NodeTime]) -> list[LayerTime]:
             kernels[index],
             None if kernels[index] else merged.get(index),
         )
-        for index, layer in enumerate(graph.layers)
+        for index, layer in enumerate(layers)
     ]
     return rows + [
         LayerTime(None, "", kind, ms, ms / total_ms if total_ms else 0.0, [kind]) for kind, ms in others.items()
@@ -153,18 +157,18 @@ def by_layer(graph: Graph, nodes: list[NodeTime]) -> list[LayerTime]:
 
 
 class _Names:
-    """Finds the layer that a name of the ONNX model belongs to: a blob, or a node or value named ``layer/...``."""
+    """Finds the layer that a name in an engine belongs to: a blob, the layer itself, or what is named ``layer/...``."""
 
-    def __init__(self, graph: Graph) -> None:
-        self._blobs = {blob: index for index, layer in enumerate(graph.layers) for blob in layer.outputs}
-        self._layers = {layer.name: index for index, layer in enumerate(graph.layers)}
+    def __init__(self, layers: Sequence[LayerView]) -> None:
+        self._blobs = {blob: index for index, layer in enumerate(layers) for blob in layer.outputs}
+        self._layers = {layer.name: index for index, layer in enumerate(layers)}
 
     def layer(self, name: str) -> int | None:
         """Index of the layer; the longest name wins, since names of layers may contain slashes."""
         if name in self._blobs:
             return self._blobs[name]
         parts = name.split("/")
-        for count in range(len(parts) - 1, 0, -1):
+        for count in range(len(parts), 0, -1):
             index = self._layers.get("/".join(parts[:count]))
             if index is not None:
                 return index

@@ -10,10 +10,13 @@ from tnn_serving.emit.int8 import Form
 from tnn_serving.emit.limits import Limits
 from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import Cpu
+from tnn_serving.errors import TnnError
 from tnn_serving.network.int8 import Decision
+from tnn_serving.network.views import LayerView, WeightView
 from tnn_serving.pictures.conversion import PictureInput
 from tnn_serving.translate.graph import ShapeCheck, Translation
 
+Shapes = Mapping[str, Sequence[int]]
 Pictures = Mapping[str, PictureInput]
 
 NO_VALUES: Arrays = {}
@@ -43,16 +46,21 @@ class Network(Protocol):
 
     Attributes:
         source: the file it came from.
+        version: of its format, as the file says it.
         limits: what it may ask for while it is loaded, and of memory at each shape.
         outputs: names of its outputs, in file order.
         optional: inputs that have a stored value and may be left out.
         quantized: it has int8 layers of TNN's.
-        weight_bytes: size of its weights in memory.
+        int8_blobs: number of int8 blobs of TNN's that have a scale.
+        stored_bytes: size of its weights and constants in the file.
+        weight_bytes: size of them in memory.
         default_shapes: a shape of each input that the network takes, in the network's own layout.
     """
 
     @property
     def source(self) -> str: ...
+    @property
+    def version(self) -> str: ...
     @property
     def limits(self) -> Limits: ...
     @property
@@ -61,6 +69,10 @@ class Network(Protocol):
     def optional(self) -> list[str]: ...
     @property
     def quantized(self) -> bool: ...
+    @property
+    def int8_blobs(self) -> int: ...
+    @property
+    def stored_bytes(self) -> int: ...
     @property
     def weight_bytes(self) -> int: ...
     @property
@@ -80,12 +92,33 @@ class Network(Protocol):
         Raises ShapeError naming the layer that refuses, LimitError for more memory than allowed.
         """
 
+    def layers(self, shapes: Shapes | None = None) -> list[LayerView]:
+        """The layers in file order.
+
+        Args:
+            shapes: of each input, to give the dims of outputs and the multiply-accumulates at; left out, what the file
+                says is all, and nothing is refused.
+
+        Raises UnsupportedLayer, ShapeError, WeightsError: the network cannot run, or not at these shapes.
+        """
+
+    def constants(self) -> list[WeightView]:
+        """Stored tensors that are no single layer's."""
+
+    def refusals(self) -> list[TnnError]:
+        """Why the network cannot run: one error for each layer at fault."""
+
     def int8_form(self, engine: str, choice: str, cpu: Cpu) -> Decision:
         """How int8 layers are run on an engine. Raises ConfigError for an unknown choice."""
 
-    def batched(self, outputs: Sequence[str]) -> tuple[Network, str | None]:
+    def batched(self, outputs: Sequence[str], *, asked: bool = False) -> tuple[Network, str | None]:
         """The network with batch sizes that are written down in it made free, where that is provably right; and what
-        keeps the rows of a batch from being independent, if anything does."""
+        keeps the rows of a batch from being independent, if anything does.
+
+        Args:
+            outputs: blobs that are served.
+            asked: batches are asked for. The first dims of an ONNX file stay as they are otherwise: clients see them.
+        """
 
     def settled(self) -> Network:
         """The same network for requests: without a time limit, and without what only a load needs."""

@@ -6,233 +6,335 @@ import copy
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 from onnx import shape_inference
 
 from tnn_serving.analysis import Blob
-from tnn_serving.emit.builder import Builder
 from tnn_serving.emit.int8 import Form
 from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.engines import ENGINES, Options
-from tnn_serving.engines.base import Arrays
+from tnn_serving.engines.base import Arrays, Executable
 from tnn_serving.engines.cpu import Cpu
-from tnn_serving.errors import EngineError, FormatError, ShapeError, UnsupportedLayer, located
-from tnn_serving.formats.content import ONNX, head_of, identified, identify
-from tnn_serving.formats.tnn.files import check_regular
-from tnn_serving.graph import Input
+from tnn_serving.errors import EngineError, ShapeError, TnnError, UnsupportedLayer, located
+from tnn_serving.formats.onnx import DTYPES, skeleton, spelled, tensor_bytes, tensor_dims, tensor_dtype
 from tnn_serving.network.base import NO_VALUES, Network, Variant
 from tnn_serving.network.int8 import Decision
+from tnn_serving.network.onnx_batch import with_free_batch, written_batch
+from tnn_serving.network.onnx_layers import constant_views, layer_views, stored_bytes
+from tnn_serving.network.onnx_pixels import as_pixels, put_pixels_before
+from tnn_serving.network.views import LayerView, WeightView
 from tnn_serving.translate.graph import ShapeCheck, Translation
-from tnn_serving.translate.pictures import pixels
 from tnn_serving.translate.row_walk import rows_stay_apart
 
 log = logging.getLogger(__name__)
 
-SMALL_BYTES = 1024
-"""Stored tensors up to this size take part in shape inference; of larger ones only type and shape do."""
-
 PICTURE_SIZES = (224, 640, 320, 256, 128, 112, 96, 64, 48, 32, 16, 8)
 OTHER_SIZES = (256, 512, 128, 64, 32, 16, 8, 4, 2, 1)
-"""Sizes to try for free dims, where a shape is needed and nobody has said one: the first that the network takes."""
+"""Sizes to try for free dims, where a shape is needed and none is given: the first that the network takes."""
 
+SUPPORTED = ", ".join(sorted(onnx.TensorProto.DataType.Name(kind).lower() for kind in DTYPES))
 
-def read_onnx(path: Path, limits: Limits = UNLIMITED) -> OnnxNetwork:
-    """Reads an ONNX model, with external data that lies beside it.
-
-    Raises:
-        FormatError: the file is no valid ONNX model.
-    """
-    with located(str(path)):
-        with identified(path, ONNX):
-            proto = _load(path)
-        return OnnxNetwork(proto, str(path), limits)
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    check_regular(path)
-    try:
-        proto = onnx.load(path)
-        onnx.checker.check_model(proto)
-    except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror or error}") from error
-    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
-        for name in _external_data(path):
-            head = head_of(path.parent / name)
-            content = None if head is None else identify(head)
-            if content is not None:
-                raise FormatError(f"external data `{name}` is {content.name}", hint=content.advice) from error
-        raise FormatError("no valid ONNX model", found=" ".join(str(error).split())[:400]) from error
-    return proto
-
-
-def _external_data(path: Path) -> list[str]:
-    """Names of the files beside an ONNX model that store its tensors; none if the model itself cannot be read."""
-    try:
-        stored = onnx.load(path, load_external_data=False).graph.initializer
-    except (DecodeError, ValueError):
-        return []
-    places = [entry.value for tensor in stored for entry in tensor.external_data if entry.key == "location"]
-    return [name for name in dict.fromkeys(places) if name == Path(name).name]
+Shapes = Mapping[str, Sequence[int]]
 
 
 class OnnxNetwork:
     """A network given in ONNX.
 
-    Raises:
-        UnsupportedLayer: an input or output that is no tensor of numbers.
+    The model is kept in two parts: the graph without its large tensors, which is small enough to be copied, changed and
+    inferred as often as need be, and these tensors, which are never copied.
+
+    Args:
+        model: as :func:`~tnn_serving.formats.onnx.read_onnx` gives it.
+        source: the file it came from.
+        limits: what it may ask for.
     """
 
     quantized = False
+    int8_blobs = 0
 
-    def __init__(self, proto: onnx.ModelProto, source: str, limits: Limits = UNLIMITED) -> None:
+    def __init__(self, model: onnx.ModelProto, source: str = "model", limits: Limits = UNLIMITED) -> None:
         self.source = source
         self.limits = limits
-        self._proto = proto
-        # Exporters list weights among the inputs too, as IR versions below 4 had to: what has a value is a constant.
-        stored = {item.name for item in proto.graph.initializer}
-        self._entries = [item for item in proto.graph.input if item.name not in stored]
         self.optional: list[str] = []
-        self._skeleton = _without_large_tensors(proto)
-        for item in [*self._entries, *proto.graph.output]:
-            _check_tensor(item)
+        self._whole = model
+        # Exporters list weights among the inputs too, as IR versions below 4 had to: what has a value is a constant.
+        self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._entries = [item for item in model.graph.input if item.name not in self._stored]
+        self._graph = skeleton(model)
+
+    @property
+    def version(self) -> str:
+        """Versions of the file format and of each set of operators."""
+        sets = (f"{item.domain or 'opset'} {item.version}" for item in self._whole.opset_import)
+        return ", ".join([f"IR {self._whole.ir_version}", *sets])
 
     @property
     def outputs(self) -> list[str]:
         """Names of its outputs, in file order."""
-        return [item.name for item in self._proto.graph.output]
+        return [item.name for item in self._graph.graph.output]
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of the stored tensors in the file."""
+        return stored_bytes(self._whole)
 
     @cached_property
     def weight_bytes(self) -> int:
         """Size of the stored tensors."""
-        return sum(_tensor_bytes(item) for item in self._proto.graph.initializer)
+        return sum(map(tensor_bytes, self._stored.values()))
 
     @cached_property
     def default_shapes(self) -> dict[str, tuple[int, ...]]:
         """A shape of each input: the declared dims, and for free ones a batch of 1 and sizes that the network takes."""
-        declared = {item.name: _dims(item) for item in self._entries}
+        declared = {item.name: tensor_dims(item) or () for item in self._entries}
         first = {name: _filled(dims, 0) for name, dims in declared.items()}
         if all(None not in dims[1:] for dims in declared.values()):
             return first
-        takes = self._tried()
+        runs = self._trial()
         for k in range(max(len(PICTURE_SIZES), len(OTHER_SIZES))):
             shapes = {name: _filled(dims, k) for name, dims in declared.items()}
             try:
                 self.check_shapes(shapes, ())
             except ShapeError:
                 continue
-            if takes(shapes):
+            if runs(shapes):
                 return shapes
         return first
 
-    def _tried(self) -> Callable[[Mapping[str, tuple[int, ...]]], bool]:
-        """Tells whether the network runs at a shape: what does not fit may show then only."""
+    def _reference(self) -> Executable:
+        """The network on the engine whose meaning is ONNX's. Raises EngineError."""
         made = ir.serde.serialize_model(self._model(Variant(tuple(self.outputs))))
+        return ENGINES["onnxruntime"].compile(made, Options())
+
+    def _zeros(self, shapes: Shapes) -> dict[str, np.ndarray]:
+        return {item.name: np.zeros(tuple(shapes[item.name]), tensor_dtype(item)) for item in self._entries}
+
+    def _trial(self) -> Callable[[Shapes], bool]:
+        """Tells whether the network runs at a shape: what does not fit may show then only."""
         try:
-            executable = ENGINES["onnxruntime"].compile(made, Options())
+            executable = self._reference()
         except EngineError:
             return lambda shapes: True
 
-        def runs(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        def runs(shapes: Shapes) -> bool:
             try:
-                executable.run({item.name: np.zeros(shapes[item.name], _dtype(item)) for item in self._entries})
+                executable.run(self._zeros(shapes))
             except EngineError:
                 return False
             return True
 
         return runs
 
+    # ---- types and dims ----
+
+    def _check_inputs(self) -> None:
+        """Raises UnsupportedLayer for an input that is no array."""
+        for item in self._entries:
+            with located(self.source):
+                _check_type("input", item.name, item.type)
+                if tensor_dims(item) is None:
+                    raise UnsupportedLayer(
+                        f"input `{item.name}` declares no shape, so that its number of dims is not known",
+                        hint="write its shape into the file, with names for free dims",
+                    )
+
+    def _inferred(self, shapes: Shapes | None = None, *, strict: bool = False) -> onnx.GraphProto:
+        """The graph with the types of all values that follow from the inputs', at these shapes or at any.
+
+        Raises ShapeError, if strict for any node that does not fit.
+        """
+        model = onnx.ModelProto()
+        model.CopyFrom(self._graph)
+        for item in model.graph.input:
+            if item.name in (shapes or {}):
+                del item.type.tensor_type.shape.dim[:]
+                item.type.tensor_type.shape.dim.extend(
+                    onnx.TensorShapeProto.Dimension(dim_value=size) for size in (shapes or {})[item.name]
+                )
+        # What the file says of its outputs may be for other shapes.
+        for item in model.graph.output:
+            if item.type.HasField("tensor_type"):
+                item.type.tensor_type.ClearField("shape")
+        with located(self.source):
+            try:
+                return shape_inference.infer_shapes(model, strict_mode=strict, data_prop=True).graph
+            except shape_inference.InferenceError as error:
+                raise ShapeError("shapes do not fit the network", found=_reason(error)) from error
+
+    def _blobs(self) -> dict[str, Blob]:
+        """Every value that can be an output, in the order of the nodes."""
+        inferred = self._inferred()
+        types = {item.name: item for item in (*inferred.value_info, *inferred.output)}
+        blobs = {}
+        for name in self._producers:
+            item = types.get(name)
+            dtype, dims = (None, None) if item is None else (tensor_dtype(item), tensor_dims(item))
+            if dtype is not None and dims is not None:
+                blobs[name] = Blob(name, dtype, dims, dims)
+        for declared in self._graph.graph.output:
+            found = types.get(declared.name, declared)
+            if found.type.WhichOneof("value") is not None:
+                with located(self.source):
+                    _check_type("output", declared.name, found.type)
+            known, dims = blobs.get(declared.name), tensor_dims(declared)
+            if known is None and dims is not None and (dtype := tensor_dtype(declared)) is not None:
+                blobs[declared.name] = Blob(declared.name, dtype, dims, dims)
+            elif known is not None and dims is not None and len(dims) == len(known.dims):
+                both = tuple(b if a is None else a for a, b in zip(known.dims, dims, strict=True))
+                blobs[declared.name] = replace(known, dims=both, known=both)
+        return {**blobs, **self._seen([name for name in self.outputs if name not in blobs])}
+
+    def _seen(self, names: Sequence[str]) -> dict[str, Blob]:
+        """Outputs whose type or number of dims only a run tells."""
+        if not names:
+            return {}
+        shapes = self.default_shapes
+        try:
+            answer = self._reference().run(self._zeros(shapes))
+        except EngineError as error:
+            with located(self.source):
+                raise UnsupportedLayer(
+                    f"the number of dims of output `{names[0]}` is not known: the file does not say it, and a run at "
+                    f"{', '.join(f'`{name}` {list(shape)}' for name, shape in shapes.items())} fails",
+                    found=error,
+                ) from error
+        return {name: Blob(name, answer[name].dtype, answer[name].shape, (None,) * answer[name].ndim) for name in names}
+
+    def _bytes(self, items: Iterable[onnx.ValueInfoProto]) -> int:
+        """The bytes of the largest value whose dims are known. Raises LimitError if it is larger than allowed."""
+        largest = 0
+        for item in items:
+            dims = tensor_dims(item)
+            if dims is not None and item.type.tensor_type.elem_type:
+                dtype = onnx.helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type)
+                with located(self.source, f"value `{item.name}`"):
+                    largest = max(largest, self.limits.check_tensor(dims, dtype))
+        return largest
+
+    # ---- as ONNX ----
+
     def translate(self, variant: Variant) -> Translation:
         """The model with its outputs and picture inputs as asked for; every value whose type is known is a blob."""
+        self._check_inputs()
         inputs = []
         for item in self._entries:
-            known, dims = _dims(item), self.default_shapes[item.name]
-            dtype = _dtype(item)
+            known, dims, dtype = tensor_dims(item) or (), self.default_shapes[item.name], tensor_dtype(item)
             if item.name in variant.pictures:
-                known, dims = _as_pixels(item.name, known), _as_pixels(item.name, dims)
-                dtype = np.dtype(np.uint8)
-            inputs.append(Blob(item.name, dtype, dims, known))
-        inferred = shape_inference.infer_shapes(self._skeleton, data_prop=True).graph
-        values = [item for item in (*inferred.value_info, *inferred.output) if item.type.HasField("tensor_type")]
-        blobs = {item.name: Blob(item.name, _dtype(item), _dims(item), _dims(item)) for item in values}
-        activations_bytes = max(map(self._bytes, values), default=0)
-        model = self._model(variant)
-        outputs = [blobs[name] for name in variant.outputs if name in blobs]
+                known, dims, dtype = as_pixels(known), as_pixels(dims), np.dtype(np.uint8)
+            inputs.append(Blob(item.name, dtype or np.dtype(np.float32), dims, known))
+        blobs = self._blobs()
+        model = self._model(variant, blobs)
+        inferred = self._inferred(self.default_shapes)
         return Translation(
             model,
             inputs,
-            outputs,
+            [blobs[name] for name in variant.outputs if name in blobs],
             blobs,
             weights_bytes=self.weight_bytes,
-            activations_bytes=activations_bytes,
+            activations_bytes=self._bytes((*inferred.value_info, *inferred.output)),
             checked=False,
         )
 
-    def _bytes(self, item: onnx.ValueInfoProto) -> int:
-        """The bytes of a value whose dims are known. Raises LimitError if it is larger than allowed."""
-        with located(self.source, f"value `{item.name}`"):
-            return self.limits.check_tensor(_dims(item), _dtype(item))
-
-    def _model(self, variant: Variant) -> ir.Model:
-        model = ir.serde.deserialize_model(self._proto)
+    def _model(self, variant: Variant, blobs: Mapping[str, Blob] | None = None) -> ir.Model:
+        model = ir.serde.deserialize_model(self._graph)
         graph = model.graph
-        entries = {item.name for item in self._entries}
+        entries = {item.name: item for item in self._entries}
+        for value in graph.inputs:
+            if value.name not in entries and value.name not in graph.initializers:
+                value.const_value = ir.serde.deserialize_tensor(self._stored[value.name or ""])
+                graph.initializers.add(value)
         graph.inputs[:] = [value for value in graph.inputs if value.name in entries]
         graph.outputs[:] = self._values(graph, variant.outputs)
         for value in graph.inputs:
-            _name_free_dims(value)
+            _declare(value, tensor_dims(entries[value.name or ""]))
+        for value in graph.outputs:
+            blob = (blobs or {}).get(value.name or "")
+            if blob is not None:
+                value.type = ir.TensorType(ir.DataType.from_numpy(blob.dtype))
+                _declare(value, blob.known)
         for name, picture in variant.pictures.items():
-            entry = next(item for item in self._entries if item.name == name)
-            _put_pixels_before(graph, entry, self.default_shapes[name], picture)
+            put_pixels_before(graph, name, tensor_dims(entries[name]) or (), self.default_shapes[name], picture)
         model.producer_name = model.producer_name or "unknown"
         return model
 
-    def check_shapes(
-        self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_VALUES
-    ) -> ShapeCheck:
+    def _values(self, graph: ir.Graph, names: Sequence[str]) -> list[ir.Value]:
+        known = {value.name: value for node in graph for value in node.outputs}
+        if set(names) <= set(self.outputs):  # an input or a stored tensor can be one, too
+            known = {**{value.name: value for value in (*graph.inputs, *graph.initializers.values())}, **known}
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise ShapeError(f"output `{missing[0]}` is not produced by any node")
+        return [known[name] for name in names]
+
+    # ---- what a network is asked ----
+
+    def check_shapes(self, shapes: Shapes, fed: Sequence[str], values: Arrays = NO_VALUES) -> ShapeCheck:
         """Has ONNX's own inference look at every node.
 
         Raises ShapeError with the node that does not fit, LimitError for a value that is too large.
         """
-        model = onnx.ModelProto()
-        model.CopyFrom(self._skeleton)
-        for item in model.graph.input:
-            if item.name in shapes:
-                _set_dims(item, shapes[item.name])
-        # What is written down about inner values belongs to other shapes.
-        del model.graph.value_info[:]
-        for item in model.graph.output:
-            item.type.tensor_type.ClearField("shape")
+        inferred = self._inferred(shapes, strict=True)
         with located(self.source):
-            try:
-                inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-            except shape_inference.InferenceError as error:
-                raise ShapeError("shapes do not fit the network", found=_reason(error)) from error
             _check_reshapes(inferred)
-        known = (*inferred.input, *inferred.value_info, *inferred.output)
-        shaped = [i for i in known if i.type.HasField("tensor_type") and i.type.tensor_type.HasField("shape")]
-        return ShapeCheck(memory_bytes=self.weight_bytes + max(map(self._bytes, shaped), default=0))
+        largest = self._bytes((*inferred.input, *inferred.value_info, *inferred.output))
+        return ShapeCheck(memory_bytes=self.weight_bytes + largest)
+
+    def layers(self, shapes: Shapes | None = None) -> list[LayerView]:
+        """The nodes in file order."""
+        if shapes is None:
+            return layer_views(self._whole, None)
+        self._check_inputs()
+        self.check_shapes(shapes, ())
+        inferred = self._inferred(shapes)
+        values = (*inferred.input, *inferred.value_info, *inferred.output)
+        return layer_views(self._whole, {item.name: tensor_dims(item) for item in values})
+
+    def constants(self) -> list[WeightView]:
+        """Stored tensors that are no single node's."""
+        return constant_views(self._whole)
+
+    def refusals(self) -> list[TnnError]:
+        """None: the engines judge nodes."""
+        return []
 
     def int8_form(self, engine: str, choice: str, cpu: Cpu) -> Decision:
         """Int8 operators of ONNX say themselves how they are computed."""
         return Decision(Form.EXACT, "the network has no int8 layers of TNN's")
 
-    def batched(self, outputs: Sequence[str]) -> tuple[Network, str | None]:
-        """Itself; what speaks against batches is a first dim that is written down, or a node that mixes rows."""
-        for item in self._entries:
-            dims = _dims(item)
+    def batched(self, outputs: Sequence[str], *, asked: bool = False) -> tuple[Network, str | None]:
+        """The network, with a free batch where batches are asked for; and what prevents them: an input without a free
+        batch, or a node that mixes rows."""
+        self._check_inputs()
+        network, wrong = self, None
+        batch = written_batch(self._entries) if asked else None
+        if batch is not None:
+            network = self._with_free_batch(batch)
+        for item in network._entries:
+            dims = tensor_dims(item) or ()
             if len(dims) < 2 or dims[0] is not None:
-                return self, f"input `{item.name}` has no free first dim: {[-1 if d is None else d for d in dims]}"
-        obstacle = rows_stay_apart(self._model(Variant(tuple(outputs))), self.default_shapes)
-        return self, None if obstacle is None else str(obstacle)
+                wrong = f"input `{item.name}` has no free first dim: {[-1 if d is None else d for d in dims]}"
+        if wrong is None:
+            obstacle = rows_stay_apart(network._model(Variant(tuple(outputs))), network.default_shapes)
+            wrong = None if obstacle is None else str(obstacle)
+        if wrong is not None and batch is not None:
+            return self, f"the file is for a batch of {batch}, and with another one {wrong}"
+        return network, wrong
+
+    def _with_free_batch(self, batch: int) -> OnnxNetwork:
+        inferred = self._inferred()
+        dims = {i.name: tensor_dims(i) for i in (*inferred.input, *inferred.value_info, *inferred.output)}
+        made = OnnxNetwork(self._whole, self.source, self.limits)
+        made._graph = with_free_batch(self._graph, self._entries, batch, dims)
+        names = {item.name for item in self._entries}
+        made._entries = [item for item in made._graph.graph.input if item.name in names]
+        made.default_shapes = self.default_shapes
+        return made
 
     def settled(self) -> Network:
         """The same network without a time limit."""
@@ -246,44 +348,27 @@ class OnnxNetwork:
 
     @cached_property
     def _producers(self) -> dict[str, str]:
-        nodes = self._proto.graph.node
-        return {blob: f"node `{node.name}` ({node.op_type})" for node in nodes for blob in node.output if blob}
+        nodes = self._graph.graph.node
+        made = {blob: f"node `{node.name}` ({node.op_type})" for node in nodes for blob in node.output if blob}
+        return {**made, **{name: f"input or stored tensor `{name}`" for name in self.outputs if name not in made}}
 
     @cached_property
     def _fingerprint(self) -> str:
-        return hashlib.sha256(self._proto.SerializeToString(deterministic=True)).hexdigest()
+        digest = hashlib.sha256(self._graph.SerializeToString(deterministic=True))
+        for tensor in self._stored.values():
+            digest.update(tensor.SerializeToString(deterministic=True))
+        return digest.hexdigest()
 
     def fingerprint(self) -> str:
-        """SHA-256 over the whole model."""
+        """SHA-256 over graph and tensors."""
         return self._fingerprint
 
-    def _values(self, graph: ir.Graph, names: Sequence[str]) -> list[ir.Value]:
-        known = {value.name: value for node in graph for value in node.outputs}
-        missing = [name for name in names if name not in known]
-        if missing:
-            raise ShapeError(f"output `{missing[0]}` is not produced by any node")
-        return [known[name] for name in names]
 
-
-def _check_tensor(item: onnx.ValueInfoProto) -> None:
-    if not item.type.HasField("tensor_type") or item.type.tensor_type.elem_type == onnx.TensorProto.STRING:
-        raise UnsupportedLayer(f"`{item.name}` is no tensor of numbers", found=item.type.WhichOneof("value"))
-
-
-def _dtype(item: onnx.ValueInfoProto) -> np.dtype:
-    return onnx.helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type)
-
-
-def _dims(item: onnx.ValueInfoProto) -> tuple[int | None, ...]:
-    """``None`` where free, which some exporters write as -1."""
-    dims = item.type.tensor_type.shape.dim
-    return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in dims)
-
-
-def _set_dims(item: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
-    del item.type.tensor_type.shape.dim[:]
-    for size in shape:
-        item.type.tensor_type.shape.dim.add().dim_value = size
+def _check_type(what: str, name: str, kind: onnx.TypeProto) -> None:
+    if not kind.HasField("tensor_type") or kind.tensor_type.elem_type not in DTYPES:
+        raise UnsupportedLayer(
+            f"{what} `{name}` is {spelled(kind)}, which is not supported", expected=f"a tensor of {SUPPORTED}"
+        )
 
 
 def _filled(dims: Sequence[int | None], attempt: int) -> tuple[int, ...]:
@@ -292,79 +377,24 @@ def _filled(dims: Sequence[int | None], attempt: int) -> tuple[int, ...]:
     return tuple((1 if axis == 0 else size) if dim is None else dim for axis, dim in enumerate(dims))
 
 
-def _as_pixels(name: str, dims: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(dims) != 4:
-        return dims  # refused with its reason when the model is made
-    n, c, h, w = dims
-    return n, h, w, c
-
-
-def _tensor_bytes(tensor: onnx.TensorProto) -> int:
-    return int(math.prod(tensor.dims)) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-
-
-def _without_large_tensors(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with large initializers made inputs, so that it can be copied and inferred in no time."""
-    made = onnx.ModelProto()
-    made.ir_version, made.producer_name = proto.ir_version, proto.producer_name
-    made.opset_import.extend(proto.opset_import)
-    made.functions.extend(proto.functions)
-    graph = made.graph
-    graph.name = proto.graph.name
-    graph.node.extend(proto.graph.node)
-    graph.input.extend(proto.graph.input)
-    graph.output.extend(proto.graph.output)
-    listed = {item.name for item in proto.graph.input}
-    for tensor in proto.graph.initializer:
-        if _tensor_bytes(tensor) <= SMALL_BYTES:
-            graph.initializer.append(tensor)
-        elif tensor.name not in listed:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    return made
-
-
-def _name_free_dims(value: ir.Value) -> None:
+def _declare(value: ir.Value, dims: tuple[int | None, ...] | None) -> None:
     """Engines want a name for each free dim."""
-    if value.shape is not None:
-        fixed = [isinstance(dim, int) and dim >= 0 for dim in value.shape]
-        dims = [dim if fixed[k] else f"{value.name}.dim{k}" for k, dim in enumerate(value.shape)]
-        value.shape = ir.Shape(dims)
-
-
-def _put_pixels_before(graph: ir.Graph, entry: onnx.ValueInfoProto, shape: tuple[int, ...], picture: Any) -> None:
-    """Replaces an input [N, C, H, W] by uint8 pixels [N, H, W, C] and the nodes that convert them."""
-    builder = Builder()
-    for node in graph:
-        for value in node.outputs:
-            builder.claim(value.name or "")
-    for name in graph.initializers:
-        builder.claim(name)
-    dims = _dims(entry)
-    item = Input(entry.name, tuple(size if dim is None else dim for dim, size in zip(dims, shape, strict=True)))
-    symbols = tuple(f"{entry.name}.dim{k}" if dim is None else dim for k, dim in enumerate(dims))
-    before = next(value for value in graph.inputs if value.name == entry.name)
-    pixels_in, blob = pixels(builder, item, picture, item.dims, symbols)
-    for node, index in list(before.uses()):
-        node.replace_input_with(index, blob.ir)
-    graph.inputs[:] = [pixels_in.ir if value is before else value for value in graph.inputs]
-    for name, value in builder.initializers.items():
-        graph.initializers[name] = value
-    graph.insert_before(graph[0], builder.nodes)
+    if dims is not None:
+        value.shape = ir.Shape([f"{value.name}.dim{k}" if dim is None else dim for k, dim in enumerate(dims)])
 
 
 def _check_reshapes(graph: onnx.GraphProto) -> None:
     """ONNX's inference accepts a shape of another number of elements; engines find out late, or not at all."""
-    values = (*graph.input, *graph.value_info, *graph.output)
-    known = {item.name: _dims(item) for item in values if item.type.tensor_type.HasField("shape")}
+    known = {item.name: tensor_dims(item) for item in (*graph.input, *graph.value_info, *graph.output)}
     for node in graph.node:
         if node.op_type != "Reshape":
             continue
-        have, want = (known.get(name, (None,)) for name in (node.input[0], node.output[0]))
-        if None in have or None in want or math.prod(d or 0 for d in have) == math.prod(d or 0 for d in want):
+        have, want = (known.get(name) for name in (node.input[0], node.output[0]))
+        if have is None or want is None or None in have or None in want:
             continue
-        raise ShapeError(
-            f"node `{node.name}` (Reshape): elements do not fit the new shape", expected=list(want), found=list(have)
-        )
+        if math.prod(d or 0 for d in have) != math.prod(d or 0 for d in want):
+            text = f"node `{node.name}` (Reshape): elements do not fit the new shape"
+            raise ShapeError(text, expected=list(want), found=list(have))
 
 
 def _reason(error: Exception) -> str:

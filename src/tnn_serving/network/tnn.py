@@ -11,13 +11,16 @@ from functools import cached_property
 from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import Cpu
+from tnn_serving.errors import TnnError
 from tnn_serving.graph import Graph
-from tnn_serving.network.base import NO_VALUES, Network, Variant
+from tnn_serving.network.base import NO_VALUES, Network, Shapes, Variant
 from tnn_serving.network.int8 import Decision, decide
-from tnn_serving.tensor import COMPUTED
+from tnn_serving.network.tnn_layers import constant_views, layer_views
+from tnn_serving.network.views import LayerView, WeightView
+from tnn_serving.tensor import COMPUTED, STORAGE, Tensor
 from tnn_serving.translate.batch import batch_ability
 from tnn_serving.translate.free_dims import Axes, FreeDims, free_dims
-from tnn_serving.translate.graph import ShapeCheck, Translation, check_shapes, translate
+from tnn_serving.translate.graph import ShapeCheck, Translation, check_shapes, refusals, translate
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,16 @@ class TnnNetwork:
         self._found: FreeDims | None = None
 
     @property
+    def version(self) -> str:
+        """The number at the start of the proto."""
+        return f"{self.graph.version:#x}"
+
+    @property
+    def int8_blobs(self) -> int:
+        """Number of int8 blobs that have a scale."""
+        return len(self.graph.scales)
+
+    @property
     def outputs(self) -> list[str]:
         """Names of its outputs, in file order."""
         return list(self.graph.outputs)
@@ -49,12 +62,20 @@ class TnnNetwork:
         """It has int8 layers."""
         return self.graph.quantized
 
+    @property
+    def stored_bytes(self) -> int:
+        """Size of weights and constants in the file."""
+        return sum(tensor.size * STORAGE[tensor.dtype].itemsize for tensor in self._stored)
+
     @cached_property
     def weight_bytes(self) -> int:
         """Size of weights and constants in the types they are computed in."""
-        stored = [tensor for layer in self.graph.layers for _, tensor in layer.weights()]
-        stored += self.graph.constants.values()
-        return sum(tensor.size * COMPUTED[tensor.dtype].itemsize for tensor in stored)
+        return sum(tensor.size * COMPUTED[tensor.dtype].itemsize for tensor in self._stored)
+
+    @property
+    def _stored(self) -> list[Tensor]:
+        weights = [tensor for layer in self.graph.layers for _, tensor in layer.weights()]
+        return [*weights, *self.graph.constants.values()]
 
     @property
     def default_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -91,11 +112,25 @@ class TnnNetwork:
         """Asks every layer."""
         return check_shapes(self.graph, shapes, given=fed, values=values, limits=self.limits)
 
+    def layers(self, shapes: Shapes | None = None) -> list[LayerView]:
+        """The layers in file order."""
+        if shapes is None:
+            return layer_views(self.graph, None)
+        return layer_views(self.graph, translate(self.graph, shapes=shapes, given=self.optional))
+
+    def constants(self) -> list[WeightView]:
+        """The constants of the model file."""
+        return constant_views(self.graph)
+
+    def refusals(self) -> list[TnnError]:
+        """One error for each layer at fault."""
+        return refusals(self.graph, given=self.optional)
+
     def int8_form(self, engine: str, choice: str, cpu: Cpu) -> Decision:
         """How int8 layers are run on an engine."""
         return decide(self.graph, engine, choice, cpu)
 
-    def batched(self, outputs: Sequence[str]) -> tuple[Network, str | None]:
+    def batched(self, outputs: Sequence[str], *, asked: bool = False) -> tuple[Network, str | None]:
         """The network for batches, and what prevents them."""
         if min((len(i.dims) for i in self.graph.inputs if i.name not in self.optional), default=0) < 2:
             return self, "an input has no dims beside a batch"

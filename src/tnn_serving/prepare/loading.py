@@ -14,16 +14,12 @@ from tnn_serving.config.model_config import CONFIG_FILE, Batching, ModelConfig
 from tnn_serving.config.prototext import top_level_fields
 from tnn_serving.config.reading import CommandLine, read_settings
 from tnn_serving.config.settings import ModelSettings
-from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.engines.choices import Choices
 from tnn_serving.errors import TnnError
-from tnn_serving.formats.tnn import read_model
-from tnn_serving.formats.tnn.files import onnx_file, unchanged
 from tnn_serving.model import Model
 from tnn_serving.network.analyse import analyse
 from tnn_serving.network.base import Network
-from tnn_serving.network.onnx import read_onnx
-from tnn_serving.network.tnn import TnnNetwork
+from tnn_serving.network.formats import open_network
 from tnn_serving.prepare.batching import COMPLETED_BATCH_SIZE, BatchGain, check_rows, measure_rows
 from tnn_serving.prepare.compiling import compile_model
 from tnn_serving.prepare.configuring import Configured, configure
@@ -72,7 +68,8 @@ def load_model(
     settings = read_settings(config, options or {})
     check_manifest(folder, version=version, required=settings.require_manifest)
     network = open_network(folder / str(version), settings.limits())
-    batched, obstacle = _for_batches(network, [tensor.name for tensor in config.output])
+    asked = config.max_batch_size > 1
+    batched, obstacle = _for_batches(network, [tensor.name for tensor in config.output], asked=asked)
     ours = completes and _leaves_batching_to_us(folder, config)
     attempts = _attempts(network, batched, config, joins=obstacle is None, ours=ours)
     for attempt in attempts:
@@ -82,29 +79,20 @@ def load_model(
             if obstacle is None:
                 break
             model.note_obstacle(obstacle)
-    if obstacle is not None:
+    if obstacle is not None and asked and any(blob.known[:1] != (None,) for blob in model.analysis.inputs):
+        text = "%s: max_batch_size is %d, but the network does not take another first dim: %s"
+        log.warning(text, name, config.max_batch_size, obstacle)
+    elif obstacle is not None:
         log.info("%s: requests are not joined: %s", name, obstacle)
     gain = _measured(name, model, configured, joins=attempt.joins and obstacle is None)
     check_recorded(model, folder / str(version) / RECORDED, settings.check_tolerance)
     return Loaded(model, configured, gain.rows, gain.seconds)
 
 
-def open_network(folder: Path, limits: Limits = UNLIMITED) -> Network:
-    """The network of a version folder, wholly in memory: its files may be replaced while it is served.
-
-    Raises FormatError for a folder without a model, a broken one, and one that is written to meanwhile.
-    """
-    with unchanged(folder):
-        file = onnx_file(folder)
-        if file is not None:
-            return read_onnx(file, limits)
-        return TnnNetwork(read_model(folder, mapped=False), limits)
-
-
-def _for_batches(network: Network, outputs: Sequence[str]) -> tuple[Network, str | None]:
+def _for_batches(network: Network, outputs: Sequence[str], *, asked: bool) -> tuple[Network, str | None]:
     """The network to serve batches with, and what prevents them."""
     try:
-        return network.batched(outputs or network.outputs)
+        return network.batched(outputs or network.outputs, asked=asked)
     except TnnError as error:  # an unknown output, for one; comparing it with the configuration says more
         return network, str(error)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tnn_serving.formats.tnn import write_model
 from tnn_serving.graph import Graph, Input
 from tnn_serving.layers import make
+from tnn_serving.network.formats import Tnn
 from tnn_serving.random_weights import fill_random_weights
 
 CONVOLUTIONS = (
@@ -51,7 +52,7 @@ def write_models(repository: Path) -> None:
         folder = repository / name / "1"
         folder.mkdir(parents=True)
         graph = fill_random_weights(_graph(layers, dims), name=name)
-        write_model(graph, folder / "proto.tnnproto", folder / "model.tnnmodel")
+        write_model(graph, *(folder / file for file in Tnn.usual))
         if config:
             (repository / name / "config.pbtxt").write_text(config)
 

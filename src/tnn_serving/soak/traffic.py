@@ -25,6 +25,7 @@ from tnn_serving.client.connection import Connection
 from tnn_serving.client.load.message import Tensor, raw
 from tnn_serving.client.load.shared_memory import Regions
 from tnn_serving.errors import TnnError
+from tnn_serving.network.formats import model_files, versions
 from tnn_serving.soak.requests import Target, spoiled, tensors
 from tnn_serving.triton.index import Endpoint, load_model, unload_model
 
@@ -208,8 +209,9 @@ class Traffic:
                 continue
             try:
                 if not moved and replaced is not None:
-                    for file in replaced.rglob("*.tnnmodel"):
-                        os.utime(file)
+                    for version in versions(replaced):
+                        for file in model_files(version):
+                            os.utime(file)
                 load_model(server, name, timeout_s=RELOAD_S)
                 if moved:
                     unload_model(server, name, timeout_s=RELOAD_S)

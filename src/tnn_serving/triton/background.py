@@ -10,9 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tnn_serving.errors import ServerError
-from tnn_serving.formats.tnn.files import PROTO_SUFFIX, model_beside
-from tnn_serving.repository import versions
+from tnn_serving.network.formats import format_at, versions
 from tnn_serving.triton.index import ServedModel
 from tnn_serving.triton.launch import prepare
 from tnn_serving.triton.overlay import Overlay
@@ -99,10 +97,10 @@ class OneModel:
     """A temporary repository with one model, as links to where it is. Removed at the end of the context.
 
     Args:
-        model: a model folder with its versions, one version's folder, or a .tnnproto with its .tnnmodel beside it.
+        model: a model folder with its versions, a version folder, or the first file of a model.
 
     Raises:
-        ServerError: it is none of these.
+        FormatError: it is none of these.
 
     Attributes:
         repository: the folder to serve.
@@ -120,14 +118,14 @@ class OneModel:
 
     def _link(self, source: Path) -> str:
         if source.is_file():
-            name = source.parent.name if source.stem == "proto" else source.stem
-            weights = model_beside(source)
-            if source.suffix.lower() != PROTO_SUFFIX or weights is None:
-                raise ServerError(f"no model at {source}", expected="a .tnnproto with its .tnnmodel beside it")
+            one, _ = format_at(source)
+            usual = source.name.lower() in one.usual
+            holder = source.parent.parent if usual and source.parent.name.isdecimal() else source.parent
+            name = holder.name if usual else source.stem
             folder = self.repository / name / "1"
             folder.mkdir(parents=True)
-            (folder / "proto.tnnproto").symlink_to(source)
-            (folder / "model.tnnmodel").symlink_to(weights)
+            for file, link in zip(one.files(source), one.usual, strict=False):
+                (folder / link).symlink_to(file)
             return name
         if versions(source):
             (self.repository / source.name).symlink_to(source)

@@ -9,7 +9,7 @@ import numpy as np
 
 from tnn_serving.client.connection import ModelInfo, TensorInfo
 from tnn_serving.errors import FormatError, RequestError, located
-from tnn_serving.formats.tnn import read_model
+from tnn_serving.network.formats import open_network
 
 
 def make_inputs(
@@ -55,12 +55,11 @@ def make_inputs(
 
 
 def file_shapes(info: ModelInfo, model: Path, batch: int) -> dict[str, Sequence[int]]:
-    """Shapes that the model file itself gives, for inputs that the server leaves free."""
+    """Shapes that the model itself gives, for inputs that the server leaves free."""
     try:
-        graph = read_model(model)
+        known: Mapping[str, Sequence[int]] = open_network(model).default_shapes
     except FormatError:
-        return {}  # no TNN files: the server knows what it loads
-    known: Mapping[str, Sequence[int]] = {item.name: item.dims for item in graph.inputs}
+        return {}  # a model of another backend: the server knows what it loads
     shapes: dict[str, Sequence[int]] = {}
     for item in info.inputs:
         dims = known.get(item.name)

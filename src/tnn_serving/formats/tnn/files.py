@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tnn_serving.errors import FormatError, ProtoError, WeightsError, located
-from tnn_serving.formats.candidates import candidates, chosen, named, none_found, several_found
+from tnn_serving.formats.candidates import candidates, named, none_found, several_found
 from tnn_serving.formats.content import TNNMODEL, TNNPROTO, identified
 from tnn_serving.formats.tnn.model import needs_entry, read_weights, write_weights
 from tnn_serving.formats.tnn.proto import MAX_BYTES, read_proto, write_proto
@@ -17,11 +17,9 @@ from tnn_serving.graph import Graph
 
 PROTO_NAME = "proto.tnnproto"
 MODEL_NAME = "model.tnnmodel"
-ONNX_NAME = "model.onnx"
 
 PROTO_SUFFIX = ".tnnproto"
 MODEL_SUFFIX = ".tnnmodel"
-ONNX_SUFFIX = ".onnx"
 
 Source = str | os.PathLike[str] | bytes
 
@@ -48,26 +46,6 @@ def model_files(folder: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     if not models and versions:
         return model_files(max(versions, key=lambda child: int(child.name)))
     raise none_found(path, (PROTO_NAME, MODEL_NAME))
-
-
-def onnx_file(folder: str | os.PathLike[str]) -> Path | None:
-    """The ONNX model of a folder that holds one instead of TNN's pair: ``model.onnx``, or its only file of that kind.
-
-    Raises:
-        FormatError: there are several, or one beside files of TNN's.
-    """
-    path = Path(folder)
-    found = candidates(path, ONNX_SUFFIX)
-    if not found:
-        return None
-    if candidates(path, PROTO_SUFFIX) or candidates(path, MODEL_SUFFIX):
-        raise FormatError(
-            f"two models in {path}", expected="a .tnnproto with a .tnnmodel, or an .onnx", found=found[0].name
-        )
-    one = chosen(found, ONNX_NAME)
-    if one is None:
-        raise several_found(path, (found,), (ONNX_NAME,))
-    return one
 
 
 @contextmanager
@@ -137,7 +115,8 @@ def read_model(proto: Source, model: Source | None = None, *, mapped: bool = Tru
         with located(_label(model, "model")), identified(model, TNNMODEL):
             read_weights(graph, _map(model) if mapped else _read(model))
     elif folder is not None and (needy := next(filter(needs_entry, graph.layers), None)):
-        raise none_found(folder, (PROTO_NAME, MODEL_NAME), f"{needy.place()} needs weights, and there is no .tnnmodel")
+        reason = f"{needy.place()} needs weights, and there is no .tnnmodel"
+        raise none_found(folder, (PROTO_NAME, MODEL_NAME), reason=reason)
     return graph
 
 

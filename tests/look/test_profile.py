@@ -16,6 +16,7 @@ from tnn_serving.engines import NodeTime
 from tnn_serving.errors import EngineError
 from tnn_serving.graph import Graph
 from tnn_serving.look.profile import LayerTime, Profile, by_layer, profile
+from tnn_serving.network.formats import open_network
 
 LAYERS = [
     "Convolution first/conv 1 1 x a 1 3 16 3 3 1 1 1 1 1 -1 1 1 0",
@@ -84,7 +85,7 @@ def test_names_of_nodes_lead_to_layers(graph: Graph) -> None:
         NodeTime("n4", (), "Reorder r", 0.001),
         NodeTime("n5", ("e",), "Sigmoid", 0.0),
     ]
-    rows = {(row.layer, row.type): row for row in by_layer(graph, nodes)}
+    rows = {(row.layer, row.type): row for row in by_layer(open_network(graph).layers(), nodes)}
     conv = rows["first/conv", "Convolution"]
     assert (conv.time_ms, conv.kernels) == (pytest.approx(3), ["Conv k"])
     assert rows["first/relu", "ReLU"].merged_into == "first/conv"

@@ -13,7 +13,7 @@ import tnn_serving as ts
 from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.errors import ConfigError, FormatError, RequestError, UnsupportedLayer
 from tnn_serving.model import Model
-from tnn_serving.network.onnx import read_onnx
+from tnn_serving.network.formats import open_network
 from tnn_serving.pictures.conversion import PictureInput
 from tnn_serving.serving.servable import Servable
 
@@ -74,7 +74,7 @@ def test_a_folder_with_one_is_a_source(tmp_path: Path) -> None:
 
 def test_pixels_go_in_front(tmp_path: Path) -> None:
     picture = PictureInput(scale=(0.5, 0.25, 2.0), bias=(1.0, -2.0, 3.0), reverse_channel=True)
-    model = Model.of(read_onnx(write(tmp_path)), pictures={"x": picture})
+    model = Model.of(open_network(write(tmp_path)), pictures={"x": picture})
     assert [(s.name, s.dtype, s.shape) for s in model.inputs] == [("x", np.uint8, (None, None, None, 3))]
     pixels = np.random.default_rng(2).integers(0, 256, (1, 6, 7, 3)).astype(np.uint8)
     blob = pixels[..., ::-1].astype(np.float32) * np.float32([0.5, 0.25, 2]) + np.float32([1, -2, 3])
@@ -122,7 +122,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="cannot be read"):
         ts.load(tmp_path / "none.onnx")
     write(tmp_path, [helper.make_node("Identity", ["x"], ["y"])], dims=("n",), kind=TensorProto.STRING)
-    with pytest.raises(UnsupportedLayer, match="`x` is no tensor of numbers"):
+    with pytest.raises(UnsupportedLayer, match="input `x` is a tensor of strings, which is not supported"):
         ts.load(file)
 
 

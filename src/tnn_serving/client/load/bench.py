@@ -1,0 +1,127 @@
+"""A bench from beginning to end: one measurement per level of load, on a running server or on one for the while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from tnn_serving.client.connection import Protocol, connect
+from tnn_serving.client.load.inputs import file_shapes
+from tnn_serving.client.load.measure import OPEN_LOOP_CONNECTIONS, SharedMemory, Target, measure
+from tnn_serving.client.load.measurement import Measurement, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A level of load: requests in flight all the time, or requests per second."""
+
+    concurrency: int | None = None
+    rate: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The level as a title."""
+        return f"concurrency {self.concurrency}" if self.rate is None else f"rate {self.rate:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """What is sent: see :class:`~tnn_serving.client.load.measure.Target`."""
+
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    data: Path | None = None
+    batch: int = 1
+    seed: int = 0
+    shared_memory: SharedMemory = "none"
+    verify: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How it is sent and measured: see :func:`~tnn_serving.client.load.measure.measure`."""
+
+    poisson: bool = False
+    connections: int = OPEN_LOOP_CONNECTIONS
+    window_s: float = 2.0
+    stability: float = 0.05
+    max_windows: int = 10
+
+
+OnWindow = Callable[[Level, Window], None]
+
+
+def bench_model(
+    model: Path, protocol: Protocol, levels: Iterable[Level], requests: Requests, pace: Pace, on_window: OnWindow
+) -> list[Measurement]:
+    """Serves a model for the while and measures it, at the shapes of its file where ``requests`` give none.
+
+    Ctrl-C ends it with what there is; the last measurement is marked then.
+
+    Args:
+        model: a model folder, a version folder, or the file of a model.
+        on_window: called with each window when it ends.
+
+    Raises:
+        FormatError: there is no model.
+        ServerError, RequestError, ConfigError: as :func:`bench_server`, or the server does not start.
+    """
+    from tnn_serving.triton.background import Background, OneModel  # not needed for a server that runs already
+
+    with OneModel(model) as one, Background(one.repository) as server:
+        url = server.http_url if protocol == "http" else server.grpc_url
+        with connect(url) as connection:
+            shapes = file_shapes(connection.model(one.name), model, requests.batch)
+        sized = replace(requests, shapes={**shapes, **requests.shapes})
+        return bench_server(url, one.name, levels, sized, pace, on_window, pid=server.pid)
+
+
+def bench_server(
+    url: str,
+    model: str,
+    levels: Iterable[Level],
+    requests: Requests,
+    pace: Pace,
+    on_window: OnWindow,
+    *,
+    pid: int | None = None,
+) -> list[Measurement]:
+    """Measures a model of a running server; see :func:`bench_model`.
+
+    Args:
+        pid: of the server, where it is known.
+
+    Raises:
+        ServerError, RequestError, ConfigError: as :class:`~tnn_serving.client.load.measure.Target` and
+            :func:`~tnn_serving.client.load.measure.measure`.
+    """
+    done: list[Measurement] = []
+    target = Target(
+        url,
+        model,
+        shapes=requests.shapes,
+        data=requests.data,
+        batch=requests.batch,
+        seed=requests.seed,
+        shared_memory=requests.shared_memory,
+        verify=requests.verify,
+        pid=pid,
+    )
+    with target:
+        for level in levels:
+            found = measure(
+                target,
+                concurrency=level.concurrency,
+                rate=level.rate,
+                poisson=pace.poisson,
+                connections=pace.connections,
+                window_s=pace.window_s,
+                stability=pace.stability,
+                max_windows=pace.max_windows,
+                on_window=partial(on_window, level),
+            )
+            done.append(found)
+            if found.interrupted:
+                break
+    return done
