@@ -22,7 +22,10 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from tests.conformance.differences import DIFFERENCES, Instead  # noqa: E402
-from tnn_serving.layers.base import REQUIRED, Layer, Parameter, Stored, declared, reserved  # noqa: E402
+from tnn_serving.layers.base import Layer  # noqa: E402
+from tnn_serving.layers.parameters import REQUIRED, Parameter  # noqa: E402
+from tnn_serving.layers.registry import declared, reserved  # noqa: E402
+from tnn_serving.layers.weights import Stored  # noqa: E402
 
 PAGE = HERE / "layers.md"
 COUNTS = HERE / "conformance.json"
