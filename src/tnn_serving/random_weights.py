@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tnn_serving.emit.builder import Value
+from tnn_serving.emit.limits import Limits, memory_of_machine_bytes
 from tnn_serving.graph import Graph
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.convolution import RELU
@@ -52,19 +53,22 @@ def fill_random_weights(graph: Graph, *, name: str | None = None, seed: int = 0)
     Raises:
         ShapeError: a layer does not take the shape of its input.
         WeightsError: a layer needs a buffer whose size nothing in the proto decides.
+        LimitError: the network needs more memory than the machine has.
     """
     filled = copy.deepcopy(graph)
-    filler = _Filler(filled, name or network_name(graph.source), seed)
+    limits = Limits(memory_bytes=memory_of_machine_bytes())
+    filler = _Filler(filled, name or network_name(graph.source), seed, limits)
     filler.fill_scales()
-    translate(filled, before=filler.fill)
+    translate(filled, before=filler.fill, limits=limits)
     return filled
 
 
 class _Filler:
-    def __init__(self, graph: Graph, name: str, seed: int) -> None:
+    def __init__(self, graph: Graph, name: str, seed: int, limits: Limits) -> None:
         self.graph = graph
         self.name = name
         self.seed = seed
+        self.limits = limits
         self.last = next((layer.name for layer in reversed(graph.layers) if layer.multiplies_weights), "")
 
     def fill_scales(self) -> None:
@@ -82,7 +86,7 @@ class _Filler:
         """Fills one layer; its inputs are known, so that weights can be as large as they must be."""
         if layer.stored or any(True for _ in layer.weights()):
             return
-        draw = Draw(self.name, layer.name, self.seed, self._gain(layer))
+        draw = Draw(self.name, layer.name, self.seed, self._gain(layer), self.limits)
         for field, value in layer.random_weights(draw, [x for x in inputs if x is not None]).items():
             setattr(layer, field, value)
 

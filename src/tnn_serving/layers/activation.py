@@ -220,7 +220,9 @@ def _only(values: np.ndarray) -> float:
 
 
 def _limit(g: Builder, value: float, dtype: np.dtype, outward: np.ufunc) -> Value | None:
-    """A limit as a scalar of the type of the data; ``None`` if it limits nothing."""
+    """A limit as a scalar of the type of the data; ``None`` if it limits nothing. Raises ShapeError for NaN."""
+    if np.isnan(value):
+        raise ShapeError("limit is not a number")
     if np.isinf(value):
         binds = (value > 0) == (outward is np.ceil)
         return g.const(np.array(value, np.float32)) if binds and dtype == np.float32 else None
@@ -340,7 +342,7 @@ class SignedMul(Layer):
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
         sign = g.op("Sign", x if self.alpha == 0.0 else g.op("Sub", x, g.const(self.alpha)))
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             factor = np.float32(1.0) / np.float32(self.gamma)
         t = g.op("Mul", g.op("Add", sign, g.const(self.beta)), g.const(factor))
         return g.op("Mul", t, g.op("Slice", t, g.ints(0), g.ints(1), g.ints(1)))

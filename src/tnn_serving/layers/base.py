@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from typing_extensions import Self, dataclass_transform
 
@@ -28,6 +28,17 @@ log = logging.getLogger(__name__)
 
 SURPLUS = Operand("surplus", ignored=True)
 """An input behind the declared ones."""
+
+
+T = TypeVar("T")
+
+
+def _without_trailing(inputs: Sequence[T | None]) -> list[T | None]:
+    """Inputs up to the last one that is read."""
+    found = list(inputs)
+    while found and found[-1] is None:
+        found.pop()
+    return found
 
 
 @dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(dataclasses.field,))
@@ -183,11 +194,12 @@ class Layer(_Declared):
             return (*given, *[self.operands[-1]] * behind)
         return (*given, *[SURPLUS] * behind)
 
-    def _checked(self, inputs: Sequence[Value | None], *, codes: bool) -> list[Value | None]:
-        """The inputs without those left out at the end, once shapes and element types fit the declaration.
+    def check_inputs(self, inputs: Sequence[Value | None], *, codes: bool = False) -> None:
+        """Raises ShapeError or UnsupportedLayer unless shapes and element types fit the declaration.
 
         Args:
-            codes: int8 codes in any spelling are a valid element type.
+            inputs: a value per input; ``None`` for an input that is ignored, or that a parameter replaces.
+            codes: blobs are int8 codes, whose element type is the chosen form's affair.
         """
         seen: dict[str, Value] = {}
         for blob, operand, value in zip(self.inputs, self.roles(), inputs, strict=True):
@@ -201,10 +213,6 @@ class Layer(_Declared):
                     check_like(blob, operand, value, seen[operand.like])
             operand.check_shape(blob, value.dims)
             seen.setdefault(operand.name, value)
-        found = list(inputs)
-        while found and found[-1] is None:
-            found.pop()
-        return found
 
     # ---- meaning ----
 
@@ -212,14 +220,14 @@ class Layer(_Declared):
         """Emits the layer: one value per output.
 
         Args:
-            inputs: a value per input; ``None`` for an input that is ignored, or that a parameter replaces.
+            inputs: as in :meth:`check_inputs`, which they have passed.
 
         Raises:
-            UnsupportedLayer: TNN cannot run it either, or an element type or number of outputs does not fit.
+            UnsupportedLayer: TNN cannot run it either, or the number of outputs does not fit.
             ShapeError: an input has a shape that does not fit.
             WeightsError: weights are missing or do not fit.
         """
-        made = self.to_onnx(g, *self._checked(inputs, codes=False))
+        made = self.to_onnx(g, *_without_trailing(inputs))
         values = [made] if isinstance(made, Value) else list(made)
         if len(values) != len(self.outputs):
             raise UnsupportedLayer("number of outputs differs", expected=len(values), found=len(self.outputs))
@@ -232,7 +240,7 @@ class Layer(_Declared):
 
         Args:
             a: the arithmetic, in the form that was chosen.
-            inputs: blobs as codes, constants such as sizes as values; ``None`` as in :meth:`emit`.
+            inputs: blobs as codes, constants such as sizes as values; ``None`` as in :meth:`check_inputs`.
             out: scale of the output.
             absorbed: an addition that was fused into the layer.
 
@@ -241,12 +249,11 @@ class Layer(_Declared):
             ShapeError: an input has a shape that does not fit.
             WeightsError: weights are missing or do not fit.
         """
-        values = self._checked([i.value if isinstance(i, Codes) else i for i in inputs], codes=True)
-        given = inputs[: len(values)]
+        given = _without_trailing(inputs)
         codes = tuple(item for item in given if isinstance(item, Codes))
         if not codes or not isinstance(given[0], Codes):
             raise UnsupportedLayer("an int8 layer must read a blob", found=f"the constant `{self.inputs[0]}`")
-        others = tuple(item for item in given if not isinstance(item, Codes))
+        others = tuple(item for item in given if item is None or isinstance(item, Value))
         return self.to_onnx_int8(a, Operands(codes, others, absorbed), out)
 
     def to_onnx(self, g: Builder, *inputs: Any, **_: Any) -> Value | Sequence[Value]:

@@ -165,6 +165,12 @@ class PriorBox(Layer):
             raise ShapeError(
                 "number of maximal sizes", expected=f"0 or {len(self.min_sizes)}", found=len(self.max_sizes)
             )
+        numbers = np.array([*self.min_sizes, *self.max_sizes, *self.aspect_ratios])
+        if not (np.isfinite(numbers).all() and (numbers >= 0).all() and all(self.aspect_ratios)):
+            raise ShapeError(
+                "sizes and ratios must be finite and not negative, ratios not 0",
+                found=f"{self.min_sizes}, {self.max_sizes}, {self.aspect_ratios}",
+            )
         found = []
         for k, size in enumerate(self.min_sizes):
             least = float(int(size))

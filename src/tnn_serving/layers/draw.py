@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tnn_serving.emit.builder import Value
+from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.tensor import PROTO_V1, Tensor
 
 BLOB_SCALE = 0.05
@@ -40,6 +41,11 @@ def channels(x: Value) -> int:
     return x.dim(1) if x.rank > 1 else 1
 
 
+def _fan(dims: Sequence[int]) -> int:
+    """Products per sum of weights [rows, ...]; 1 where there are none."""
+    return max(math.prod(dims[1:]), 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Draw:
     """The weights of one layer.
@@ -47,15 +53,19 @@ class Draw:
     Attributes:
         network, layer, seed: what the numbers depend on.
         gain: ratio of the standard deviations of a product's output and input.
+        limits: of the memory for a tensor.
     """
 
     network: str
     layer: str
     seed: int
     gain: float = 1.0
+    limits: Limits = UNLIMITED
 
     def uniform(self, field: str, count: int) -> np.ndarray:
-        """``count`` float64 numbers in [-1, 1)."""
+        """``count`` float64 numbers in [-1, 1). Raises LimitError for more than there may be."""
+        # With what the arithmetic needs besides.
+        self.limits.check_tensor((3, count), np.dtype(np.float64))
         return uniform(self.network, self.layer, field, count, self.seed)
 
     def around(self, field: str, count: int, middle: float) -> Tensor:
@@ -73,7 +83,7 @@ class Draw:
 
     def filters(self, dims: Sequence[int]) -> Tensor:
         """float32 [rows, ...] that keeps the size of activations, times the gain."""
-        factor = math.sqrt(3.0) * self.gain / math.sqrt(math.prod(dims[1:]))
+        factor = math.sqrt(3.0) * self.gain / math.sqrt(_fan(dims))
         return stored((self.uniform("filter", math.prod(dims)) * factor).astype(np.float32).reshape(dims))
 
     def bias(self, count: int) -> Tensor:
@@ -88,7 +98,7 @@ class Draw:
     def code_scale(self, dims: Sequence[int]) -> np.ndarray:
         """float32 [rows]: scale of :meth:`codes` of these dims, the scale of the input included."""
         spread = 1 + 0.2 * self.uniform("scale", dims[0])
-        return ((self.gain / math.sqrt(math.prod(dims[1:])) / CODE_STEP * spread) * BLOB_SCALE).astype(np.float32)
+        return ((self.gain / math.sqrt(_fan(dims)) / CODE_STEP * spread) * BLOB_SCALE).astype(np.float32)
 
     def code_bias(self, scale: np.ndarray) -> Tensor:
         """int32 [rows] of the real numbers of :meth:`bias`, in steps of ``scale``."""

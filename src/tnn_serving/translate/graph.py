@@ -321,6 +321,7 @@ class _Translator:
             self._blob(name) if self._is_read(layer, name, role) else None
             for name, role in zip(layer.inputs, layer.roles(), strict=True)
         ]
+        layer.check_inputs(inputs)
         if self.before is not None:
             self.before(layer, inputs)
         for name, value in zip(layer.outputs, layer.emit(self.builder, inputs), strict=True):
@@ -330,21 +331,23 @@ class _Translator:
     def _int8_layer(self, step: Step) -> None:
         layer = step.layer
         inputs = [
-            None
-            if not self._is_read(layer, name, role)
-            else self._blob(name)
-            if name in self.graph.constants
-            else self._code(name)
+            self._operand(name, role) if self._is_read(layer, name, role) else None
             for name, role in zip(layer.inputs, layer.roles(), strict=True)
         ]
+        values = [item.value if isinstance(item, Codes) else item for item in inputs]
+        layer.check_inputs(values, codes=True)
         if self.before is not None:
-            self.before(layer, [item.value if isinstance(item, Codes) else item for item in inputs])
+            self.before(layer, values)
         absorbed = None
         if step.absorbed is not None:
             absorbed = Absorbed(self._code(step.absorbed), step.after_activation)
         (name,) = step.outputs
         self._check_new(name)
         self.codes[name] = step.merged().emit_int8(self.arithmetic, inputs, self._scale(name), absorbed)
+
+    def _operand(self, name: str, role: Operand) -> Codes | Value:
+        """An input of an int8 layer: codes, but sizes and the like as they are."""
+        return self._blob(name) if name in self.graph.constants or role.replaces else self._code(name)
 
     def _is_read(self, layer: Layer, name: str, role: Operand) -> bool:
         """Whether a layer reads an input: not one that TNN ignores, nor one that nothing produces and that a parameter
