@@ -13,7 +13,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,11 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from tests.conformance.differences import DIFFERENCES, Instead  # noqa: E402
-from tnn_serving.layers.base import REQUIRED, Layer, Parameter, Stored, declared, reserved  # noqa: E402
+from tnn_serving.layers.base import Layer  # noqa: E402
+from tnn_serving.layers.operands import ANY, Operand, spelled_types  # noqa: E402
+from tnn_serving.layers.parameters import REQUIRED, Parameter  # noqa: E402
+from tnn_serving.layers.registry import declared, reserved  # noqa: E402
+from tnn_serving.layers.weights import Stored  # noqa: E402
 
 PAGE = HERE / "layers.md"
 COUNTS = HERE / "conformance.json"
@@ -33,7 +37,7 @@ COLLECTIONS = {
     "_dynamic_range": "networks with int8 weights and float arithmetic",
     "_int8_networks": "int8 networks of one to four layers",
 }
-LABELS = ("Inputs", "Outputs", "ONNX", "TNN differs")
+LABELS = ("ONNX", "TNN differs")
 INSTEAD = {
     Instead.REFUSED: "refused by the engine",
     Instead.SAME_VALUES: "same values, other indices of equal elements",
@@ -49,7 +53,7 @@ class Contract:
 
 
 def contract(cls: type[Layer]) -> Contract:
-    """The docstring of a layer class. Raises ValueError if it lacks a paragraph that each must have."""
+    """The docstring of a layer class. Raises ValueError if it does not say what it becomes in ONNX."""
     made = Contract()
     label: str | None = None
     for line in [*inspect.getdoc(cls).splitlines(), ""]:  # type: ignore[union-attr]
@@ -61,9 +65,8 @@ def contract(cls: type[Layer]) -> Contract:
             made.labelled[label] += " " + line.strip()
         elif label is None:
             made.summary.append(line.strip())
-    missing = [name for name in LABELS[:3] if name not in made.labelled]
-    if missing:
-        raise ValueError(f"the docstring of {cls.__name__} has no paragraph `{missing[0]}:`")
+    if "ONNX" not in made.labelled:
+        raise ValueError(f"the docstring of {cls.__name__} has no paragraph `ONNX:`")
     return made
 
 
@@ -157,8 +160,11 @@ How to read a layer's entry:
 - **Parameters** are the tokens behind the blob names of a layer line, in this order. `h w` means two tokens, height
   first; `n, then n` a count and then that many values. A token that is missing at the end takes its default.
 - **Weights** are the fields of the layer's entry in the model file, in this order.
-- **Shapes**: `[N, C, H, W]` and the like are dims in the order of the blob. Sizes that no weight fixes are free.
-- **Types**: float32, int32 and int8 are all there are. Indices and shapes are int32, truth values int8 0 or 1.
+- **Shapes**: `[N, C, H, W]` and the like are dims in the order of the blob, `...` is any number of axes. Sizes that no
+  weight fixes are free.
+- **Types**: a blob is float32, int32, int8, int64 or uint32. TNN's own indices and shapes are int32, its truth values
+  int8 0 or 1.
+- **Further inputs** than those listed are ignored by TNN, and here with a warning, unless the entry says otherwise.
 """
 
 ALL_TYPES = """\
@@ -266,9 +272,11 @@ def _layer(cls: type[Layer], counts: Counts) -> Iterator[str]:
     told = contract(cls)
     yield from (f"#### {cls.types[0]}", "")
     others = [f"`{name}`" for name in cls.types[1:]]
-    yield (f"Also {', '.join(others)}. " if others else "") + f"Number {cls.number}. " + _blobs(cls)
+    yield (f"Also {', '.join(others)}. " if others else "") + f"Number {cls.number}."
     yield ""
     yield from (markdown(line) for line in told.summary)
+    yield f"- **Inputs:** {_operands(cls.operands)}{' TNN refuses more.' if cls.counts_inputs else ''}"
+    yield f"- **Outputs:** {_operands(cls.results, results=True)}"
     for label, text in told.labelled.items():
         yield f"- **{label}:** {markdown(text)}"
     yield f"- **Int8:** {_int8(cls)}"
@@ -278,11 +286,28 @@ def _layer(cls: type[Layer], counts: Counts) -> Iterator[str]:
     yield from _weights(cls)
 
 
-def _blobs(cls: type[Layer]) -> str:
-    def spelled(least: int, most: int | None) -> str:
-        return str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
+def _operands(operands: Sequence[Operand], *, results: bool = False) -> str:
+    return "; ".join(_operand(operand, result=results) for operand in operands) + "." if operands else "none."
 
-    return f"Inputs: {spelled(*cls.arity_in)}; outputs: {spelled(*cls.arity_out)}."
+
+def _operand(operand: Operand, *, result: bool) -> str:
+    """An operand as a phrase: "reps [...] int32 or int64 (optional, overrides `reps`)"."""
+    words = [operand.name + (", ..." if operand.repeated else "")]
+    facts = []
+    if operand.shape.startswith("as "):
+        facts.append(f"shape of {operand.shape[3:]}")
+    else:
+        words.append(operand.shape)
+    if operand.like:
+        facts.append(f"type of {operand.like}")
+    elif operand.types != ANY:
+        words.append(spelled_types(operand.types))
+    elif not result:
+        words.append("of any type")
+    if len(facts) == 2 and operand.shape == f"as {operand.like}":
+        facts = [f"shape and type of {operand.like}"]
+    facts += ["optional"] * operand.optional + ["ignored by TNN"] * operand.ignored + [operand.doc] * bool(operand.doc)
+    return markdown(" ".join(words) + (f" ({', '.join(facts)})" if facts else ""))
 
 
 def _int8(cls: type[Layer]) -> str:

@@ -20,7 +20,8 @@ from tnn_serving.client import load as load_test
 from tnn_serving.config.settings import SETTINGS
 from tnn_serving.formats.tnn.model import SCALE_NUMBER, SCALE_TYPE
 from tnn_serving.layers import declaration, is_known, type_number
-from tnn_serving.layers.base import Reserved, declared
+from tnn_serving.layers.base import Reserved
+from tnn_serving.layers.registry import declared
 from tnn_serving.look import compare, profile, summary
 from tnn_serving.soak.run import Soak
 from tnn_serving.tune import goal as tune_goal

@@ -14,7 +14,8 @@ from tests.formats.handmade import MODEL, PROTO, model, proto
 from tests.recordings import SHARED
 from tnn_serving.errors import WeightsError
 from tnn_serving.graph import Graph
-from tnn_serving.random_weights import fill_random_weights, network_name, random_input, uniform
+from tnn_serving.layers.draw import uniform
+from tnn_serving.random_weights import fill_random_weights, network_name, random_input
 from tnn_serving.tensor import Tensor
 
 ZOO = sorted(SHARED.glob("models/zoo/*.tnnproto"))

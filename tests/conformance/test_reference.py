@@ -11,7 +11,7 @@ import pytest
 
 from tests.conformance.differences import ENGINES, EXPECTED
 from tests.recordings import case_ids, folders
-from tnn_serving.layers.base import declared, reserved
+from tnn_serving.layers.registry import declared, reserved
 
 DOCS = Path(__file__).parents[2] / "docs"
 GENERATOR = DOCS / "generate_layers.py"

@@ -29,7 +29,8 @@ from tests.formats.handmade import (
 from tests.recordings import cases, folders
 from tnn_serving.formats.tnn import read_model, write_model
 from tnn_serving.graph import Graph
-from tnn_serving.layers.base import HW, type_number
+from tnn_serving.layers.parameters import HW
+from tnn_serving.layers.registry import type_number
 from tnn_serving.tensor import PROTO_V2, BlobScale, DataType, Tensor
 
 

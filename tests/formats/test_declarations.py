@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from tests.formats.compare import differences
 from tnn_serving.formats.tnn import read_model, write_model
 from tnn_serving.graph import Graph, Input
-from tnn_serving.layers.base import HW, CBool, Int64, Layer, Parameter, Stored, declared
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.parameters import HW, CBool, Int64, Parameter
+from tnn_serving.layers.registry import declared
+from tnn_serving.layers.weights import Stored
 from tnn_serving.tensor import DataType, Tensor
 
 TYPES = sorted(declared())

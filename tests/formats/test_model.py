@@ -34,7 +34,8 @@ from tests.formats.handmade import (
 from tnn_serving.errors import FormatError, WeightsError
 from tnn_serving.formats.tnn import read_model, write_model
 from tnn_serving.graph import Graph, Input
-from tnn_serving.layers.base import HW, declaration
+from tnn_serving.layers.parameters import HW
+from tnn_serving.layers.registry import declaration
 from tnn_serving.tensor import BlobScale, DataType, Tensor
 
 RELU = proto("ReLU r 1 1 x y")

@@ -9,7 +9,7 @@ from tests.formats.handmade import PROTO, PROTO_1, V1, V2, proto
 from tnn_serving.errors import FormatError, ProtoError
 from tnn_serving.formats.tnn.proto import MAX_SEGMENTS, read_proto, write_proto
 from tnn_serving.graph import Graph, Input
-from tnn_serving.layers.base import declaration, make
+from tnn_serving.layers.registry import declaration, make
 from tnn_serving.tensor import PROTO_V1, PROTO_V2, DataType
 
 RELU = proto("ReLU r 1 1 x y")

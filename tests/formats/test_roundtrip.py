@@ -14,7 +14,8 @@ from tests.recordings import SHARED, case_ids, cases, folders
 from tnn_serving.errors import FormatError
 from tnn_serving.formats.tnn import read_model, write_model
 from tnn_serving.graph import Graph, Input
-from tnn_serving.layers.base import HW, declaration
+from tnn_serving.layers.parameters import HW
+from tnn_serving.layers.registry import declaration
 from tnn_serving.tensor import PROTO_V2, BlobScale, DataType, Tensor
 
 needs_models = pytest.mark.skipif(not SHARED.is_dir(), reason="no whole networks of TNN beside this checkout")

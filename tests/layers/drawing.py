@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from tests.layers.reference import Reference
 from tnn_serving.graph import Graph, Input
-from tnn_serving.layers.base import CBool, Layer, Parameter, declaration, make
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.parameters import CBool, Parameter
+from tnn_serving.layers.registry import declaration, make
 from tnn_serving.tensor import TNN_TYPE, Tensor
 
 Array = np.ndarray
@@ -200,7 +202,7 @@ def instances(draw: Callable[[st.SearchStrategy[Any]], Any], kind: str, recipe: 
     parameters = {spec.name: draw(derived(spec)) for spec in cls.parameters}
     arrays = list(recipe.build(Draw(draw), parameters))
     reference = None if parameters.pop(UNCHECKED, False) else recipe.reference
-    outputs = [f"y{k}" for k in range(parameters.pop(OUTPUTS, cls.arity_out[0]))]
+    outputs = [f"y{k}" for k in range(parameters.pop(OUTPUTS, cls.output_range()[0]))]
     operands = parameters.pop(OPERANDS, arrays)
     names = [f"x{k}" for k in range(len(arrays))]
     drawn = cls(name="layer", inputs=tuple(names), outputs=tuple(outputs), type=kind, **parameters)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tests.layers import reference as ref
 from tests.layers.drawing import OPERANDS, OUTPUTS, UNCHECKED, Array, Draw, Parameters, Recipe
-from tnn_serving.layers.base import HW, CBool
+from tnn_serving.layers.parameters import HW, CBool
 from tnn_serving.tensor import Tensor
 
 FLOAT, INT, BYTE = np.float32, np.int32, np.int8

@@ -10,21 +10,9 @@ import numpy as np
 import pytest
 
 from tnn_serving.errors import ProtoError, UnsupportedLayer, WeightsError
-from tnn_serving.layers.base import (
-    CBool,
-    Int64,
-    Layer,
-    Reserved,
-    declaration,
-    declared,
-    is_known,
-    layer,
-    make,
-    parse,
-    spell,
-    type_number,
-    type_of_number,
-)
+from tnn_serving.layers.base import Layer, Reserved
+from tnn_serving.layers.parameters import CBool, Int64, parse, spell
+from tnn_serving.layers.registry import declaration, declared, is_known, layer, make, type_number, type_of_number
 from tnn_serving.tensor import PROTO_V1, Tensor
 
 # Appendix A of the format, as written there: what TNN's plain CPU device runs ...

@@ -11,7 +11,7 @@ from tests.layers.drawing import Array, Instance, instances
 from tests.layers.recipes import NOT_DRIVEN, RECIPES
 from tests.recordings import difference
 from tnn_serving.errors import RequestError
-from tnn_serving.layers.base import declared
+from tnn_serving.layers.registry import declared
 
 ENGINES = ("openvino", "onnxruntime")
 

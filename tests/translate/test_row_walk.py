@@ -135,7 +135,7 @@ MIXED = {
     "x float[N,4] -> y float[4]: y = Constant<value = float[4] {1, 2, 3, 4}>()": "output `y` is the same for all rows",
     "x float[N,1,1] -> y float[N,1,1]: w = Constant<value = float[1,1,1] {0.5}>()"
     "  o, y = RNN<hidden_size = 1>(x, w, w)":
-        "(RNN) takes axis 1 for the batch and axis 0 for time, but the rows lie on axis 0",
+        "(RNN) takes axis 1 for the batch and axis 0 for time, but the rows are on axis 0",
     "x float[N,1,4,4] -> i int64[N,1,2,2]: y, i = MaxPool<kernel_shape = [2, 2]>(x)":
         "(MaxPool) numbers the elements of all",
     "x float[N,2,4] -> y float[N,2,4]: t = Transpose<perm = [1, 0, 2]>(x)  u = LpNormalization<axis = 1>(t)"

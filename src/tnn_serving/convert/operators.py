@@ -11,10 +11,11 @@ import onnx
 from tnn_serving.convert.onnx_graph import OnnxGraph, attributes
 from tnn_serving.errors import UnsupportedLayer, WeightsError
 from tnn_serving.layers.activation import ReLU, Sigmoid
-from tnn_serving.layers.base import HW, Layer
+from tnn_serving.layers.base import Layer
 from tnn_serving.layers.binary import Add
 from tnn_serving.layers.convolution import Convolution, Deconvolution
 from tnn_serving.layers.normalization import BatchNormCxx
+from tnn_serving.layers.parameters import HW
 from tnn_serving.tensor import Tensor
 
 EXPLICIT = -1

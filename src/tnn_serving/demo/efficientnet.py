@@ -18,10 +18,11 @@ from tnn_serving.demo.wheels import Wheel, member
 from tnn_serving.errors import WeightsError
 from tnn_serving.graph import Graph, Input
 from tnn_serving.layers.activation import ReLU6
-from tnn_serving.layers.base import HW, Layer
+from tnn_serving.layers.base import Layer
 from tnn_serving.layers.binary import Add
 from tnn_serving.layers.convolution import Convolution
 from tnn_serving.layers.matrix import InnerProduct
+from tnn_serving.layers.parameters import HW
 from tnn_serving.layers.pooling import Pooling
 from tnn_serving.layers.reshape import Flatten
 from tnn_serving.tensor import DataType, Tensor

@@ -248,12 +248,14 @@ class Builder:
                 )
         except Exception as error:
             reason = str(error).removeprefix("[ShapeInferenceError] ").removeprefix("[TypeInferenceError] ")
-            seen = ", ".join(f"{v.dtype}{list(v.dims)}" for v in operands)
-            raise ShapeError(f"inputs do not fit ONNX {op_type}", expected=reason, found=seen) from error
+            raise ShapeError(f"inputs do not fit ONNX {op_type}", expected=reason, found=_seen(operands)) from error
         for found in inferred.values():
             self._check_size(op_type, inputs, result_dims(op_type, known_operands, found), found.dtype)
         small = is_small(op_type, known_operands, inferred.values())
-        samples = self._samples(proto, op_type, inputs, names) if small else None
+        try:
+            samples = self._samples(proto, op_type, inputs, names) if small else None
+        except Exception as error:
+            raise ShapeError(f"inputs do not fit ONNX {op_type}", expected=str(error), found=_seen(operands)) from error
         constant = samples is not None and all(v is None or v.constant for v in inputs)
         made = []
         for k, name in enumerate(names):
@@ -385,6 +387,11 @@ class Builder:
     def claim(self, name: str) -> None:
         """Keeps a blob name from being used for anything else."""
         self._names.setdefault(name, 0)
+
+
+def _seen(operands: Sequence[Value]) -> str:
+    """Types and dims of some values."""
+    return ", ".join(f"{value.dtype}{list(value.dims)}" for value in operands)
 
 
 def _without_trailing(values: list[ir.Value | None]) -> list[ir.Value | None]:

@@ -73,10 +73,13 @@ class Absorbed:
 
 @dataclass(frozen=True, slots=True)
 class Operands:
-    """Inputs of an int8 layer: blobs as codes, constants such as sizes as they are, and what TNN adds inside."""
+    """Inputs of an int8 layer: blobs as codes, constants such as sizes as values, and what TNN adds inside.
+
+    ``others`` holds the inputs behind the blobs in their order, ``None`` for one that is not read.
+    """
 
     codes: tuple[Codes, ...]
-    others: tuple[Value, ...] = ()
+    others: tuple[Value | None, ...] = ()
     absorbed: Absorbed | None = None
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
 from tnn_serving.errors import ShapeError, WeightsError
-from tnn_serving.layers.base import Layer, buffer, entry_label, layer, need_floats, spell, token
-from tnn_serving.layers.unary import Unary
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.draw import Draw
+from tnn_serving.layers.operands import FLOAT, INT32, LIKE_X, Operand
+from tnn_serving.layers.parameters import spell, token
+from tnn_serving.layers.registry import layer
+from tnn_serving.layers.unary import ELEMENTS, UNCHANGED, Function, Unary, functions
+from tnn_serving.layers.weights import buffer, entry_label
 from tnn_serving.tensor import Tensor
+
+FLOATS_X = Operand("x", types=FLOAT)
 
 
 def ramp(g: Builder, x: Value, alpha: float, beta: float) -> Value:
@@ -23,20 +32,20 @@ def ramp(g: Builder, x: Value, alpha: float, beta: float) -> Value:
 class ReLU(Unary):
     """max(x, 0).
 
-    Inputs: x [...] float32, int32 or int8.
-    Outputs: y, shape and type of x.
     ONNX: Relu; Max with 0 for integers.
     TNN differs: NaN gives 0 there, int32 is refused.
     """
 
-    operator = "Relu"
+    operands = (Operand("x", types=ELEMENTS),)
+    operators = ("Relu",)
+    activation_code = 1
 
     def on_integers(self, g: Builder, x: Value) -> Value:
         """See the class."""
         return g.op("Max", x, g.const(np.array(0, np.int32)))
 
     def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
-        """max(code, 0): TNN looks at neither scale nor zero point."""
+        """max(code, 0): TNN ignores scale and zero point."""
         (x,) = inputs.codes
         if a.form.fast:
             return Codes(a.at_least(x.value, 0), out)
@@ -47,11 +56,12 @@ class ReLU(Unary):
 class ReLU6(Unary):
     """x limited to 0 ... 6.
 
-    Inputs: x [...] float32, int32 or int8.
-    Outputs: y, shape and type of x.
     ONNX: Clip(0, 6).
     TNN differs: reads everything but float32 as int8 codes.
     """
+
+    operands = (Operand("x", types=ELEMENTS),)
+    activation_code = 2
 
     def on_floats(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -66,12 +76,10 @@ class ReLU6(Unary):
 class Sigmoid(Unary):
     """1 / (1 + exp(-x)).
 
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
     ONNX: Sigmoid.
     """
 
-    operator = "Sigmoid"
+    operators = ("Sigmoid",)
 
     def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
         """Of the real value without zero point, rounded without zero point."""
@@ -81,24 +89,34 @@ class Sigmoid(Unary):
         return Codes(a.quantised(y, Scale(out.scale, np.zeros_like(out.zero))).value, out)
 
 
-@layer(39, "Tanh", entry=False)
-class Tanh(Unary):
-    """Hyperbolic tangent.
-
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
-    ONNX: Tanh.
-    """
-
-    operator = "Tanh"
+functions(
+    (
+        Function(39, "Tanh", "Hyperbolic tangent.", ("Tanh",), entry=False),
+        Function(
+            147,
+            "LogSigmoid",
+            "log(1 / (1 + exp(-x))), without overflow.",
+            ("Neg", "Softplus", "Neg"),
+            "-inf below about -88, where exp(-x) overflows.",
+            entry=False,
+        ),
+        Function(
+            174,
+            "Softplus",
+            "log(exp(x) + 1).",
+            ("Softplus",),
+            "inf above 88.7, where exp(x) overflows, and 0 below -17.",
+        ),
+        Function(320, "Softsign", "x / (1 + |x|).", ("Softsign",)),
+    ),
+    __name__,
+)
 
 
 @layer(132, "Elu")
 class Elu(Unary):
     """x above 0, alpha * (exp(x) - 1) below.
 
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
     ONNX: Elu.
     """
 
@@ -113,8 +131,6 @@ class Elu(Unary):
 class Selu(Unary):
     """gamma * x above 0, gamma * alpha * (exp(x) - 1) below.
 
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
     ONNX: Elu, Mul; not Selu, where OpenVINO takes a 0 for an absent parameter.
     TNN differs: missing parameters are undefined there, ONNX's defaults here.
     """
@@ -127,52 +143,10 @@ class Selu(Unary):
         return g.op("Mul", g.op("Elu", x, alpha=self.alpha), g.const(self.gamma))
 
 
-@layer(147, "LogSigmoid", entry=False)
-class LogSigmoid(Unary):
-    """log(1 / (1 + exp(-x))).
-
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
-    ONNX: Neg, Softplus, Neg, which is right for any x.
-    TNN differs: -inf below about -88, where exp(-x) overflows.
-    """
-
-    def on_floats(self, g: Builder, x: Value) -> Value:
-        """See the class."""
-        return g.op("Neg", g.op("Softplus", g.op("Neg", x)))
-
-
-@layer(174, "Softplus")
-class Softplus(Unary):
-    """log(exp(x) + 1).
-
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
-    ONNX: Softplus.
-    TNN differs: inf above 88.7, where exp(x) overflows, and 0 below -17.
-    """
-
-    operator = "Softplus"
-
-
-@layer(320, "Softsign")
-class Softsign(Unary):
-    """x / (1 + |x|).
-
-    Inputs: x [...] float32; integers pass unchanged.
-    Outputs: y, shape and type of x.
-    ONNX: Softsign.
-    """
-
-    operator = "Softsign"
-
-
 @layer(401, "Swish")
 class Swish(Unary):
     """x * sigmoid(x).
 
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
     ONNX: Sigmoid, Mul.
     """
 
@@ -185,26 +159,31 @@ class Swish(Unary):
 class GELU(Layer):
     """0.5 * x * (1 + erf(x / sqrt(2))).
 
-    Inputs: x [...] float32.
-    Outputs: y, shape and type of x.
     ONNX: Gelu.
     """
 
+    operands = (FLOATS_X,)
+    results = (LIKE_X,)
+
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        need_floats(x)
         return g.op("Gelu", x)
 
 
-@layer(171, "Clip", inputs=(1, 3))
+@layer(171, "Clip")
 class Clip(Layer):
     """x limited to min ... max; min where min > max.
 
-    Inputs: x [...] float32, int32 or int8; min, max: one element each, instead of the parameters.
-    Outputs: y, shape and type of x.
     ONNX: Clip; Max and Min where the limits are computed at run time or cross.
     TNN differs: passes int32 on unchanged; ignores limits that are not constants.
     """
+
+    operands = (
+        Operand("x", types=ELEMENTS),
+        Operand("min", doc="one element, overrides `min`", optional=True, replaces=("min",)),
+        Operand("max", doc="one element, overrides `max`", optional=True, replaces=("max",)),
+    )
+    results = (LIKE_X,)
 
     min: float = token("lower limit; a missing one is 0, not none", default=0.0)
     max: float = token("upper limit; a missing one is 0, not none", default=0.0)
@@ -241,7 +220,9 @@ def _only(values: np.ndarray) -> float:
 
 
 def _limit(g: Builder, value: float, dtype: np.dtype, outward: np.ufunc) -> Value | None:
-    """A limit as a scalar of the type of the data; ``None`` if it limits nothing."""
+    """A limit as a scalar of the type of the data; ``None`` if it limits nothing. Raises ShapeError for NaN."""
+    if np.isnan(value):
+        raise ShapeError("limit is not a number")
     if np.isinf(value):
         binds = (value > 0) == (outward is np.ceil)
         return g.const(np.array(value, np.float32)) if binds and dtype == np.float32 else None
@@ -259,8 +240,6 @@ def _crossed(lower: Value | None, upper: Value | None) -> bool:
 class HardSigmoid(Unary):
     """alpha * x + beta limited to 0 ... 1.
 
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
     ONNX: Mul, Add, Clip(0, 1).
     """
 
@@ -272,22 +251,22 @@ class HardSigmoid(Unary):
         return ramp(g, x, self.alpha, self.beta)
 
 
-@layer(173, "HardSwish", inputs=(1, 2))
+@layer(173, "HardSwish")
 class HardSwish(Layer):
     """a times (alpha * b + beta limited to 0 ... 1), where b = a if there is one input.
 
-    Inputs: a, b [...] float32, broadcast.
-    Outputs: y float32, the broadcast shape.
     ONNX: HardSwish for one input and the usual slope 1/6 and value 1/2; otherwise Mul, Add, Clip(0, 1), Mul.
     TNN differs: takes 1/6 as the six digits that files give; aligns inputs of unequal rank at the left.
     """
+
+    operands = (Operand("a", types=FLOAT), Operand("b", types=FLOAT, doc="broadcast with `a`", optional=True))
+    results = (Operand("y", types=FLOAT, doc="the broadcast shape"),)
 
     alpha: float = token("slope", default=1.0)
     beta: float = token("value at 0", default=0.0)
 
     def to_onnx(self, g: Builder, a: Value, b: Value | None = None) -> Value:
         """See the class."""
-        need_floats(a, b or a)
         if b is None and spell(self.alpha) == spell(1 / 6) and self.beta == 0.5:
             return g.op("HardSwish", a)
         return g.op("Mul", a, ramp(g, b or a, self.alpha, self.beta))
@@ -297,28 +276,30 @@ class HardSwish(Layer):
 class PReLU(Layer):
     """x above 0, slope * x below, with a slope for each channel or one for all.
 
-    Inputs: x [N, C, ...] float32.
-    Outputs: y, shape and type of x.
     ONNX: PRelu; LeakyRelu for one slope.
     TNN differs: reads past a single slope if ``channel_shared`` is not 1; here one slope is shared in any case.
     """
 
+    operands = (Operand("x", types=FLOAT, doc="channels on axis 1"),)
+    results = (LIKE_X,)
+
     channel_shared: bool = token("1 if the first slope holds for all channels", default=False)
-    has_filler: bool = token("nobody reads it", default=False)
+    has_filler: bool = token("ignored by TNN", default=False)
 
     label: str | None = entry_label("kept")
     slope: Tensor | None = buffer("[C], or [1] if shared")
 
+    def random_weights(self, draw: Draw, inputs: Sequence[Value]) -> dict[str, Tensor | int]:
+        """One slope per channel."""
+        return {"slope": draw.per_channel("slope", inputs[0], 0.0)}
+
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        need_floats(x)
         slope = self.need("slope").array().astype(np.float32)
         if slope.size == 0:
             raise WeightsError("no `slope` in the model file", expected="[C] or [1]", found="an empty buffer")
         if self.channel_shared or slope.size == 1:
             return g.op("LeakyRelu", x, alpha=float(slope[0]))
-        if x.rank < 2:
-            raise ShapeError("no channel axis", expected="rank 2 or more", found=f"rank {x.rank}")
         return g.op("PRelu", x, g.per_channel(slope, x))
 
 
@@ -326,17 +307,17 @@ class PReLU(Layer):
 class GLU(Layer):
     """First half times the sigmoid of the second half, along one axis.
 
-    Inputs: x [...] float32; the size of the axis is even.
-    Outputs: y [...] float32; the axis is halved.
     ONNX: Split, Sigmoid, Mul.
     TNN differs: refuses axis 0.
     """
+
+    operands = (Operand("x", types=FLOAT, doc="the size of the axis is even"),)
+    results = (Operand("y", like="x", doc="the axis is halved"),)
 
     axis: int = token("axis to halve", default=-1)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        need_floats(x)
         axis = x.axis(self.axis)
         if x.dim(axis) % 2:
             raise ShapeError("axis cannot be halved", expected="an even size", found=x.dim(axis))
@@ -348,10 +329,11 @@ class GLU(Layer):
 class SignedMul(Layer):
     """t * t[channel 0] with t = (sign(x - alpha) + beta) / gamma.
 
-    Inputs: x [N, C, ...] float32.
-    Outputs: y, shape and type of x.
     ONNX: Sub, Sign, Add, Mul, Slice of channel 0, Mul.
     """
+
+    operands = (Operand("x", "[N, C, ...]", FLOAT),)
+    results = (LIKE_X,)
 
     alpha: float = token("subtracted before the sign is taken")
     beta: float = token("added to the sign")
@@ -359,23 +341,26 @@ class SignedMul(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        need_floats(x)
         sign = g.op("Sign", x if self.alpha == 0.0 else g.op("Sub", x, g.const(self.alpha)))
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             factor = np.float32(1.0) / np.float32(self.gamma)
         t = g.op("Mul", g.op("Add", sign, g.const(self.beta)), g.const(factor))
         return g.op("Mul", t, g.op("Slice", t, g.ints(0), g.ints(1), g.ints(1)))
 
 
-@layer(69, "Power", inputs=(1, 2))
+@layer(69, "Power")
 class Power(Layer):
     """(scale * x + shift) to the power of ``exponent``.
 
-    Inputs: x [...] float32, integers pass unchanged, as in TNN; exponent float32, instead of the parameter.
-    Outputs: y, shape and type of x.
     ONNX: Mul, Add, then Pow, or for the exponents 2, 0.5 and -1 Mul, Sqrt and Reciprocal.
     TNN differs: refuses an exponent of more than one element; here it is broadcast.
     """
+
+    operands = (
+        UNCHANGED,
+        Operand("exponent", types=(*FLOAT, *INT32), doc="overrides `exponent`", optional=True, replaces=("exponent",)),
+    )
+    results = (LIKE_X,)
 
     exponent: float = token("exponent", default=1.0)
     scale: float = token("factor of x", default=1.0)
@@ -383,9 +368,8 @@ class Power(Layer):
 
     def to_onnx(self, g: Builder, x: Value, given: Value | None = None) -> Value:
         """See the class."""
-        if x.dtype in (np.int32, np.int8):
+        if x.dtype != np.float32:
             return x
-        need_floats(x)
         y = x if self.scale == 1.0 else g.op("Mul", x, g.const(self.scale))
         y = y if self.shift == 0.0 else g.op("Add", y, g.const(self.shift))
         exponent = self.exponent
@@ -415,16 +399,16 @@ def wrapped_axis(x: Value, axis: int) -> int:
 class Softmax(Layer):
     """exp(x) divided by its sum along one axis.
 
-    Inputs: x [...] float32.
-    Outputs: y, shape and type of x.
     ONNX: Softmax.
     """
+
+    operands = (FLOATS_X,)
+    results = (LIKE_X,)
 
     axis: int = token("axis, modulo the rank", default=1)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        need_floats(x)
         return g.op("Softmax", x, axis=wrapped_axis(x, self.axis))
 
 
@@ -432,15 +416,15 @@ class Softmax(Layer):
 class LogSoftmax(Layer):
     """Logarithm of the softmax along one axis.
 
-    Inputs: x [...] float32.
-    Outputs: y, shape and type of x.
     ONNX: LogSoftmax.
     TNN differs: -inf about 103 below the maximum, where the softmax underflows.
     """
+
+    operands = (FLOATS_X,)
+    results = (LIKE_X,)
 
     axis: int = token("axis, modulo the rank", default=1)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        need_floats(x)
         return g.op("LogSoftmax", x, axis=wrapped_axis(x, self.axis))

@@ -10,10 +10,16 @@ import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.int8 import Codes, Form, Int8, Operands, Scale
-from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
-from tnn_serving.layers.base import Layer, buffer, family, layer, token
+from tnn_serving.errors import ShapeError, WeightsError
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.draw import Draw
+from tnn_serving.layers.operands import INT8, NUMBERS, Operand
+from tnn_serving.layers.parameters import token
+from tnn_serving.layers.registry import contract, derive, family, layer
+from tnn_serving.layers.weights import buffer
 from tnn_serving.tensor import Tensor
 
+BROADCAST = "broadcast with `a`; stored where `a` is the only input"
 OPERAND_PLACES = {-1: "nothing is stored", 0: "the stored operand is the first", 1: "the stored operand is the second"}
 
 
@@ -39,13 +45,32 @@ class Binary(Layer):
     """Operands broadcast as in NumPy; three or more are combined from left to right.
 
     With a single input the model file holds the other operand.
+
+    Attributes:
+        operator: the ONNX operator.
+        neutral: the second operand that changes nothing.
     """
 
+    operands = (
+        Operand("a", types=NUMBERS),
+        Operand("b", types=NUMBERS, doc=BROADCAST, like="a", repeated=True),
+    )
+    results = (Operand("y", like="a", doc="the broadcast shape"),)
     operator: ClassVar[str]
+    neutral: ClassVar[float] = 0.0
 
     weight_input_index: int = token("place of the stored operand, if there is one", default=1, values=OPERAND_PLACES)
 
     element: Tensor | None = buffer("the stored operand: with dims, or without where it fits axes of the input")
+
+    def random_weights(self, draw: Draw, inputs: Sequence[Value]) -> dict[str, Tensor | int]:
+        """With one input, an operand per channel near the neutral one, in the type of the input."""
+        x = inputs[0]
+        if len(inputs) > 1:
+            return {}
+        if x.dtype == np.float32:
+            return {"element": draw.per_channel("element", x, self.neutral)}
+        return {"element": draw.integers_per_channel("element", x, int(self.neutral))}
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class."""
@@ -55,9 +80,7 @@ class Binary(Layer):
         return first
 
     def combine(self, g: Builder, a: Value, b: Value) -> Value:
-        """The operation on two operands. Raises UnsupportedLayer for int8, which has no arithmetic of its own."""
-        if np.int8 in (a.dtype, b.dtype):
-            raise UnsupportedLayer("element type is not supported", expected="float32 or int32", found="int8")
+        """The operation on two operands."""
         return g.op(self.operator, a, b)
 
     def stored_operand(self, g: Builder, x: Value) -> Value:
@@ -81,16 +104,15 @@ class Binary(Layer):
         return [x, element] if self.weight_input_index == 1 else [element, x]
 
 
-@layer(38, "Add", "QuantizedAdd", inputs=(1, None))
+@layer(38, "Add", "QuantizedAdd")
 class Add(Binary):
     """Sum of all operands.
 
-    Inputs: a, b, ... [...] float32 or int32, broadcast; with one input the second operand is stored.
-    Outputs: y, the broadcast shape, type of the inputs.
     ONNX: Add.
     """
 
     operator = "Add"
+    adds = True
 
     def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
         """Real values added in input order, then rounded once; TNN does not broadcast here."""
@@ -110,74 +132,30 @@ class Add(Binary):
         return a.quantised(total, out)
 
 
-@layer(108, "Sub", inputs=(1, None))
-class Sub(Binary):
-    """First operand minus all others.
+NO_INTEGERS = "refuses int32; drops a NaN of a later operand."
 
-    Inputs: a, b, ... [...] float32 or int32, broadcast; with one input the other operand is stored.
-    Outputs: y, the broadcast shape, type of the inputs.
-    ONNX: Sub.
-    """
-
-    operator = "Sub"
-
-
-@layer(42, "Mul", inputs=(1, None))
-class Mul(Binary):
-    """Product of all operands.
-
-    Inputs: a, b, ... [...] float32 or int32, broadcast; with one input the other operand is stored.
-    Outputs: y, the broadcast shape, type of the inputs.
-    ONNX: Mul.
-    """
-
-    operator = "Mul"
+for _number, _name, _operator, _neutral, _doc, _differs in (
+    (108, "Sub", "Sub", 0.0, "First operand minus all others.", ""),
+    (42, "Mul", "Mul", 1.0, "Product of all operands.", ""),
+    (175, "Div", "Div", 1.0, "First operand divided by all others; whole numbers round toward zero.", ""),
+    (137, "Maximum", "Max", 0.0, "Largest of all operands.", NO_INTEGERS),
+    (140, "Minimum", "Min", 0.0, "Smallest of all operands.", NO_INTEGERS),
+):
+    derive(
+        Binary,
+        _number,
+        _name,
+        doc=contract(_doc, onnx=f"{_operator}.", differs=_differs),
+        module=__name__,
+        operator=_operator,
+        neutral=_neutral,
+    )
 
 
-@layer(175, "Div", inputs=(1, None))
-class Div(Binary):
-    """First operand divided by all others; whole numbers are cut toward zero.
-
-    Inputs: a, b, ... [...] float32 or int32, broadcast; with one input the other operand is stored.
-    Outputs: y, the broadcast shape, type of the inputs.
-    ONNX: Div.
-    """
-
-    operator = "Div"
-
-
-@layer(137, "Maximum", inputs=(1, None))
-class Maximum(Binary):
-    """Largest of all operands.
-
-    Inputs: a, b, ... [...] float32 or int32, broadcast; with one input the other operand is stored.
-    Outputs: y, the broadcast shape, type of the inputs.
-    ONNX: Max.
-    TNN differs: refuses int32; drops a NaN of a later operand.
-    """
-
-    operator = "Max"
-
-
-@layer(140, "Minimum", inputs=(1, None))
-class Minimum(Binary):
-    """Smallest of all operands.
-
-    Inputs: a, b, ... [...] float32 or int32, broadcast; with one input the other operand is stored.
-    Outputs: y, the broadcast shape, type of the inputs.
-    ONNX: Min.
-    TNN differs: refuses int32; drops a NaN of a later operand.
-    """
-
-    operator = "Min"
-
-
-@layer(198, "SquaredDifference", inputs=(1, None))
+@layer(198, "SquaredDifference")
 class SquaredDifference(Binary):
     """Square of the difference of two operands; a third one is combined with that.
 
-    Inputs: a, b, ... [...] float32 or int32, broadcast; with one input the other operand is stored.
-    Outputs: y, the broadcast shape, type of the inputs.
     ONNX: Sub, Mul.
     TNN differs: refuses int32.
     """
@@ -190,15 +168,15 @@ class SquaredDifference(Binary):
         return g.op("Mul", difference, difference)
 
 
-@layer(332, "And", inputs=(1, None))
+@layer(332, "And")
 class And(Binary):
     """1 where no operand is 0.
 
-    Inputs: a, b, ... [...] int8, broadcast; with one input the other operand is stored.
-    Outputs: y int8, the broadcast shape.
     ONNX: Cast to bool, And, Cast to int8.
     """
 
+    operands = (Operand("a"), Operand("b", doc=BROADCAST, repeated=True))
+    results = (Operand("y", types=INT8, doc="the broadcast shape"),)
     operator = "And"
 
     def combine(self, g: Builder, a: Value, b: Value) -> Value:
@@ -208,6 +186,10 @@ class And(Binary):
 
 class Comparison(Binary):
     """Two operands of one type, int8 0 or 1 out; of a stored operand only the first element counts, as in TNN."""
+
+    operands = (Operand("a"), Operand("b", doc=BROADCAST, like="a", optional=True))
+    results = (Operand("y", types=INT8, doc="the broadcast shape"),)
+    counts_inputs = True
 
     def combine(self, g: Builder, a: Value, b: Value) -> Value:
         """The comparison of two operands."""
@@ -225,43 +207,32 @@ class Comparison(Binary):
         return g.const(values[:1], dims=())
 
 
-@layer(333, "Greater", inputs=(1, 2))
-class Greater(Comparison):
-    """1 where the first operand is greater.
+ALIGNED_LEFT = "the output of unequal ranks gets dims that are aligned at the left."
 
-    Inputs: a, b [...] float32, int32 or int8, broadcast; with one input the first element of the stored operand is
-        the other.
-    Outputs: y int8, the broadcast shape.
-    ONNX: Greater, Cast to int8.
-    TNN differs: the output of unequal ranks gets dims that are aligned at the left.
-    """
-
-    operator = "Greater"
-
-
-@layer(334, "Less", inputs=(1, 2))
-class Less(Comparison):
-    """1 where the first operand is less.
-
-    Inputs: a, b [...] float32, int32 or int8, broadcast; with one input the first element of the stored operand is
-        the other.
-    Outputs: y int8, the broadcast shape.
-    ONNX: Less, Cast to int8.
-    TNN differs: the output of unequal ranks gets dims that are aligned at the left.
-    """
-
-    operator = "Less"
+for _number, _name in ((333, "Greater"), (334, "Less")):
+    derive(
+        Comparison,
+        _number,
+        _name,
+        doc=contract(
+            f"1 where the first operand is {_name.lower()}.", onnx=f"{_name}, Cast to int8.", differs=ALIGNED_LEFT
+        ),
+        module=__name__,
+        operator=_name,
+    )
 
 
-@layer(324, "Equal", inputs=2, entry=False)
+@layer(324, "Equal", entry=False)
 class Equal(Layer):
     """1 where both operands are equal.
 
-    Inputs: a, b [...] float32, int32 or int8, broadcast.
-    Outputs: y int8, the broadcast shape.
     ONNX: Equal, Cast to int8.
     TNN differs: the output of unequal ranks gets dims that are aligned at the left.
     """
+
+    operands = (Operand("a"), Operand("b", doc="broadcast with `a`", like="a"))
+    results = Comparison.results
+    counts_inputs = True
 
     def to_onnx(self, g: Builder, a: Value, b: Value) -> Value:
         """See the class."""

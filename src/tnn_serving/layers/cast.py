@@ -6,7 +6,10 @@ import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import UnsupportedLayer
-from tnn_serving.layers.base import Layer, layer, token
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.operands import Operand, X
+from tnn_serving.layers.parameters import token
+from tnn_serving.layers.registry import layer
 from tnn_serving.tensor import COMPUTED, DataType
 
 DATA_TYPES = {kind.value: kind.name.lower() for kind in DataType}
@@ -16,11 +19,12 @@ DATA_TYPES = {kind.value: kind.name.lower() for kind in DataType}
 class Cast(Layer):
     """Changes the element type; floats are cut toward zero, int32 keeps its low byte as int8.
 
-    Inputs: x [...] any type.
-    Outputs: y [...] of the given type; half and bfp16 are computed as float32.
     ONNX: Cast.
     TNN differs: leaves the output unset for pairs that it does not know: half, bfp16 and int64 with any other.
     """
+
+    operands = (X,)
+    results = (Operand("y", "as x", doc="of the given type"),)
 
     to: int = token("data type", default=0, values=DATA_TYPES)
 
@@ -29,15 +33,16 @@ class Cast(Layer):
         return g.cast(x, computed_type(self.to))
 
 
-@layer(170, "Reformat", inputs=(1, None), outputs=(1, None))
+@layer(170, "Reformat")
 class Reformat(Layer):
-    """Carries blobs over between two data types; TNN puts it between float and int8 layers itself.
+    """Converts blobs from one data type to another; TNN inserts it between float and int8 layers itself.
 
-    Inputs: any number of blobs [...].
-    Outputs: as many, in the destination type.
     ONNX: Cast, if anything. A blob next to a marked int8 layer travels as the real numbers that its codes mean, and is
         quantised with its own scale where that layer reads it; half and bfp16 are float32.
     """
+
+    operands = (Operand("x", repeated=True),)
+    results = (Operand("y", "as x", doc="of the destination type", repeated=True),)
 
     source: int = token("data type of the inputs", default=0, values=DATA_TYPES)
     destination: int = token("data type of the outputs", default=0, values=DATA_TYPES)
@@ -48,7 +53,7 @@ class Reformat(Layer):
         self.destination = self.destination if self.destination in DATA_TYPES else 0
 
     def to_onnx(self, g: Builder, *inputs: Value) -> list[Value]:
-        """See the class. Raises UnsupportedLayer for bytes that no scale turns into numbers."""
+        """See the class. Raises UnsupportedLayer for int8 bytes without a scale."""
         wanted = computed_type(self.destination)
         made = []
         for x in inputs:
@@ -59,7 +64,7 @@ class Reformat(Layer):
 
 
 def computed_type(code: int) -> np.dtype:
-    """The type that a data type number is computed in. Raises UnsupportedLayer for numbers that TNN has not."""
+    """The type that a data type number is computed in. Raises UnsupportedLayer for numbers that TNN does not have."""
     if code not in DATA_TYPES:
         raise UnsupportedLayer("data type is unknown", expected=DATA_TYPES, found=code)
     return COMPUTED[DataType(code)]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer
-from tnn_serving.layers.base import CBool, Layer, layer, token
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.operands import FLOAT, Operand
+from tnn_serving.layers.parameters import CBool, token
+from tnn_serving.layers.registry import layer
 from tnn_serving.layers.shape import joined
 
 DCR, CRD = 0, 1
@@ -13,7 +16,7 @@ MODES = {DCR: "DCR: channels vary fastest", CRD: "CRD: positions in a block vary
 
 def shuffled(g: Builder, x: Value, group: int) -> Value:
     """``x`` [N, C, ...] with channel i * (C / group) + j moved to j * group + i. Raises ShapeError if C % group."""
-    if x.rank < 2 or group < 1 or x.dim(1) % group:
+    if group < 1 or x.dim(1) % group:
         raise ShapeError(f"channels cannot be cut into {group} groups", found=list(x.dims))
     channels = x.known[1]
     if channels is not None:
@@ -25,14 +28,8 @@ def shuffled(g: Builder, x: Value, group: int) -> Value:
     return g.op("Reshape", swapped, g.shape(x))
 
 
-def _check_image(x: Value) -> None:
-    if x.rank != 4:
-        raise ShapeError("input must have 4 dims", expected="[N, C, H, W]", found=list(x.dims))
-
-
 def _depth_to_space(g: Builder, x: Value, block: int, mode: str) -> Value:
     """Raises ShapeError for channels that the block's area does not divide."""
-    _check_image(x)
     if block < 1 or x.dim(1) % (block * block):
         raise ShapeError(
             "channels do not fit the block", expected=f"a multiple of {block} x {block}", found=f"{x.dim(1)} channels"
@@ -44,10 +41,11 @@ def _depth_to_space(g: Builder, x: Value, block: int, mode: str) -> Value:
 class ShuffleChannel(Layer):
     """Interleaves groups of channels, as ShuffleNet does.
 
-    Inputs: x [N, C, ...] of any type.
-    Outputs: y, shape and type of x; channel i * (C / group) + j goes to j * group + i.
     ONNX: Reshape, Transpose, Reshape.
     """
+
+    operands = (Operand("x", "[N, C, ...]"),)
+    results = (Operand("y", "as x", like="x", doc="channel i * (C / group) + j goes to j * group + i"),)
 
     group: int = token("groups; divides C", default=1, ge=1)
 
@@ -60,10 +58,13 @@ class ShuffleChannel(Layer):
 class PixelShuffle(Layer):
     """Channels become positions, as in sub-pixel convolution.
 
-    Inputs: x [N, C * r * r, H, W] float32.
-    Outputs: y [N, C, H * r, W * r]; y[n, c, h*r + i, w*r + j] = x[n, c*r*r + i*r + j, h, w].
     ONNX: DepthToSpace, mode CRD.
     """
+
+    operands = (Operand("x", "[N, C * r * r, H, W]", FLOAT),)
+    results = (
+        Operand("y", "[N, C, H * r, W * r]", FLOAT, doc="y[n, c, h*r + i, w*r + j] = x[n, c*r*r + i*r + j, h, w]"),
+    )
 
     upscale_factor: int = token("r", ge=1)
 
@@ -76,17 +77,19 @@ class PixelShuffle(Layer):
 class Reorg(Layer):
     """Moves channels into blocks of positions (``forward``), or blocks into channels.
 
-    Inputs: x [N, C, H, W] float32.
-    Outputs: forward: y [N, C / s^2, H * s, W * s]; else y [N, C * s^2, H / s, W / s]. With D channels on the wide side,
-        position (i, j) of a block of channel c is, on the deep side, channel (i*s + j) * D + c in mode DCR and
-        c * s^2 + i*s + j in mode CRD.
+    With D channels on the wide side, position (i, j) of a block of channel c is, on the deep side, channel
+    (i*s + j) * D + c in mode DCR and c * s^2 + i*s + j in mode CRD.
+
     ONNX: DepthToSpace forward; else SpaceToDepth, and for CRD the channels shuffled (Reshape, Transpose, Reshape).
-    TNN differs: "forward" is the opposite of what Darknet calls so.
+    TNN differs: "forward" is the opposite of Darknet's.
     """
+
+    operands = (Operand("x", "[N, C, H, W]", FLOAT),)
+    results = (Operand("y", "[N, C / s^2, H * s, W * s]", FLOAT, doc="forward; else [N, C * s^2, H / s, W / s]"),)
 
     stride: int = token("s, the side of a block", ge=1)
     forward: CBool = token("0: blocks to channels, else channels to blocks")
-    unused: int = token("nobody reads it", default=0, written="0")
+    unused: int = token("ignored by TNN", default=0, written="0")
     mode: int = token("order of the channels", values=MODES)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
@@ -95,7 +98,6 @@ class Reorg(Layer):
             raise UnsupportedLayer("mode is unknown", expected=MODES, found=self.mode)
         if self.forward:
             return _depth_to_space(g, x, self.stride, "CRD" if self.mode == CRD else "DCR")
-        _check_image(x)
         if self.stride < 1 or x.dim(2) % self.stride or x.dim(3) % self.stride:
             raise ShapeError(
                 "height and width must be multiples of the stride", expected=self.stride, found=list(x.dims)

@@ -2,150 +2,83 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from typing_extensions import Self
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.int8 import Codes, Form, Int8, Operands, Scale, Weights
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
-from tnn_serving.layers.base import (
-    DHW,
-    HW,
-    Layer,
-    beside,
-    buffer,
-    entry_label,
-    flag,
-    int8_scale,
-    layer,
-    need_floats,
-    token,
-)
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.draw import Draw
+from tnn_serving.layers.operands import FLOAT, Operand
+from tnn_serving.layers.parameters import DHW, HW, token
+from tnn_serving.layers.registry import family, layer
+from tnn_serving.layers.weights import beside, buffer, entry_label, flag, int8_scale
+from tnn_serving.layers.window import PAD_TYPES, check_extent, window
 from tnn_serving.tensor import DataType, Tensor
 
-ACTIVATIONS = {0: "none", 1: "ReLU", 2: "ReLU6", 256: "x * sigmoid(x)"}
-PAD_TYPES = {-1: "explicit", 0: "SAME", 1: "VALID"}
+NONE, RELU, RELU6, SWISH = 0, 1, 2, 256
+ACTIVATIONS = {NONE: "none", RELU: "ReLU", RELU6: "ReLU6", SWISH: "x * sigmoid(x)"}
 TRANSPOSED_PAD_TYPES = {**PAD_TYPES, 2: "FULL", 3: "SAME with output padding"}
 
 
 def activated(g: Builder, x: Value, code: int) -> Value:
     """The activation that TNN fuses into a convolution, by its code."""
-    if code == 0:
+    if code == NONE:
         return x
-    if code == 1:
+    if code == RELU:
         return g.op("Relu", x)
-    if code == 2:
+    if code == RELU6:
         return g.op("Clip", x, g.const(0.0), g.const(6.0))
-    if code == 256:
+    if code == SWISH:
         return g.op("Mul", x, g.op("Sigmoid", x))
     raise UnsupportedLayer("fused activation is unknown", expected=ACTIVATIONS, found=code)
 
 
-def same_valid(
-    g: Builder, x: Value, *, pad_type: int, kernel: Sequence[int], reach: Sequence[int], stride: Sequence[int]
-) -> Value:
-    """Pads and crops the spatial axes of ``x`` so that a convolution without padding gives TNN's SAME or VALID.
+@family
+class Grouped(Layer):
+    """A convolution along any number of axes, of channels in groups, with a fused activation."""
 
-    Per axis with size n, kernel k and stride s: out = ceil(n/s) for SAME, ceil((n-k+1)/s) for VALID; the total
-    t = (out-1)*s + k - n is split t/2 (toward zero) in front. A negative front crops: TNN's first window then
-    starts inside the input, where TensorFlow's starts at 0. What is behind follows from the size of the output.
+    multiplies_weights = True
 
-    Args:
-        kernel: sizes that decide output and front.
-        reach: sizes of the windows, dilation included.
-    """
-    axes = range(2, 2 + len(kernel))
-    fronts, crops, ends, backs = [], [], [], []
-    one = g.ints(1)
-    for axis, k, ke, s in zip(axes, kernel, reach, stride, strict=True):
-        n = g.size(x, axis)
-        step = g.ints(s)
-        starts = n if pad_type == 0 else g.op("Sub", n, g.ints(k - 1))
-        out = g.op("Div", g.op("Add", starts, g.ints(s - 1)), step)
-        last = g.op("Mul", g.op("Sub", out, one), step)
-        span = g.op("Add", last, g.ints(ke))
-        total = g.op("Sub", g.op("Add", last, g.ints(k)), n)
-        zero = g.ints(0)
-        front = g.op("Div", g.op("Max", total, zero), g.ints(2))
-        crop = g.op("Div", g.op("Max", g.op("Sub", zero, total), zero), g.ints(2))
-        back = g.op("Max", g.op("Sub", g.op("Sub", span, g.op("Sub", n, crop)), front), zero)
-        fronts.append(front)
-        crops.append(crop)
-        ends.append(n)
-        backs.append(back)
-    order = g.ints(*axes)
-    cropped = g.op("Slice", x, g.op("Concat", *crops, axis=0), g.op("Concat", *ends, axis=0), order)
-    pads = g.op("Concat", *fronts, *backs, axis=0)
-    return g.op("Pad", cropped, pads, None, order)
+    group: int = token("channel groups", default=0, ge=1)
+    input_channel: int = token("input channels; ignored by TNN", default=0)
+    output_channel: int = token("C_out, all groups together", default=0, ge=1)
 
+    label: str | None = entry_label()
+    stored_bias: int | None = flag("1 if a bias is stored", parameter="has_bias")
 
-def window(
-    g: Builder,
-    x: Value,
-    *,
-    pad_type: int,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    pads: Sequence[tuple[int, int]],
-    dilation: Sequence[int],
-    undilated: bool = False,
-) -> tuple[Value, dict[str, Any]]:
-    """The input and the ONNX padding attributes that give a convolution TNN's padding, at any size of the input.
+    if TYPE_CHECKING:  # each member declares these at their place in the token order
+        has_bias: int
+        activation: int
 
-    Explicit pads, SAME at stride 1 and VALID at strides up to 2 need no shape arithmetic. SAME with a stride is
-    ONNX's SAME_UPPER where its first window does not start inside the input; ONNX Runtime refuses that attribute
-    with dilation, so such layers, and the cropping ones, compute their pads from the size.
+    @property
+    def fused_activation(self) -> int:
+        """See the base class."""
+        return self.activation
 
-    Args:
-        pads: zeros before and behind, for each axis; only explicit padding looks at them.
-        undilated: SAME and VALID reckon with the kernel as it stands, as TNN does for one axis.
+    def filter_dims(self, x: Value) -> tuple[int, ...]:
+        """Dims of the filters for this input. Raises ShapeError if the groups do not fit it."""
+        raise NotImplementedError
 
-    Raises UnsupportedLayer for pad types that TNN refuses, ShapeError for strides or kernels that make no sense.
-    """
-    if any(s < 1 for s in stride) or any(k < 1 for k in kernel) or any(d < 1 for d in dilation):
-        raise ShapeError(
-            "kernel, stride and dilation must be at least 1",
-            found=f"kernel {tuple(kernel)}, stride {tuple(stride)}, dilation {tuple(dilation)}",
-        )
-    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
-    counted = list(kernel) if undilated else reach
-    if pad_type == -1:
-        return x, {"pads": [*(front for front, _ in pads), *(back for _, back in pads)]}
-    if pad_type == 0 and all(s == 1 for s in stride):
-        fronts = [(k - 1) // 2 for k in counted]
-        return x, {"pads": [*fronts, *(ke - 1 - front for ke, front in zip(reach, fronts, strict=True))]}
-    if (
-        pad_type == 0
-        and all(d == 1 for d in dilation)
-        and all(s - ke <= 1 for s, ke in zip(stride, reach, strict=True))
-    ):
-        return x, {"auto_pad": "SAME_UPPER"}
-    none = [0] * len(reach)
-    if pad_type == 1 and all(s <= 2 for s in stride):
-        return x, {"pads": [*none, *(ke - k for ke, k in zip(reach, counted, strict=True))]}
-    if pad_type in (0, 1):
-        padded = same_valid(g, x, pad_type=pad_type, kernel=counted, reach=reach, stride=stride)
-        return padded, {"pads": [*none, *none]}
-    raise UnsupportedLayer("padding type is not supported", expected=PAD_TYPES, found=pad_type)
+    def channels(self, x: Value) -> int:
+        """Channels of ``x`` [N, C, ...]. Raises ShapeError unless the groups divide them and those of the output."""
+        count, outputs = x.dim(1), self.output_channel
+        if self.group < 1 or count % self.group or outputs < 1 or outputs % self.group:
+            raise ShapeError(
+                "groups do not divide the channels", found=f"{self.group} groups, {count} channels in, {outputs} out"
+            )
+        return count
 
-
-def check_extent(y: Value) -> Value:
-    """The result of a window operator. Raises ShapeError if the window does not fit the input anywhere."""
-    if any(size is not None and size < 1 for size in y.dims[2:]):
-        raise ShapeError("window does not fit the input", expected="at least 1 on each axis", found=list(y.dims))
-    return y
-
-
-def check_groups(x: Value, group: int, outputs: int, axes: int) -> None:
-    """Raises ShapeError unless ``x`` is [N, C] with ``axes`` more, and ``group`` divides C and ``outputs``."""
-    if x.rank != 2 + axes:
-        raise ShapeError("rank of the input differs", expected=f"{2 + axes} dims", found=list(x.dims))
-    if group < 1 or x.dim(1) % group or outputs < 1 or outputs % group:
-        raise ShapeError(
-            "groups do not divide the channels", found=f"{group} groups, {x.dim(1)} channels in, {outputs} out"
-        )
+    def random_weights(self, draw: Draw, inputs: Sequence[Value]) -> dict[str, Tensor | int]:
+        """Filters, and a bias if the layer adds one."""
+        bias = self.output_channel if self.has_bias else 0
+        made = draw.product("filter", self.filter_dims(inputs[0]), quantized=self.quantized, bias=bias)
+        return {**made, "stored_bias": 1} if self.has_bias else made
 
 
 @layer(
@@ -156,19 +89,17 @@ def check_groups(x: Value, group: int, outputs: int, axes: int) -> None:
     "QuantizedConvolution_nhwc",
     "DynamicRangeQuantizedConvolution",
 )
-class Convolution(Layer):
+class Convolution(Grouped):
     """2-D convolution (cross-correlation, as ONNX ``Conv``) with a fused activation; depthwise if group = channels.
 
-    Inputs: x [N, C, H, W] float32.
-    Outputs: y [N, C_out, H', W'] float32.
     ONNX: Conv, then Relu, Clip(0, 6) or Sigmoid + Mul.
     TNN differs: a negative begin pad of SAME or VALID crops, so that the first window starts inside the input;
         with dilation_h != dilation_w the plain CPU device uses dilation_h twice (a defect: both are honoured here).
     """
 
-    group: int = token("channel groups", default=0, ge=1)
-    input_channel: int = token("channels per group; nobody reads it", default=0)
-    output_channel: int = token("C_out, all groups together", default=0, ge=1)
+    operands = (Operand("x", "[N, C, H, W]", FLOAT),)
+    results = (Operand("y", "[N, C_out, H', W']", FLOAT),)
+
     kernel: HW = token("kernel size", default=HW(0, 0), ge=1)
     stride: HW = token("step", default=HW(0, 0), ge=1)
     pad: HW = token("zeros on both sides", default=HW(0, 0), ge=0)
@@ -177,8 +108,6 @@ class Convolution(Layer):
     dilation: HW = token("dilation", default=HW(1, 1), ge=1)
     activation: int = token("fused activation", default=0, values=ACTIVATIONS)
 
-    label: str | None = entry_label()
-    stored_bias: int | None = flag("1 if a bias is stored", parameter="has_bias")
     filter: Tensor | None = buffer("[C_out, C/group, kernel.h, kernel.w]")
     bias: Tensor | None = buffer("[C_out]", when="stored_bias")
     zero_point: Tensor | None = beside("[1] or [C_out] int8")
@@ -186,10 +115,28 @@ class Convolution(Layer):
         "filter", "[1] or [C_out]; for int8 layers the input scale is in it", zero_points="zero_point"
     )
 
+    @property
+    def takes_activation(self) -> bool:
+        """An int8 convolution without an activation does."""
+        return self.quantized and not self.activation
+
+    @property
+    def takes_addition(self) -> bool:
+        """A pointwise int8 convolution does; TNN loses the addition behind a ReLU6."""
+        pointwise = self.kernel == (1, 1) and self.stride == (1, 1) and self.pad == (0, 0) and self.group == 1
+        return self.quantized and pointwise and self.activation != RELU6
+
+    def fused(self, activation: int, outputs: tuple[str, ...]) -> Self:
+        """See the base class."""
+        return dataclasses.replace(self, activation=activation, outputs=outputs)
+
+    def filter_dims(self, x: Value) -> tuple[int, ...]:
+        """See the base class."""
+        return (self.output_channel, self.channels(x) // self.group, *self.kernel)
+
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        need_floats(x)
-        shape = self._filter_shape(x)
+        shape = self.filter_dims(x)
         filters = float_weight(g, self.need("filter"), self.scale, dims=shape)
         bias = g.const(self.bias, np.float32, dims=shape[:1]) if self.has_bias and self.bias else None
         return activated(g, check_extent(self._convolved(g, x, filters, bias, self.stride)), self.activation)
@@ -197,7 +144,7 @@ class Convolution(Layer):
     def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
         """The bias counts whenever one is stored; an activation of 256 is ignored, as TNN does in int8."""
         (x,) = inputs.codes
-        shape = self._filter_shape(x.value)
+        shape = self.filter_dims(x.value)
         weights = Weights.of(
             self.need("filter"),
             shape,
@@ -213,12 +160,8 @@ class Convolution(Layer):
         def convolved(v: Value, filters: Value, bias: Value | None) -> Value:
             return self._convolved(a.g, v, filters, bias, stride)
 
-        code = self.activation if self.activation in (1, 2) else 0
+        code = self.activation if self.activation in (RELU, RELU6) else NONE
         return a.linear(x, weights, out, apply=convolved, move=move, activation=code, absorbed=inputs.absorbed)
-
-    def _filter_shape(self, x: Value) -> tuple[int, ...]:
-        check_groups(x, self.group, self.output_channel, 2)
-        return (self.output_channel, x.dim(1) // self.group, *self.kernel)
 
     def _subsampled(self, g: Builder) -> Callable[[Value], Value]:
         return lambda value: g.op("MaxPool", value, kernel_shape=[1, 1], strides=list(self.stride))
@@ -247,19 +190,17 @@ class Convolution(Layer):
 
 
 @layer(203, "Convolution1D")
-class Convolution1D(Layer):
+class Convolution1D(Grouped):
     """1-D convolution (cross-correlation, as ONNX ``Conv``) with a fused activation.
 
-    Inputs: x [N, C, L] float32.
-    Outputs: y [N, C_out, L'] float32.
     ONNX: Conv, then Relu, Clip(0, 6) or Sigmoid + Mul.
-    TNN differs: the pad behind stands before the pad in front; SAME and VALID reckon output size and pads as if
-        dilation were 1; a negative begin pad crops.
+    TNN differs: the end pad precedes the begin pad; SAME and VALID compute output size and pads as if dilation
+        were 1; a negative begin pad crops.
     """
 
-    group: int = token("channel groups", default=0, ge=1)
-    input_channel: int = token("channels per group; nobody reads it", default=0)
-    output_channel: int = token("C_out, all groups together", default=0, ge=1)
+    operands = (Operand("x", "[N, C, L]", FLOAT),)
+    results = (Operand("y", "[N, C_out, L']", FLOAT),)
+
     kernel: int = token("kernel size", default=0, ge=1)
     stride: int = token("step", default=0, ge=1)
     pad_end: int = token("zeros behind", default=0, ge=0)
@@ -269,16 +210,16 @@ class Convolution1D(Layer):
     dilation: int = token("dilation", default=1, ge=1)
     activation: int = token("fused activation", default=0, values=ACTIVATIONS)
 
-    label: str | None = entry_label()
-    stored_bias: int | None = flag("1 if a bias is stored", parameter="has_bias")
     filter: Tensor | None = buffer("[C_out, C/group, kernel]")
     bias: Tensor | None = buffer("[C_out]", when="stored_bias")
 
+    def filter_dims(self, x: Value) -> tuple[int, ...]:
+        """See the base class."""
+        return (self.output_channel, self.channels(x) // self.group, self.kernel)
+
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        need_floats(x)
-        check_groups(x, self.group, self.output_channel, 1)
-        shape = (self.output_channel, x.dim(1) // self.group, self.kernel)
+        shape = self.filter_dims(x)
         y, padding = window(
             g,
             x,
@@ -298,18 +239,16 @@ class Convolution1D(Layer):
 
 
 @layer(201, "Convolution3D")
-class Convolution3D(Layer):
+class Convolution3D(Grouped):
     """3-D convolution (cross-correlation, as ONNX ``Conv``) with a fused activation.
 
-    Inputs: x [N, C, D, H, W] float32.
-    Outputs: y [N, C_out, D', H', W'] float32.
     ONNX: Conv, then Relu, Clip(0, 6) or Sigmoid + Mul.
     TNN differs: a negative begin pad of SAME or VALID crops.
     """
 
-    group: int = token("channel groups", default=0, ge=1)
-    input_channel: int = token("channels per group; nobody reads it", default=0)
-    output_channel: int = token("C_out, all groups together", default=0, ge=1)
+    operands = (Operand("x", "[N, C, D, H, W]", FLOAT),)
+    results = (Operand("y", "[N, C_out, D', H', W']", FLOAT),)
+
     kernel: DHW = token("kernel size", default=DHW(0, 0, 0), ge=1)
     stride: DHW = token("step", default=DHW(0, 0, 0), ge=1)
     pad: DHW = token("zeros on both sides", default=DHW(0, 0, 0), ge=0)
@@ -318,16 +257,16 @@ class Convolution3D(Layer):
     dilation: DHW = token("dilation", default=DHW(1, 1, 1), ge=1)
     activation: int = token("fused activation", default=0, values=ACTIVATIONS)
 
-    label: str | None = entry_label()
-    stored_bias: int | None = flag("1 if a bias is stored", parameter="has_bias")
     filter: Tensor | None = buffer("[C_out, C/group, kernel.d, kernel.h, kernel.w]")
     bias: Tensor | None = buffer("[C_out]", when="stored_bias")
 
+    def filter_dims(self, x: Value) -> tuple[int, ...]:
+        """See the base class."""
+        return (self.output_channel, self.channels(x) // self.group, *self.kernel)
+
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        need_floats(x)
-        check_groups(x, self.group, self.output_channel, 3)
-        shape = (self.output_channel, x.dim(1) // self.group, *self.kernel)
+        shape = self.filter_dims(x)
         y, padding = window(
             g,
             x,
@@ -353,20 +292,25 @@ class Convolution3D(Layer):
 
 
 @layer(22, "Deconvolution")
-class Deconvolution(Layer):
+class Deconvolution(Grouped):
     """2-D transposed convolution (as ONNX ``ConvTranspose``) with a fused activation.
 
-    Inputs: x [N, C, H, W] float32.
-    Outputs: y [N, C_out, H', W'] float32. Per axis with size n, effective kernel ke and stride s: explicit pads p
-        give s*(n-1)+ke-2p; SAME and its twin with output padding n*s; VALID n*s+max(ke-s, 0); FULL n*s-(s+ke-2).
     ONNX: ConvTranspose, then Relu, Clip(0, 6) or Sigmoid + Mul.
     TNN differs: the plain CPU device drops taps where neither of stride and dilation divides the other, and reads
         outside the weights for strides that exceed the kernel by 2 and more (defects: the sum is meant).
     """
 
-    group: int = token("channel groups", default=0, ge=1)
-    input_channel: int = token("input channels; nobody reads it", default=0)
-    output_channel: int = token("C_out, all groups together", default=0, ge=1)
+    operands = (Operand("x", "[N, C, H, W]", FLOAT),)
+    results = (
+        Operand(
+            "y",
+            "[N, C_out, H', W']",
+            FLOAT,
+            doc="per axis with size n, effective kernel ke and stride s: explicit pads p give s*(n-1)+ke-2p; SAME and "
+            "its twin with output padding n*s; VALID n*s+max(ke-s, 0); FULL n*s-(s+ke-2)",
+        ),
+    )
+
     kernel: HW = token("kernel size", default=HW(0, 0), ge=1)
     stride: HW = token("step", default=HW(0, 0), ge=1)
     pad: HW = token("crop on both sides", default=HW(0, 0), ge=0)
@@ -375,23 +319,23 @@ class Deconvolution(Layer):
     dilation: HW = token("dilation", default=HW(1, 1), ge=1)
     activation: int = token("fused activation", default=0, values=ACTIVATIONS)
 
-    label: str | None = entry_label()
-    stored_bias: int | None = flag("1 if a bias is stored", parameter="has_bias")
     filter: Tensor | None = buffer("[C, C_out/group, kernel.h, kernel.w]; the group is the leading part of C")
     bias: Tensor | None = buffer("[C_out]", when="stored_bias")
-    zero_point: Tensor | None = beside("[1] or [C_out] int8; nobody executes it")
-    scale: Tensor | None = int8_scale("filter", "[1] or [C_out]; nobody executes it", zero_points="zero_point")
+    zero_point: Tensor | None = beside("[1] or [C_out] int8; not executed")
+    scale: Tensor | None = int8_scale("filter", "[1] or [C_out]; not executed", zero_points="zero_point")
+
+    def filter_dims(self, x: Value) -> tuple[int, ...]:
+        """See the base class."""
+        return (self.channels(x), self.output_channel // self.group, *self.kernel)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        need_floats(x)
-        check_groups(x, self.group, self.output_channel, 2)
+        shape = self.filter_dims(x)
         if any(k < 1 for k in self.kernel) or any(s < 1 for s in self.stride) or any(d < 1 for d in self.dilation):
             raise ShapeError(
                 "kernel, stride and dilation must be at least 1",
                 found=f"kernel {tuple(self.kernel)}, stride {tuple(self.stride)}, dilation {tuple(self.dilation)}",
             )
-        shape = (x.dim(1), self.output_channel // self.group, *self.kernel)
         filters = float_weight(g, self.need("filter"), None, dims=shape)
         bias = g.const(self.bias, np.float32, dims=(self.output_channel,)) if self.has_bias and self.bias else None
         crops = [self._crop(*axis) for axis in zip(self.kernel, self.stride, self.pad, self.dilation, strict=True)]

@@ -9,12 +9,17 @@ import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer
-from tnn_serving.layers.base import CBool, Int64, Layer, buffer, counted, entry_label, layer, need_floats, token
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.draw import Draw
+from tnn_serving.layers.operands import FLOAT, INT32, Operand
+from tnn_serving.layers.parameters import CBool, Int64, counted, token
+from tnn_serving.layers.registry import layer
+from tnn_serving.layers.weights import buffer, entry_label
 from tnn_serving.tensor import Tensor
 
 LOWEST = float(np.finfo(np.float32).min)
 SMALLEST = 1e-37
-"""An overlap that none has; what is smaller counts as 0 in OpenVINO, which flushes denormal numbers."""
+"""Smaller than any overlap of boxes; OpenVINO flushes denormal numbers, so that anything less counts as 0."""
 CODE_TYPES = {1: "corner", 2: "centre and size", 3: "corner in units of the size"}
 SAME_RATIO = 1e-6
 """A ratio this near to 1 makes no box of its own: TNN's PriorBox compares so."""
@@ -22,15 +27,16 @@ ARM_CONFIDENCE = 0.1
 """Priors whose second arm confidence is below are background: TNN's DetectionOutput has the number in its code."""
 
 
-@layer(335, "NonMaxSuppression", inputs=2)
+@layer(335, "NonMaxSuppression")
 class NonMaxSuppression(Layer):
     """Indices of boxes that do not overlap a better one of their class by more than a threshold.
 
-    Inputs: boxes [B, N, 4] float32; scores [B, C, N] float32.
-    Outputs: rows [S, 3] int32 (batch, class, box), ordered by batch, class, falling score.
     ONNX: NonMaxSuppression, Cast to int32.
     TNN differs: reserves room for one class only (a defect).
     """
+
+    operands = (Operand("boxes", "[B, N, 4]", FLOAT), Operand("scores", "[B, C, N]", FLOAT))
+    results = (Operand("rows", "[S, 3]", INT32, doc="batch, class, box; ordered by batch, class, falling score"),)
 
     center_point_box: int = token(
         "form of the boxes", default=0, values={0: "y1 x1 y2 x2, corners in any order", 1: "xc yc w h"}
@@ -41,13 +47,6 @@ class NonMaxSuppression(Layer):
 
     def to_onnx(self, g: Builder, boxes: Value, scores: Value) -> Value:
         """See the class."""
-        need_floats(boxes, scores)
-        if boxes.rank != 3 or scores.rank != 3 or boxes.dims[2] not in (4, None):
-            raise ShapeError(
-                "boxes and scores do not fit",
-                expected="[B, N, 4] and [B, C, N]",
-                found=f"{list(boxes.dims)} and {list(scores.dims)}",
-            )
         return g.cast(
             suppressed(
                 g,
@@ -84,25 +83,36 @@ def suppressed(
     )
 
 
-@layer(33, "PriorBox", inputs=(1, 2))
+@layer(33, "PriorBox")
 class PriorBox(Layer):
     """Anchor boxes of a feature map, with their variances: a function of sizes only.
 
     For each cell and each minimal size m: m x m; sqrt(m*M) squared if there are maximal sizes M; m*sqrt(a) x
     m/sqrt(a) for each ratio a other than 1. Corners are divided by the image size.
 
-    Inputs: feature map [N, C, H, W]; optionally the image [N, C, H0, W0].
-    Outputs: y [1, 2, H*W*P*4, 1] float32: boxes (xmin, ymin, xmax, ymax), then variances; P = ratios * min sizes +
-        max sizes.
     ONNX: Shape, Range, Expand, Concat, Add, Div, Clip, Reshape.
     TNN differs: the list of ratios should contain 1; where it does not, more boxes are made than P counts, and those
         at the end are cut.
     """
 
+    operands = (
+        Operand("x", "[N, C, H, W]", doc="the feature map"),
+        Operand("image", "[N, C0, H0, W0]", doc="gives the image size that the parameters leave open", optional=True),
+    )
+    results = (
+        Operand(
+            "y",
+            "[1, 2, H*W*P*4, 1]",
+            FLOAT,
+            doc="boxes (xmin, ymin, xmax, ymax), then variances; P = ratios * min sizes + max sizes",
+        ),
+    )
+    reads_dims_only = True
+
     min_sizes: tuple[float, ...] = counted("minimal sizes in pixels; fractions are cut off")
     max_sizes: tuple[float, ...] = counted("maximal sizes in pixels, none or one for each minimal one")
     clip: bool = token("1 clips boxes to 0...1")
-    flip: bool = token("nobody reads it: ratios are listed with their inverses")
+    flip: bool = token("ignored by TNN: ratios are listed with their inverses")
     variances: tuple[float, ...] = counted("one, or one for each coordinate")
     aspect_ratios: tuple[float, ...] = counted("width / height")
     img_w: int = token("image width; 0: that of the second input")
@@ -111,11 +121,8 @@ class PriorBox(Layer):
     step_h: int = token("pixels per cell; 0: image height / H")
     offset: float = token("centre of the first cell, in cells")
 
-    def to_onnx(self, g: Builder, *inputs: Value) -> Value:
+    def to_onnx(self, g: Builder, x: Value, image: Value | None = None) -> Value:
         """See the class."""
-        x = inputs[0]
-        if x.rank != 4 or any(image.rank != 4 for image in inputs):
-            raise ShapeError("rank of the input differs", expected="4 dims", found=[list(v.dims) for v in inputs])
         shapes = self._shapes()
         count = len(self.aspect_ratios) * len(self.min_sizes) + len(self.max_sizes)
         if len(self.variances) not in (1, 4) or count > len(shapes):
@@ -127,8 +134,8 @@ class PriorBox(Layer):
         rows, columns = g.size(x, 2), g.size(x, 3)
         if self.img_w and self.img_h:
             width, height = g.const([float(self.img_w)]), g.const([float(self.img_h)])
-        elif len(inputs) == 2:
-            width, height = (g.cast(g.size(inputs[1], axis), np.float32) for axis in (3, 2))
+        elif image is not None:
+            width, height = (g.cast(g.size(image, axis), np.float32) for axis in (3, 2))
         else:
             raise ShapeError("image size is not given", expected="img_w and img_h, or a second input")
         if self.step_w and self.step_h:
@@ -158,6 +165,12 @@ class PriorBox(Layer):
             raise ShapeError(
                 "number of maximal sizes", expected=f"0 or {len(self.min_sizes)}", found=len(self.max_sizes)
             )
+        numbers = np.array([*self.min_sizes, *self.max_sizes, *self.aspect_ratios])
+        if not (np.isfinite(numbers).all() and (numbers >= 0).all() and all(self.aspect_ratios)):
+            raise ShapeError(
+                "sizes and ratios must be finite and not negative, ratios not 0",
+                found=f"{self.min_sizes}, {self.max_sizes}, {self.aspect_ratios}",
+            )
         found = []
         for k, size in enumerate(self.min_sizes):
             least = float(int(size))
@@ -175,22 +188,30 @@ class PriorBox(Layer):
         return g.op("Mul", g.op("Add", g.cast(cells, np.float32), g.const(np.float32(self.offset))), step)
 
 
-@layer(197, "DetectionPostProcess", inputs=2, outputs=4)
+@layer(197, "DetectionPostProcess")
 class DetectionPostProcess(Layer):
     """Decodes boxes against anchors and suppresses overlapping ones over all classes (fast NMS of TFLite).
 
     yc = y/y_scale*ah + ay, h = exp(h/h_scale)*ah, and so for x; each anchor counts with its best class.
 
-    Inputs: boxes [1, 4, A] or [1, 4, A, 1] float32 (y, x, h, w); scores [1, C, A] or [1, C, A, 1] float32, the last
-        num_classes rows of which count.
-    Outputs: boxes [1, M, 4, 1] (ymin, xmin, ymax, xmax), classes [1, M, 1, 1], scores [1, M, 1, 1], number
-        [1, 1, 1, 1], all float32; M = max_detections; zeros behind the last detection.
     ONNX: elementwise decoding, ReduceMax, ArgMax, NonMaxSuppression, Gather, Pad.
     """
 
+    operands = (
+        Operand("boxes", "[1, n, A] or [1, n, A, 1]", FLOAT, doc="y, x, h, w in the first four rows"),
+        Operand("scores", "[1, C, A] or [1, C, A, 1]", FLOAT, doc="the last num_classes rows count"),
+    )
+    results = (
+        Operand("boxes", "[1, M, 4, 1]", FLOAT, doc="ymin, xmin, ymax, xmax; M = max_detections"),
+        Operand("classes", "[1, M, 1, 1]", FLOAT),
+        Operand("scores", "[1, M, 1, 1]", FLOAT, doc="zeros behind the last detection"),
+        Operand("number", "[1, 1, 1, 1]", FLOAT),
+    )
+    counts_inputs = True
+
     max_detections: int = token("most detections", default=0, ge=1)
     max_classes_per_detection: int = token("must be 1", default=0, ge=1)
-    detections_per_class: int = token("nobody reads it", default=0)
+    detections_per_class: int = token("ignored by TNN", default=0)
     use_regular_nms: int = token("must be 0", default=0)
     nms_score_threshold: float = token("scores must be above", default=0.0)
     nms_iou_threshold: float = token("overlap above which the worse box goes", default=0.0)
@@ -199,16 +220,19 @@ class DetectionPostProcess(Layer):
     x_scale: float = token("scale of x", default=0.0)
     h_scale: float = token("scale of h", default=0.0)
     w_scale: float = token("scale of w", default=0.0)
-    has_anchors: int = token("nobody reads it", default=0)
-    num_anchors: int = token("nobody reads it: the anchors say it", default=0)
-    anchors_coord_num: int = token("nobody reads it: 4", default=0)
+    has_anchors: int = token("ignored by TNN", default=0)
+    num_anchors: int = token("ignored by TNN: the anchors decide", default=0)
+    anchors_coord_num: int = token("ignored by TNN: 4", default=0)
 
     label: str | None = entry_label("empty")
     anchors: Tensor | None = buffer("[number, 4]: y, x, h, w")
 
+    def random_weights(self, draw: Draw, inputs: Sequence[Value]) -> dict[str, Tensor | int]:
+        """One anchor per box."""
+        return {"anchors": draw.around("anchors", inputs[0].dim(2) * 4, 0.5)}
+
     def to_onnx(self, g: Builder, boxes: Value, scores: Value) -> Sequence[Value]:
         """See the class."""
-        need_floats(boxes, scores)
         self._check()
         boxes, scores = (self._planar(g, blob) for blob in (boxes, scores))
         stored = self.need("anchors")
@@ -270,8 +294,6 @@ class DetectionPostProcess(Layer):
 
     @staticmethod
     def _planar(g: Builder, blob: Value) -> Value:
-        if blob.rank not in (3, 4) or blob.dim(0) != 1 or (blob.rank == 4 and blob.dim(3) != 1):
-            raise ShapeError("shape of the input differs", expected="[1, n, A] or [1, n, A, 1]", found=list(blob.dims))
         return blob if blob.rank == 3 else g.op("Squeeze", blob, g.ints(3))
 
     @staticmethod
@@ -287,19 +309,32 @@ class DetectionPostProcess(Layer):
         return centre, half
 
 
-@layer(34, "DetectionOutput", inputs=(3, 5))
+@layer(34, "DetectionOutput")
 class DetectionOutput(Layer):
     """Decodes boxes against priors, suppresses overlapping ones of each class, keeps the best (SSD of Caffe).
 
-    Inputs: loc [N, P*4*L, ...] float32 (L = 1 if shared, else num_classes); conf [N, P*num_classes, ...] float32;
-        prior [1, 2, P*4, ...] float32 (boxes, variances); optionally arm_conf [N, P*2], arm_loc [N, P*4] float32.
-    Outputs: rows [1, 1, S, 7] float32 (image, label, score, xmin, ymin, xmax, ymax) by image, label, falling score;
-        [image, -1, -1, -1, -1, -1, -1] for each image where no image has any.
     ONNX: elementwise decoding, TopK, GatherElements, NonMaxSuppression, ScatterND, TopK, ScatterElements, NonZero,
         GatherND, Concat.
     TNN differs: shared locations with background -1 decode nothing; several images with more rows than keep_top_k
         overrun its buffer (a defect).
     """
+
+    operands = (
+        Operand("loc", "[N, P*4*L, ...]", FLOAT, doc="L = 1 if shared, else num_classes"),
+        Operand("conf", "[N, P*num_classes, ...]", FLOAT),
+        Operand("prior", "[1, 2, P*4, ...]", FLOAT, doc="boxes, variances"),
+        Operand("arm_conf", "[N, P*2, ...]", FLOAT, optional=True),
+        Operand("arm_loc", "[N, P*4, ...]", FLOAT, optional=True),
+    )
+    results = (
+        Operand(
+            "rows",
+            "[1, 1, S, 7]",
+            FLOAT,
+            doc="image, label, score, xmin, ymin, xmax, ymax; by image, label, falling score; "
+            "[image, -1, -1, -1, -1, -1, -1] for each image where no image has any",
+        ),
+    )
 
     num_classes: int = token("classes, background among them", default=0, ge=1)
     share_location: CBool = token("1: one box a prior for all classes", default=CBool(0))
@@ -314,7 +349,6 @@ class DetectionOutput(Layer):
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class."""
-        need_floats(*inputs)
         self._check()
         loc, conf, prior, *arms = inputs
         images = g.size(loc, 0)

@@ -8,8 +8,12 @@ import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
-from tnn_serving.layers.base import CBool, Layer, buffer, family, flag, int8_scale, layer, token
+from tnn_serving.layers.base import SURPLUS, Layer
+from tnn_serving.layers.operands import INTEGERS, Operand
+from tnn_serving.layers.parameters import CBool, token
+from tnn_serving.layers.registry import family, layer
 from tnn_serving.layers.shape import joined
+from tnn_serving.layers.weights import buffer, flag, int8_scale
 from tnn_serving.tensor import Tensor
 
 
@@ -28,15 +32,22 @@ def with_fixed_depth(g: Builder, indices: Value) -> Value:
     return indices if indices.known[-1] is not None else g.reshape(indices, *(0,) * (indices.rank - 1), depth)
 
 
-@layer(104, "Gather", "DynamicRangeQuantizedGather", inputs=(0, 2))
+@layer(104, "Gather", "DynamicRangeQuantizedGather")
 class Gather(Layer):
     """Slices of an axis by index.
 
-    Inputs: data [d0, ...] of any type unless it is stored; indices [...] int32 unless they are stored. Negative
-        indices count from the end. Stored indices without dims are one index, which removes the axis.
-    Outputs: y [dims of data before the axis, dims of indices, dims of data behind it], type of data.
+    Negative indices count from the end. Stored indices without dims are one index, which removes the axis.
+
     ONNX: Gather.
     """
+
+    operands = (
+        Operand("data", doc="unless it is stored", optional=True),
+        Operand("indices", doc="int32; unless they are stored", optional=True),
+    )
+    results = (
+        Operand("y", like="data", doc="dims of data before the axis, dims of indices, dims of data behind the axis"),
+    )
 
     axis: int = token("axis of data; negative from the end", default=0)
     data_in_resource: CBool = token("1 if data is stored", default=CBool(0))
@@ -48,11 +59,18 @@ class Gather(Layer):
     indices: Tensor | None = buffer("[...] int32", when="has_indices")
     scale: Tensor | None = int8_scale("data", "[d0], one for each row of int8 data")
 
+    def roles(self) -> tuple[Operand, ...]:
+        """Data is the first input, indices are the last one, where they are not stored."""
+        data, indices = self.operands
+        front = () if self.data_in_resource else (data,)
+        back = () if self.indices_in_resource else (indices,)
+        wanted, found = len(front) + len(back), len(self.inputs)
+        if found < wanted:
+            raise ShapeError("operands are missing", expected=f"{wanted} inputs", found=found)
+        return (*front, *[SURPLUS] * (found - wanted), *back)
+
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
-        """See the class. Raises ShapeError if operands are neither given nor stored."""
-        wanted = 2 - self.data_in_resource - self.indices_in_resource
-        if len(inputs) < wanted:
-            raise ShapeError("operands are missing", expected=f"{wanted} inputs", found=len(inputs))
+        """See the class."""
         data = self._stored_data(g) if self.data_in_resource else inputs[0]
         indices = self._stored_indices(g) if self.indices_in_resource else inputs[-1]
         if indices.dtype not in (np.int32, np.int64):
@@ -77,16 +95,18 @@ class Gather(Layer):
         return g.const(indices, dims=() if not indices.shape and indices.size == 1 else None)
 
 
-@layer(315, "GatherND", inputs=2)
+@layer(315, "GatherND")
 class GatherND(Layer):
     """Elements or slices by index tuples.
 
-    Inputs: data [d0, ..., dr] of any type; indices [..., k] int32, k <= r.
-    Outputs: y [dims of indices but the last, dims of data from k on], type of data.
     ONNX: GatherND, its indices between Min and Max.
     TNN differs: right only for one slice, or for tuples as long as the rank; the meaning here is ONNX's. Indices beyond
-        the data read foreign memory in TNN; they are cut to the data here.
+        the data read foreign memory in TNN; they are limited to the data here.
     """
+
+    operands = (Operand("data", "[d0, ..., dr]"), Operand("indices", "[..., k]", INTEGERS, doc="k up to the rank"))
+    results = (Operand("y", like="data", doc="dims of indices but the last, dims of data from k on"),)
+    counts_inputs = True
 
     batch_dims: int = token("must be 0", default=0)
 
@@ -119,32 +139,38 @@ class GatherND(Layer):
 class Scattering(Layer):
     """Writes updates into a copy of the data, at indices that may be stored."""
 
+    operands = (
+        Operand("data"),
+        Operand("indices", types=INTEGERS, doc="unless they are stored", optional=True),
+        Operand("updates", like="data"),
+    )
+    results = (Operand("y", "as data", like="data"),)
+
     has_indices: int | None = flag("1 if indices follow", byte=True)
     indices: Tensor | None = buffer(
         "int32: [...] of Scatter, [..., k] of ScatterND", when="has_indices", needs_dims=True
     )
     has_updates: int | None = flag("1 if updates follow", byte=True)
-    updates: Tensor | None = buffer("nobody reads it", when="has_updates", needs_dims=True)
+    updates: Tensor | None = buffer("ignored by TNN", when="has_updates", needs_dims=True)
 
-    def operands(self, g: Builder, inputs: Sequence[Value]) -> tuple[Value, Value, Value]:
-        """Data, int64 indices and updates of one type. Raises WeightsError if indices are nowhere."""
-        if len(inputs) == 3:
-            data, indices, updates = inputs
-        else:
-            data, updates = inputs
-            indices = g.const(self.need("indices"))
-        if data.dtype != updates.dtype:
-            raise ShapeError("updates must be of the data's type", expected=data.dtype, found=updates.dtype)
+    def given(self, g: Builder, inputs: Sequence[Value]) -> tuple[Value, Value, Value]:
+        """Data, int64 indices and updates. Raises WeightsError if the indices are neither given nor stored."""
+        data, *given, updates = inputs
+        indices = given[0] if given else g.const(self.need("indices"))
         return data, as_indices(g, indices), updates
 
+    def roles(self) -> tuple[Operand, ...]:
+        """With two inputs these are data and updates."""
+        data, _, updates = self.operands
+        return (data, updates) if len(self.inputs) == 2 else super().roles()
 
-@layer(336, "Scatter", inputs=(2, 3))
+
+@layer(336, "Scatter")
 class Scatter(Scattering):
     """Elements written along an axis; the last one wins where indices are equal.
 
-    Inputs: data [d0, ...] float32; indices [...] int32 unless they are stored; updates, dims of indices.
-    Outputs: y, data with y[.., indices[i], ..] = updates[i]; negative
-        indices count from the end.
+    y is data with y[.., indices[i], ..] = updates[i]; negative indices count from the end.
+
     ONNX: ScatterElements.
     """
 
@@ -152,7 +178,7 @@ class Scatter(Scattering):
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class. Raises ShapeError if indices and updates have different dims."""
-        data, indices, updates = self.operands(g, inputs)
+        data, indices, updates = self.given(g, inputs)
         return scattered(g, data, indices, updates, axis=self.axis, reduction="none")
 
 
@@ -169,22 +195,28 @@ def scattered(g: Builder, data: Value, indices: Value, updates: Value, *, axis: 
     ):
         raise ShapeError("indices do not fit the data", expected=f"at most {list(data.dims)}", found=list(indices.dims))
     if not indices.constant:
-        # OpenVINO refuses indices behind the data and crashes at those before it: they are sent behind it.
+        # OpenVINO refuses indices behind the data and crashes at those before it: these are moved behind it.
         size = g.size(data, place)
         indices = g.op("Where", g.op("Less", indices, g.op("Neg", size)), size, indices)
     return g.op("ScatterElements", data, indices, updates, axis=place, reduction=reduction)
 
 
-@layer(331, "ScatterElements", inputs=3)
+@layer(331, "ScatterElements")
 class ScatterElements(Layer):
     """Elements written or added along an axis.
 
-    Inputs: data [d0, ...] float32; indices [...] int32; updates, dims of indices.
-    Outputs: y, data with y[.., indices[i], ..] set to, or increased by, updates[i]; negative
-        indices count from the end.
+    y is data with y[.., indices[i], ..] set to, or increased by, updates[i]; negative indices count from the end.
+
     ONNX: ScatterElements.
     TNN differs: a negative axis is undefined; it counts from the end here.
     """
+
+    operands = (
+        Operand("data"),
+        Operand("indices", types=INTEGERS),
+        Operand("updates", "as indices", like="data"),
+    )
+    results = (Operand("y", "as data", like="data"),)
 
     axis: int = token("axis; negative from the end", default=0)
     op: int = token("0 sets, anything else adds", default=0)
@@ -195,19 +227,19 @@ class ScatterElements(Layer):
         return scattered(g, data, as_indices(g, indices), updates, axis=self.axis, reduction=reduction)
 
 
-@layer(305, "ScatterND", inputs=(2, 3))
+@layer(305, "ScatterND")
 class ScatterND(Scattering):
     """Elements or slices written at index tuples; the last one wins where tuples are equal.
 
-    Inputs: data [d0, ..., dr] float32; indices [..., k] int32 unless they are stored; updates [dims of indices but the
-        last, dims of data from k on].
-    Outputs: y, data with y[indices[i]] = updates[i].
+    y is data [d0, ..., dr] with y[indices[i]] = updates[i]; indices [..., k], updates [dims of indices but the last,
+    dims of data from k on].
+
     ONNX: ScatterND.
     """
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class. Raises ShapeError if the dims of the three do not fit, or stored indices the data."""
-        data, indices, updates = self.operands(g, inputs)
+        data, indices, updates = self.given(g, inputs)
         tuples = with_fixed_depth(g, indices)
         depth = tuples.dim(-1)
         if not 1 <= depth <= data.rank:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
-from tnn_serving.errors import ShapeError
-from tnn_serving.layers.base import Layer, buffer, layer, need_floats
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.draw import Draw
+from tnn_serving.layers.operands import FLOAT, Operand
+from tnn_serving.layers.registry import layer
+from tnn_serving.layers.weights import buffer
 from tnn_serving.tensor import Tensor
 
 
@@ -17,10 +22,11 @@ class HDRGuide(Layer):
     p = ccm * rgb + ccm_bias; g[c] = sum over i of slopes[c, i] * max(p[c] - shifts[c, i], 0);
     y = projection * g + projection_bias.
 
-    Inputs: x [N, 3, H, W] float32.
-    Outputs: y [N, 1, H, W] float32.
     ONNX: three Conv 1 x 1 (colours; shifts, one group a channel; slopes times projection), Relu, Clip(0, 1).
     """
+
+    operands = (Operand("x", "[N, 3, H, W]", FLOAT),)
+    results = (Operand("y", "[N, 1, H, W]", FLOAT),)
 
     ccm_weight: Tensor | None = buffer("[3, 3], row-major")
     ccm_bias: Tensor | None = buffer("[3]")
@@ -29,11 +35,13 @@ class HDRGuide(Layer):
     projection_weight: Tensor | None = buffer("[3]")
     projection_bias: Tensor | None = buffer("[1]")
 
+    def random_weights(self, draw: Draw, inputs: Sequence[Value]) -> dict[str, Tensor | int]:
+        """Every buffer, around 0."""
+        sizes = {"ccm_weight": 9, "ccm_bias": 3, "shifts": 12, "slopes": 12, "projection_weight": 3}
+        return {field: draw.around(field, size, 0.0) for field, size in (sizes | {"projection_bias": 1}).items()}
+
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        need_floats(x)
-        if x.rank != 4 or x.dims[1] != 3:
-            raise ShapeError("the input must have three channels", expected="[N, 3, H, W]", found=list(x.dims))
         ccm = g.const(self.need("ccm_weight"), np.float32, dims=(3, 3, 1, 1))
         shifts = g.const(self.need("shifts"), np.float32, dims=(12,)).fixed()
         slopes = g.const(self.need("slopes"), np.float32, dims=(3, 4)).fixed()

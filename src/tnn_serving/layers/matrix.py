@@ -11,24 +11,31 @@ import numpy as np
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale, Weights
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
-from tnn_serving.layers.base import Layer, beside, buffer, entry_label, int8_scale, layer, need_floats, token
+from tnn_serving.layers.base import Layer
 from tnn_serving.layers.convolution import float_weight
-from tnn_serving.tensor import DYNAMIC_RANGE_SUFFIX, Tensor
+from tnn_serving.layers.draw import Draw
+from tnn_serving.layers.operands import FLOAT, LIKE_X, Operand
+from tnn_serving.layers.parameters import token
+from tnn_serving.layers.registry import layer
+from tnn_serving.layers.weights import beside, buffer, entry_label, int8_scale
+from tnn_serving.tensor import Tensor
 
 
 @layer(19, "InnerProduct", "InnerProduct_nhwc", "QuantizedInnerProduct", "DynamicRangeQuantizedInnerProduct")
 class InnerProduct(Layer):
     """Fully connected layer: the axes from ``axis`` on are flattened to K and multiplied with a stored matrix.
 
-    Inputs: x [d0, ..., dR] float32.
-    Outputs: y [d0, ..., d(axis-1), num_output] float32.
     ONNX: Flatten, Gemm; Reshape if axis is not 1.
     TNN differs: only axis 1 computes what the output shape says (a defect: all axes do here).
     """
 
+    operands = (Operand("x", "[d0, ...]", FLOAT),)
+    results = (Operand("y", types=FLOAT, doc="dims of x before the axis, then num_output"),)
+    multiplies_weights = True
+
     num_output: int = token("units", ge=1)
     has_bias: int = token("1 if the bias is added; it is stored in any case")
-    transpose: int = token("nobody reads it")
+    transpose: int = token("ignored by TNN")
     axis: int = token("first flattened axis")
 
     label: str | None = entry_label()
@@ -39,9 +46,15 @@ class InnerProduct(Layer):
         "weight", "[1] or [num_output]; for int8 layers the input scale is in it", zero_points="zero_point"
     )
 
+    def random_weights(self, draw: Draw, inputs: Sequence[Value]) -> dict[str, Tensor | int]:
+        """The matrix, and a bias if the layer adds one."""
+        x = inputs[0]
+        row = math.prod(x.dim(axis) for axis in range(x.axis(self.axis), x.rank))
+        bias = self.num_output if self.has_bias else 0
+        return draw.product("weight", (self.num_output, row), quantized=self.quantized, bias=bias)
+
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        need_floats(x)
         axis = x.axis(self.axis)
         if self.num_output < 1:
             raise ShapeError("num_output must be at least 1", found=self.num_output)
@@ -78,25 +91,21 @@ def _filled(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.size > 0
 
 
-def need_restored(layer: Layer, values: Sequence[Value]) -> None:
-    """Raises WeightsError for an int8 constant whose scale is missing, UnsupportedLayer for other than float32."""
-    for name, value in zip(layer.inputs, values, strict=True):
-        if value.constant and value.dtype == np.int8:
-            raise WeightsError(
-                f"int8 constant `{name}` has no scale", expected=f"a constant `{name}{DYNAMIC_RANGE_SUFFIX}`"
-            )
-    need_floats(*values)
-
-
-@layer(105, "MatMul", "DynamicRangeQuantizedMatMul", inputs=(1, 2))
+@layer(105, "MatMul", "DynamicRangeQuantizedMatMul")
 class MatMul(Layer):
     """Matrix product as NumPy's ``matmul``: vectors are promoted, leading axes broadcast.
 
-    Inputs: a [..., m, k] and b [..., k, n] float32; or one of them, the other being stored.
-    Outputs: y [..., m, n] float32.
     ONNX: MatMul; Expand before it where the constant has batch axes.
     TNN differs: broadcasting inside of several batch axes pairs the wrong matrices (a defect).
     """
+
+    operands = (
+        Operand("a", "[k] or [..., m, k]", FLOAT),
+        Operand("b", "[k] or [..., k, n]", FLOAT, doc="or one of the two is stored", optional=True),
+    )
+    results = (Operand("y", types=FLOAT, doc="[..., m, n]"),)
+    counts_inputs = True
+    multiplies_weights = True
 
     weight_position: int = token(
         "which operand is stored", default=-1, values={-1: "none", 0: "the left one", 1: "the right one"}
@@ -107,7 +116,6 @@ class MatMul(Layer):
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class."""
-        need_restored(self, inputs)
         if len(inputs) == 2:
             return product(g, inputs[0], inputs[1])
         stored = self.need("weight")
@@ -160,21 +168,24 @@ def _spread(g: Builder, x: Value, constant: Value) -> Value:
     return g.op("Expand", x, g.ints(*batch, 1, 1))
 
 
-@layer(321, "Einsum", inputs=(1, None))
+@layer(321, "Einsum")
 class Einsum(Layer):
     """Sum of products over labelled axes, as NumPy's ``einsum``.
 
-    Inputs: operands float32, usually two.
-    Outputs: y float32 with the axes right of ``->``; [1] for a full contraction over a shared label.
     ONNX: Einsum; Reshape for the full contraction.
     TNN differs: takes exactly two operands, and not two contracted axes beside others (defects).
     """
 
+    operands = (
+        Operand("a", types=FLOAT),
+        Operand("b", types=FLOAT, doc="usually one", repeated=True),
+    )
+    results = (Operand("y", types=FLOAT, doc="the axes right of `->`; [1] for a full contraction over a shared label"),)
+
     equation: str = token("ONNX's equation with `;` in place of `,`", default="")
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
-        """See the class. Raises ShapeError for a label that stands for axes of different sizes."""
-        need_floats(*inputs)
+        """See the class. Raises ShapeError for a label of axes of different sizes."""
         self._check_labels(inputs)
         equation = self._spelled_out(inputs)
         terms, arrow, result = equation.partition("->")
@@ -185,7 +196,7 @@ class Einsum(Layer):
         return y
 
     def _check_labels(self, inputs: Sequence[Value]) -> None:
-        """An axis has one size wherever its label stands: ONNX's inference does not look, and OpenVINO crashes."""
+        """Raises ShapeError unless a label has one size: ONNX's inference does not compare, and OpenVINO crashes."""
         sizes: dict[str, int] = {}
         for term, x in zip(self.equation.replace(" ", "").partition("->")[0].split(";"), inputs, strict=False):
             front, _, back = term.partition("...")
@@ -223,16 +234,14 @@ class Einsum(Layer):
 class Inverse(Layer):
     """Inverse of 2 x 2 matrices; infinite or NaN where the determinant is 0.
 
-    Inputs: x [..., 2, 2] float32.
-    Outputs: y as x.
     ONNX: Reshape, Gather, Mul and Sub for the adjugate and the determinant, Reciprocal, Reshape.
     """
 
+    operands = (Operand("x", "[..., 2, 2]", FLOAT),)
+    results = (LIKE_X,)
+
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        need_floats(x)
-        if x.rank < 2 or x.dims[-2:] != (2, 2):
-            raise ShapeError("only 2 x 2 matrices can be inverted", expected="[..., 2, 2]", found=list(x.dims))
         flat = g.reshape(x, -1, 4)
         adjugate = g.op("Mul", g.op("Gather", flat, g.ints(3, 1, 2, 0), axis=1), g.const([1.0, -1.0, -1.0, 1.0]))
         products = g.op("Mul", g.op("Gather", flat, g.ints(0, 1), axis=1), g.op("Gather", flat, g.ints(3, 2), axis=1))

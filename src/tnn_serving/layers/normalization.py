@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
-from tnn_serving.layers.base import Layer, buffer, entry_label, flag, layer, need_floats, token
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.draw import Draw
+from tnn_serving.layers.operands import FLOAT, LIKE_X, Operand
+from tnn_serving.layers.parameters import token
+from tnn_serving.layers.registry import layer
+from tnn_serving.layers.weights import buffer, entry_label, flag
 from tnn_serving.tensor import Tensor
 
-
-def need_channels(x: Value, *, least: int = 2) -> None:
-    """Raises ShapeError unless ``x`` has a channel axis (and ``least`` axes)."""
-    if x.rank < least:
-        raise ShapeError("too few axes", expected=f"rank {least} or more", found=f"rank {x.rank}")
+X = Operand("x", "[N, C, ...]", FLOAT)
 
 
 def affine(g: Builder, x: Value, scale: Tensor, bias: Tensor | None) -> Value:
-    """scale * x + bias along axis 1; one value of each may stand for all channels.
+    """scale * x + bias along axis 1, with values per channel or one of each for all channels.
 
     Raises WeightsError if the numbers of values do not fit each other or the channels.
     """
-    need_floats(x)
-    need_channels(x)
     y = g.op("Mul", x, g.per_channel(scale, x))
     if bias is None or not bias.size:
         return y
@@ -31,17 +32,27 @@ def affine(g: Builder, x: Value, scale: Tensor, bias: Tensor | None) -> Value:
     return g.op("Add", y, g.per_channel(bias, x)) if bias.array().any() else y
 
 
+def scale_and_bias(draw: Draw, x: Value) -> dict[str, Tensor | int]:
+    """A random scale near 1 and a bias near 0 per channel of ``x``."""
+    return {"scale": draw.per_channel("scale", x, 1.0), "bias": draw.per_channel("bias", x, 0.0)}
+
+
 @layer(2, "BatchNormCxx", "BatchNormalization", "BatchNormCxx_nhwc")
 class BatchNormCxx(Layer):
     """scale * x + bias for each channel: a batch normalisation whose statistics are folded in.
 
-    Inputs: x [N, C, ...] float32.
-    Outputs: y, shape and type of x.
     ONNX: Mul, Add.
     """
 
+    operands = (X,)
+    results = (LIKE_X,)
+
     scale: Tensor | None = buffer("[C], or [1] for all channels")
     bias: Tensor | None = buffer("as scale; empty for zeros", may_be_empty=True, zeros_like="scale")
+
+    def random_weights(self, draw: Draw, inputs: Sequence[Value]) -> dict[str, Tensor | int]:
+        """Scale and bias per channel."""
+        return scale_and_bias(draw, inputs[0])
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -52,20 +63,25 @@ class BatchNormCxx(Layer):
 class Scale(Layer):
     """scale * x + bias for each channel.
 
-    Inputs: x [N, C, ...] float32.
-    Outputs: y, shape and type of x.
     ONNX: Mul, Add.
     TNN differs: reads none of its parameters, as here: the channels are axis 1, and a stored bias counts.
     """
 
-    axis: int = token("nobody reads it: the channels are axis 1")
-    num_axes: int = token("nobody reads it")
-    bias_term: int = token("nobody reads it")
+    operands = (X,)
+    results = (LIKE_X,)
+
+    axis: int = token("ignored by TNN: the channels are axis 1")
+    num_axes: int = token("ignored by TNN")
+    bias_term: int = token("ignored by TNN")
 
     label: str | None = entry_label()
     stored_bias: int | None = flag("1 if a bias is stored", parameter="bias_term")
     scale: Tensor | None = buffer("[C], or [1] for all channels")
     bias: Tensor | None = buffer("as scale", when="stored_bias")
+
+    def random_weights(self, draw: Draw, inputs: Sequence[Value]) -> dict[str, Tensor | int]:
+        """Scale and bias per channel."""
+        return scale_and_bias(draw, inputs[0])
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -76,18 +92,21 @@ class Scale(Layer):
 class BiasAdd(Layer):
     """x + bias for each channel.
 
-    Inputs: x [N, C, ...] float32.
-    Outputs: y, shape and type of x.
     ONNX: Add.
     TNN differs: cannot run it from a file.
     """
 
+    operands = (X,)
+    results = (LIKE_X,)
+
     bias: Tensor | None = buffer("[C], or [1] for all channels")
+
+    def random_weights(self, draw: Draw, inputs: Sequence[Value]) -> dict[str, Tensor | int]:
+        """A bias per channel."""
+        return {"bias": draw.per_channel("bias", inputs[0], 0.0)}
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        need_floats(x)
-        need_channels(x)
         return g.op("Add", x, g.per_channel(self.need("bias"), x))
 
 
@@ -95,21 +114,24 @@ class BiasAdd(Layer):
 class InstBatchNormCxx(Layer):
     """(x - mean) / sqrt(variance + eps) * scale + bias, with mean and variance of each channel of each item.
 
-    Inputs: x [N, C, ...] float32.
-    Outputs: y, shape and type of x.
     ONNX: InstanceNormalization; the bias alone for [N, C], where every element is its own mean.
     """
 
-    channels: int = token("nobody reads it", default=0)
+    operands = (X,)
+    results = (LIKE_X,)
+
+    channels: int = token("ignored by TNN", default=0)
     eps: float = token("added to the variance", default=1e-5)
 
     scale: Tensor | None = buffer("[C]")
     bias: Tensor | None = buffer("[C]; empty for zeros", may_be_empty=True, zeros_like="scale")
 
+    def random_weights(self, draw: Draw, inputs: Sequence[Value]) -> dict[str, Tensor | int]:
+        """Scale and bias per channel."""
+        return scale_and_bias(draw, inputs[0])
+
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        need_floats(x)
-        need_channels(x)
         channels = (x.dim(1),)
         scale = g.const(self.need("scale"), dims=channels)
         stored = self.bias if self.bias is not None and self.bias.size else np.zeros(channels, np.float32)
@@ -119,22 +141,25 @@ class InstBatchNormCxx(Layer):
         return g.op("InstanceNormalization", x, scale, bias, epsilon=self.eps)
 
 
-@layer(318, "GroupNorm", inputs=3)
+@layer(318, "GroupNorm")
 class GroupNorm(Layer):
     """(x - mean) / sqrt(variance + eps) * scale + bias, with mean and variance of each group of channels of each item.
 
-    Inputs: x [N, C, ...], scale [C], bias [C] float32.
-    Outputs: y, shape and type of x.
     ONNX: InstanceNormalization of [N, group, -1], Reshape, Mul, Add.
     """
+
+    operands = (
+        X,
+        Operand("scale", types=FLOAT, doc="C values"),
+        Operand("bias", types=FLOAT, doc="C values"),
+    )
+    results = (LIKE_X,)
 
     group: int = token("groups of channels", default=0, ge=1)
     eps: float = token("added to the variance", default=1e-5)
 
     def to_onnx(self, g: Builder, x: Value, scale: Value, bias: Value) -> Value:
         """See the class."""
-        need_floats(x, scale, bias)
-        need_channels(x)
         if self.group < 1 or x.dim(1) % self.group:
             raise ShapeError("channels cannot be grouped", expected=f"a divisor of {x.dim(1)}", found=self.group)
         g.check_made(self.group)
@@ -147,22 +172,26 @@ class GroupNorm(Layer):
         return g.op("Add", g.op("Mul", y, scale), bias)
 
 
-@layer(326, "LayerNorm", inputs=3)
+@layer(326, "LayerNorm")
 class LayerNorm(Layer):
     """(x - mean) / sqrt(variance + eps) * scale + bias, with mean and variance over the last axes.
 
-    Inputs: x [...], scale, bias [last axes of x] float32.
-    Outputs: y, shape and type of x.
     ONNX: LayerNormalization over as many axes as scale has; 0 * x + bias for a scale of one element.
     TNN differs: refuses a ``reduce_dims_size`` that is not the rank of scale, unless a Shape layer is in the network.
     """
+
+    operands = (
+        Operand("x", types=FLOAT),
+        Operand("scale", types=FLOAT, doc="the last axes of x"),
+        Operand("bias", "as scale", FLOAT),
+    )
+    results = (LIKE_X,)
 
     reduce_dims_size: int = token("number of last axes; the rank of scale decides", default=0)
     eps: float = token("added to the variance", default=1e-5)
 
     def to_onnx(self, g: Builder, x: Value, scale: Value, bias: Value) -> Value:
         """See the class."""
-        need_floats(x, scale, bias)
         last = x.dims[-scale.rank :] if scale.rank else ()
         fits = all(want in (None, have) for want, have in zip(last, scale.dims, strict=False))
         if not 0 < scale.rank <= x.rank or not fits or bias.dims != scale.dims:
@@ -181,14 +210,15 @@ class LayerNorm(Layer):
 class LRN(Layer):
     """x / (bias + alpha / size * sum of the squares of the neighbouring channels) ^ beta.
 
-    The sum goes over (size - 1) / 2 channels on both sides, cut to a whole number, and the channel itself.
+    The sum covers the channel itself and (size - 1) / 2 channels, rounded down, on both sides.
 
-    Inputs: x [N, C, H, W] float32.
-    Outputs: y, shape and type of x.
     ONNX: the mean of the squares by AveragePool over the channels as an axis of depth; Pow, Div. Not ONNX's LRN:
-        OpenVINO cuts its bias to a whole number and fails with size 5 where it does not know the channels beforehand,
-        ONNX Runtime up to 1.23 is wrong at the last channels.
+        OpenVINO truncates its bias to a whole number and fails with size 5 where the channels are not known
+        beforehand, ONNX Runtime up to 1.23 is wrong at the last channels.
     """
+
+    operands = (Operand("x", "[N, C, H, W]", FLOAT),)
+    results = (LIKE_X,)
 
     alpha: float = token("factor of the mean square")
     beta: float = token("exponent")
@@ -197,9 +227,6 @@ class LRN(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        need_floats(x)
-        if x.rank != 4:
-            raise ShapeError("LRN takes pictures", expected="rank 4", found=f"rank {x.rank}")
         if self.size < 1:
             raise ShapeError("size makes no sense", expected="1 or more", found=self.size)
         reach = (self.size - 1) // 2
@@ -221,22 +248,21 @@ NORMS = {1: "sum of absolute values", 2: "Euclidean", 2**31 - 1: "maximum", -(2*
 class Normalize(Layer):
     """x divided by a norm over the channels.
 
-    Inputs: x [N, C, ...] float32.
-    Outputs: y, shape and type of x.
     ONNX: ReduceL2 and Max with epsilon, or ReduceL1, ReduceMax or ReduceMin; Div.
     TNN differs: its plain CPU device adds the norms of earlier items of the batch for p = 1 and 2.
     """
 
+    operands = (X,)
+    results = (LIKE_X,)
+
     across_spatial: int = token("must be 0", default=0)
     epsilon: float = token("least norm, for p = 2 only", default=1e-12)
-    channel_shared: int = token("nobody reads it", default=1)
+    channel_shared: int = token("ignored by TNN", default=1)
     axis: int = token("must be 1", default=1)
     p: int = token("norm", default=2, values=NORMS)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class. Raises UnsupportedLayer for what TNN refuses: other axes, other norms, whole pictures."""
-        need_floats(x)
-        need_channels(x)
         reductions = dict(zip(NORMS, ("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin"), strict=True))
         if self.across_spatial or self.axis != 1 or self.p not in reductions:
             raise UnsupportedLayer(

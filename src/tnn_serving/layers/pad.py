@@ -6,7 +6,10 @@ import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer
-from tnn_serving.layers.base import INT32_MIN, Layer, counted, layer, token
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.operands import INTEGERS, Operand, X
+from tnn_serving.layers.parameters import INT32_MIN, counted, token
+from tnn_serving.layers.registry import layer
 from tnn_serving.layers.shape import numbers, shape_operand
 
 CONSTANT, REFLECT, EDGE = 0, 1, 2
@@ -61,14 +64,15 @@ def _as_type(value: float, dtype: np.dtype) -> np.ndarray:
 class Pad(Layer):
     """Pads height, width and channels of NCHW.
 
-    Inputs: x [N, C, H, W] float32 or int32.
-    Outputs: y [N, channel_begin + C + channel_end, top + H + bottom, left + W + right], type of x.
     ONNX: Pad. Reflection does not repeat the border; negative pads crop.
     TNN differs: cannot run the edge mode; stores the bits of the float value in int32 tensors.
     """
 
-    unused: int = token("nobody reads it", default=0, written="0")
-    unused_too: int = token("nobody reads it", default=0, written="0")
+    operands = (Operand("x", "[N, C, H, W]"),)
+    results = (Operand("y", "[N, channel_begin + C + channel_end, top + H + bottom, left + W + right]", like="x"),)
+
+    unused: int = token("ignored by TNN", default=0, written="0")
+    unused_too: int = token("ignored by TNN", default=0, written="0")
     top: int = token("rows before the first", default=INT32_MIN)
     bottom: int = token("rows behind the last", default=INT32_MIN)
     left: int = token("columns before the first", default=INT32_MIN)
@@ -79,9 +83,7 @@ class Pad(Layer):
     value: float = token("the constant", default=0.0)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
-        """See the class. Raises ShapeError unless x has 4 dims and all six pads are given."""
-        if x.rank != 4:
-            raise ShapeError("input must have 4 dims", expected="[N, C, H, W]", found=list(x.dims))
+        """See the class. Raises ShapeError unless all six pads are given."""
         begins, ends = (self.channel_begin, self.top, self.left), (self.channel_end, self.bottom, self.right)
         if INT32_MIN in (*begins, *ends):
             raise ShapeError("pads are missing", expected="top, bottom, left, right, channel begin, channel end")
@@ -92,22 +94,26 @@ class Pad(Layer):
         return padded(g, x, g.ints(0, *begins, 0, *ends), self.mode, self.value)
 
 
-@layer(316, "PadV2", inputs=(1, 3))
+@layer(316, "PadV2")
 class PadV2(Layer):
     """Pads any axis.
 
-    Inputs: x [...] float32 or int32; pads [2 * rank] integers, optional, used instead of the parameter; a third one
-        (the constant in other formats) is ignored as by TNN: the value is always the parameter.
-    Outputs: y [begin + dim + end ...], type of x.
     ONNX: Pad. Reflection does not repeat the border; negative pads crop.
     TNN differs: cannot run the edge mode.
     """
+
+    operands = (
+        X,
+        Operand("pads", types=INTEGERS, doc="2 * rank, overrides `pads`", optional=True, replaces=("pads",)),
+        Operand("value", doc="the parameter decides", optional=True, ignored=True),
+    )
+    results = (Operand("y", like="x", doc="begin + dim + end on each axis"),)
 
     pads: tuple[int, ...] = counted("all begins, then all ends", default=(), per=2, negative_is_empty=True)
     mode: int = token("what the new elements are", default=CONSTANT, values=MODES)
     value: float = token("the constant", default=0.0)
 
-    def to_onnx(self, g: Builder, x: Value, pads: Value | None = None, value: Value | None = None) -> Value:
-        """See the class. Raises ShapeError if there are not two pads for each axis."""
+    def to_onnx(self, g: Builder, x: Value, pads: Value | None = None) -> Value:
+        """See the class. Raises ShapeError unless there are two pads per axis."""
         operand = g.ints(*self.pads) if pads is None else shape_operand(g, pads)
         return padded(g, x, operand, self.mode, self.value)

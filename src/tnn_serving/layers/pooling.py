@@ -10,8 +10,11 @@ import numpy as np
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
 from tnn_serving.errors import ShapeError, UnsupportedLayer
-from tnn_serving.layers.base import DHW, HW, Layer, layer, need_floats, token
-from tnn_serving.layers.convolution import PAD_TYPES, check_extent
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.operands import FLOAT, Operand
+from tnn_serving.layers.parameters import DHW, HW, token
+from tnn_serving.layers.registry import layer
+from tnn_serving.layers.window import PAD_TYPES, check_extent
 
 POOL_TYPES = {0: "maximum", 1: "average"}
 LOWEST = float(np.finfo(np.float32).min)
@@ -200,27 +203,27 @@ def window_sizes(g: Builder, x: Value, kernel: Sequence[int], index: Sequence[in
     return sizes
 
 
-def check_input(x: Value, rank: int) -> None:
-    """Raises ShapeError for an input of another rank, UnsupportedLayer for one of neither float32 nor int8."""
-    if x.dtype != np.int8:
-        need_floats(x)
-    if x.rank != rank:
-        raise ShapeError("rank of the input differs", expected=f"{rank} dims", found=list(x.dims))
-
-
 @layer(4, "Pooling", "Pooling_nhwc", "Pooling_split_CC", "QuantizedPooling")
 class Pooling(Layer):
     """2-D maximum or average over windows; the average counts elements of the input only.
 
-    Inputs: x [N, C, H, W] float32.
-    Outputs: y [N, C, H', W'] float32. Explicit pads: (n+2p-k)/s + 1, rounded up in ceil mode; SAME: ceil(n/s);
-        VALID: ceil((n-k+1)/s); adaptive: as given.
     ONNX: MaxPool or AveragePool; GlobalMaxPool or GlobalAveragePool for whole axes; MatMul with averaging matrices
         for adaptive ones.
     TNN differs: windows wholly in the padding give 0, and ceil mode keeps them; the plain CPU device shifts VALID
         windows by half of what is left over, and SAME ones where the kernel is much smaller than the stride, and has
         no adaptive maximum (defects: the usual meaning is meant).
     """
+
+    operands = (Operand("x", "[N, C, H, W]", FLOAT),)
+    results = (
+        Operand(
+            "y",
+            "[N, C, H', W']",
+            FLOAT,
+            doc="explicit pads: (n+2p-k)/s + 1, rounded up in ceil mode; SAME: ceil(n/s); VALID: ceil((n-k+1)/s); "
+            "adaptive: as given",
+        ),
+    )
 
     pool_type: int = token("what is taken of a window", default=0, values=POOL_TYPES)
     kernel: HW = token("window size; 0 is the whole axis", default=HW(0, 0), ge=0)
@@ -234,7 +237,6 @@ class Pooling(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        check_input(x, 4)
         average = self.pool_type != 0
         if self.is_adaptive_pool:
             return adaptive(g, x, average, self.output)
@@ -243,7 +245,7 @@ class Pooling(Layer):
         return check_extent(pooled(g, x, average, axes, self.pad_type, self.ceil_mode == 1))
 
     def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
-        """On the codes: TNN looks at no scale. The maximum starts at -127, the average is truncated toward zero."""
+        """On the codes: TNN ignores the scales. The maximum starts at -127, the average is truncated toward zero."""
         (x,) = inputs.codes
         g = a.g
         if self.pool_type == 0 and a.form.fast:
@@ -261,24 +263,24 @@ class Pooling(Layer):
 class Pooling1D(Layer):
     """1-D maximum or average over windows; the average counts elements of the input only.
 
-    Inputs: x [N, C, L] float32.
-    Outputs: y [N, C, L'] float32, as Pooling, but SAME rounds down without ceil mode.
     ONNX: MaxPool or AveragePool, GlobalMaxPool or GlobalAveragePool for the whole axis.
     TNN differs: the begin pad of SAME is ceil(t/stride) of the total t; windows wholly in the padding give 0.
     """
+
+    operands = (Operand("x", "[N, C, L]", FLOAT),)
+    results = (Operand("y", "[N, C, L']", FLOAT, doc="as Pooling, but SAME rounds down without ceil mode"),)
 
     pool_type: int = token("what is taken of a window", default=0, values=POOL_TYPES)
     kernel: int = token("window size; 0 is the whole axis", default=0, ge=0)
     stride: int = token("step", default=0, ge=1)
     pad: int = token("pad on both sides", default=0, ge=0)
-    unused_index: int = token("nobody reads it", default=-1)
+    unused_index: int = token("ignored by TNN", default=-1)
     kernel_index: int = token("input axis whose size is the kernel, or -1", default=-1)
     pad_type: int = token("how the padding is given", default=0, values=PAD_TYPES)
     ceil_mode: int = token("1 rounds the output size up", default=0)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        check_input(x, 3)
         sizes = window_sizes(g, x, [self.kernel], [self.kernel_index])
         axes = [Axis(2, sizes[0], self.stride, self.pad)]
         y = old_pooled(g, x, self.pool_type != 0, axes, self.pad_type, self.ceil_mode == 1, self.stride)
@@ -289,12 +291,13 @@ class Pooling1D(Layer):
 class Pooling3D(Layer):
     """3-D maximum or average over windows; the average counts elements of the input only.
 
-    Inputs: x [N, C, D, H, W] float32.
-    Outputs: y [N, C, D', H', W'] float32, as Pooling1D on each axis.
     ONNX: MaxPool or AveragePool, GlobalMaxPool or GlobalAveragePool for whole axes.
     TNN differs: the begin pad of SAME and VALID is ceil(t/stride.h) of the total t on every axis; windows wholly in
         the padding give 0.
     """
+
+    operands = (Operand("x", "[N, C, D, H, W]", FLOAT),)
+    results = (Operand("y", "[N, C, D', H', W']", FLOAT, doc="as Pooling1D on each axis"),)
 
     pool_type: int = token("what is taken of a window", default=0, values=POOL_TYPES)
     kernel: DHW = token("window size; 0 is the whole axis", default=DHW(0, 0, 0), ge=0)
@@ -306,7 +309,6 @@ class Pooling3D(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        check_input(x, 5)
         sizes = window_sizes(g, x, self.kernel, self.kernel_index)
         axes = [Axis(2 + k, *axis) for k, axis in enumerate(zip(sizes, self.stride, self.pad, strict=True))]
         y = old_pooled(g, x, self.pool_type != 0, axes, self.pad_type, self.ceil_mode == 1, self.stride.h)
@@ -332,7 +334,7 @@ def old_pooled(
         outs.append(out)
         begins.append(_ceil_div(g, total, divisor))
         simple = simple and a.stride <= divisor
-    # VALID leaves 0 >= total > -stride, so that nothing stands in front unless another axis divides it.
+    # VALID leaves 0 >= total > -stride: there is no pad in front unless the divisor is another axis' stride.
     if simple:
         return pooled(g, x, average, axes, VALID, ceil)
     return placed(g, x, average, axes, outs, begins)

@@ -8,33 +8,50 @@ import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer
-from tnn_serving.layers.base import Layer, layer, token
-from tnn_serving.layers.matrix import need_restored
+from tnn_serving.layers.base import SURPLUS, Layer
+from tnn_serving.layers.operands import FLOAT, Operand
+from tnn_serving.layers.parameters import token
+from tnn_serving.layers.registry import layer
 
 DIRECTIONS = {0: "forward", 1: "reverse", 2: "bidirectional"}
 
 
-@layer(310, "LSTMONNX", "DynamicRangeQuantizedLSTMONNX", inputs=(4, 6), outputs=(1, 3))
+@layer(310, "LSTMONNX", "DynamicRangeQuantizedLSTMONNX")
 class LSTMONNX(Layer):
     """LSTM without peepholes over whole sequences; gates in the order i, o, f, c.
 
-    Inputs: x [T, B, ...] float32, flattened to [T, B, I]; w [D, 4H, I]; r [D, 4H, H]; bias [D, 8H], that of w first;
-        optionally both of h0 and c0 [D, B, H], else zeros. D = 2 if bidirectional.
-    Outputs: y [T, B, D*H], the forward part first; optionally the last h and c, [D, B, H].
+    With T steps, batch B, hidden size H and D directions (2 if bidirectional).
+
     ONNX: LSTM, Transpose, Reshape.
     TNN differs: no clipping; with exactly two outputs the second is not written (a defect: it is the last h).
     """
 
-    clip_threshold: float = token("nobody reads it", default=0.0)
+    operands = (
+        Operand("x", "[T, B, ...]", FLOAT, doc="flattened to [T, B, I]"),
+        Operand("w", "[D, 4H, I]", FLOAT),
+        Operand("r", "[D, 4H, H]", FLOAT),
+        Operand("bias", "[D, 8H]", FLOAT, doc="that of w first"),
+        Operand("h0", "[D, B, H]", FLOAT, doc="zeros if left out", optional=True),
+        Operand("c0", "[D, B, H]", FLOAT, doc="zeros if left out", optional=True),
+    )
+    results = (
+        Operand("y", "[T, B, D*H]", FLOAT, doc="the forward part first"),
+        Operand("h", "[D, B, H]", FLOAT, doc="the last one", optional=True),
+        Operand("c", "[D, B, H]", FLOAT, doc="the last one", optional=True),
+    )
+
+    clip_threshold: float = token("ignored by TNN", default=0.0)
     hidden_size: int = token("H", default=0, ge=1)
     direction: int = token("order of the steps", default=0, values=DIRECTIONS)
 
+    def roles(self) -> tuple[Operand, ...]:
+        """TNN starts from zeros unless both initial states are given: it ignores h0 alone."""
+        roles = super().roles()
+        return (*roles[:4], SURPLUS) if len(roles) == 5 else roles
+
     def to_onnx(self, g: Builder, *inputs: Value) -> Sequence[Value]:
         """See the class."""
-        need_restored(self, inputs)
         x, w, r, bias, *states = inputs
-        if len(states) == 1:
-            raise ShapeError("initial h without initial c", expected="4 or 6 inputs", found="5 inputs")
         if self.direction not in DIRECTIONS:
             raise UnsupportedLayer("direction is unknown", expected=DIRECTIONS, found=self.direction)
         if 0 in x.dims:
@@ -42,10 +59,6 @@ class LSTMONNX(Layer):
             raise ShapeError("x is empty", expected="at least one step of one sequence", found=list(x.dims))
         count = 2 if self.direction == 2 else 1
         hidden = self.hidden_size
-        if w.rank != 3 or r.rank != 3 or x.rank < 2:
-            raise ShapeError(
-                "ranks of x, w, r differ", expected="2 or more, 3, 3", found=f"{x.rank}, {w.rank}, {r.rank}"
-            )
         width = w.dim(2)
         for name, value, dims in (
             ("w", w, (count, 4 * hidden, width)),
@@ -76,7 +89,7 @@ class LSTMONNX(Layer):
 
     def _state(self, g: Builder, x: Value, state: Value, count: int) -> Value:
         """An initial state. OpenVINO compiles a constant one only if its batch is not: zeros of x's batch are added."""
-        if state.rank != 3 or state.dims[0] != count or state.dims[2] != self.hidden_size:
+        if state.dims[0] != count or state.dims[2] != self.hidden_size:
             raise ShapeError(
                 "initial state does not fit", expected=f"[{count}, B, {self.hidden_size}]", found=list(state.dims)
             )

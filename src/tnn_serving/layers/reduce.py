@@ -7,28 +7,32 @@ from typing import ClassVar
 import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
-from tnn_serving.errors import UnsupportedLayer
-from tnn_serving.layers.base import Layer, family, layer, rest, token
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.operands import FLOAT, INT32, Operand
+from tnn_serving.layers.parameters import rest, token
+from tnn_serving.layers.registry import contract, derive, family, layer
+
+X = Operand("x", types=(*FLOAT, *INT32))
 
 
 @family
 class Reduce(Layer):
-    """Takes some axes, or all, down to one element each; int32 stays int32."""
+    """Reduces some axes, or all, to one element each; int32 stays int32."""
 
+    operands = (X,)
+    results = (Operand("y", like="x", doc="the axes have size 1 or are dropped"),)
     operator: ClassVar[str]
 
     keep_dims: int = token("0 drops the reduced axes, anything else keeps them with size 1")
     axes: tuple[int, ...] = rest("axes to reduce, negative ones from the end; all if there are none")
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
-        """See the class. Raises ShapeError for axes that x has not, UnsupportedLayer for other types."""
+        """See the class. Raises ShapeError for axes that x does not have."""
         axes = sorted({x.axis(axis) for axis in self.axes}) or list(range(x.rank))
         if x.dtype == np.float32:
             return over(g, self.operator, x, axes, keep=self.keep_dims != 0)
-        if x.dtype != np.int32:
-            raise UnsupportedLayer("element type is not supported", expected="float32 or int32", found=x.dtype)
         y = self.on_integers(g, x, axes)
-        return y if self.keep_dims else g.op("Squeeze", y, g.ints(*axes))
+        return y if self.keep_dims or not axes else g.op("Squeeze", y, g.ints(*axes))
 
     def on_integers(self, g: Builder, x: Value, axes: list[int]) -> Value:
         """The reduction of int32 elements over rising axes, which are kept."""
@@ -40,29 +44,37 @@ def over(g: Builder, operator: str, x: Value, axes: list[int], *, keep: bool = T
     return g.op(operator, x, g.ints(*axes), keepdims=int(keep))
 
 
-def whole(g: Builder, operator: str, x: Value) -> Value:
-    """A float function of int32 elements, cut toward zero."""
+def truncated(g: Builder, operator: str, x: Value) -> Value:
+    """A float function of int32 elements, rounded toward zero."""
     return g.cast(g.op(operator, g.cast(x, np.float32)), np.int32)
 
 
-@layer(188, "ReduceL1")
-class ReduceL1(Reduce):
-    """Sum of absolute values.
-
-    Inputs: x [...] float32 or int32.
-    Outputs: y, type of x.
-    ONNX: ReduceL1.
-    """
-
-    operator = "ReduceL1"
+for _number, _types, _doc, _differs in (
+    (188, ("ReduceL1",), "Sum of absolute values.", ""),
+    (177, ("ReduceMax",), "Largest element.", "the result is never below -FLT_MAX."),
+    (192, ("ReduceMin",), "Smallest element.", "the result is never above FLT_MAX."),
+    (
+        193,
+        ("ReduceProd",),
+        "Product.",
+        "drops the upper bits of a product beyond int32, where ONNX Runtime gives the largest int32.",
+    ),
+    (133, ("ReduceSum", "Reduce_Sum"), "Sum.", ""),
+):
+    derive(
+        Reduce,
+        _number,
+        *_types,
+        doc=contract(_doc, onnx=f"{_types[0]}.", differs=_differs),
+        module=__name__,
+        operator=_types[0],
+    )
 
 
 @layer(189, "ReduceL2")
 class ReduceL2(Reduce):
-    """Square root of the sum of squares; of int32 the root is cut to a whole number.
+    """Square root of the sum of squares; of int32 the root is truncated.
 
-    Inputs: x [...] float32 or int32.
-    Outputs: y, type of x.
     ONNX: ReduceL2; for int32 Mul, ReduceSum and Sqrt of float32.
     """
 
@@ -70,15 +82,13 @@ class ReduceL2(Reduce):
 
     def on_integers(self, g: Builder, x: Value, axes: list[int]) -> Value:
         """See the class."""
-        return whole(g, "Sqrt", over(g, "ReduceSum", g.op("Mul", x, x), axes))
+        return truncated(g, "Sqrt", over(g, "ReduceSum", g.op("Mul", x, x), axes))
 
 
 @layer(190, "ReduceLogSum")
 class ReduceLogSum(Reduce):
-    """Logarithm of the sum; of int32 it is cut to a whole number.
+    """Logarithm of the sum; of int32 it is truncated.
 
-    Inputs: x [...] float32 or int32.
-    Outputs: y, type of x.
     ONNX: ReduceLogSum; for int32 ReduceSum and Log of float32.
     """
 
@@ -86,18 +96,16 @@ class ReduceLogSum(Reduce):
 
     def on_integers(self, g: Builder, x: Value, axes: list[int]) -> Value:
         """See the class."""
-        return whole(g, "Log", over(g, "ReduceSum", x, axes))
+        return truncated(g, "Log", over(g, "ReduceSum", x, axes))
 
 
 @layer(191, "ReduceLogSumExp")
 class ReduceLogSumExp(Reduce):
     """Logarithm of the sum of exp(x), without overflow.
 
-    TNN goes axis by axis and cuts every exp and log of int32 to a whole number, so that the largest element plus the
-    logarithm of how often it stands there is left.
+    TNN goes axis by axis and truncates every exp and log of int32, so that the largest element plus the logarithm of
+    its number of occurrences remains.
 
-    Inputs: x [...] float32 or int32.
-    Outputs: y, type of x.
     ONNX: ReduceLogSumExp; for int32, axis by axis, ReduceMax, Equal, ReduceSum, Log and Add.
     """
 
@@ -108,29 +116,14 @@ class ReduceLogSumExp(Reduce):
         for axis in axes:
             largest = over(g, "ReduceMax", x, [axis])
             count = over(g, "ReduceSum", g.cast(g.op("Equal", x, largest), np.int32), [axis])
-            x = g.op("Add", largest, whole(g, "Log", count))
+            x = g.op("Add", largest, truncated(g, "Log", count))
         return x
-
-
-@layer(177, "ReduceMax")
-class ReduceMax(Reduce):
-    """Largest element.
-
-    Inputs: x [...] float32 or int32.
-    Outputs: y, type of x.
-    ONNX: ReduceMax.
-    TNN differs: the result is never below -FLT_MAX.
-    """
-
-    operator = "ReduceMax"
 
 
 @layer(169, "ReduceMean")
 class ReduceMean(Reduce):
-    """Mean; of int32 axis by axis, cut toward zero each time.
+    """Mean; of int32 axis by axis, truncated each time.
 
-    Inputs: x [...] float32 or int32.
-    Outputs: y, type of x.
     ONNX: ReduceMean; for int32, axis by axis, ReduceSum and Div.
     """
 
@@ -143,50 +136,10 @@ class ReduceMean(Reduce):
         return x
 
 
-@layer(192, "ReduceMin")
-class ReduceMin(Reduce):
-    """Smallest element.
-
-    Inputs: x [...] float32 or int32.
-    Outputs: y, type of x.
-    ONNX: ReduceMin.
-    TNN differs: the result is never above FLT_MAX.
-    """
-
-    operator = "ReduceMin"
-
-
-@layer(193, "ReduceProd")
-class ReduceProd(Reduce):
-    """Product.
-
-    Inputs: x [...] float32 or int32.
-    Outputs: y, type of x.
-    ONNX: ReduceProd.
-    TNN differs: drops the upper bits of a product beyond int32, where ONNX Runtime gives the largest int32.
-    """
-
-    operator = "ReduceProd"
-
-
-@layer(133, "ReduceSum", "Reduce_Sum")
-class ReduceSum(Reduce):
-    """Sum.
-
-    Inputs: x [...] float32 or int32.
-    Outputs: y, type of x.
-    ONNX: ReduceSum.
-    """
-
-    operator = "ReduceSum"
-
-
 @layer(194, "ReduceSumSquare")
 class ReduceSumSquare(Reduce):
     """Sum of squares.
 
-    Inputs: x [...] float32 or int32.
-    Outputs: y, type of x.
     ONNX: ReduceSumSquare; for int32 Mul and ReduceSum.
     """
 
@@ -201,16 +154,17 @@ class ReduceSumSquare(Reduce):
 class ArgMaxOrMin(Layer):
     """Index of the largest or smallest element along one axis; the first one of several.
 
-    Inputs: x [...] float32 or int32.
-    Outputs: y int32; the axis has size 1 or is dropped.
     ONNX: ArgMax or ArgMin, Cast to int32.
-    TNN differs: compares int32 by their bits read as floats, which turns the order of negative ones round.
+    TNN differs: compares int32 by their bits read as floats, which reverses the order of negative ones.
     """
+
+    operands = (X,)
+    results = (Operand("y", types=INT32, doc="the axis has size 1 or is dropped"),)
 
     mode: int = token("what to look for", default=0, values={0: "minimum", 1: "maximum"})
     axis: int = token("axis to search", default=0)
     keep_dims: int = token("0 drops the axis, anything else keeps it with size 1", default=1)
-    select_last_index: int = token("nobody reads it: the first one of several is taken", default=0)
+    select_last_index: int = token("ignored by TNN: the first one of several is taken", default=0)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tnn_serving.layers.base import Layer, layer, reserve, rest, token
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.operands import Operand, X
+from tnn_serving.layers.parameters import rest, token
+from tnn_serving.layers.registry import layer, reserve
 
 reserve(
     {
@@ -80,20 +83,21 @@ reserve(
 )
 
 
-@layer(14, "ROIPooling", inputs=(1, None))
+@layer(14, "ROIPooling")
 class RoiPooling(Layer):
     """Pools regions of interest; TNN reads its parameters and has no code for it.
 
-    Inputs: any.
-    Outputs: one.
     ONNX: none.
     """
+
+    operands = (X, Operand("rois"))
+    results = (Operand("y"),)
 
     pool_type: int = token("what is taken of a window")
     spatial_scale: float = token("from picture to feature map")
     width: int = token("width of the output")
     height: int = token("height of the output")
-    further: tuple[int, ...] = rest("depth of the output, where it has one; nobody reads more")
+    further: tuple[int, ...] = rest("depth of the output, where it has one; TNN ignores any more")
 
     def tokens(self, *, canonical: bool = False) -> list[str]:
         """As they were read; TNN's writer puts width and height, and then all dims again."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Sequence
+
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
 from tnn_serving.errors import ShapeError, UnsupportedLayer
-from tnn_serving.layers.base import Layer, counted, layer, token
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.operands import INTEGERS, Operand, X
+from tnn_serving.layers.parameters import counted, token
+from tnn_serving.layers.registry import layer
 from tnn_serving.layers.shape import joined, numbers, shape_operand
 from tnn_serving.tensor import MAX_RANK
 
 NCHW_ORDER, NHWC_ORDER = 0, 1
-ORDERS = {NCHW_ORDER: "NCHW, as they lie", NHWC_ORDER: "NHWC, as in TensorFlow"}
+ORDERS = {NCHW_ORDER: "NCHW, as in memory", NHWC_ORDER: "NHWC, as in TensorFlow"}
 
 
 def channels_last(rank: int) -> list[int]:
@@ -23,21 +30,50 @@ def channels_first(rank: int) -> list[int]:
     return [0, rank - 1, *range(1, rank - 1)] if rank > 2 else list(range(rank))
 
 
-@layer(9, "Reshape", "QuantizedReshape", "QuantizedReshapeTensorflow", inputs=(1, 2))
+@layer(9, "Reshape", "QuantizedReshape", "QuantizedReshapeTensorflow")
 class Reshape(Layer):
     """The same elements in another shape.
 
-    Inputs: x [...] of any type; shape [n] int32, optional, used instead of ``shape`` and ``num_axes``.
-    Outputs: y [dims of x before ``axis``, then the entries of the shape, then 1 for entries that ``num_axes`` leaves
-        out], type of x. An entry of -1 is inferred, 0 copies the dim of x at the same position of y.
+    Dims of y: those of x before ``axis``, then the entries of the shape, then 1 for each entry that ``num_axes`` leaves
+    out. An entry of -1 is inferred, 0 copies the dim of x at the same position of y.
+
     ONNX: Reshape; for NHWC order between two Transpose.
     TNN differs: does not compare the numbers of elements where no entry is -1.
     """
+
+    operands = (
+        X,
+        Operand(
+            "shape",
+            types=INTEGERS,
+            doc="overrides `shape` and `num_axes`",
+            optional=True,
+            replaces=("shape", "num_axes"),
+        ),
+    )
+    results = (Operand("y", like="x"),)
 
     axis: int = token("leading dims of x that are kept", default=0, ge=0)
     num_axes: int = token("how many entries of the shape count; -1 for all", default=0, ge=-1)
     shape: tuple[int, ...] = counted("entries: a size, -1 to infer it, 0 to copy it", missing=0)
     reshape_type: int = token("order in which the elements are taken", default=NCHW_ORDER, values=ORDERS)
+
+    def with_free_batch(self, inputs: Sequence[Value | None], batch: int) -> Layer | None:
+        """[1, C, -1] copies the first dim instead; [1, T, C] of [T, C] infers it."""
+        x, shape, *_ = (*inputs, None)
+        if x is None or self.axis or not x.rank or (shape is not None and not shape.constant):
+            return None
+        entries = self._entries(shape)
+        if not entries or entries[0] != batch:
+            return None
+        rest = [x.dims[k] if entry == 0 and k < x.rank else entry for k, entry in enumerate(entries)][1:]
+        if x.dims[0] == batch:
+            first = 0
+        elif -1 not in rest and batch * math.prod(n or 0 for n in rest) == math.prod(n or 0 for n in x.dims):
+            first = -1
+        else:
+            return None
+        return dataclasses.replace(self, inputs=self.inputs[:1], num_axes=-1, shape=(first, *entries[1:]))
 
     def to_onnx(self, g: Builder, x: Value, shape: Value | None = None) -> Value:
         """See the class. Raises ShapeError for a shape that the elements do not fit."""
@@ -48,6 +84,13 @@ class Reshape(Layer):
             raise UnsupportedLayer("reshape type is unknown", expected=ORDERS, found=self.reshape_type)
         return g.op("Reshape", x, joined(g, target))
 
+    def _entries(self, shape: Value | None) -> tuple[int, ...]:
+        """The entries of the shape that count, from a constant or the parameters."""
+        if shape is not None:
+            return numbers(shape)
+        count = len(self.shape) if self.num_axes == -1 else min(max(self.num_axes, 0), len(self.shape))
+        return (*self.shape[:count], *(1,) * (len(self.shape) - count))
+
     def _target(self, g: Builder, x: Value, shape: Value | None) -> list[int | Value]:
         """The dims of y: numbers, and at most one run that is known at run time."""
         if not 0 <= self.axis <= x.rank:
@@ -55,13 +98,9 @@ class Reshape(Layer):
         kept = [0] * self.axis
         if shape is not None and not shape.constant:
             return [*kept, shape_operand(g, shape)]
-        if shape is not None:
-            entries = numbers(shape)
-        else:
-            if not self.shape:
-                raise ShapeError("no shape is given", expected="a parameter or a second input")
-            count = len(self.shape) if self.num_axes == -1 else min(max(self.num_axes, 0), len(self.shape))
-            entries = (*self.shape[:count], *(1,) * (len(self.shape) - count))
+        if shape is None and not self.shape:
+            raise ShapeError("no shape is given", expected="a parameter or a second input")
+        entries = self._entries(shape)
         target = [*kept, *entries]
         if any(entry < -1 for entry in entries) or entries.count(-1) > 1:
             raise ShapeError("shape makes no sense", expected="sizes, 0, and -1 at most once", found=list(entries))
@@ -85,7 +124,7 @@ class Reshape(Layer):
         if x.rank > 4 or len(dims) > 4:
             raise UnsupportedLayer("NHWC order is for up to 4 dims", found=f"{x.rank} to {len(dims)} dims")
         if x.rank != len(dims) and len(dims) > 1:
-            # The channels stand at different places of the two NHWC shapes, so that ONNX would copy another dim.
+            # The channels have different places in the two NHWC shapes, so that ONNX would copy another dim.
             channels = dims[1]
             if isinstance(channels, int):
                 dims[1] = channels or g.size(x, 1)
@@ -105,10 +144,11 @@ class Reshape(Layer):
 class Flatten(Layer):
     """Two dims: the product of those before an axis, and of the rest.
 
-    Inputs: x [d0, ..., dn] of any type.
-    Outputs: y [d0 * ... * d(axis-1), d(axis) * ... * dn], type of x.
     ONNX: Flatten.
     """
+
+    operands = (X,)
+    results = (Operand("y", "[d0 * ... * d(axis-1), d(axis) * ... * dn]", like="x"),)
 
     axis: int = token("first dim of the second group", ge=0)
 
@@ -123,12 +163,13 @@ class Flatten(Layer):
 class Squeeze(Layer):
     """Removes axes of size 1.
 
-    Inputs: x [...] of any type.
-    Outputs: y [dims of x without the axes], type of x. No axes: the same dims.
     ONNX: Squeeze.
-    TNN differs: goes through the axes from the last to the first, and counts a negative one in the rank that is left
-        at that moment; this is followed here.
+    TNN differs: removes the axes from the last to the first, and counts a negative one in the rank left at that
+        moment; this is followed here.
     """
+
+    operands = (X,)
+    results = (Operand("y", like="x", doc="dims of x without the axes; no axes: the same dims"),)
 
     axes: tuple[int, ...] = counted("axes to remove", default=(), missing=0)
 
@@ -147,12 +188,13 @@ class Squeeze(Layer):
 class Unsqueeze(Layer):
     """Inserts axes of size 1.
 
-    Inputs: x [...] of any type.
-    Outputs: y [dims of x with ones at the axes], type of x. No axes: the same dims.
     ONNX: Unsqueeze.
     TNN differs: inserts one by one in the order of the list, and counts a negative axis in the rank reached so far;
         this is followed here.
     """
+
+    operands = (X,)
+    results = (Operand("y", like="x", doc="dims of x with ones at the axes; no axes: the same dims"),)
 
     axes: tuple[int, ...] = counted("places of the new axes", default=(), missing=0)
 
@@ -174,10 +216,11 @@ class Unsqueeze(Layer):
 class Permute(Layer):
     """Axes in another order.
 
-    Inputs: x [...] of any type.
-    Outputs: y, dim i is dim ``orders[i]`` of x; type of x.
     ONNX: Transpose. Axes that the list leaves out follow behind it in rising order.
     """
+
+    operands = (X,)
+    results = (Operand("y", like="x", doc="dim i is dim `orders[i]` of x"),)
 
     orders: tuple[int, ...] = counted("axis of x for each axis of y")
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
 from tnn_serving.errors import ShapeError, UnsupportedLayer
-from tnn_serving.layers.base import HW, INT32_MAX, Layer, layer, need_floats, pair, token
+from tnn_serving.layers.base import SURPLUS, Layer
+from tnn_serving.layers.operands import FLOAT, INT8, INTEGERS, Operand
+from tnn_serving.layers.parameters import HW, INT32_MAX, pair, token
+from tnn_serving.layers.registry import layer
 
 RESIZE_MODES = {1: "nearest", 2: "linear", 3: "cubic"}
 SAMPLE_MODES = {1: "nearest", 2: "linear", 3: "cubic"}
@@ -15,21 +21,34 @@ SAMPLE_PADS = {0: "zeros", 1: "reflection", 2: "border"}
 CUBIC_A = -0.75
 
 SPLIT = 2**12 + 1
-"""Dekker's constant: what is left of a float32 times this number, minus itself, are its upper 12 bits."""
+"""Dekker's constant, which splits a float32 into its upper 12 bits and the others."""
 
 
-@layer(149, "Upsample", "QuantizedUpsample", inputs=(1, 4))
+@layer(149, "Upsample", "QuantizedUpsample")
 class Upsample(Layer):
     """Resizes the last two axes: nearest, bilinear or bicubic (a = -0.75, taps clamped to the border).
 
-    Inputs: x [N, C, H, W] float32; alone, or with scales [2 or 4] float32, or with an ignored blob and scales, or
-        with those and sizes [2 or 4] int32.
-    Outputs: y [N, C, H', W'] float32: the sizes, or H, W times the scales rounded half up.
+    With two inputs the second is ``scales``; the sizes need all four. TNN ignores all but x if there are more.
+
     ONNX: Resize: asymmetric with floor for nearest, else pytorch_half_pixel or align_corners; Gather, Mul and Add where
         bilinear int8 codes must be exact.
     TNN differs: positions follow from the sizes, never from the scales; nearest ignores align_corners; cubic
         resizing to one pixel without align_corners reads position -0.5.
     """
+
+    operands = (
+        Operand("x", "[N, C, H, W]", (*FLOAT, *INT8)),
+        Operand("roi", optional=True, ignored=True),
+        Operand(
+            "scales",
+            types=FLOAT,
+            doc="H and W in the last two; ignored where sizes are given",
+            optional=True,
+            replaces=("scale_h", "scale_w"),
+        ),
+        Operand("sizes", types=INTEGERS, doc="H' and W' in the last two", optional=True, replaces=("size",)),
+    )
+    results = (Operand("y", "[N, C, H', W']", like="x", doc="the sizes, or H, W times the scales rounded half up"),)
 
     mode: int = token("interpolation", values=RESIZE_MODES)
     scale_h: float = token("H' / H; unused when sizes are given")
@@ -39,26 +58,32 @@ class Upsample(Layer):
         default=0,
         values={-1: "by scale", 0: "no", 1: "yes"},
     )
-    size: HW | None = pair("H' and W'; 0 0 stands for the sizes blob")
+    size: HW | None = pair("H' and W'; 0 0 is a placeholder where an input gives them")
 
-    def to_onnx(self, g: Builder, *inputs: Value) -> Value:
+    def roles(self) -> tuple[Operand, ...]:
         """See the class."""
-        x = inputs[0]
-        if x.dtype != np.int8:
-            need_floats(x)
-        return self._resize(g, x, *self._aim(g, inputs))
+        x, roi, scales, sizes = self.operands
+        unread = dataclasses.replace(scales, ignored=True)
+        known = {1: (x,), 2: (x, scales), 3: (x, roi, scales), 4: (x, roi, unread, sizes)}
+        return known.get(len(self.inputs), (x, *[SURPLUS] * (len(self.inputs) - 1)))
 
-    def _aim(self, g: Builder, inputs: tuple[Value, ...]) -> tuple[bool, Value | None, Value | None]:
-        """Whether corners map to corners, and what is to come out: whole factors float32 [2], or sizes int64 [2]."""
-        x = inputs[0]
-        if x.rank != 4:
-            raise ShapeError("rank of the input differs", expected="4 dims", found=list(x.dims))
+    def to_onnx(self, g: Builder, x: Value, *given: Value | None) -> Value:
+        """See the class."""
+        return self._resize(g, x, *self._aim(g, x, given))
+
+    def _aim(self, g: Builder, x: Value, given: Sequence[Value | None]) -> tuple[bool, Value | None, Value | None]:
+        """Whether corners map to corners, and the target: whole factors float32 [2], or sizes int64 [2].
+
+        Args:
+            given: the inputs behind ``x``.
+        """
         if self.mode not in RESIZE_MODES:
             raise UnsupportedLayer("interpolation is unknown", expected=RESIZE_MODES, found=self.mode)
-        sizes = self._sizes(g, inputs)
+        operands = dict(zip((role.name for role in self.roles()[1:]), given, strict=False))
+        sizes = self._sizes(g, operands.get("sizes"))
         if sizes is not None:
             return self.align_corners != 0, None, sizes
-        scales = inputs[min(len(inputs), 3) - 1] if len(inputs) > 1 else g.const([self.scale_h, self.scale_w])
+        scales = operands.get("scales") or g.const([self.scale_h, self.scale_w])
         align = self.align_corners > 0
         if self.align_corners < 0:
             align = not bool(np.all(scales.fixed().reshape(-1)[-2:] >= 1))
@@ -74,11 +99,11 @@ class Upsample(Layer):
         rounded = g.op("Floor", g.op("Add", g.op("Mul", _plane(g, x), scales), g.const(0.5)))
         return align, None, g.cast(rounded, np.int64)
 
-    def _sizes(self, g: Builder, inputs: tuple[Value, ...]) -> Value | None:
+    def _sizes(self, g: Builder, given: Value | None) -> Value | None:
         """H' and W' as int64 [2], where they are given."""
-        if len(inputs) == 4:
-            given = g.reshape(g.cast(inputs[3], np.int64), -1)
-            sizes = g.op("Gather", given, g.ints(-2, -1), axis=0)
+        if given is not None:
+            flat = g.reshape(g.cast(given, np.int64), -1)
+            sizes = g.op("Gather", flat, g.ints(-2, -1), axis=0)
         elif self.size is not None and self.size != (0, 0):
             sizes = g.ints(*self.size)
         else:
@@ -126,7 +151,7 @@ class Upsample(Layer):
         if a.form.fast or self.mode != 2:
             resized = self.to_onnx(a.g, real, *inputs.others)
         else:
-            resized = _interpolated(a.g, real, *self._aim(a.g, (real, *inputs.others)))
+            resized = _interpolated(a.g, real, *self._aim(a.g, real, inputs.others))
         quantised = a.quantised(resized, Scale(out.scale, np.zeros_like(out.zero)))
         return Codes(quantised.value, out)
 
@@ -138,7 +163,7 @@ def _plane(g: Builder, x: Value) -> Value:
 
 def _interpolated(g: Builder, x: Value, align: bool, factors: Value | None, sizes: Value | None) -> Value:
     """Bilinear resizing with TNN's own sums, first along a row: Resize adds in an order that the engine chooses, which
-    brings values that lie halfway between two codes to the other one."""
+    rounds values halfway between two codes to the other one."""
     wanted = g.op("Mul", _plane(g, x), factors) if sizes is None else g.cast(sizes, np.float32)
     for axis in (3, 2):
         n = g.cast(g.size(x, axis), np.float32)
@@ -152,7 +177,7 @@ def _interpolated(g: Builder, x: Value, align: bool, factors: Value | None, size
 
 
 def _taps(g: Builder, n: Value, wanted: Value, align: bool) -> tuple[Value, Value, Value]:
-    """The two pixels that each new one lies between, int64, and the share of the second, float32.
+    """The two pixels around each new one, int64, and the share of the second, float32.
 
     Args:
         n, wanted: pixels there are and pixels to make, float32 [1].
@@ -179,29 +204,23 @@ def _taps(g: Builder, n: Value, wanted: Value, align: bool) -> tuple[Value, Valu
     return g.cast(low, np.int64), g.cast(high, np.int64), g.op("Sub", at, low)
 
 
-@layer(323, "GridSample", inputs=2)
+@layer(323, "GridSample")
 class GridSample(Layer):
     """Samples a picture at given positions, x and y from -1 to 1.
 
-    Inputs: x [N, C, H, W] float32; grid [N, H', W', 2] float32.
-    Outputs: y [N, C, H', W'] float32.
     ONNX: GridSample.
     TNN differs: knows only bilinear sampling with zeros outside and without align_corners.
     """
 
+    operands = (Operand("x", "[N, C, H, W]", FLOAT), Operand("grid", "[N, H', W', 2]", FLOAT))
+    results = (Operand("y", "[N, C, H', W']", FLOAT),)
+
     mode: int = token("interpolation", default=2, values=SAMPLE_MODES)
-    pad_type: int = token("what lies outside", default=0, values=SAMPLE_PADS)
+    pad_type: int = token("values outside of the picture", default=0, values=SAMPLE_PADS)
     align_corners: int = token("1: -1 and 1 are centres of corner pixels, not their edges", default=0)
 
     def to_onnx(self, g: Builder, x: Value, grid: Value) -> Value:
         """See the class."""
-        need_floats(x, grid)
-        if x.rank != 4 or grid.rank != 4 or grid.dims[3] not in (2, None):
-            raise ShapeError(
-                "picture and grid do not fit",
-                expected="[N, C, H, W] and [N, H', W', 2]",
-                found=f"{list(x.dims)} and {list(grid.dims)}",
-            )
         if self.mode not in SAMPLE_MODES or self.pad_type not in SAMPLE_PADS:
             raise UnsupportedLayer(
                 "sampling is unknown",
@@ -218,30 +237,30 @@ class GridSample(Layer):
         )
 
 
-@layer(317, "RoiAlign", inputs=3)
+@layer(317, "RoiAlign")
 class RoiAlign(Layer):
     """Pools regions of a picture to one size, bilinear, without half-pixel shift.
 
-    Inputs: x [N, C, H, W] float32; rois [R, 4] float32 (x1, y1, x2, y2); indices [R] int32, the picture of each.
-    Outputs: y [R, C, H', W'] float32.
     ONNX: RoiAlign (output_half_pixel).
     """
+
+    operands = (
+        Operand("x", "[N, C, H, W]", FLOAT),
+        Operand("rois", "[R, n]", FLOAT, doc="x1, y1, x2, y2 in the first four columns"),
+        Operand("indices", "[R]", INTEGERS, doc="the picture of each"),
+    )
+    results = (Operand("y", "[R, C, H', W']", FLOAT),)
 
     mode: int = token("what is taken of the samples", default=1, values={0: "maximum", 1: "average"})
     output_height: int = token("H'", default=0, ge=1)
     output_width: int = token("W'", default=0, ge=1)
-    sampling_ratio: int = token("samples a bin on each axis; 0: as many as pixels", default=0)
+    sampling_ratio: int = token("samples per bin and axis; 0: as many as pixels", default=0)
     spatial_scale: float = token("pixels per unit of the rois", default=0.0)
 
     def to_onnx(self, g: Builder, x: Value, rois: Value, indices: Value) -> Value:
         """See the class."""
-        need_floats(x, rois)
-        if x.rank != 4 or rois.rank != 2 or (rois.dims[1] or 4) < 4 or indices.rank != 1:
-            raise ShapeError(
-                "picture, rois and indices do not fit",
-                expected="[N, C, H, W], [R, 4] and [R]",
-                found=f"{list(x.dims)}, {list(rois.dims)} and {list(indices.dims)}",
-            )
+        if rois.dims[1] is not None and rois.dims[1] < 4:
+            raise ShapeError("rois do not fit", expected="[R, 4]", found=list(rois.dims))
         if self.mode not in (0, 1):
             raise UnsupportedLayer("mode is unknown", expected="0 (maximum) or 1 (average)", found=self.mode)
         if self.output_height < 1 or self.output_width < 1:

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-
 import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError
-from tnn_serving.layers.base import Layer, layer, token
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.operands import FLOAT, INT32, INTEGERS, Operand, X
+from tnn_serving.layers.parameters import token
+from tnn_serving.layers.registry import layer
 from tnn_serving.layers.shape import numbers, shape_operand
-
-log = logging.getLogger(__name__)
 
 FROM_THE_BACK = -(2**63) + 1
 
 
-@layer(325, "Where", inputs=3, entry=False)
+@layer(325, "Where", entry=False)
 class Where(Layer):
     """Elements of one of two tensors, by a condition.
 
-    Inputs: a, b [...] float32 or int32; condition [...] int8, in this order. The three are broadcast.
-    Outputs: y, a where the condition is not 0, else b; type of a.
     ONNX: Where, the condition cast to bool.
     TNN differs: infers wrong dims where the ranks differ.
     """
 
+    operands = (
+        Operand("a", doc="chosen where the condition is not 0"),
+        Operand("b", doc="broadcast with `a`", like="a"),
+        Operand("condition", doc="broadcast with `a`"),
+    )
+    results = (Operand("y", like="a", doc="the broadcast shape"),)
+
     def to_onnx(self, g: Builder, a: Value, b: Value, condition: Value) -> Value:
-        """See the class. Raises ShapeError for operands of different types."""
-        if a.dtype != b.dtype:
-            raise ShapeError("both choices must be of one type", expected=a.dtype, found=b.dtype)
+        """See the class."""
         return g.op("Where", g.cast(condition, np.bool_), a, b)
 
 
@@ -38,11 +39,12 @@ class Where(Layer):
 class NonZero(Layer):
     """Places of the elements that are not 0.
 
-    Inputs: x [...] float32, int32 or int8.
-    Outputs: y [rank, count] int32, in row-major order; the count depends on the data.
     ONNX: NonZero, Cast.
     TNN differs: runs only where x can be computed at load, is right only for rank 1, and takes -0.0 for a hit.
     """
+
+    operands = (X,)
+    results = (Operand("y", "[rank, count]", INT32, doc="in row-major order; the count depends on the data"),)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -53,11 +55,12 @@ class NonZero(Layer):
 class Histogram(Layer):
     """How often each of the numbers 0 to depth - 1 occurs.
 
-    Inputs: x [...] int32.
-    Outputs: y [depth] int32.
     ONNX: ScatterElements, adding ones.
     TNN differs: numbers outside the range write outside its output; they are not counted here.
     """
+
+    operands = (Operand("x", types=INTEGERS),)
+    results = (Operand("y", "[depth]", INT32),)
 
     depth: int = token("number of bins", default=0, ge=1)
 
@@ -76,41 +79,43 @@ class Histogram(Layer):
         return g.op("Slice", counts, g.ints(0), beyond, g.ints(0))
 
 
-@layer(319, "OneHot", inputs=(1, 3))
+@layer(319, "OneHot")
 class OneHot(Layer):
     """A new axis with one value at the index and another everywhere else.
 
-    Inputs: indices [...] int32; depth, one int32, optional: used instead of the parameter if it is constant; values
-        [off, on], optional: only its type counts.
-    Outputs: y, dims of indices with the depth inserted at the axis; type of values, else int32.
     ONNX: OneHot.
     TNN differs: runs only with three inputs; takes the values from the third one if a Shape layer is in the network,
         from the parameters otherwise, which is followed here.
     """
+
+    operands = (
+        Operand("indices", types=INTEGERS),
+        Operand(
+            "depth",
+            types=INTEGERS,
+            doc="one element; overrides `depth` if it is constant",
+            optional=True,
+            replaces=("depth",),
+        ),
+        Operand("values", doc="off and on; only its type counts", optional=True),
+    )
+    results = (Operand("y", doc="dims of indices with the depth inserted at the axis; type of values, else int32"),)
 
     axis: int = token("place of the new axis; negative counts in the output", default=-1)
     depth: int = token("size of the new axis", default=-1)
     value_off: float = token("value elsewhere", default=0.0)
     value_on: float = token("value at the index", default=1.0)
 
-    reported: bool = dataclasses.field(default=False, init=False, repr=False)
-
     def to_onnx(self, g: Builder, indices: Value, depth: Value | None = None, values: Value | None = None) -> Value:
         """See the class. Raises ShapeError without a depth, or for an axis outside the output's rank."""
         if not -indices.rank - 1 <= self.axis <= indices.rank:
             raise ShapeError("axis is out of range", expected=f"{-indices.rank - 1} to {indices.rank}", found=self.axis)
-        told = np.array([self.value_off, self.value_on], np.float32)
-        if values is not None and values.constant:
-            self._report(told, values.fixed().reshape(-1))
-        y = g.op("OneHot", g.cast(indices, np.int64), self._depth(g, depth), g.const(told), axis=self.axis)
+        pair = np.array([self.value_off, self.value_on], np.float32)
+        if values is not None and values.constant and not np.array_equal(values.fixed().reshape(-1), pair):
+            found = values.fixed().reshape(-1)
+            self.warn(f"off and on are {pair[0]:g} and {pair[1]:g}; the constant that says {found} is not used")
+        y = g.op("OneHot", g.cast(indices, np.int64), self._depth(g, depth), g.const(pair), axis=self.axis)
         return g.cast(y, np.int32 if values is None else values.dtype)
-
-    def _report(self, told: np.ndarray, given: np.ndarray) -> None:
-        """Says once that the constant is not used, if it differs."""
-        if self.reported or np.array_equal(given, told):
-            return
-        self.reported = True
-        log.warning("%s: off and on are %g and %g; the constant that says %s is not used", self.place(), *told, given)
 
     def _depth(self, g: Builder, depth: Value | None) -> Value:
         if depth is not None and not depth.constant and self.depth < 1:
@@ -121,15 +126,22 @@ class OneHot(Layer):
         return g.const(np.array(size, np.int64))
 
 
-@layer(328, "TopK", inputs=(1, 2), outputs=2)
+@layer(328, "TopK")
 class TopK(Layer):
     """The largest or smallest elements of an axis, and where they were.
 
-    Inputs: x [...] float32 or int32; k, one int32, optional, used instead of the parameter.
-    Outputs: values, type of x; indices int32; both [..., min(k, dim), ...].
     ONNX: TopK. Unsorted means worst first.
-    TNN differs: which of equal elements it takes, and in which order, is not said; the lowest indices here.
+    TNN differs: which of equal elements it takes, and their order, is not specified; the lowest indices here.
     """
+
+    operands = (
+        Operand("x", types=(*FLOAT, *INTEGERS)),
+        Operand("k", types=INTEGERS, doc="one element, overrides `k`", optional=True, replaces=("k",)),
+    )
+    results = (
+        Operand("values", like="x", doc="dims of x with min(k, dim) at the axis"),
+        Operand("indices", "as values", INT32),
+    )
 
     axis: int = token("axis; negative from the end", default=-1)
     largest: int = token("1 largest, 0 smallest", default=1)

@@ -6,6 +6,7 @@ Shape arithmetic runs on int64 in ONNX and on int32 in TNN: results are cast to 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -13,7 +14,11 @@ import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, WeightsError
-from tnn_serving.layers.base import Layer, buffer, counted, layer, rest
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.operands import INT32, INTEGERS, NUMBERS, Operand, X
+from tnn_serving.layers.parameters import counted, rest
+from tnn_serving.layers.registry import layer
+from tnn_serving.layers.weights import buffer
 from tnn_serving.tensor import Tensor
 
 
@@ -54,10 +59,12 @@ def joined(g: Builder, pieces: Sequence[int | Value]) -> Value:
 class Shape(Layer):
     """Dims of the input.
 
-    Inputs: x [...] of any type.
-    Outputs: y [rank] int32.
     ONNX: Shape, Cast.
     """
+
+    operands = (X,)
+    results = (Operand("y", "[rank]", INT32),)
+    reads_dims_only = True
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -68,10 +75,12 @@ class Shape(Layer):
 class Size(Layer):
     """Number of elements of the input.
 
-    Inputs: x [...] of any type.
-    Outputs: y [1] int32.
     ONNX: Size, Reshape, Cast.
     """
+
+    operands = (X,)
+    results = (Operand("y", "[1]", INT32),)
+    reads_dims_only = True
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -82,11 +91,12 @@ class Size(Layer):
 class ConstantOfShape(Layer):
     """A tensor of computed dims whose elements are all the stored value.
 
-    Inputs: shape [n] int32.
-    Outputs: y [shape...] of the value's type.
     ONNX: Expand of the value, which equals ConstantOfShape.
     TNN differs: takes only shapes that it can compute at load, and crashes if no Shape layer is in the network.
     """
+
+    operands = (Operand("shape", types=INTEGERS),)
+    results = (Operand("y", doc="the dims of `shape`, type of the value"),)
 
     value: Tensor | None = buffer("[1]; its type is the output's")
 
@@ -98,24 +108,25 @@ class ConstantOfShape(Layer):
         return g.op("Expand", g.const(value, dims=()), shape_operand(g, shape))
 
 
-@layer(311, "Range", inputs=3)
+@layer(311, "Range")
 class Range(Layer):
     """Numbers from a start, by a step, up to a limit that is not reached.
 
-    Inputs: start, limit, delta: scalars or [1], float32 or int32, all of one type.
-    Outputs: y [max(ceil((limit - start) / delta), 0)] of their type.
-    ONNX: Range, its limit kept from lying behind the start.
+    ONNX: Range, its limit never before the start.
     TNN differs: int32 lengths are one short where delta does not divide the span; it runs only where the three can be
         computed at load and a Shape layer is in the network.
     """
 
+    operands = (
+        Operand("start", "[] or [1]", NUMBERS),
+        Operand("limit", "[] or [1]", like="start"),
+        Operand("delta", "[] or [1]", like="start"),
+    )
+    results = (Operand("y", "[max(ceil((limit - start) / delta), 0)]", like="start"),)
+    counts_inputs = True
+
     def to_onnx(self, g: Builder, start: Value, limit: Value, delta: Value) -> Value:
-        """See the class. Raises ShapeError for operands of several types or elements, or a step of 0."""
-        operands = (start, limit, delta)
-        if len({x.dtype for x in operands}) > 1:
-            raise ShapeError(
-                "start, limit and delta must be of one type", found=", ".join(str(x.dtype) for x in operands)
-            )
+        """See the class. Raises ShapeError for a step of 0."""
         if delta.constant and not np.all(delta.fixed()):
             raise ShapeError("the step of a range must not be 0", found=delta.fixed())
         if not delta.constant and delta.dtype.kind == "i":
@@ -129,18 +140,32 @@ class Range(Layer):
         return g.op("Range", start, limit, delta)
 
 
-@layer(304, "Expand", inputs=(1, 2))
+@layer(304, "Expand")
 class Expand(Layer):
     """Broadcasts to a shape: a dim of 1 in either list takes the other's size.
 
-    Inputs: x [...] of any type; shape [n] int32, optional, used instead of the parameter.
-    Outputs: y [broadcast of the dims of x and the shape], type of x; -1 in the shape keeps the dim of x.
     ONNX: Expand; -1 becomes 1.
     TNN differs: ignores the second input if no Shape layer is in the network; keeps the dim of the longer list where
         the two do not fit, which is refused here.
     """
 
+    operands = (
+        X,
+        Operand("shape", types=INTEGERS, doc="overrides `shape`", optional=True, replaces=("shape",)),
+    )
+    results = (Operand("y", like="x", doc="x broadcast with the shape; -1 in the shape keeps the dim of x"),)
+
     shape: tuple[int, ...] = counted("target dims, aligned right", default=(), missing=0)
+
+    def with_free_batch(self, inputs: Sequence[Value | None], batch: int) -> Layer | None:
+        """A literal first dim that the input already has is kept instead."""
+        x, shape, *_ = (*inputs, None)
+        if x is None or not x.rank or (shape is not None and not shape.constant):
+            return None
+        entries = self.shape if shape is None else numbers(shape)
+        if len(entries) != x.rank or entries[0] != batch or x.dims[0] != batch:
+            return None
+        return dataclasses.replace(self, inputs=self.inputs[:1], shape=(-1, *entries[1:]))
 
     def to_onnx(self, g: Builder, x: Value, shape: Value | None = None) -> Value:
         """See the class. Raises ShapeError for dims that cannot be broadcast."""
@@ -152,14 +177,18 @@ class Expand(Layer):
         return g.op("Expand", x, kept)
 
 
-@layer(148, "Tile", "Repeat", inputs=(1, 2))
+@layer(148, "Tile", "Repeat")
 class Tile(Layer):
     """Repeats the input along its axes.
 
-    Inputs: x [...] of any type; reps [n] int32, optional, used instead of the parameters.
-    Outputs: y [dim * rep ...], type of x; dims and repeats are aligned right, the shorter list is filled with 1.
     ONNX: Tile; Unsqueeze, Expand and Reshape where more than one axis is repeated, or as often as an input says.
     """
+
+    operands = (
+        X,
+        Operand("reps", types=INTEGERS, doc="overrides `reps`", optional=True, replaces=("reps",)),
+    )
+    results = (Operand("y", like="x", doc="dim * rep on each axis, both lists aligned right and filled with 1"),)
 
     reps: tuple[int, ...] = rest("repeats, aligned right with the dims")
 

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
 from tnn_serving.errors import ShapeError, UnsupportedLayer
-from tnn_serving.layers.base import INT32_MAX, INT32_MIN, Layer, counted, layer, token
-from tnn_serving.layers.shape import joined, shape_operand
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.operands import INTEGERS, LIKE_X, Operand, X
+from tnn_serving.layers.parameters import INT32_MAX, INT32_MIN, counted, token
+from tnn_serving.layers.registry import layer
+from tnn_serving.layers.shape import joined, numbers, shape_operand
 
 TO_THE_END, BEFORE_THE_FRONT = 2**63 - 1, -(2**63) + 1
 
 
-@layer(8, "Concat", "Concat_nhwc", "QuantizedConcat", inputs=(1, None))
+@layer(8, "Concat", "Concat_nhwc", "QuantizedConcat")
 class Concat(Layer):
     """Inputs one behind the other along an axis.
 
-    Inputs: x0, x1, ... of one type and rank, with equal dims but for the axis.
-    Outputs: y, the sum of the sizes at the axis.
     ONNX: Concat. Empty constants, whose dims the model file does not keep, are left out.
     """
+
+    operands = (Operand("x0"), Operand("x1", doc="equal dims but for the axis", repeated=True))
+    results = (Operand("y", like="x0", doc="the sum of the sizes at the axis"),)
 
     axis: int = token("axis; negative from the end", default=1)
 
@@ -33,7 +38,7 @@ class Concat(Layer):
         return g.op("Concat", *filled, axis=axis) if len(filled) > 1 else filled[0]
 
     def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
-        """Brought to the output's first scale; if any input has one a channel, TNN copies the codes as they are."""
+        """Rescaled to the output's first scale; if any input has a scale per channel, TNN copies the codes."""
         codes = inputs.codes
         g = a.g
         axis = codes[0].value.axis(self.axis)
@@ -45,14 +50,18 @@ class Concat(Layer):
         return Codes(g.op("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0], out)
 
 
-@layer(153, "SplitV", outputs=(1, None))
+@layer(153, "SplitV")
 class SplitV(Layer):
     """Cuts an axis into parts.
 
-    Inputs: x [...] of any type.
-    Outputs: one for each part, type of x. No sizes: equal parts, and the axis may be of any size that they divide.
     ONNX: Split.
     """
+
+    operands = (X,)
+    results = (
+        Operand("y", like="x", doc="one per part; no sizes: equal parts, of any axis that they divide"),
+        Operand("y", like="x", repeated=True),
+    )
 
     axis: int = token("axis; negative from the end", default=0)
     slices: tuple[int, ...] = counted("size of each part", default=(), missing=0)
@@ -79,41 +88,54 @@ class SplitV(Layer):
         return joined(g, [g.op("Div", g.size(x, axis), g.ints(parts))] * parts)
 
 
-@layer(7, "Split", outputs=(1, None), entry=False)
+@layer(7, "Split", entry=False)
 class Split(Layer):
     """Gives its input to several names.
 
-    Inputs: x [...] of any type.
-    Outputs: one or more, each equal to x.
     ONNX: Identity for each output.
     TNN differs: knows the layer and cannot run it.
     """
+
+    operands = (X,)
+    results = (LIKE_X, Operand("y", "as x", like="x", repeated=True))
 
     def to_onnx(self, g: Builder, x: Value) -> list[Value]:
         """See the class."""
         return [g.op("Identity", x) for _ in self.outputs]
 
 
-@layer(57, "StridedSlice", "StridedSlice_nhwc", inputs=(1, 2))
+@layer(57, "StridedSlice", "StridedSlice_nhwc")
 class StridedSlice(Layer):
     """A range of every axis, by a step.
 
-    Inputs: x [...] of any type; reference, optional, of the same rank: its dims are the sizes to take, the ends are
-        then ignored.
-    Outputs: y, at each axis (end - begin - 1) / stride + 1 elements; type of x.
     ONNX: Slice. Negative begins and ends count from the end; an end of 0 is the end.
     TNN differs: reads outside its input where an end is beyond the dim; the end is meant here.
     """
+
+    operands = (
+        X,
+        Operand("reference", doc="of the same rank; its dims are the sizes, the ends are ignored", optional=True),
+    )
+    results = (Operand("y", like="x", doc="(end - begin - 1) / stride + 1 elements at each axis"),)
 
     begins: tuple[int, ...] = counted("first index of each axis")
     ends: tuple[int, ...] = counted("index behind the last of each axis; 0 for the end")
     strides: tuple[int, ...] = counted("step of each axis")
 
+    def with_free_batch(self, inputs: Sequence[Value | None], batch: int) -> Layer | None:
+        """A slice of the whole first axis, by number, becomes one to the end."""
+        x, reference, *_ = (*inputs, None)
+        if x is None or reference is not None or not self.ends or x.dims[:1] != (batch,):
+            return None
+        if (self.begins[0], self.strides[0]) != (0, 1) or self.ends[0] < batch:
+            return None
+        return dataclasses.replace(self, ends=(0, *self.ends[1:]))
+
     def to_onnx(self, g: Builder, x: Value, reference: Value | None = None) -> Value:
         """See the class. Raises ShapeError for lists of another length than the rank, and for an empty result."""
-        for what, numbers in (("begins", self.begins), ("ends", self.ends), ("strides", self.strides)):
-            if len(numbers) != x.rank:
-                raise ShapeError(f"number of {what} differs from the rank", expected=x.rank, found=len(numbers))
+        for what, listed in (("begins", self.begins), ("ends", self.ends), ("strides", self.strides)):
+            if len(listed) != x.rank:
+                raise ShapeError(f"number of {what} differs from the rank", expected=x.rank, found=len(listed))
         if any(step < 1 for step in self.strides):
             raise ShapeError("strides must be at least 1", found=list(self.strides))
         if reference is not None:
@@ -141,21 +163,44 @@ class StridedSlice(Layer):
         return y
 
 
-@layer(306, "StridedSliceV2", inputs=(1, 3))
+@layer(306, "StridedSliceV2")
 class StridedSliceV2(Layer):
     """A range of some axes, by a step that may be negative.
 
-    Inputs: x [...] of any type; begins [n] and ends [n] int32, optional, used instead of the parameters.
-    Outputs: y, type of x; axes that are not named stay whole.
-    ONNX: Slice. Begins and ends are cut to the dim; 2147483647 is the end, -2147483648 what is before the front.
-    TNN differs: wants the axes rising; does not cut begins to the dim; refuses a full reverse (-2147483648); an
-        instance that is reshaped keeps the begins and ends of its first shape.
+    ONNX: Slice. Begins and ends are limited to the dim; 2147483647 is the end, -2147483648 the place before the front.
+    TNN differs: needs rising axes; does not limit begins to the dim; refuses a full reverse (-2147483648); an instance
+        that is reshaped keeps the begins and ends of its first shape.
     """
+
+    operands = (
+        X,
+        Operand("begins", types=INTEGERS, doc="overrides `begins`", optional=True, replaces=("begins",)),
+        Operand("ends", types=INTEGERS, doc="overrides `ends`", optional=True, replaces=("ends",)),
+        Operand("axes", doc="the parameter decides", optional=True, ignored=True),
+        Operand("steps", doc="the parameter decides", optional=True, ignored=True),
+    )
+    results = (Operand("y", like="x", doc="axes that are not named stay whole"),)
 
     begins: tuple[int, ...] = counted("first index")
     ends: tuple[int, ...] = counted("index behind the last")
     axes: tuple[int, ...] = counted("axes; negative from the end")
     strides: tuple[int, ...] = counted("steps")
+
+    def with_free_batch(self, inputs: Sequence[Value | None], batch: int) -> Layer | None:
+        """As :class:`StridedSlice`, where axis 0 is named; an end of 2147483647 is the end."""
+        x, begin, end, *_ = (*inputs, None, None)
+        if x is None or x.dims[:1] != (batch,) or any(v is not None and not v.constant for v in (begin, end)):
+            return None
+        places = [k for k, axis in enumerate(self.axes) if axis in (0, -x.rank)]
+        begins = self.begins if begin is None else numbers(begin)
+        ends = self.ends if end is None else numbers(end)
+        if len(places) != 1 or not len(begins) == len(ends) == len(self.axes) == len(self.strides):
+            return None
+        (place,) = places
+        if (begins[place], self.strides[place]) != (0, 1) or not batch <= ends[place] < INT32_MAX:
+            return None
+        whole = (*ends[:place], INT32_MAX, *ends[place + 1 :])
+        return dataclasses.replace(self, inputs=self.inputs[:1], begins=begins, ends=whole)
 
     def to_onnx(self, g: Builder, x: Value, begins: Value | None = None, ends: Value | None = None) -> Value:
         """See the class. Raises ShapeError for lists of different lengths, an axis named twice, or a step of 0."""

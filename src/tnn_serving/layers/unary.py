@@ -2,273 +2,129 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import UnsupportedLayer
-from tnn_serving.layers.base import Layer, layer, token
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.operands import ANY, FLOAT, INT8, INT32, LIKE_X, Operand, Types
+from tnn_serving.layers.parameters import token
+from tnn_serving.layers.registry import contract, derive, layer
+
+ELEMENTS: Types = (*FLOAT, *INT32, *INT8)
+UNCHANGED = Operand("x", types=ELEMENTS, doc="integers pass unchanged, as in TNN")
 
 
 class Unary(Layer):
     """One input, one output of the same shape and type.
 
     TNN computes the function of float32 alone and passes integers on unchanged, whatever the function. Types whose
-    function is sensible for integers say so in ``on_integers``; the others do as TNN.
+    function makes sense for integers compute it with ``on_integers``; the others follow TNN.
+
+    Attributes:
+        operators: ONNX operators that are applied one after another.
+        of_integers: they are applied to integers too.
     """
 
-    operator: ClassVar[str]
+    operands = (UNCHANGED,)
+    results = (LIKE_X,)
+    operators: ClassVar[tuple[str, ...]]
+    of_integers: ClassVar[bool] = False
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
-        """See the class. Raises UnsupportedLayer for types other than float32, int32 and int8."""
+        """See the class."""
         if x.dtype == np.float32:
             return self.on_floats(g, x)
         if x.dtype == np.int32:
             return self.on_integers(g, x)
-        if x.dtype == np.int8:
-            return g.cast(self.on_integers(g, g.cast(x, np.int32)), np.int8)
-        raise UnsupportedLayer("element type is not supported", expected="float32, int32 or int8", found=x.dtype)
+        return g.cast(self.on_integers(g, g.cast(x, np.int32)), np.int8)
 
     def on_floats(self, g: Builder, x: Value) -> Value:
         """The function of float32 elements."""
-        return g.op(self.operator, x)
+        for operator in self.operators:
+            x = g.op(operator, x)
+        return x
 
     def on_integers(self, g: Builder, x: Value) -> Value:
         """The function of int32 elements."""
-        return x
+        return self.on_floats(g, x) if self.of_integers else x
 
 
-@layer(41, "Abs", entry=False)
-class Abs(Unary):
-    """Absolute value.
+@dataclass(frozen=True, slots=True)
+class Function:
+    """An element-wise function that is a chain of ONNX operators.
 
-    Inputs: x [...] float32, int32 or int8.
-    Outputs: y, shape and type of x.
-    ONNX: Abs.
-    TNN differs: passes integers on unchanged.
+    Attributes:
+        number, name: TNN's number and name of the type.
+        doc: what it computes.
+        operators, of_integers: see :class:`Unary`.
+        differs: where TNN differs.
+        entry: see :func:`~tnn_serving.layers.registry.layer`.
     """
 
-    operator = "Abs"
-
-    def on_integers(self, g: Builder, x: Value) -> Value:
-        """See the class."""
-        return g.op("Abs", x)
-
-
-@layer(179, "Acos")
-class Acos(Unary):
-    """Arc cosine; NaN outside [-1, 1].
-
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
-    ONNX: Acos.
-    """
-
-    operator = "Acos"
-
-
-@layer(181, "Asin")
-class Asin(Unary):
-    """Arc sine; NaN outside [-1, 1].
-
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
-    ONNX: Asin.
-    """
-
-    operator = "Asin"
-
-
-@layer(183, "Atan")
-class Atan(Unary):
-    """Arc tangent.
-
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
-    ONNX: Atan.
-    """
-
-    operator = "Atan"
-
-
-@layer(195, "Ceil")
-class Ceil(Unary):
-    """Smallest whole number that is not less.
-
-    Inputs: x [...] float32, int32 or int8.
-    Outputs: y, shape and type of x.
-    ONNX: Ceil; nothing for integers.
-    """
-
-    operator = "Ceil"
-
-
-@layer(178, "Cos")
-class Cos(Unary):
-    """Cosine of radians.
-
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
-    ONNX: Cos.
-    """
-
-    operator = "Cos"
-
-
-@layer(307, "Erf")
-class Erf(Unary):
-    """Gauss error function.
-
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
-    ONNX: Erf.
-    """
-
-    operator = "Erf"
-
-
-@layer(141, "Exp", entry=False)
-class Exp(Unary):
-    """e to the power of x.
-
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
-    ONNX: Exp.
-    """
-
-    operator = "Exp"
-
-
-@layer(186, "Floor")
-class Floor(Unary):
-    """Largest whole number that is not greater.
-
-    Inputs: x [...] float32, int32 or int8.
-    Outputs: y, shape and type of x.
-    ONNX: Floor; nothing for integers.
-    """
-
-    operator = "Floor"
-
-
-@layer(184, "Log")
-class Log(Unary):
-    """Natural logarithm; -inf at 0, NaN below.
-
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
-    ONNX: Log.
-    """
-
-    operator = "Log"
-
-
-@layer(70, "Neg")
-class Neg(Unary):
-    """Negative value; the smallest int8 and int32 stay as they are.
-
-    Inputs: x [...] float32, int32 or int8.
-    Outputs: y, shape and type of x.
-    ONNX: Neg.
-    """
-
-    operator = "Neg"
-
-    def on_integers(self, g: Builder, x: Value) -> Value:
-        """See the class."""
-        return g.op("Neg", x)
-
-
-@layer(185, "Reciprocal")
-class Reciprocal(Unary):
-    """1 / x.
-
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
-    ONNX: Reciprocal.
-    TNN differs: 0 stays 0 there; here it gives an infinity of its sign.
-    """
-
-    operator = "Reciprocal"
-
-
-@layer(138, "Rsqrt")
-class Rsqrt(Unary):
-    """1 / sqrt(x).
-
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
-    ONNX: Sqrt, Reciprocal.
-    """
-
-    def on_floats(self, g: Builder, x: Value) -> Value:
-        """See the class."""
-        return g.op("Reciprocal", g.op("Sqrt", x))
-
-
-@layer(176, "Sign", entry=False)
-class Sign(Unary):
-    """-1, 0 or 1.
-
-    Inputs: x [...] float32, int32 or int8.
-    Outputs: y, shape and type of x.
-    ONNX: Sign.
-    TNN differs: passes integers on unchanged.
-    """
-
-    operator = "Sign"
-
-    def on_integers(self, g: Builder, x: Value) -> Value:
-        """See the class."""
-        return g.op("Sign", x)
-
-
-@layer(180, "Sin")
-class Sin(Unary):
-    """Sine of radians.
-
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
-    ONNX: Sin.
-    """
-
-    operator = "Sin"
-
-
-@layer(130, "Sqrt", entry=False)
-class Sqrt(Unary):
-    """Square root; NaN below 0.
-
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
-    ONNX: Sqrt.
-    """
-
-    operator = "Sqrt"
-
-
-@layer(182, "Tan")
-class Tan(Unary):
-    """Tangent of radians.
-
-    Inputs: x [...] float32; integers pass unchanged, as in TNN.
-    Outputs: y, shape and type of x.
-    ONNX: Tan.
-    """
-
-    operator = "Tan"
+    number: int
+    name: str
+    doc: str
+    operators: tuple[str, ...]
+    differs: str = ""
+    of_integers: bool = False
+    entry: bool = True
+
+
+def functions(rows: Iterable[Function], module: str) -> None:
+    """Declares a layer class per function."""
+    for row in rows:
+        attributes = {"operators": row.operators, "of_integers": row.of_integers}
+        if row.of_integers:
+            attributes["operands"] = (Operand("x", types=ELEMENTS),)
+        doc = contract(row.doc, onnx=f"{', '.join(row.operators)}.", differs=row.differs)
+        derive(Unary, row.number, row.name, doc=doc, module=module, entry=row.entry, **attributes)
+
+
+PASSES = "passes integers on unchanged."
+
+functions(
+    (
+        Function(41, "Abs", "Absolute value.", ("Abs",), PASSES, of_integers=True, entry=False),
+        Function(179, "Acos", "Arc cosine; NaN outside [-1, 1].", ("Acos",)),
+        Function(181, "Asin", "Arc sine; NaN outside [-1, 1].", ("Asin",)),
+        Function(183, "Atan", "Arc tangent.", ("Atan",)),
+        Function(195, "Ceil", "Smallest whole number that is not less.", ("Ceil",)),
+        Function(178, "Cos", "Cosine of radians.", ("Cos",)),
+        Function(307, "Erf", "Gauss error function.", ("Erf",)),
+        Function(141, "Exp", "e to the power of x.", ("Exp",), entry=False),
+        Function(186, "Floor", "Largest whole number that is not greater.", ("Floor",)),
+        Function(184, "Log", "Natural logarithm; -inf at 0, NaN below.", ("Log",)),
+        Function(
+            70, "Neg", "Negative value; the smallest int8 and int32 stay as they are.", ("Neg",), of_integers=True
+        ),
+        Function(
+            185, "Reciprocal", "1 / x.", ("Reciprocal",), "0 stays 0 there; here it gives an infinity of its sign."
+        ),
+        Function(138, "Rsqrt", "1 / sqrt(x).", ("Sqrt", "Reciprocal")),
+        Function(176, "Sign", "-1, 0 or 1.", ("Sign",), PASSES, of_integers=True, entry=False),
+        Function(180, "Sin", "Sine of radians.", ("Sin",)),
+        Function(130, "Sqrt", "Square root; NaN below 0.", ("Sqrt",), entry=False),
+        Function(182, "Tan", "Tangent of radians.", ("Tan",)),
+    ),
+    __name__,
+)
 
 
 @layer(329, "Not")
 class Not(Layer):
     """Logical negation: 1 where x is 0, else 0.
 
-    Inputs: x [...] int8; other types are compared with 0.
-    Outputs: y, shape and type of x.
     ONNX: Cast to bool, Not, Cast back.
     TNN differs: passes float32 and int32 on unchanged.
     """
+
+    operands = (Operand("x", types=ANY),)
+    results = (LIKE_X,)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -279,11 +135,12 @@ class Not(Layer):
 class BitShift(Layer):
     """Shifts the bits of whole numbers; zeros follow, also behind a negative int32.
 
-    Inputs: x [...] int32 or uint32.
-    Outputs: y, shape and type of x.
     ONNX: BitShift for uint32. For int32 shifts to the left multiply; shifts to the right divide the upper and the
         lower 16 bits (BitwiseAnd) separately, which float32 division does without loss.
     """
+
+    operands = (Operand("x", types=(*INT32, np.dtype(np.uint32))),)
+    results = (LIKE_X,)
 
     direction: int = token("0 right, anything else left", default=0)
     bits: int = token("how far, 0 to 31", default=0, ge=0)
@@ -295,8 +152,6 @@ class BitShift(Layer):
         if x.dtype == np.uint32:
             direction = "LEFT" if self.direction else "RIGHT"
             return g.op("BitShift", x, g.const(np.array(self.bits, np.uint32)), direction=direction)
-        if x.dtype != np.int32:
-            raise UnsupportedLayer("element type is not supported", expected="int32 or uint32", found=x.dtype)
         if self.bits == 0:
             return x
         if self.direction:

@@ -8,20 +8,15 @@ and then lets :mod:`~tnn_serving.translate.row_walk` decide about the result.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import onnx_ir as ir
 
 from tnn_serving.emit.builder import LAYER_KEY, Value
 from tnn_serving.errors import TnnError
 from tnn_serving.graph import Graph, Input
-from tnn_serving.layers.base import INT32_MAX, Layer
-from tnn_serving.layers.reshape import Reshape
-from tnn_serving.layers.shape import Expand, Shape, Size, numbers
-from tnn_serving.layers.slice import StridedSlice, StridedSliceV2
+from tnn_serving.layers.base import Layer
 from tnn_serving.translate.free_dims import FreeDims
 from tnn_serving.translate.graph import check_shapes, translate
 from tnn_serving.translate.row_walk import rows_stay_apart
@@ -141,10 +136,10 @@ def _place(graph: Graph, node: ir.Node) -> str:
 
 
 def _with_free_batch(graph: Graph, fed: Sequence[Input], given: Sequence[str]) -> tuple[Graph, tuple[str, ...]]:
-    """A copy whose layers keep the batch where they said its default size, and the names of those layers."""
-    seen: dict[tuple[str, ...], Sequence[Value]] = {}
+    """A copy whose layers keep the batch where they had its default size as a literal, and the names of those."""
+    seen: dict[tuple[str, ...], Sequence[Value | None]] = {}
 
-    def look(layer: Layer, values: Sequence[Value]) -> None:
+    def look(layer: Layer, values: Sequence[Value | None]) -> None:
         seen[layer.outputs] = list(values)
 
     translate(graph, given=given, before=look)
@@ -152,83 +147,12 @@ def _with_free_batch(graph: Graph, fed: Sequence[Input], given: Sequence[str]) -
     layers, names = [], []
     for layer in graph.layers:
         made = None
-        if reached.intersection(layer.inputs) and not isinstance(layer, (Shape, Size)):
+        if reached.intersection(layer.inputs) and not layer.reads_dims_only:
             reached.update(layer.outputs)
-            rewrite = REWRITES.get(type(layer))
             values = seen.get(layer.outputs)
-            if rewrite is not None and values and layer.inputs[0] in reached:
-                made = rewrite(layer, values, fed[0].dims[0])
+            if values and layer.inputs[0] in reached:
+                made = layer.with_free_batch(values, fed[0].dims[0])
         layers.append(layer if made is None else made)
         if made is not None:
             names.append(layer.name)
     return dataclasses.replace(graph, layers=layers, proto_text=None, model_bytes=None), tuple(names)
-
-
-def _free_reshape(layer: Any, values: Sequence[Value], batch: int) -> Layer | None:
-    """[1, C, -1] copies the first dim instead; [1, T, C] of [T, C] infers it."""
-    assert isinstance(layer, Reshape)
-    x, *shape = values
-    if layer.axis or not x.rank or any(not value.constant for value in shape):
-        return None
-    entries = numbers(shape[0]) if shape else layer.shape
-    count = len(entries) if shape or layer.num_axes == -1 else min(layer.num_axes, len(entries))
-    entries = (*entries[:count], *(1 for _ in entries[count:]))
-    if not entries or entries[0] != batch:
-        return None
-    rest = [x.dims[k] if entry == 0 and k < x.rank else entry for k, entry in enumerate(entries)][1:]
-    if x.dims[0] == batch:
-        first = 0
-    elif -1 not in rest and batch * math.prod(n or 0 for n in rest) == math.prod(n or 0 for n in x.dims):
-        first = -1
-    else:
-        return None
-    return dataclasses.replace(layer, inputs=layer.inputs[:1], num_axes=-1, shape=(first, *entries[1:]))
-
-
-def _free_expand(layer: Any, values: Sequence[Value], batch: int) -> Layer | None:
-    """A literal first dim that the input has already is kept instead."""
-    assert isinstance(layer, Expand)
-    x, *shape = values
-    if not x.rank or any(not value.constant for value in shape):
-        return None
-    entries = numbers(shape[0]) if shape else layer.shape
-    if len(entries) != x.rank or entries[0] != batch or x.dims[0] != batch:
-        return None
-    return dataclasses.replace(layer, inputs=layer.inputs[:1], shape=(-1, *entries[1:]))
-
-
-def _free_slice(layer: Any, values: Sequence[Value], batch: int) -> Layer | None:
-    """A slice of the whole first axis, by number, becomes one to the end."""
-    assert isinstance(layer, StridedSlice)
-    if len(values) > 1 or not layer.ends or values[0].dims[:1] != (batch,):
-        return None
-    if (layer.begins[0], layer.strides[0]) != (0, 1) or layer.ends[0] < batch:
-        return None
-    return dataclasses.replace(layer, ends=(0, *layer.ends[1:]))
-
-
-def _free_slice_of_axes(layer: Any, values: Sequence[Value], batch: int) -> Layer | None:
-    """As :func:`_free_slice`, where axis 0 is named; an end of INT32_MAX is the end."""
-    assert isinstance(layer, StridedSliceV2)
-    x, *bounds = values
-    if x.dims[:1] != (batch,) or any(not value.constant for value in bounds):
-        return None
-    places = [k for k, axis in enumerate(layer.axes) if axis in (0, -x.rank)]
-    begins = numbers(bounds[0]) if bounds else layer.begins
-    ends = numbers(bounds[1]) if len(bounds) > 1 else layer.ends
-    if len(places) != 1 or not len(begins) == len(ends) == len(layer.axes):
-        return None
-    (place,) = places
-    if (begins[place], layer.strides[place]) != (0, 1) or not batch <= ends[place] < INT32_MAX:
-        return None
-    whole = (*ends[:place], INT32_MAX, *ends[place + 1 :])
-    return dataclasses.replace(layer, inputs=layer.inputs[:1], begins=tuple(begins), ends=whole)
-
-
-REWRITES: dict[type[Layer], Callable[[Any, Sequence[Value], int], Layer | None]] = {
-    Reshape: _free_reshape,
-    Expand: _free_expand,
-    StridedSlice: _free_slice,
-    StridedSliceV2: _free_slice_of_axes,
-}
-"""For each layer type that can hold a literal batch: the same layer without it, if there is one."""

@@ -7,14 +7,10 @@ follower reads the convolution; here it must be its only reader.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 
 from tnn_serving.graph import Graph
-from tnn_serving.layers.activation import ReLU, ReLU6
 from tnn_serving.layers.base import Layer
-from tnn_serving.layers.binary import Add
-from tnn_serving.layers.convolution import Convolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +19,7 @@ class Step:
 
     Attributes:
         index: of the layer in the graph.
-        layer: the layer as it stands in the graph.
+        layer: the layer as the graph has it.
         followers: layers merged into it, in file order.
         absorbed: the blob that it adds; ``None`` for none.
         after_activation: the blob is added behind the activation.
@@ -48,18 +44,11 @@ class Step:
     @property
     def activation(self) -> int:
         """Code of the activation inside a convolution, merged or its own; 0 for other layers."""
-        codes = [_activation(layer) for layer in self.followers]
-        return max([getattr(self.layer, "activation", 0), *codes])
+        return max(self.layer.fused_activation, *(layer.activation_code for layer in self.followers), 0)
 
     def merged(self) -> Layer:
         """The layer with its followers' activation and outputs."""
-        if not self.followers:
-            return self.layer
-        made = copy.copy(self.layer)
-        made.outputs = self.outputs
-        if isinstance(made, Convolution):
-            made.activation = self.activation
-        return made
+        return self.layer.fused(self.activation, self.outputs) if self.followers else self.layer
 
 
 def steps(graph: Graph) -> list[Step]:
@@ -70,10 +59,6 @@ def steps(graph: Graph) -> list[Step]:
     return _activations(graph, _additions(graph, _activations(graph, plain)))
 
 
-def _activation(layer: Layer) -> int:
-    return 1 if isinstance(layer, ReLU) else 2 if isinstance(layer, ReLU6) else 0
-
-
 def _activations(graph: Graph, found: list[Step]) -> list[Step]:
     done: list[Step] = []
     for step in found:
@@ -81,10 +66,8 @@ def _activations(graph: Graph, found: list[Step]) -> list[Step]:
         if (
             before is not None
             and not step.followers
-            and _activation(step.layer)
-            and isinstance(before.layer, Convolution)
-            and before.layer.quantized
-            and not before.activation
+            and step.layer.activation_code
+            and before.merged().takes_activation
             and _only_reader(graph, before, step.layer)
             and step.layer.outputs[0] in graph.scales
         ):
@@ -113,27 +96,17 @@ def _additions(graph: Graph, found: list[Step]) -> list[Step]:
 
 def _added(graph: Graph, before: Step, layer: Layer) -> str | None:
     """The other operand of an addition that moves into the convolution before it; ``None`` if it does not."""
-    if not (isinstance(layer, Add) and layer.quantized and len(layer.inputs) == 2 and _is_pointwise(before.layer)):
+    if not (layer.adds and layer.quantized and len(layer.inputs) == 2 and before.merged().takes_addition):
         return None
-    # TNN loses the addition altogether behind a ReLU6.
-    if before.activation == 2 or not _only_reader(graph, before, layer):
+    if not _only_reader(graph, before, layer):
         return None
     others = [name for name in layer.inputs if name not in before.outputs]
     return others[0] if len(others) == 1 and others[0] not in graph.constants else None
 
 
-def _is_pointwise(layer: Layer) -> bool:
-    return (
-        isinstance(layer, Convolution)
-        and layer.quantized
-        and tuple(layer.kernel) == (1, 1)
-        and tuple(layer.stride) == (1, 1)
-        and tuple(layer.pad) == (0, 0)
-        and layer.group == 1
-    )
-
-
 def _only_reader(graph: Graph, step: Step, reader: Layer) -> bool:
+    if len(step.outputs) != 1 or len(reader.outputs) != 1:
+        return False
     (blob,) = step.outputs
     return (
         blob in reader.inputs and blob not in graph.outputs and [r.name for r in graph.consumers(blob)] == [reader.name]

@@ -16,18 +16,19 @@ import onnx_ir as ir
 from tnn_serving.analysis import Blob
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.inference import IR_VERSION, OPSET
-from tnn_serving.emit.int8 import Absorbed, Codes, Form, Int8, Operands, Scale
+from tnn_serving.emit.int8 import Absorbed, Codes, Form, Int8, Scale
 from tnn_serving.emit.limits import UNLIMITED, Limits
-from tnn_serving.errors import ShapeError, TnnError, UnsupportedLayer, WeightsError, located
+from tnn_serving.errors import ShapeError, TnnError, WeightsError, located
 from tnn_serving.graph import Graph, Input
 from tnn_serving.layers.base import Layer, Reserved
+from tnn_serving.layers.operands import Operand
 from tnn_serving.pictures.conversion import PictureInput
 from tnn_serving.tensor import COMPUTED, DYNAMIC_RANGE_SUFFIX, SCALE_SUFFIX, DataType, Tensor
 from tnn_serving.translate.fusion import Step, steps
 from tnn_serving.translate.pictures import pixels
 from tnn_serving.version import VERSION
 
-LayerHook = Callable[[Layer, Sequence[Value]], None]
+LayerHook = Callable[[Layer, Sequence[Value | None]], None]
 
 
 @dataclass(slots=True)
@@ -86,7 +87,7 @@ def translate(
         pictures: inputs to take as uint8 pixels [N, H, W, C]. ``shapes`` and ``symbolic`` stay those of the network.
         form: how int8 layers are written.
         raw_int8: take and give int8 blobs as codes instead of real numbers.
-        before: called for each layer before it is translated, with its input values.
+        before: called for each layer before it is translated, with its input values; ``None`` for one that is not read.
         limits: of memory at these shapes, and of time.
 
     Raises:
@@ -298,7 +299,7 @@ class _Translator:
         with located(f"layer {step.index} `{layer.name}` ({layer.type})"):
             if blindly:
                 layer.to_onnx(self.builder)
-            self._check_arity(layer)
+            layer.check_counts()
             self.builder.scope = layer.name
             if layer.quantized:
                 self._int8_layer(step)
@@ -307,31 +308,49 @@ class _Translator:
             self.builder.scope = ""
 
     def _layer(self, layer: Layer) -> None:
-        inputs = [self._blob(name) for name in layer.inputs]
+        inputs = [
+            self._blob(name) if self._is_read(layer, name, role) else None
+            for name, role in zip(layer.inputs, layer.roles(), strict=True)
+        ]
+        layer.check_inputs(inputs)
         if self.before is not None:
             self.before(layer, inputs)
-        made = layer.to_onnx(self.builder, *inputs)
-        values = [made] if isinstance(made, Value) else list(made)
-        if len(values) != len(layer.outputs):
-            raise UnsupportedLayer("number of outputs differs", expected=len(values), found=len(layer.outputs))
-        for name, value in zip(layer.outputs, values, strict=True):
+        for name, value in zip(layer.outputs, layer.emit(self.builder, inputs), strict=True):
             self._check_new(name)
             self.values[name] = self._named(value, name)
 
     def _int8_layer(self, step: Step) -> None:
         layer = step.layer
-        codes = tuple(self._code(name) for name in layer.inputs if name not in self.graph.constants)
-        others = tuple(self._blob(name) for name in layer.inputs if name in self.graph.constants)
+        inputs = [
+            self._operand(name, role) if self._is_read(layer, name, role) else None
+            for name, role in zip(layer.inputs, layer.roles(), strict=True)
+        ]
+        values = [item.value if isinstance(item, Codes) else item for item in inputs]
+        layer.check_inputs(values, codes=True)
         if self.before is not None:
-            self.before(layer, [*(code.value for code in codes), *others])
+            self.before(layer, values)
         absorbed = None
         if step.absorbed is not None:
             absorbed = Absorbed(self._code(step.absorbed), step.after_activation)
         (name,) = step.outputs
         self._check_new(name)
-        self.codes[name] = step.merged().to_onnx_int8(
-            self.arithmetic, Operands(codes, others, absorbed), self._scale(name)
-        )
+        self.codes[name] = step.merged().emit_int8(self.arithmetic, inputs, self._scale(name), absorbed)
+
+    def _operand(self, name: str, role: Operand) -> Codes | Value:
+        """An input of an int8 layer: codes, but sizes and the like as they are."""
+        return self._blob(name) if name in self.graph.constants or role.replaces else self._code(name)
+
+    def _is_read(self, layer: Layer, name: str, role: Operand) -> bool:
+        """Whether a layer reads an input: not one that TNN ignores, nor one that nothing produces and that a parameter
+        replaces."""
+        if role.ignored:
+            return False
+        if not role.replaces or name in self.values or name in self.codes or name in self.graph.constants:
+            return True
+        if any(name in other.outputs for other in self.graph.layers):
+            return True
+        layer.warn(f"nothing produces input `{name}`; the parameters decide, as in TNN")
+        return False
 
     def _check_new(self, name: str) -> None:
         if name in self.values or name in self.codes:
@@ -368,16 +387,6 @@ class _Translator:
                 value = codes.value
                 shown[name] = Value(value.ir, np.dtype(np.float32), value.dims, known=value.known)
         return shown
-
-    @staticmethod
-    def _check_arity(layer: Layer) -> None:
-        for what, names, (least, most) in (
-            ("inputs", layer.inputs, layer.arity_in),
-            ("outputs", layer.outputs, layer.arity_out),
-        ):
-            if len(names) < least or (most is not None and len(names) > most):
-                wanted = str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
-                raise ShapeError(f"wrong number of {what}", expected=wanted, found=len(names))
 
     def _blob(self, name: str) -> Value:
         """A blob as layers take it that are not int8."""

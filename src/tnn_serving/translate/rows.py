@@ -1,6 +1,6 @@
-"""Where the rows of a batch lie in a value, and what a rule about an operator can ask of its operands.
+"""The row layout of a value, which says where its batch axis is, and what a rule can ask of an operator's operands.
 
-Everything is looked at with several numbers of rows at once: what scales with all of them is the batch.
+Every value is considered at several numbers of rows at once: what scales with all of them is the batch.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import onnx_ir as ir
 from tnn_serving.emit.inference import Dims
 
 COUNTS = (1, 2, 3)
-"""Numbers of rows that operators are looked at with."""
+"""Numbers of rows at which operators are considered."""
 
 
-class Mixes(Exception):
-    """An operator does not keep rows apart; the text is the predicate of a sentence about it."""
+class MixedRows(Exception):
+    """An operator makes rows depend on each other; the text is the predicate of a sentence about it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Where the rows lie: ``axis`` has size ``before * rows * behind``, in this order.
+class BatchAxis:
+    """The axis that holds the rows, of size ``before * rows * behind``, in this order.
 
     A batch on its own axis has 1 before and behind it; [N, T, C] flattened to [N*T, C] has T behind.
     """
@@ -34,39 +34,39 @@ class Rows:
     behind: int = 1
 
 
-class Other(Enum):
-    """A value that has no rows of its own."""
+class Unbatched(Enum):
+    """The layout of a value without a batch axis."""
 
     SAME = "the same, whatever the rows and their number"
     COUNT = "depends on the number of rows, not on what is in them"
 
 
-Lie = Rows | Other
+RowLayout = BatchAxis | Unbatched
 
 
 @dataclass(frozen=True, slots=True)
-class Operand:
+class Tracked:
     """A value at each of :data:`COUNTS`.
 
     Attributes:
         dtype: element type.
         dims: its dims; ``None`` where not even the rank is known.
         samples: its value, for small ones that follow from shapes and constants.
-        lie: where its rows are.
+        layout: where its batch axis is.
     """
 
     dtype: np.dtype
     dims: tuple[Dims | None, ...]
     samples: tuple[np.ndarray | None, ...]
-    lie: Lie
+    layout: RowLayout
 
     @property
     def rank(self) -> int:
-        """Number of dims. Raises Mixes if it is not known."""
+        """Number of dims. Raises MixedRows if it is not known."""
         ranks = {None if dims is None else len(dims) for dims in self.dims}
         rank = ranks.pop()
         if ranks or rank is None:
-            raise Mixes("takes a value whose rank is not known")
+            raise MixedRows("takes a value whose rank is not known")
         return rank
 
     def axis(self, axis: int) -> int:
@@ -79,12 +79,12 @@ class Operand:
         return sizes.pop() if len(sizes) == 1 else None
 
     def whole_dims(self) -> list[tuple[int, ...]]:
-        """All dims at each count. Raises Mixes if one is not known."""
+        """All dims at each count. Raises MixedRows if one is not known."""
         whole = []
         for dims in self.dims:
             sizes = tuple(size for size in dims or (None,) if size is not None)
             if dims is None or len(sizes) != len(dims):
-                raise Mixes("takes or gives a value whose size depends on data")
+                raise MixedRows("takes or gives a value whose size depends on data")
             whole.append(sizes)
         return whole
 
@@ -95,43 +95,43 @@ class Call:
 
     node: ir.Node
     opset: int
-    inputs: tuple[Operand | None, ...]
-    outputs: tuple[Operand, ...]
+    inputs: tuple[Tracked | None, ...]
+    outputs: tuple[Tracked, ...]
 
-    def given(self, index: int) -> Operand | None:
+    def given(self, index: int) -> Tracked | None:
         """An operand, ``None`` if it is left out."""
         return self.inputs[index] if index < len(self.inputs) else None
 
-    def need(self, index: int) -> Operand:
+    def need(self, index: int) -> Tracked:
         """An operand that must be there."""
         found = self.given(index)
         if found is None:
-            raise Mixes(f"lacks operand {index}")
+            raise MixedRows(f"lacks operand {index}")
         return found
 
-    def rows(self, index: int) -> Rows | None:
-        """Where the rows of an operand are; ``None`` for one without. Raises Mixes if it depends on their number."""
+    def rows(self, index: int) -> BatchAxis | None:
+        """The batch axis of an operand; ``None`` for one without. Raises MixedRows if it depends on their number."""
         operand = self.given(index)
-        if operand is None or operand.lie is Other.SAME:
+        if operand is None or operand.layout is Unbatched.SAME:
             return None
-        if isinstance(operand.lie, Rows):
-            return operand.lie
-        raise Mixes("computes with the number of rows")
+        if isinstance(operand.layout, BatchAxis):
+            return operand.layout
+        raise MixedRows("computes with the number of rows")
 
     def only(self, *allowed: int) -> None:
-        """Raises Mixes if another operand than the allowed ones has rows or depends on their number."""
+        """Raises MixedRows if another operand than the allowed ones has rows or depends on their number."""
         for index in range(len(self.inputs)):
             if index not in allowed and self.rows(index) is not None:
-                raise Mixes(f"takes operand {index} from the rows")
+                raise MixedRows(f"takes operand {index} from the rows")
 
     def known(self, index: int) -> list[np.ndarray] | None:
-        """The value of a shape operand at each count; ``None`` if it is left out. Raises Mixes if it is unknown."""
+        """The value of a shape operand at each count; ``None`` if it is left out. Raises MixedRows if it is unknown."""
         operand = self.given(index)
         if operand is None:
             return None
         samples = [sample for sample in operand.samples if sample is not None]
         if len(samples) != len(COUNTS):
-            raise Mixes("takes sizes or places that depend on data")
+            raise MixedRows("takes sizes or places that depend on data")
         return samples
 
     def fixed(self, index: int) -> list[int] | None:
@@ -140,7 +140,7 @@ class Call:
         if samples is None:
             return None
         if any(not np.array_equal(sample, samples[0]) for sample in samples):
-            raise Mixes("takes axes or places that depend on the number of rows")
+            raise MixedRows("takes axes or places that depend on the number of rows")
         return [int(number) for number in samples[0].reshape(-1)]
 
     def number(self, name: str, default: int) -> int:
@@ -153,21 +153,21 @@ class Call:
         return None if found is None else [int(number) for number in found]
 
     def steady(self, index: int, place: int | None) -> None:
-        """Raises Mixes if entries of a shape operand, but the one at ``place``, depend on the number of rows."""
+        """Raises MixedRows if entries of a shape operand, but the one at ``place``, depend on the number of rows."""
         for sample in self.known(index) or []:
             first = (self.known(index) or [])[0]
             if any(k != place and number != first[k] for k, number in enumerate(sample)):
-                raise Mixes("takes sizes or places from the number of rows")
+                raise MixedRows("takes sizes or places from the number of rows")
 
     def text(self, name: str, default: str) -> str:
         """An attribute."""
         return str(self.node.attributes.get_string(name, default))
 
 
-def apart(rows: Rows | None, axes: Sequence[int]) -> None:
-    """Raises Mixes if the rows are on one of the axes that an operator works along."""
+def apart(rows: BatchAxis | None, axes: Sequence[int]) -> None:
+    """Raises MixedRows if one of the axes that an operator works along holds the rows."""
     if rows is not None and rows.axis in axes:
-        raise Mixes(f"works along axis {rows.axis}, which holds the rows")
+        raise MixedRows(f"works along axis {rows.axis}, which holds the rows")
 
 
 def scaled_axes(dims: Sequence[tuple[int, ...]]) -> list[int] | None:
@@ -186,4 +186,5 @@ def scaled_axes(dims: Sequence[tuple[int, ...]]) -> list[int] | None:
 
 
 def spelled(dims: Sequence[tuple[int, ...]]) -> str:
+    """Dims per number of rows, for a message."""
     return ", ".join(f"{list(at)} for {count}" for at, count in zip(dims, COUNTS, strict=True))

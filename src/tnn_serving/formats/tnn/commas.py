@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from tnn_serving.errors import ProtoError
-from tnn_serving.layers.base import is_known
+from tnn_serving.layers.registry import is_known
 
 HEAD = 4
 """Words that a layer begins with: type, name, number of inputs, number of outputs."""

@@ -22,7 +22,8 @@ from tnn_serving.formats.tnn.payload import (
 )
 from tnn_serving.formats.tnn.tensor import ByteReader, ByteWriter, shown
 from tnn_serving.graph import Entry, EntryHeader, Graph, ModelBytes, Payload
-from tnn_serving.layers.base import Layer, Reserved, declaration, is_known, type_number, type_of_number
+from tnn_serving.layers.base import Layer, Reserved
+from tnn_serving.layers.registry import declaration, is_known, type_number, type_of_number
 from tnn_serving.tensor import PROTO_V1, PROTO_V2, SCALE_SUFFIX, BlobScale, Tensor
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def read_weights(graph: Graph, data: memoryview) -> None:
 def needs_entry(layer: Layer) -> bool:
     """A layer that cannot run without an entry: it has a buffer that always follows, and no further input instead."""
     always = any(spec.form == "tensor" and spec.when is None and spec.when_int8 is None for spec in layer.payload)
-    return always and len(layer.inputs) <= layer.arity_in[0]
+    return always and len(layer.inputs) <= layer.input_range()[0]
 
 
 def _read_count(reader: ByteReader, kept: ModelBytes) -> int:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from tnn_serving.errors import WeightsError, located
 from tnn_serving.formats.tnn.tensor import EMPTY, ByteReader, ByteWriter
 from tnn_serving.graph import Payload
-from tnn_serving.layers.base import Layer, Stored
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.weights import Stored
 from tnn_serving.tensor import BlobScale, DataType, Tensor
 
 log = logging.getLogger(__name__)

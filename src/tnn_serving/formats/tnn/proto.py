@@ -15,7 +15,8 @@ from typing import Literal
 from tnn_serving.errors import FormatError, ProtoError, located
 from tnn_serving.formats.tnn.commas import begins_layer, missing_comma, missing_comma_named
 from tnn_serving.graph import Graph, Input, LayerText, ProtoText
-from tnn_serving.layers.base import Layer, make
+from tnn_serving.layers.base import Layer
+from tnn_serving.layers.registry import make
 from tnn_serving.tensor import PROTO_V1, PROTO_V2, DataType
 
 log = logging.getLogger(__name__)

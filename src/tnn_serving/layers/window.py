@@ -1,0 +1,106 @@
+"""Windows that slide over spatial axes: TNN's padding types as ONNX attributes or shape arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tnn_serving.emit.builder import Builder, Value
+from tnn_serving.errors import ShapeError, UnsupportedLayer
+
+PAD_TYPES = {-1: "explicit", 0: "SAME", 1: "VALID"}
+
+
+def same_valid(
+    g: Builder, x: Value, *, pad_type: int, kernel: Sequence[int], reach: Sequence[int], stride: Sequence[int]
+) -> Value:
+    """Pads and crops the spatial axes of ``x`` so that a convolution without padding gives TNN's SAME or VALID.
+
+    Per axis with size n, kernel k and stride s: out = ceil(n/s) for SAME, ceil((n-k+1)/s) for VALID; the total
+    t = (out-1)*s + k - n is split t/2 (toward zero) in front. A negative front crops: TNN's first window then
+    starts inside the input, where TensorFlow's starts at 0. What is behind follows from the size of the output.
+
+    Args:
+        kernel: sizes that decide output and front.
+        reach: sizes of the windows, dilation included.
+    """
+    axes = range(2, 2 + len(kernel))
+    fronts, crops, ends, backs = [], [], [], []
+    one = g.ints(1)
+    for axis, k, ke, s in zip(axes, kernel, reach, stride, strict=True):
+        n = g.size(x, axis)
+        step = g.ints(s)
+        starts = n if pad_type == 0 else g.op("Sub", n, g.ints(k - 1))
+        out = g.op("Div", g.op("Add", starts, g.ints(s - 1)), step)
+        last = g.op("Mul", g.op("Sub", out, one), step)
+        span = g.op("Add", last, g.ints(ke))
+        total = g.op("Sub", g.op("Add", last, g.ints(k)), n)
+        zero = g.ints(0)
+        front = g.op("Div", g.op("Max", total, zero), g.ints(2))
+        crop = g.op("Div", g.op("Max", g.op("Sub", zero, total), zero), g.ints(2))
+        back = g.op("Max", g.op("Sub", g.op("Sub", span, g.op("Sub", n, crop)), front), zero)
+        fronts.append(front)
+        crops.append(crop)
+        ends.append(n)
+        backs.append(back)
+    order = g.ints(*axes)
+    cropped = g.op("Slice", x, g.op("Concat", *crops, axis=0), g.op("Concat", *ends, axis=0), order)
+    pads = g.op("Concat", *fronts, *backs, axis=0)
+    return g.op("Pad", cropped, pads, None, order)
+
+
+def window(
+    g: Builder,
+    x: Value,
+    *,
+    pad_type: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    pads: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    undilated: bool = False,
+) -> tuple[Value, dict[str, Any]]:
+    """The input and the ONNX padding attributes that give a convolution TNN's padding, at any size of the input.
+
+    Explicit pads, SAME at stride 1 and VALID at strides up to 2 need no shape arithmetic. SAME with a stride is
+    ONNX's SAME_UPPER where its first window does not start inside the input; ONNX Runtime refuses that attribute
+    with dilation, so such layers, and the cropping ones, compute their pads from the size.
+
+    Args:
+        pads: zeros before and behind, for each axis; only explicit padding looks at them.
+        undilated: SAME and VALID ignore the dilation of the kernel, as TNN does for one axis.
+
+    Raises UnsupportedLayer for pad types that TNN refuses, ShapeError for strides or kernels that make no sense.
+    """
+    if any(s < 1 for s in stride) or any(k < 1 for k in kernel) or any(d < 1 for d in dilation):
+        raise ShapeError(
+            "kernel, stride and dilation must be at least 1",
+            found=f"kernel {tuple(kernel)}, stride {tuple(stride)}, dilation {tuple(dilation)}",
+        )
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    counted = list(kernel) if undilated else reach
+    if pad_type == -1:
+        return x, {"pads": [*(front for front, _ in pads), *(back for _, back in pads)]}
+    if pad_type == 0 and all(s == 1 for s in stride):
+        fronts = [(k - 1) // 2 for k in counted]
+        return x, {"pads": [*fronts, *(ke - 1 - front for ke, front in zip(reach, fronts, strict=True))]}
+    if (
+        pad_type == 0
+        and all(d == 1 for d in dilation)
+        and all(s - ke <= 1 for s, ke in zip(stride, reach, strict=True))
+    ):
+        return x, {"auto_pad": "SAME_UPPER"}
+    none = [0] * len(reach)
+    if pad_type == 1 and all(s <= 2 for s in stride):
+        return x, {"pads": [*none, *(ke - k for ke, k in zip(reach, counted, strict=True))]}
+    if pad_type in (0, 1):
+        padded = same_valid(g, x, pad_type=pad_type, kernel=counted, reach=reach, stride=stride)
+        return padded, {"pads": [*none, *none]}
+    raise UnsupportedLayer("padding type is not supported", expected=PAD_TYPES, found=pad_type)
+
+
+def check_extent(y: Value) -> Value:
+    """The result of a window operator. Raises ShapeError if the window does not fit the input anywhere."""
+    if any(size is not None and size < 1 for size in y.dims[2:]):
+        raise ShapeError("window does not fit the input", expected="at least 1 on each axis", found=list(y.dims))
+    return y
