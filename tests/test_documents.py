@@ -23,6 +23,7 @@ from tnn_serving.layers import declaration, is_known, type_number
 from tnn_serving.layers.base import Reserved
 from tnn_serving.layers.registry import declared
 from tnn_serving.look import compare, profile, summary
+from tnn_serving.network import views
 from tnn_serving.soak.run import Soak
 from tnn_serving.tune import goal as tune_goal
 from tnn_serving.tune import report as tune_report
@@ -108,8 +109,8 @@ def test_type_numbers_are_listed() -> None:
 
 KEYS = {
     "`inspect`": summary.Summary,
-    "of a layer": summary.LayerSummary,
-    "of a weight": summary.WeightSummary,
+    "of a layer": views.LayerView,
+    "of a weight": views.WeightView,
     "`compare`": compare.Comparison,
     "`check`": checked.Checked,
     "of a model": checked.CheckedModel,

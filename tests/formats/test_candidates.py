@@ -16,7 +16,8 @@ from tests.formats.test_content import onnx_bytes
 from tnn_serving.check.repository import check
 from tnn_serving.errors import FormatError, ServerError
 from tnn_serving.formats.candidates import copies, has_suffix
-from tnn_serving.formats.tnn.files import model_files, onnx_file
+from tnn_serving.formats.onnx import onnx_file
+from tnn_serving.formats.tnn.files import model_files
 from tnn_serving.random_weights import network_name
 from tnn_serving.repository import check_repository, is_ours, model_folders
 from tnn_serving.triton.background import OneModel
