@@ -16,13 +16,14 @@ from typing_extensions import Unpack
 
 from tnn_serving.admission import Admission, not_taken
 from tnn_serving.analysis import Analysis, Blob
-from tnn_serving.choice import Candidate, Choice, PrecisionChoice, choose, read_precision
 from tnn_serving.emit.int8 import Form
-from tnn_serving.engines import ENGINES, Engine, NodeTime, Options, Shapes, TensorSpec, engine_named
-from tnn_serving.engines.base import Arrays, Precision
-from tnn_serving.engines.choices import Choices
+from tnn_serving.engines import ENGINES, Engine, NodeTime, Options, Precision, Shapes, TensorSpec
+from tnn_serving.engines.base import Arrays
+from tnn_serving.engines.choose import Candidate, Choice, PrecisionChoice, choose, read_precision
 from tnn_serving.engines.cpu import Cpu, available_cores, cpu_name
+from tnn_serving.engines.measurements import Measurements
 from tnn_serving.engines.shapes import NO_SHAPES, Allocate, ShapeCache, ShapeLimits, zeros
+from tnn_serving.engines.trial import TrialInputs
 from tnn_serving.errors import ConfigError, EngineError, RequestError, located
 from tnn_serving.graph import Graph
 from tnn_serving.network.analyse import analyse
@@ -50,8 +51,8 @@ def load(
     Args:
         source: a model folder (its highest version) or a version folder, a .tnnproto with its .tnnmodel beside it,
             an .onnx, (proto, model) as paths or bytes, the bytes of an .onnx, an ``onnx.ModelProto``, or a graph.
-        engine: "openvino", "onnxruntime", or "auto": the one that is measured to be faster at the default shapes,
-            among those that can run the network.
+        engine: the name of an engine, or "auto": the one that is measured to be fastest at the default shapes, among
+            those that can run the network and agree about the answer.
         int8: "exact" gives TNN's code everywhere; "fast" uses the engine's int8 kernels, within one step a layer;
             "auto" is fast where the processor and the network make it safe.
         raw_int8: int8 blobs are codes at the border too, instead of float32.
@@ -171,18 +172,19 @@ class Model:
         self._blobs = {blob.name: _spec(blob) for blob in analysis.blobs}
         self.sizes = {blob.name: tuple(dim or 0 for dim in blob.dims) for blob in analysis.inputs}
         self.sizes.update({name: tuple(shape) for name, shape in (typical or {}).items() if name in self.sizes})
-        self._engines = engine_named(engine)
+        self._engines = ENGINES.named(engine)
         self._precision = read_precision(precision)
         self._translations = _Translations(network, analysis, translation, self._served)
-        chosen, self.choice = self._choose(self._precision, {**self.samples(), **(samples or {})})
+        self.sized: Arrays = {}
+        chosen, self.choice = self._choose(self._precision, samples or {})
         self.network = self._translations.settled()
         self._admission = Admission(self.network, analysis)
         # Other outputs are compiled on the same engine, and on another one only if that cannot.
         self._engines.sort(key=lambda one: one.name != self.choice.engine)
         self._compiled[self._served, ()] = chosen.compiled
         if analysis.quantized:
-            self.int8 = chosen.int8
-            log.info("%s: int8 layers in %s form: %s", network.source, chosen.int8.form.value, chosen.int8.reason)
+            self.int8 = network.int8_form(ENGINES[self.choice.engine], self._int8, self._cpu)
+            log.info("%s: int8 layers in %s form: %s", network.source, self.int8.form.value, self.int8.reason)
 
     @classmethod
     def of(
@@ -343,36 +345,46 @@ class Model:
         self, engine: Engine, precision: Precision, outputs: tuple[str, ...], fed: tuple[str, ...]
     ) -> Candidate:
         analysis = self.analysis
-        decision = self.network.int8_form(engine.name, self._int8, self._cpu)
-        made = self._translations.onnx(Variant(outputs, fed, analysis.pictures, decision.form, analysis.raw_int8))
-        exact = analysis.quantized and decision.form is Form.EXACT
+        form = self.network.int8_form(engine, self._int8, self._cpu).form
+        made = self._translations.onnx(self._variant(outputs, fed, form))
+        exact = form is Form.EXACT
+        options = replace(self._options, precision=precision, exact_codes=analysis.quantized and exact)
         with located(analysis.source):
-            general = engine.compile(made, replace(self._options, precision=precision, exact_codes=exact))
+            general = engine.compile(made, options)
         inputs = [spec for spec in self.inputs if spec.name not in analysis.optional or spec.name in fed]
-        many = (self._options.threads or available_cores().count) if self._options.elastic else 1
-        return Candidate(ShapeCache(general, inputs, self._limits, analysis.weight_bytes, many), decision)
+        streams = (options.threads or available_cores().count) if options.concurrent else 1
+        compiled = ShapeCache(general, inputs, self._limits, analysis.weight_bytes, streams, self.sized)
+        return Candidate(compiled, exact)
 
-    def _choose(self, precision: PrecisionChoice, feeds: Arrays) -> tuple[Candidate, Choice]:
+    def _variant(self, outputs: tuple[str, ...], fed: tuple[str, ...], form: Form) -> Variant:
+        return Variant(outputs, fed, self.analysis.pictures, form, self.analysis.raw_int8)
+
+    def _choose(self, precision: PrecisionChoice, samples: Arrays) -> tuple[Candidate, Choice]:
         """Compiles the network's own outputs on the engine, and in the precision, that they are to run in."""
+        form = self.network.int8_form(self._engines[0], self._int8, self._cpu).form
+        trial = TrialInputs(self._translations.onnx(self._variant(self._served, (), form)), self.samples())
+        self.sized = trial.sized
+        trials = ({**feeds, **samples} for feeds in trial)
+        shapes = {name: array.shape for name, array in {**self.samples(), **samples}.items()}
 
         def compile(engine: Engine, precision: Precision) -> Candidate:
             made = self._compile(engine, precision, self._served, ())
             if self._limits.count:  # fixed shapes are measured where fixed shapes will run
-                with suppress(EngineError):  # the shapes may be nobody's but ours; measuring will tell
-                    made.compiled.warm({name: array.shape for name, array in feeds.items()})
+                with suppress(EngineError):  # requests may come in other shapes; measuring will show
+                    made.compiled.warm(shapes)
             return made
 
         if len(self._engines) == 1 and precision == "f32":
-            return choose(self._engines, precision, compile, feeds, self._cpu)
-        choices = Choices(self._options.cache_dir)
-        facts = self.facts() if choices.kept else {}
-        kept = choices.get(facts)
-        if kept is not None:
-            choice = Choice(kept["engine"], kept["precision"], f"{kept['reason']}, measured earlier", kept["error"])
+            return choose(self._engines, precision, compile, trials, self._cpu)
+        measurements = Measurements(self._options.cache_dir)
+        facts = self.facts() if measurements.stored else {}
+        known = measurements.get(facts)
+        if known is not None:
+            choice = Choice(known["engine"], known["precision"], f"{known['reason']}, measured earlier", known["error"])
             with suppress(EngineError):
                 return compile(ENGINES[choice.engine], choice.precision), choice
-        candidate, choice = choose(self._engines, precision, compile, feeds, self._cpu)
-        choices.put(facts, asdict(choice))
+        candidate, choice = choose(self._engines, precision, compile, trials, self._cpu)
+        measurements.put(facts, asdict(choice))
         return candidate, choice
 
     # ---- measuring ----
@@ -385,6 +397,8 @@ class Model:
         Args:
             rows: replaces the first dim of each.
             integers: least, and one more than the largest; 0 alone is right for indices, which they mostly are.
+
+        Inputs that decide a size, an index or a count have values that the network is likely to take.
         """
         random = np.random.default_rng(seed)
         made = {}
@@ -392,7 +406,9 @@ class Model:
             if spec.name in self.analysis.optional:
                 continue
             shape = self.sizes[spec.name] if rows is None else (rows, *self.sizes[spec.name][1:])
-            if spec.dtype.kind == "f":
+            if spec.name in self.sized and self.sized[spec.name].shape == shape:
+                made[spec.name] = self.sized[spec.name]
+            elif spec.dtype.kind == "f":
                 made[spec.name] = random.standard_normal(shape).astype(spec.dtype)
             elif spec.name in self.analysis.pictures:
                 made[spec.name] = random.integers(0, 256, shape).astype(spec.dtype)
@@ -413,7 +429,7 @@ class Model:
 
         ``None`` if several run as one does.
         """
-        found = self._executable(self._served, self._admission.check(feeds)[0]).crowded(feeds)
+        found = self._executable(self._served, self._admission.check(feeds)[0]).concurrent(feeds)
         if found is None:
             return None
         executable, streams = found
@@ -433,8 +449,8 @@ class Model:
             "shapes": {name: list(shape) for name, shape in sorted(self.sizes.items())},
             "fixed": bool(self._limits.count),
             "pictures": repr(sorted(self.analysis.pictures.items())),
-            "engines": {engine.name: engine.version() for engine in ENGINES.values() if engine in self._engines},
-            "threads": [self._options.threads, self._options.streams, self._options.elastic],
+            "engines": {engine.name: engine.version() for engine in self._engines},
+            "threads": [self._options.threads, self._options.streams, self._options.concurrent],
             "precision": self._precision,
             "int8": [self._int8, self.analysis.raw_int8],
             "settings": self._facts,

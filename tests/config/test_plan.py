@@ -37,5 +37,5 @@ def test_cores_are_divided_and_it_is_said_why(
     default: dict[str, Any] = {"instances": 1, "threads": 0, "streams": 0, "hint": "AUTO"}
     made = plan(FOUR, **{**default, **asked})
     assert (made.threads, made.streams, made.in_flight) == (threads, streams, in_flight)
-    assert made.elastic == (in_flight > streams + 1)
+    assert made.concurrent == (in_flight > streams + 1)
     assert reason in made.reason

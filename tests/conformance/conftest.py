@@ -11,7 +11,7 @@ import pytest
 
 from tests.conformance.differences import ENGINES
 from tests.recordings import case_ids
-from tnn_serving.engines.select import ENGINES as COMPILERS
+from tnn_serving.engines import ENGINES as COMPILERS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tnn_serving.engines import ENGINES, Options, engine_named
+from tnn_serving.engines import ENGINES, Options
 from tnn_serving.engines.cpu import Cpu, read_flags
 from tnn_serving.errors import ConfigError, EngineError
 
@@ -187,10 +187,10 @@ def test_what_openvino_computes_otherwise_it_refuses() -> None:
 
 
 def test_names() -> None:
-    assert [e.name for e in engine_named("auto")] == list(ENGINES)
-    assert [e.name for e in engine_named("onnxruntime")] == ["onnxruntime"]
+    assert [e.name for e in ENGINES.named("auto")] == list(ENGINES)
+    assert [e.name for e in ENGINES.named("onnxruntime")] == ["onnxruntime"]
     with pytest.raises(ConfigError, match="auto, openvino, onnxruntime"):
-        engine_named("ort")
+        ENGINES.named("ort")
     assert all(e.version() for e in ENGINES.values())
 
 

@@ -75,9 +75,9 @@ def test_what_a_shape_would_run_on_can_be_measured_without_keeping_it() -> None:
         made.run({"x": np.ones((3, 2), np.float32)})
     shapes.warm({"x": (2, 3)})
     assert shapes.fixed(x) is shapes.fixed(x)
-    assert shapes.crowded(x) is None
-    assert cache(count=0).crowded(x) is None
-    side_by_side = ShapeCache(shapes.general, [X], ShapeLimits(), 0, streams=2).crowded(x)
+    assert shapes.concurrent(x) is None
+    assert cache(count=0).concurrent(x) is None
+    side_by_side = ShapeCache(shapes.general, [X], ShapeLimits(), 0, streams=2).concurrent(x)
     assert side_by_side is not None
     executable, streams = side_by_side
     assert streams == 2

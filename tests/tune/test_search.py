@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from tnn_serving.engines import ENGINES
 from tnn_serving.tune.goal import Goal, Point, Trial
 from tnn_serving.tune.search import ENOUGH_ROUNDS, Outcome, search
 from tnn_serving.tune.space import DEFAULT, PARAMETER, Candidate, Space
 
-ENGINES = ("openvino", "onnxruntime")
+EVERY = list(ENGINES.values())
 
 
 def point(concurrency: int, p50_ms: float, *, p99_ms: float | None = None, rate: float | None = None) -> Point:
@@ -69,7 +70,7 @@ def run(machine: Machine, space: Space, budget_s: float = 120, goal: Goal | None
     return search(space, goal or Goal("latency"), machine, budget_s, clock=machine.clock)
 
 
-SPACE = Space(cores=4, engines=ENGINES, most_rows=8)
+SPACE = Space(cores=4, engines=EVERY, most_rows=8)
 
 
 def speed(candidate: Candidate) -> float:
@@ -168,7 +169,7 @@ def test_candidates_that_cannot_run_are_left_out() -> None:
 
 def test_nothing_to_try_leaves_the_default_unconfirmed() -> None:
     fixed = frozenset([*PARAMETER, "instances"])
-    outcome = run(Machine(speed), Space(cores=4, engines=ENGINES, fixed=fixed))
+    outcome = run(Machine(speed), Space(cores=4, engines=EVERY, fixed=fixed))
     assert [trial.candidate for trial in outcome.trials] == [DEFAULT]
     assert not outcome.confirmed
 
@@ -237,7 +238,7 @@ def test_the_bound_decides(bound: float) -> None:
 
 
 def test_corners_are_engines_precisions_and_ways_to_divide_the_cores() -> None:
-    labels = [str(one) for one in Space(cores=2, engines=ENGINES, bf16=True).coarse()]
+    labels = [str(one) for one in Space(cores=2, engines=EVERY, bf16=True).coarse()]
     assert labels == [
         "openvino",
         "onnxruntime",
@@ -246,12 +247,12 @@ def test_corners_are_engines_precisions_and_ways_to_divide_the_cores() -> None:
         "onnxruntime, THROUGHPUT",
         "openvino, bf16, THROUGHPUT",
     ]
-    assert [str(one) for one in Space(cores=1, engines=ENGINES).coarse()] == list(ENGINES)
+    assert [str(one) for one in Space(cores=1, engines=EVERY).coarse()] == list(ENGINES)
 
 
 def test_what_was_found_before_comes_first() -> None:
     before = Candidate(engine="onnxruntime", rows=4)
-    assert Space(cores=2, engines=ENGINES, earlier=before).coarse()[0] == before
+    assert Space(cores=2, engines=EVERY, earlier=before).coarse()[0] == before
 
 
 def steps(space: Space, at: Candidate) -> Sequence[str]:
@@ -260,7 +261,7 @@ def steps(space: Space, at: Candidate) -> Sequence[str]:
 
 def test_neighbours_differ_in_one_step() -> None:
     at = Candidate(engine="openvino")
-    assert steps(Space(cores=8, engines=ENGINES, most_rows=64), at) == [
+    assert steps(Space(cores=8, engines=EVERY, most_rows=64), at) == [
         "openvino, 1 row",
         "openvino, 2 rows",
         "openvino, 2 streams",
@@ -269,7 +270,7 @@ def test_neighbours_differ_in_one_step() -> None:
         "onnxruntime",
     ]
     wide = Candidate(engine="openvino", streams=4, threads=4, rows=32)
-    assert steps(Space(cores=8, engines=ENGINES, most_rows=64), wide) == [
+    assert steps(Space(cores=8, engines=EVERY, most_rows=64), wide) == [
         "openvino, 4 streams, 4 threads, 16 rows",
         "openvino, 2 streams, 4 threads, 32 rows",
         "openvino, THROUGHPUT, 4 threads, 32 rows",
@@ -281,12 +282,12 @@ def test_neighbours_differ_in_one_step() -> None:
 
 
 def test_rows_are_not_varied_where_requests_are_not_joined() -> None:
-    assert not any("row" in step for step in steps(Space(cores=2, engines=ENGINES), Candidate(engine="openvino")))
+    assert not any("row" in step for step in steps(Space(cores=2, engines=EVERY), Candidate(engine="openvino")))
 
 
 @pytest.mark.parametrize("name", [*PARAMETER, "instances"])
 def test_what_is_fixed_is_never_set(name: str) -> None:
-    space = Space(cores=8, engines=ENGINES, bf16=True, most_rows=64, fixed=frozenset({name}))
+    space = Space(cores=8, engines=EVERY, bf16=True, most_rows=64, fixed=frozenset({name}))
     frontier, seen = space.coarse(), set()
     while frontier:
         one = frontier.pop()

@@ -17,7 +17,7 @@ from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig, T
 from tnn_serving.config.reading import CommandLine, try_settings
 from tnn_serving.config.reshape import has_shape
 from tnn_serving.config.settings import ModelSettings
-from tnn_serving.engines import TensorSpec, engine_named
+from tnn_serving.engines import ENGINES, TensorSpec
 from tnn_serving.errors import TnnError
 from tnn_serving.network.formats import versions
 
@@ -88,7 +88,7 @@ def settings_of(config: ModelConfig, options: CommandLine, findings: list[Findin
     findings += [of_error(problem, CONFIG_FILE) for problem in problems]
     findings += [Finding("warning", CONFIG_FILE, text) for text in warnings]
     try:
-        engine_named(settings.engine)
+        ENGINES.named(settings.engine)
     except TnnError as error:
         findings.append(of_error(error, CONFIG_FILE))
     if config.max_batch_size < 0:

@@ -69,7 +69,7 @@ def bench(
     layers: Annotated[
         bool, typer.Option("--layers", help="Time each layer of a MODEL instead, in this process, without a server.")
     ] = False,
-    engine: Annotated[str, typer.Option(help="With --layers: auto, openvino or onnxruntime.")] = "auto",
+    engine: Annotated[str, typer.Option(help="With --layers: auto, or the name of an engine.")] = "auto",
     runs: Annotated[int, typer.Option(min=1, help="With --layers: inferences to average.")] = RUNS,
     sort: Annotated[Order, typer.Option(help="With --layers: of the table.")] = "time",
     json: JsonFlag = False,

@@ -17,20 +17,20 @@ class Plan:
     Attributes:
         threads: of the engine, all streams together.
         streams: inferences that run in parallel.
-        elastic: when more inferences than that are requested at a time, each gets one thread.
+        concurrent: when more inferences than that are requested at a time, each gets one thread.
         reason: the numbers and where they come from, as a sentence.
     """
 
     threads: int
     streams: int
-    elastic: bool
+    concurrent: bool
     reason: str
 
     @property
     def in_flight(self) -> int:
         """Executions that an instance may have begun: one more than run, so that the input of the next one is read and
         the answer of the last one sent while the engine works."""
-        return (self.threads if self.elastic else self.streams) + 1
+        return (self.threads if self.concurrent else self.streams) + 1
 
 
 def plan(cores: Cores, *, instances: int, threads: int, streams: int, hint: PerformanceHint) -> Plan:
@@ -45,7 +45,7 @@ def plan(cores: Cores, *, instances: int, threads: int, streams: int, hint: Perf
             number of inferences in parallel.
     """
     used = threads or cores.count
-    elastic = hint == "AUTO" and not streams and instances == 1 and used > 1
+    concurrent = hint == "AUTO" and not streams and instances == 1 and used > 1
     if streams:
         parallel, why = streams, "as configured"
     elif hint == "THROUGHPUT":
@@ -53,8 +53,8 @@ def plan(cores: Cores, *, instances: int, threads: int, streams: int, hint: Perf
     elif instances > 1:
         parallel, why = min(instances, used), f"{instances} instances"
     else:
-        parallel, why = 1, f"{hint}: all threads for one inference" + (", one for each at high load" * elastic)
+        parallel, why = 1, f"{hint}: all threads for one inference" + (", one for each at high load" * concurrent)
     inferences = "1 inference at a time" if parallel == 1 else f"{parallel} inferences in parallel"
     counted = "1 thread" if used == 1 else f"{used} threads"
     reason = f"{counted} ({'as configured' if threads else cores.reason}), {inferences} ({why})"
-    return Plan(used, parallel, elastic, reason)
+    return Plan(used, parallel, concurrent, reason)

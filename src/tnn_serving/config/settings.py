@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tnn_serving.choice import PrecisionChoice
 from tnn_serving.config import readers
 from tnn_serving.config.declaration import Reach, Setting, declared, own, per_input, setting, without
 from tnn_serving.config.plan import PerformanceHint
 from tnn_serving.config.readers import NamedShapes
 from tnn_serving.emit.limits import Limits
+from tnn_serving.engines import AUTO, ENGINES
+from tnn_serving.engines.choose import PrecisionChoice
 from tnn_serving.engines.shapes import ShapeLimits
-from tnn_serving.network.int8 import Choice as Int8Choice
+from tnn_serving.network.int8 import Int8Choice
 from tnn_serving.pictures.conversion import PictureInput
 from tnn_serving.pictures.decode import MAX_PIXELS, PILLOWS_MAX_PIXELS
 from tnn_serving.pictures.fit import Fit, ResizeMode, Size
@@ -82,7 +83,12 @@ class PictureSettings:
 class ModelSettings:
     """The settings of a model, read and checked as far as that is possible without the network."""
 
-    engine: str = setting("auto", str, "engine that runs the network: `auto`, `openvino` or `onnxruntime`")
+    engine: str = setting(
+        AUTO,
+        str,
+        "engine that runs the network: "
+        f"{', '.join(f'`{name}`' for name in (AUTO, *ENGINES.built_in))}, or another one that is installed",
+    )
     precision: PrecisionChoice = setting(
         "f32",
         readers.one_of(PrecisionChoice),

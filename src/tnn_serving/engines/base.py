@@ -1,45 +1,43 @@
-"""What every engine offers."""
+"""What an engine is: what it says of itself, what it compiles, and what it answers."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import onnx
 
-from tnn_serving.errors import ConfigError
+from tnn_serving.engines.cpu import Cpu
+from tnn_serving.errors import ConfigError, EngineError
 
 Precision = Literal["f32", "bf16"]
 
 Arrays = Mapping[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 
-VIEW_FROM_BYTES = 16 * 1024
-"""Outputs from this size on are handed out where the engine left them; smaller ones are copied, which costs less than
-keeping track of who still looks at them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to compile, named as the engines' documents name it.
+    """How to compile.
 
     Attributes:
         threads: inference threads, all streams together; 0 for all that the process may use.
-        streams: inferences that run side by side inside the engine; 0 for one.
+        streams: concurrent inferences inside the engine; 0 for one.
         precision: "f32", or "bf16" for CPUs that have it: faster, 0.4 to 2 % off.
-        elastic: compile for as many inferences side by side as there are threads as well, once so many come.
+        concurrent: once so many inferences meet, compile for as many concurrent ones as there are threads as well.
         exact_codes: compute int8 codes in float32 as it is written, divisions by constants included: no int8 kernels.
-        cache_dir: where compiled models and measured choices are kept between runs; ``None`` for nowhere.
+        cache_dir: where compiled models and measurements are kept between runs; ``None`` for nowhere.
         profile: measure every node, for :meth:`Executable.profile`; costs a little time.
     """
 
     threads: int = 0
     streams: int = 0
     precision: Precision = "f32"
-    elastic: bool = False
+    concurrent: bool = False
     exact_codes: bool = False
     cache_dir: Path | None = None
     profile: bool = False
@@ -74,8 +72,8 @@ class NodeTime:
 
     Attributes:
         name: the engine's own.
-        origins: names of the model's nodes and values that it stands for, the main one first; none for what the engine
-            added by itself, such as a change of layout.
+        origins: names of the model's nodes and values that it computes, the main one first; none for what the engine
+            adds, such as a change of layout.
         kernel: what the engine calls the code that ran.
         seconds: mean time of one inference; 0 if it did not have to run.
     """
@@ -86,17 +84,31 @@ class NodeTime:
     seconds: float
 
 
-class Executable(Protocol):
+@dataclass(frozen=True, slots=True)
+class Int8Kernels:
+    """What an engine's int8 kernels take on one processor.
+
+    Attributes:
+        signed: they are fastest with int8 codes; otherwise they want uint8. Codes with zero points are always uint8.
+        obstacle: why they are not to be used unless asked for, as a sentence; ``None`` if they are safe.
+    """
+
+    signed: bool = False
+    obstacle: str | None = None
+
+
+class Executable(ABC):
     """A compiled network. ``run`` may be called from several threads at once."""
 
-    @property
-    def engine(self) -> str:
-        """Name of the engine that compiled it."""
+    engine: str
+    """Name of the engine that compiled it."""
 
     @property
+    @abstractmethod
     def outputs(self) -> Sequence[TensorSpec]:
         """Outputs in the order of the model."""
 
+    @abstractmethod
     def run(self, feeds: Arrays, into: Arrays | None = None) -> dict[str, np.ndarray]:
         """One inference.
 
@@ -105,37 +117,77 @@ class Executable(Protocol):
             into: arrays to write outputs into, of the output's type and shape; the answer holds these then.
 
         Returns:
-            All outputs. An array may lie in memory of the engine, which is not used again while the array lives.
+            All outputs. An array may be memory of the engine, which is not used again while the array exists.
 
-        Raises EngineError if the engine refuses the shapes or fails.
+        Raises EngineError if the engine refuses the inputs or fails.
         """
 
     def profile(self, feeds: Arrays, runs: int) -> list[NodeTime]:
-        """Mean time of every node over so many inferences, in the order of execution. May be called once.
+        """Mean time of every node over ``runs`` inferences, in the order of execution. May be called once.
 
-        Raises EngineError if it was compiled without :attr:`Options.profile`, or as :meth:`run`.
+        Raises EngineError if it was compiled without :attr:`Options.profile`, if the engine does not measure nodes, or
+        as :meth:`run`.
         """
+        raise EngineError(f"{self.engine} does not measure nodes")
 
     def at(self, shapes: Shapes) -> Executable | None:
         """The same network compiled for inputs of these shapes and no others.
 
         ``None`` if the engine is as fast without. Raises EngineError if it cannot.
         """
+        return None
 
-    def side_by_side(self, streams: int) -> Executable | None:
-        """The same network compiled for so many inferences at a time, with one thread each.
+    def concurrent(self, streams: int) -> Executable | None:
+        """The same network compiled for ``streams`` concurrent inferences, one thread each.
 
-        ``None`` if it serves many as well as it is. Raises EngineError if the engine cannot.
+        ``None`` if this one serves several as well. Raises EngineError if the engine cannot.
         """
+        return None
 
 
-class Engine(Protocol):
-    """Something that compiles ONNX models."""
+class Engine(ABC):
+    """Compiles ONNX models, and says what it can.
 
-    name: str
+    A module that defines one imports nothing heavy: engines are listed, and asked what they can, where they do not run.
+    What is not abstract is right for an engine with nothing special.
 
-    def compile(self, model: onnx.ModelProto, options: Options) -> Executable:
-        """Compiles an ONNX model. Raises EngineError if the engine cannot."""
+    Attributes:
+        name: as settings give it, in lower case.
+        title: as sentences and pictures give it.
+        precisions: that it computes in.
+        follows_onnx: its answers are what ONNX says: it is taken where engines disagree, or cannot be compared.
+    """
 
+    name: ClassVar[str]
+    title: ClassVar[str]
+    precisions: ClassVar[tuple[Precision, ...]] = ("f32",)
+    follows_onnx: ClassVar[bool] = False
+
+    @abstractmethod
     def version(self) -> str:
         """Version of the engine's package."""
+
+    @abstractmethod
+    def compile(self, model: onnx.ModelProto, options: Options) -> Executable:
+        """Compiles an ONNX model. Raises EngineError if the engine cannot, or would compute something else."""
+
+    def int8_kernels(self, cpu: Cpu) -> Int8Kernels:
+        """What its int8 kernels take on a processor; by default it has none."""
+        return Int8Kernels(obstacle=f"{self.title} has no int8 kernels")
+
+    def stream_counts(self, cores: int) -> Sequence[int]:
+        """Values of :attr:`Options.streams` above 1 that are worth measuring on so many cores; none by default."""
+        return ()
+
+    def thread_counts(self, cores: int) -> Sequence[int]:
+        """Values of :attr:`Options.threads` below ``cores`` that are worth measuring; none by default."""
+        return ()
+
+
+def doubling(first: int, last: int) -> list[int]:
+    """``first``, and twice as much again and again up to ``last``."""
+    found = []
+    while first <= last:
+        found.append(first)
+        first *= 2
+    return found

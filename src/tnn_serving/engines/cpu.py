@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ISA_VARIABLE = "ONEDNN_MAX_CPU_ISA"
-"""oneDNN's own environment variable; OpenVINO's kernels honour it, so whoever sets it changes what we may assume."""
+"""oneDNN's environment variable: the instructions that its kernels may use."""
 
 WITHOUT_AMX = "AVX512_CORE_FP16"
+
+LACKS_VNNI = "the processor, or the limit set for oneDNN, lacks VNNI"
+"""Why int8 kernels are not safe: without VNNI engines add products of int8 codes in 16 bits, which saturate."""
 
 _WITH_VNNI = ("AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE_VNNI", "AVX512_CORE_BF16", "AVX512_CORE_FP16")
 _WITH_AMX = ("AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16", "AVX10_1_512_AMX", "AVX10_1_512_AMX_FP16", "ALL", "DEFAULT", "")

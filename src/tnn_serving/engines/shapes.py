@@ -1,4 +1,4 @@
-"""An executable for every shape, and beside it a bounded number of faster ones for single shapes.
+"""An executable for every shape, and a bounded number of faster ones for single shapes.
 
 Engines are slower with free shapes than with fixed ones. A shape that comes again and again is compiled for in the
 background, while the general executable goes on answering.
@@ -20,7 +20,7 @@ import numpy as np
 
 from tnn_serving.engines.background import BACKGROUND
 from tnn_serving.engines.base import Arrays, Executable, NodeTime, Shapes, TensorSpec
-from tnn_serving.engines.elastic import Elastic
+from tnn_serving.engines.concurrency import ConcurrentExecutable
 from tnn_serving.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -42,14 +42,14 @@ Key = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class ShapeLimits:
-    """How many shapes may be compiled for, and how much memory that may take in all, in bytes."""
+    """How many input shapes get an executable of their own, and the total memory for these executables, in bytes."""
 
     count: int = 16
     memory_bytes: int = 1 << 30
 
 
 NO_SHAPES = ShapeLimits(0, 0)
-"""Nothing is compiled for by itself."""
+"""No shape gets an executable of its own."""
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class ShapeCounts:
 
 @dataclass(slots=True)
 class _Entry:
-    executable: Executable | Elastic
+    executable: Executable | ConcurrentExecutable
     alone: Executable
     large: tuple[TensorSpec, ...]
     memory_bytes: int
@@ -92,7 +92,8 @@ class ShapeCache:
         inputs: names and types of its inputs.
         limits: a ``count`` of 0 compiles for no single shape but those given to :meth:`warm`.
         weight_bytes: what one compilation takes at least.
-        streams: where many inferences come at a time, single shapes are compiled for so many side by side as well.
+        streams: single shapes are compiled for so many concurrent inferences as well, where these meet.
+        samples: what inputs may hold in the first inference of an executable, where zeros are not likely to be taken.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class ShapeCache:
         limits: ShapeLimits,
         weight_bytes: int,
         streams: int = 1,
+        samples: Arrays | None = None,
     ) -> None:
         self.general = general
         self.counts = ShapeCounts()
@@ -110,6 +112,7 @@ class ShapeCache:
         self._limits = limits
         self._weight_bytes = weight_bytes
         self._streams = streams
+        self._samples = dict(samples or {})
         self._state = _State()
         self._clock = 0
 
@@ -165,14 +168,14 @@ class ShapeCache:
         made = self.general.at(dict(zip(self._names, key, strict=True))) if self._limits.count else None
         return made or self.general
 
-    def crowded(self, feeds: Arrays) -> tuple[Executable, int] | None:
-        """What inferences of these shapes run on where many come, and how many side by side; as :meth:`fixed`.
+    def concurrent(self, feeds: Arrays) -> tuple[Executable, int] | None:
+        """What concurrent inferences of these shapes run on, and how many; as :meth:`fixed`.
 
-        ``None`` if they run on nothing else than one does.
+        ``None`` if they run on what one alone does.
         """
         if self._streams < 2 or not self._limits.count:
             return None
-        many = self.fixed(feeds).side_by_side(self._streams)
+        many = self.fixed(feeds).concurrent(self._streams)
         return None if many is None else (many, self._streams)
 
     def _key(self, feeds: Arrays) -> Key:
@@ -217,20 +220,22 @@ class ShapeCache:
         if made is None:
             self._limits = NO_SHAPES
             return
-        executable: Executable | Elastic = made
+        executable: Executable | ConcurrentExecutable = made
         if self._streams > 1:
-            executable = Elastic(made, self._streams, partial(_for_many, weakref.ref(self), key, made))
+            executable = ConcurrentExecutable(
+                made, self._streams, partial(_compile_concurrent, weakref.ref(self), key, made)
+            )
         with self._state.lock:
             self._clock += 1
             large = tuple(spec for spec in made.outputs if _bytes(spec) >= LARGE_BYTES)
             self._state.entries[key] = _Entry(executable, made, large, taken, pinned, used=self._clock)
             self._make_room(key)
 
-    def _for_many(self, key: Key, alone: Executable) -> Executable | None:
-        """The executable of a shape once more, for several inferences side by side, if there is memory for it."""
+    def _compile_concurrent(self, key: Key, alone: Executable) -> Executable | None:
+        """The executable of a shape once more, for concurrent inferences, if there is memory for it."""
         if self.memory_bytes + self._weight_bytes > self._limits.memory_bytes:
             return None
-        made, taken = self._started(key, lambda: alone.side_by_side(self._streams))
+        made, taken = self._started(key, lambda: alone.concurrent(self._streams))
         with self._state.lock:
             entry = self._state.entries.get(key)
             if made is not None and entry is not None:
@@ -244,7 +249,9 @@ class ShapeCache:
         made = compile()
         if made is not None:
             # The first inference is the slow one: weights are packed, memory is taken.
-            made.run(zeros(self._inputs, dict(zip(self._names, key, strict=True))))
+            feeds = zeros(self._inputs, dict(zip(self._names, key, strict=True)))
+            known = {name: array for name, array in self._samples.items() if array.shape == feeds[name].shape}
+            made.run({**feeds, **known})
         return made, max(_resident_bytes() - before, self._weight_bytes)
 
     def _make_room(self, fresh: Key) -> None:
@@ -275,9 +282,9 @@ def _compile_for(cache: weakref.ref[ShapeCache], key: Key) -> None:
         log.info("no executable for %s: %s", [list(shape) for shape in key], error)
 
 
-def _for_many(cache: weakref.ref[ShapeCache], key: Key, alone: Executable) -> Executable | None:
+def _compile_concurrent(cache: weakref.ref[ShapeCache], key: Key, alone: Executable) -> Executable | None:
     held = cache()
-    return None if held is None else held._for_many(key, alone)
+    return None if held is None else held._compile_concurrent(key, alone)
 
 
 def _bytes(spec: TensorSpec) -> int:

@@ -176,7 +176,9 @@ def random_inputs(model: Model, shapes: Mapping[str, Sequence[int]], *, seed: in
         if spec.name in model.optional_inputs:
             continue
         shape = tuple(shapes.get(spec.name, model.default_shapes[spec.name]))
-        if spec.dtype.kind == "f":
+        if spec.name in model.sized and model.sized[spec.name].shape == shape:
+            made[spec.name] = model.sized[spec.name]
+        elif spec.dtype.kind == "f":
             made[spec.name] = random.standard_normal(shape).astype(spec.dtype)
         else:
             made[spec.name] = random.integers(0, 2, shape).astype(spec.dtype)

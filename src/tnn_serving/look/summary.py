@@ -98,5 +98,5 @@ def summarize(network: Network, shapes: Mapping[str, Sequence[int]] | None = Non
 def _int8_forms(network: Network) -> dict[str, str]:
     if not network.quantized:
         return {}
-    decisions = {engine: network.int8_form(engine, "auto", processor()) for engine in ENGINES}
+    decisions = {engine.name: network.int8_form(engine, "auto", processor()) for engine in ENGINES.usable()}
     return {engine: f"{decision.form.value}: {decision.reason}" for engine, decision in decisions.items()}

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from tnn_serving.emit.int8 import Form
 from tnn_serving.emit.limits import Limits
-from tnn_serving.engines.base import Arrays
+from tnn_serving.engines.base import Arrays, Engine
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.errors import TnnError
 from tnn_serving.network.int8 import Decision
@@ -108,7 +108,7 @@ class Network(Protocol):
     def refusals(self) -> list[TnnError]:
         """Why the network cannot run: one error for each layer at fault."""
 
-    def int8_form(self, engine: str, choice: str, cpu: Cpu) -> Decision:
+    def int8_form(self, engine: Engine, choice: str, cpu: Cpu) -> Decision:
         """How int8 layers are run on an engine. Raises ConfigError for an unknown choice."""
 
     def batched(self, outputs: Sequence[str], *, asked: bool = False) -> tuple[Network, str | None]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from tnn_serving.emit.int8 import Form
+from tnn_serving.engines import Engine
 from tnn_serving.engines.cpu import ISA_VARIABLE, WITHOUT_AMX, Cpu, this_cpu
 from tnn_serving.errors import ConfigError
 from tnn_serving.graph import Graph
@@ -15,7 +16,7 @@ from tnn_serving.tensor import Tensor
 
 log = logging.getLogger(__name__)
 
-Choice = Literal["auto", "fast", "exact"]
+Int8Choice = Literal["auto", "fast", "exact"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,40 +27,34 @@ class Decision:
     reason: str
 
 
-def decide(graph: Graph, engine: str, choice: str, cpu: Cpu) -> Decision:
+def decide(graph: Graph, engine: Engine, choice: str, cpu: Cpu) -> Decision:
     """The form for an engine on a processor.
 
-    Fast needs 32-bit sums of 8-bit products (VNNI): without it engines saturate 16-bit sums and codes are off by up to
-    66 steps. Weight zero points have no fast kernel on either engine. ONNX Runtime's kernels want unsigned codes;
-    OpenVINO is fastest with signed ones, and takes unsigned ones where blobs have zero points.
+    Weight zero points have no fast kernel on any engine. Codes with zero points are written unsigned.
 
     Raises:
         ConfigError: ``choice`` is none of auto, fast, exact.
     """
-    if choice not in get_args(Choice):
-        raise ConfigError("unknown int8 form", expected=", ".join(get_args(Choice)), found=choice)
+    if choice not in get_args(Int8Choice):
+        raise ConfigError("unknown int8 form", expected=", ".join(get_args(Int8Choice)), found=choice)
     if not graph.quantized:
         return Decision(Form.EXACT, "the network has no int8 layers")
-    signed = engine == "openvino" and not _blob_zero_points(graph)
-    fast = Form.FAST_S8 if signed else Form.FAST_U8
-    if choice == "exact":
-        return Decision(Form.EXACT, "asked for")
-    if choice == "fast":
-        return Decision(fast, "asked for")
-    if not cpu.vnni:
-        return Decision(Form.EXACT, "the processor, or the limit set for oneDNN, lacks VNNI")
+    kernels = engine.int8_kernels(cpu)
+    fast = Form.FAST_S8 if kernels.signed and not _blob_zero_points(graph) else Form.FAST_U8
+    if choice != "auto":
+        return Decision(Form.EXACT if choice == "exact" else fast, "asked for")
     if _weight_zero_points(graph):
         return Decision(Form.EXACT, "weights have zero points, for which there are no int8 kernels")
-    if engine == "openvino" and cpu.amx_int8:
-        return Decision(Form.EXACT, f"int8 with free shapes is not safe on AMX; {ISA_VARIABLE}={WITHOUT_AMX} avoids it")
+    if kernels.obstacle is not None:
+        return Decision(Form.EXACT, kernels.obstacle)
     return Decision(fast, "the processor has VNNI")
 
 
 def processor() -> Cpu:
-    """The processor as networks get it: without AMX, on which some OpenVINO releases crash with int8.
+    """The processor as networks get it: without AMX, on which some releases of engines crash with int8.
 
-    oneDNN is told so; to be called before the first compilation, when it looks. float32 loses nothing, since AMX has
-    none. A limit that is set already stays.
+    This sets oneDNN's variable, and must be called before the first compilation, when oneDNN reads it. float32 loses
+    nothing, since AMX has none. A limit that is set already stays.
     """
     if this_cpu().amx_int8 and ISA_VARIABLE not in os.environ:
         os.environ[ISA_VARIABLE] = WITHOUT_AMX

@@ -18,9 +18,10 @@ from onnx import shape_inference
 from tnn_serving.analysis import Blob
 from tnn_serving.emit.int8 import Form
 from tnn_serving.emit.limits import UNLIMITED, Limits
-from tnn_serving.engines import ENGINES, Options
-from tnn_serving.engines.base import Arrays, Executable
+from tnn_serving.engines import ENGINES, Engine, Executable, Options, following_onnx
+from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import Cpu
+from tnn_serving.engines.trial import TrialInputs
 from tnn_serving.errors import EngineError, ShapeError, TnnError, UnsupportedLayer, located
 from tnn_serving.formats.onnx import DTYPES, skeleton, spelled, tensor_bytes, tensor_dims, tensor_dtype
 from tnn_serving.network.base import NO_VALUES, Network, Variant
@@ -109,11 +110,16 @@ class OnnxNetwork:
 
     def _reference(self) -> Executable:
         """The network on the engine whose meaning is ONNX's. Raises EngineError."""
+        engine = following_onnx(ENGINES.values())
+        if engine is None:
+            raise EngineError("no engine follows ONNX")
         made = ir.serde.serialize_model(self._model(Variant(tuple(self.outputs))))
-        return ENGINES["onnxruntime"].compile(made, Options())
+        return engine.compile(made, Options())
 
-    def _zeros(self, shapes: Shapes) -> dict[str, np.ndarray]:
-        return {item.name: np.zeros(tuple(shapes[item.name]), tensor_dtype(item)) for item in self._entries}
+    def _sized_zeros(self, shapes: Shapes) -> dict[str, np.ndarray]:
+        """Zeros, but for inputs that decide sizes and the like."""
+        zeros = {item.name: np.zeros(tuple(shapes[item.name]), tensor_dtype(item)) for item in self._entries}
+        return {**zeros, **TrialInputs(self._graph, zeros).sized}
 
     def _trial(self) -> Callable[[Shapes], bool]:
         """Tells whether the network runs at a shape: what does not fit may show then only."""
@@ -124,7 +130,7 @@ class OnnxNetwork:
 
         def runs(shapes: Shapes) -> bool:
             try:
-                executable.run(self._zeros(shapes))
+                executable.run(self._sized_zeros(shapes))
             except EngineError:
                 return False
             return True
@@ -196,7 +202,7 @@ class OnnxNetwork:
             return {}
         shapes = self.default_shapes
         try:
-            answer = self._reference().run(self._zeros(shapes))
+            answer = self._reference().run(self._sized_zeros(shapes))
         except EngineError as error:
             with located(self.source):
                 raise UnsupportedLayer(
@@ -303,7 +309,7 @@ class OnnxNetwork:
         """None: the engines judge nodes."""
         return []
 
-    def int8_form(self, engine: str, choice: str, cpu: Cpu) -> Decision:
+    def int8_form(self, engine: Engine, choice: str, cpu: Cpu) -> Decision:
         """Int8 operators of ONNX say themselves how they are computed."""
         return Decision(Form.EXACT, "the network has no int8 layers of TNN's")
 

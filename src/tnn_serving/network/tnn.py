@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from tnn_serving.emit.limits import UNLIMITED, Limits
-from tnn_serving.engines.base import Arrays
+from tnn_serving.engines.base import Arrays, Engine
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.errors import TnnError
 from tnn_serving.graph import Graph
@@ -126,7 +126,7 @@ class TnnNetwork:
         """One error for each layer at fault."""
         return refusals(self.graph, given=self.optional)
 
-    def int8_form(self, engine: str, choice: str, cpu: Cpu) -> Decision:
+    def int8_form(self, engine: Engine, choice: str, cpu: Cpu) -> Decision:
         """How int8 layers are run on an engine."""
         return decide(self.graph, engine, choice, cpu)
 

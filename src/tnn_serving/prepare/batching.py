@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from tnn_serving.deviation import deviation
-from tnn_serving.engines.choices import Choices
-from tnn_serving.engines.select import measure
+from tnn_serving.engines.measurements import Measurements
+from tnn_serving.engines.timing import time_in_turn
 from tnn_serving.errors import TnnError
 from tnn_serving.model import Model
 
@@ -129,38 +129,38 @@ class BatchGain:
     reason: str
 
 
-def measure_rows(model: Model, limit: int, choices: Choices) -> BatchGain:
+def measure_rows(model: Model, limit: int, measurements: Measurements) -> BatchGain:
     """How many rows to join, up to ``limit``: twice as many as long as each takes less time that way.
 
     What runs is what will: compiled for the shape, and rows that are not joined side by side, where the model runs so.
     Joining itself, a copy of the inputs, is part of what is measured.
     """
-    facts = {**model.facts(), "joined": limit} if choices.kept else {}
-    kept = choices.get(facts)
-    if kept is not None:
-        return BatchGain(**kept)
+    facts = {**model.facts(), "joined": limit} if measurements.stored else {}
+    known = measurements.get(facts)
+    if known is not None:
+        return BatchGain(**known)
     try:
         gain = _measured(model, limit)
     except TnnError as error:  # the network may be right with other inputs than the made ones
         return BatchGain(1, 0.0, f"not measured: {error}")
-    choices.put(facts, asdict(gain))
+    measurements.put(facts, asdict(gain))
     return gain
 
 
 def _measured(model: Model, limit: int) -> BatchGain:
     one = model.samples(1, rows=1 if limit > 1 else None)
     fewer = model.runner(one)
-    seconds = before = measure({"one": fewer}, MEASURING_S)["one"]
+    seconds = before = time_in_turn({"one": fewer}, MEASURING_S)["one"]
     figures = [f"1 row {seconds * 1e3:.3g} ms"]
     concurrent = model.concurrent_runner(one) if limit > 1 else None
     if concurrent is not None:
         run, count = concurrent
-        before = min(before, measure({"concurrent": run}, MEASURING_S)["concurrent"] / count)
+        before = min(before, time_in_turn({"concurrent": run}, MEASURING_S)["concurrent"] / count)
         figures.append(f"with others in parallel {before * 1e3:.3g} ms")
     rows = 1
     while 2 * rows <= limit:
         more = _joining(model, [one] * 2 * rows)
-        taken = measure({"fewer": fewer, "more": more}, MEASURING_S)
+        taken = time_in_turn({"fewer": fewer, "more": more}, MEASURING_S)
         figures.append(f"{2 * rows} rows {taken['more'] / (2 * rows) * 1e3:.3g} ms each")
         # In turn with others everything takes a little longer; what counts is how fast it can be.
         if taken["more"] > 2 * WORTH_JOINING * min(before, taken["fewer"]):

@@ -37,7 +37,7 @@ class CompileRequest:
     def of(cls, configured: Configured) -> CompileRequest:
         """What a configuration asks for."""
         settings, plan = configured.settings, configured.plan
-        options = Options(plan.threads, plan.streams, elastic=plan.elastic, cache_dir=settings.cache_dir)
+        options = Options(plan.threads, plan.streams, concurrent=plan.concurrent, cache_dir=settings.cache_dir)
         typical = tuple(sorted(configured.typical.items()))
         return cls(settings.of_model(), options, configured.outputs, typical)
 

@@ -14,7 +14,7 @@ from tnn_serving.config.model_config import CONFIG_FILE, Batching, ModelConfig
 from tnn_serving.config.prototext import top_level_fields
 from tnn_serving.config.reading import CommandLine, read_settings
 from tnn_serving.config.settings import ModelSettings
-from tnn_serving.engines.choices import Choices
+from tnn_serving.engines.measurements import Measurements
 from tnn_serving.errors import TnnError
 from tnn_serving.model import Model
 from tnn_serving.network.analyse import analyse
@@ -130,7 +130,7 @@ def _measured(name: str, model: Model, configured: Configured, *, joins: bool) -
     settings = configured.settings
     limit = configured.config.max_batch_size if joins else 1
     asked = settings.max_joined_rows
-    gain = measure_rows(model, limit if asked is None else 1, Choices(settings.cache_dir))
+    gain = measure_rows(model, limit if asked is None else 1, Measurements(settings.cache_dir))
     if asked is not None:
         gain = replace(gain, rows=min(limit, asked), reason="as configured")
     if limit > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tnn_serving.engines import ENGINES
 from tnn_serving.formats.tnn import write_model
 from tnn_serving.graph import Graph, Input
 from tnn_serving.layers import make
@@ -35,8 +36,7 @@ ENGINE = 'parameters [ { key: "engine" value: { string_value: "%s" } } ]\n'
 SQUARE = (1, 3, 64, 64)
 
 MODELS: dict[str, tuple[Sequence[str], tuple[int, ...], str]] = {
-    "shapes_openvino": (CONVOLUTIONS, SQUARE, ENGINE % "openvino"),
-    "shapes_onnxruntime": (CONVOLUTIONS, SQUARE, ENGINE % "onnxruntime"),
+    **{f"shapes_{name}": (CONVOLUTIONS, SQUARE, ENGINE % name) for name in ENGINES.built_in},
     "measured": (CONVOLUTIONS, SQUARE, ""),
     "pixels": (CONVOLUTIONS, SQUARE, PIXELS),
     "pictures": (CONVOLUTIONS, SQUARE, FILES),

@@ -10,11 +10,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from tnn_serving.engines import ENGINES
 from tnn_serving.tune.goal import Point
 from tnn_serving.tune.report import Report, Result
 
-COLOURS = {"openvino": "#0072B2", "onnxruntime": "#D55E00"}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+"""Of the engines, in their order."""
+
 OTHER = "#666666"
+"""Of what runs as the configuration says."""
+
+SHAPES = (
+    '<circle cx="{x}" cy="{y}" r="4.5" fill="{colour}"/>',
+    '<path d="M{x} {y}m0 -5.5l5.2 9.2h-10.4z" fill="{colour}"/>',
+    '<path d="M{x} {y}m0 -5.5l5.5 5.5l-5.5 5.5l-5.5 -5.5z" fill="{colour}"/>',
+    '<path d="M{x} {y}m0 5.5l5.2 -9.2h-10.4z" fill="{colour}"/>',
+)
+"""Of the engines, in their order; they begin again where there are more."""
+
+OTHER_SHAPE = '<rect x="{left}" y="{top}" width="8" height="8" fill="{colour}"/>'
 
 WIDTH, HEIGHT = 460, 340
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 34, 48
@@ -81,7 +95,7 @@ def plot(report: Report) -> str:
             f"<title>{escape(report.model)}: latency against throughput of {len(drawn)} candidates</title>",
             f'<rect width="{width}" height="{height}" fill="#fff"/>',
             *panels,
-            _legend(HEIGHT + 14),
+            _legend(report, HEIGHT + 14),
             "</svg>",
         ]
     )
@@ -126,27 +140,29 @@ def _panel(
 
 
 def _curve(result: Result, across: Axis, up: Axis, of: Callable[[Point], float], *, strong: bool) -> str:
-    engine = result.parameters.get("engine", "")
-    colour = COLOURS.get(engine, OTHER)
+    engine = result.parameters.get("engine")
+    colour = _colour(engine)
     places = [(across(point.inferences_per_s), up(of(point))) for point in result.points]
     path = "L".join(f"{x} {y}" for x, y in places)
     opacity, width = (0.9, 1.6) if strong else (0.25, 1)
     parts = [f'<path d="M{path}" fill="none" stroke="{colour}" stroke-opacity="{opacity}" stroke-width="{width}"/>']
     for point, (x, y) in zip(result.points, places, strict=True):
-        told = (
+        label = (
             f"{result.label}; {point.concurrency} in flight: {point.inferences_per_s:.1f}/s, "
             f"p50 {point.p50_ms:.2f} ms, p99 {point.p99_ms:.2f} ms"
         )
-        parts.append(f"<g><title>{escape(told)}</title>{_shape(engine, x, y, colour)}</g>")
+        parts.append(f"<g><title>{escape(label)}</title>{_shape(engine, x, y)}</g>")
     return "\n".join(parts)
 
 
-def _shape(engine: str, x: float, y: float, colour: str) -> str:
-    if engine == "openvino":
-        return f'<circle cx="{x}" cy="{y}" r="4.5" fill="{colour}"/>'
-    if engine == "onnxruntime":
-        return f'<path d="M{x} {y - 5.5}l5.2 9.2h-10.4z" fill="{colour}"/>'
-    return f'<rect x="{x - 4}" y="{y - 4}" width="8" height="8" fill="{colour}"/>'
+def _colour(engine: str | None) -> str:
+    return COLOURS[list(ENGINES).index(engine) % len(COLOURS)] if engine in ENGINES else OTHER
+
+
+def _shape(engine: str | None, x: float, y: float) -> str:
+    """The mark of an engine; of what is left to the configuration for ``None``."""
+    shape = SHAPES[list(ENGINES).index(engine) % len(SHAPES)] if engine in ENGINES else OTHER_SHAPE
+    return shape.format(x=x, y=y, left=x - 4, top=y - 4, colour=_colour(engine))
 
 
 def _mark(x: float, y: float, word: str, right: float, places: list[tuple[float, float]]) -> str:
@@ -165,11 +181,13 @@ def _mark(x: float, y: float, word: str, right: float, places: list[tuple[float,
     )
 
 
-def _legend(y: float) -> str:
+def _legend(report: Report, y: float) -> str:
+    used = {result.parameters.get("engine") for result in report.candidates}
+    entries = [(name, ENGINES[name].title) for name in ENGINES if name in used]
     parts, x = [], float(LEFT)
-    for engine, word in (("openvino", "OpenVINO"), ("onnxruntime", "ONNX Runtime"), ("", "as configured")):
-        parts.append(_shape(engine, x, y - 4, COLOURS.get(engine, OTHER)))
-        parts.append(f'<text x="{x + 10}" y="{y}">{word}</text>')
+    for engine, title in (*entries, (None, "as configured")):
+        parts.append(_shape(engine, x, y - 4))
+        parts.append(f'<text x="{x + 10}" y="{y}">{escape(title)}</text>')
         x += 120
     parts.append(f'<text x="{x}" y="{y}">lines join one candidate\'s levels of load</text>')
     return "\n".join(parts)

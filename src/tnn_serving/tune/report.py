@@ -6,15 +6,13 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 
+from tnn_serving.engines import ENGINES
 from tnn_serving.engines.cpu import available_cores, cpu_name
 from tnn_serving.tune.goal import Goal, Kind, Point, Trial
 from tnn_serving.tune.search import Outcome
 from tnn_serving.tune.space import Candidate
 from tnn_serving.version import VERSION
-
-ENGINE_PACKAGES = ("openvino", "onnxruntime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ class Machine:
     def here(cls, server_version: str) -> Machine:
         """This machine with a server of a version."""
         cores = available_cores()
-        versions = {"tnn-serving": VERSION, **{name: version(name) for name in ENGINE_PACKAGES}}
+        versions = {"tnn-serving": VERSION, **{engine.name: engine.version() for engine in ENGINES.usable()}}
         return cls(cpu_name(), cores.count, cores.reason, {**versions, "tritonserver": server_version})
 
 

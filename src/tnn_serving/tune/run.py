@@ -39,7 +39,7 @@ def tune(
     Args:
         place: the model.
         text: the ``config.pbtxt`` to start from; what was tuned there before is one of the candidates.
-        allow_bf16: try bf16 on OpenVINO, if the processor has it.
+        allow_bf16: try bf16 on engines that have it, if the processor does.
         force: vary what the text says, too.
         on_trial: told about each candidate before it is measured.
         on_log: told each line of the server's log.
@@ -59,7 +59,7 @@ def tune(
         cores = available_cores()
         space = Space(
             cores=cores.count,
-            engines=list(ENGINES),
+            engines=ENGINES.usable(),
             bf16=allow_bf16,
             most_rows=_most_rows(trials.config()),
             fixed=fixed,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tnn_serving.engines.select import WORTH_CHANGING
+from tnn_serving.engines.timing import WORTH_CHANGING
 from tnn_serving.tune.goal import Goal, Trial
 from tnn_serving.tune.space import DEFAULT, Candidate, Space
 

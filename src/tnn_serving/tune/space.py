@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from tnn_serving.engines import Engine
+from tnn_serving.engines.base import doubling
+
 MOST_ROWS = 32
 """Largest ``max_joined_rows`` to try: on a CPU more rows never paid."""
 
@@ -25,10 +28,10 @@ class Candidate:
     """Settings to serve a model with; ``None`` leaves one as the configuration has it.
 
     Attributes:
-        engine: "openvino" or "onnxruntime".
+        engine: its name.
         precision: "bf16".
-        hint: "THROUGHPUT": an inference a thread.
-        streams: inferences side by side inside the engine.
+        hint: "THROUGHPUT": one inference per thread.
+        streams: concurrent inferences inside the engine.
         threads: of the engine, all streams together.
         rows: most rows of waiting requests that run as one inference.
         instances: ``count`` of the ``instance_group``.
@@ -69,15 +72,15 @@ class Space:
 
     Attributes:
         cores: that the server may use.
-        engines: names of those to try.
-        bf16: whether bf16 may be tried, which only OpenVINO has.
+        engines: those to try; each says which of its settings are worth it.
+        bf16: whether bf16 may be tried, on engines that have it.
         most_rows: that requests may be joined to; 1 if they are not.
         fixed: fields of a candidate that are not to be varied.
         earlier: settings that were found before, to be tried again.
     """
 
     cores: int
-    engines: Sequence[str]
+    engines: Sequence[Engine]
     bf16: bool = False
     most_rows: int = 1
     fixed: frozenset[str] = frozenset()
@@ -90,7 +93,7 @@ class Space:
         precisions = [None, "bf16"] if self.bf16 else [None]
         for hint in hints:
             for precision in precisions:
-                made += [Candidate(engine=engine, precision=precision, hint=hint) for engine in self.engines]
+                made += [Candidate(engine=engine.name, precision=precision, hint=hint) for engine in self.engines]
                 if "engine" in self.fixed:
                     made.append(Candidate(precision=precision, hint=hint))
         return self._allowed(made)
@@ -104,25 +107,38 @@ class Space:
         return list(dict.fromkeys(kept))
 
     def _runs(self, candidate: Candidate) -> bool:
-        return candidate.precision is None or candidate.engine in ("openvino", None)
+        """Whether an engine that the candidate may run on has all that it sets."""
+        return any(
+            (candidate.precision in (None, *engine.precisions))
+            and (not (candidate.hint or candidate.streams) or bool(engine.stream_counts(self.cores)))
+            and (not candidate.threads or bool(engine.thread_counts(self.cores)))
+            for engine in self._engines(candidate)
+        )
+
+    def _engines(self, candidate: Candidate) -> list[Engine]:
+        return [engine for engine in self.engines if candidate.engine in (None, engine.name)]
 
     def _steps(self, at: Candidate) -> Iterator[Candidate]:
-        counts = _doubling(1, min(self.most_rows, MOST_ROWS)) if self.most_rows > 1 else []
-        for rows in self._near(at.rows, [None, *counts], jumps=2):
+        row_counts = doubling(1, min(self.most_rows, MOST_ROWS)) if self.most_rows > 1 else []
+        for rows in self._near(at.rows, [None, *row_counts], jumps=2):
             yield replace(at, rows=rows)
+        engines = self._engines(at)
+        stream_counts = sorted({count for engine in engines for count in engine.stream_counts(self.cores)})
+        thread_counts = sorted({count for engine in engines for count in engine.thread_counts(self.cores)})
+        every_core = [("THROUGHPUT", None)] if self.cores in stream_counts else []
         for hint, streams in self._near(
             (at.hint, at.streams),
-            [(None, None), *((None, k) for k in _doubling(2, self.cores - 1)), ("THROUGHPUT", None)],
+            [(None, None), *((None, count) for count in stream_counts if count < self.cores), *every_core],
         ):
             yield replace(at, hint=hint, streams=streams)
-        for instances in self._near(at.instances, [None, *_doubling(2, max(2, self.cores))]):
+        for instances in self._near(at.instances, [None, *doubling(2, max(2, self.cores))]):
             yield replace(at, instances=instances)
-        for threads in self._near(at.threads, [None, *reversed(_doubling(1, self.cores // 2))]):
+        for threads in self._near(at.threads, [None, *reversed(thread_counts)]):
             yield replace(at, threads=threads)
         if self.bf16:
             yield replace(at, precision=None if at.precision else "bf16")
         for engine in self.engines:
-            yield replace(at, engine=engine)
+            yield replace(at, engine=engine.name)
 
     @staticmethod
     def _near(value: Any, scale: Sequence[Any], jumps: int = 1) -> list[Any]:
@@ -131,11 +147,3 @@ class Space:
             return []
         k = scale.index(value)
         return list(scale[max(0, k - 1) : k]) + list(scale[k + 1 : k + 1 + (jumps if k == 0 else 1)])
-
-
-def _doubling(first: int, last: int) -> list[int]:
-    found = []
-    while first <= last:
-        found.append(first)
-        first *= 2
-    return found

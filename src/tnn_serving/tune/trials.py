@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from tnn_serving.choice import BF16_ERROR
 from tnn_serving.client import connect
 from tnn_serving.client.load import Measurement, Target, measure
 from tnn_serving.client.load.answers import TOLERANCE
@@ -24,6 +23,7 @@ from tnn_serving.client.load.inputs import file_shapes
 from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig
 from tnn_serving.config.prototext import top_level_fields
 from tnn_serving.deviation import relative_error
+from tnn_serving.engines.choose import BF16_ERROR
 from tnn_serving.errors import ServerError, TnnError
 from tnn_serving.triton.background import Background, OneModel
 from tnn_serving.triton.index import Endpoint, load_model, repository_index, unload_model

@@ -1,6 +1,6 @@
 """Where the time of an ONNX Runtime model goes: its profile, node by node, traced back to the model as it was given.
 
-ONNX Runtime names few of the nodes that its optimisations make. What a node stands for is found in the optimised model
+ONNX Runtime names few of the nodes that its optimisations make. What a node computes is found in the optimised model
 instead: the original nodes between the values that both models have.
 """
 
@@ -13,22 +13,19 @@ import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 
 from tnn_serving.engines.base import NodeTime
 from tnn_serving.errors import EngineError
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
 
 WARM_UP = 2
 """Inferences before those that count."""
 
 LAYOUT_CHANGES = ("ReorderInput", "ReorderOutput")
-"""Operators that ONNX Runtime adds on its own account."""
+"""Operators that ONNX Runtime adds."""
 
 OTHER_LAYOUT = "_nchwc"
 """What the name of a node ends in that was given another layout."""
@@ -44,7 +41,7 @@ class Profiling:
         options: of the session, which are changed.
     """
 
-    def __init__(self, model: onnx.ModelProto, options: Any) -> None:
+    def __init__(self, model: onnx.ModelProto, options: ort.SessionOptions) -> None:
         self._model = model
         folder = Path(tempfile.mkdtemp(prefix="tnn-serving-"))
         self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
@@ -80,7 +77,7 @@ class Profiling:
 
 
 class _Origins:
-    """Which nodes of the original graph each node of the optimised one stands for."""
+    """Which nodes of the original graph each node of the optimised one computes."""
 
     def __init__(self, original: onnx.GraphProto, optimized: onnx.GraphProto) -> None:
         self._producer = {name: node for node in original.node for name in node.output if name}

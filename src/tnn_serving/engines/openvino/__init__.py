@@ -1,1 +1,6 @@
-"""OpenVINO on CPU."""
+"""OpenVINO on CPU.
+
+``engine`` says what it can, and imports nothing of OpenVINO. In: an ONNX model. ``refusals`` and ``numbers`` keep out
+what OpenVINO would compute otherwise than ONNX says, ``passes`` change its network, ``plugin`` compiles that, and
+``executable`` and ``requests`` run it.
+"""

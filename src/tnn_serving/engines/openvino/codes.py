@@ -30,18 +30,21 @@ SHIFT = 128
 """What unsigned codes have more than signed ones."""
 
 
+def has_signed_codes(network: ov.Model) -> bool:
+    """Whether there are quantisations to int8 that convolutions gain from as uint8."""
+    quantisations = [node for node in network.get_ordered_ops() if _quantises(node)]
+    return bool(_positive(network, quantisations)) or any(map(_gains_from_shift, quantisations))
+
+
 def unsigned_codes(network: ov.Model) -> None:
-    """Makes quantisations to int8 give uint8 where convolutions gain from it, in place."""
+    """Makes such quantisations give uint8."""
     quantisations = [node for node in network.get_ordered_ops() if _quantises(node)]
     positive = _positive(network, quantisations)
     for node in quantisations:
-        readers = readers_of(node)
         if node.get_friendly_name() in positive:
             _make_unsigned(node)
-        elif all(map(is_float, readers)) and any(_whole_windows(reader) is not None for reader in readers):
+        elif _gains_from_shift(node):
             _make_shifted(node)
-    if quantisations:
-        network.validate_nodes_and_infer_types()
 
 
 # ---- what is found ----
@@ -61,7 +64,7 @@ def _quantises(node: ov.Node) -> bool:
 
 
 def _positive(network: ov.Model, quantisations: list[ov.Node]) -> set[str]:
-    """Names of quantisations whose codes are never negative, and meet only others such until somebody reads them.
+    """Names of quantisations whose codes are never negative, and meet only such codes until they are computed with.
 
     Codes that are joined must be of one type, so one signed operand keeps the others signed.
     """
@@ -69,6 +72,12 @@ def _positive(network: ov.Model, quantisations: list[ov.Node]) -> set[str]:
     names = set(nodes)
     nodes |= {node.get_friendly_name(): node for node in network.get_ordered_ops() if moves_codes(node)}
     return in_agreement(nodes, _fits) & names
+
+
+def _gains_from_shift(node: ov.Node) -> bool:
+    """Codes that are only computed with, a convolution without padding among their readers."""
+    readers = readers_of(node)
+    return all(map(is_float, readers)) and any(_whole_windows(reader) is not None for reader in readers)
 
 
 def _fits(node: ov.Node, kept: set[str]) -> bool:

@@ -1,12 +1,13 @@
-"""Nodes of an OpenVINO model: who feeds and reads them, which are codes of int8 layers; others in their place."""
+"""Nodes of an OpenVINO network: what feeds and reads them, which are codes of int8 layers, how one replaces another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
+from openvino.op import if_op, loop, tensor_iterator
 from openvino.utils import replace_node
 
 _MOVING = {"Concat", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
@@ -88,3 +89,18 @@ def keep_apart(operand: ov.Input) -> None:
     dtype = value.get_element_type().to_dtype()
     lowest = np.iinfo(dtype).min if value.get_element_type().is_integral() else -np.inf
     operand.replace_source_output(ops.maximum(value, ops.constant(np.array(lowest, dtype))).output(0))
+
+
+def bodies(network: ov.Model) -> Iterator[ov.Model]:
+    """The networks inside the loops and branches of one, and inside those."""
+    for node in network.get_ordered_ops():
+        inner: list[ov.Model] = []
+        if isinstance(node, if_op):
+            inner = [node.get_then_body(), node.get_else_body()]
+        elif isinstance(node, loop):
+            inner = [node.get_function()]
+        elif isinstance(node, tensor_iterator):
+            inner = [node.get_body()]
+        for body in inner:
+            yield body
+            yield from bodies(body)

@@ -1,8 +1,8 @@
-"""TNN's rounding of numbers to int8 codes, in operators that OpenVINO joins with what stands before them.
+"""Rounding of halves away from zero to int8 codes, in operators that OpenVINO joins with those before them.
 
-ONNX cannot round halves away from zero; networks spell it with Where, Add, Clip and a Cast that cuts off. OpenVINO has
-an operator for it, which becomes part of the convolution in front. A conversion to int8 never does; with free shapes it
-is computed element by element.
+ONNX cannot round so; networks write it with Where, Add, Clip and a Cast that cuts off. OpenVINO has an operator for it,
+which becomes part of the convolution in front. A conversion to int8 never does; with free shapes it is computed element
+by element.
 """
 
 from __future__ import annotations
@@ -29,24 +29,32 @@ from tnn_serving.engines.openvino.nodes import (
 
 LOWEST, HIGHEST = -128, 127
 
+NO_PRODUCT = "nonconvertable_divide_0"
+"""OpenVINO's mark of divisions that stay divisions."""
+
+
+def has_codes_between_floats(network: ov.Model) -> bool:
+    """Whether codes are moved, or rounded to, between layers that compute in float32."""
+    return any(moves_codes(node) or _rounded(node) is not None for node in _between_floats(network))
+
 
 def codes_as_floats(network: ov.Model) -> None:
-    """Carries the codes between layers that compute in float32 as float32, in place; each is the same number.
+    """Carries the codes between layers that compute in float32 as float32; each is the same number.
 
-    For the exact form of int8 networks. Codes that somebody else reads stay int8.
+    For the exact form of int8 networks. Codes that have other readers stay int8.
     """
-    nodes = {
-        node.get_friendly_name(): node for node in network.get_ordered_ops() if makes_codes(node) or moves_codes(node)
-    }
-    for name in in_agreement(nodes, _is_computed_with):
-        if makes_codes(nodes[name]):
-            codes = _rounded(nodes[name]) or ops.convert(ops.convert(nodes[name].input_value(0), "i8"), "f32")
-            replace(nodes[name], codes)
-    network.validate_nodes_and_infer_types()
+    for node in _between_floats(network):
+        if makes_codes(node):
+            replace(node, _rounded(node) or ops.convert(ops.convert(node.input_value(0), "i8"), "f32"))
+
+
+def converts_rounded(node: ov.Node) -> bool:
+    """A conversion of rounded numbers to int8."""
+    return makes_codes(node) and _rounded(node) is not None
 
 
 def quantise_rounded(network: ov.Model) -> None:
-    """Makes the conversions of rounded numbers to int8 quantisations, in place, as int8 kernels want them."""
+    """Makes such conversions quantisations, as int8 kernels want them."""
     for node in network.get_ordered_ops():
         rounded = _rounded(node) if makes_codes(node) else None
         if rounded is not None:
@@ -55,30 +63,53 @@ def quantise_rounded(network: ov.Model) -> None:
             replace(node, ops.convert(ops.fake_quantize(rounded, low, high, low, high, steps), "i8"))
 
 
-def keep_divisions(network: ov.Model) -> None:
-    """Has divisions computed as divisions, in place.
+def may_become_product(node: ov.Node) -> bool:
+    """A division of float32 that OpenVINO may replace.
 
     By a constant, or what becomes one with fixed shapes, OpenVINO would multiply by the reciprocal, and be one unit in
     the last place off for one quotient in four. Where the quotient is rounded to a code next, that is another code.
     """
-    for node in network.get_ordered_ops():
-        if node.get_type_name() != "Divide" or node.get_element_type() != ov.Type.f32:
-            continue
-        node.get_rt_info()["nonconvertable_divide_0"] = True
+    return bool(
+        node.get_type_name() == "Divide"
+        and node.get_element_type() == ov.Type.f32
+        and NO_PRODUCT not in node.get_rt_info()
+    )
+
+
+def keep_divisions(network: ov.Model) -> None:
+    """Has divisions computed as divisions."""
+    for node in filter(may_become_product, network.get_ordered_ops()):
+        node.get_rt_info()[NO_PRODUCT] = True
         if source(node).get_type_name() != "Parameter":
             # Marked or not, a division is made a multiplication by convolutions that it is joined with, and by other
             # operators. They join no maximum.
             keep_apart(node.input(0))
 
 
+def adds_product(node: ov.Node) -> bool:
+    """A sum or difference of float32 with a product: kernels for both would round once."""
+    return bool(
+        node.get_type_name() in ("Add", "Subtract")
+        and node.get_element_type() == ov.Type.f32
+        and any(value.get_node().get_type_name() == "Multiply" for value in node.input_values())
+    )
+
+
 def keep_products(network: ov.Model) -> None:
-    """Has products rounded before they are added to something, in place; kernels for both would round once."""
-    for node in network.get_ordered_ops():
-        if node.get_type_name() not in ("Add", "Subtract") or node.get_element_type() != ov.Type.f32:
-            continue
+    """Has products rounded before they are added to something."""
+    for node in filter(adds_product, network.get_ordered_ops()):
         for operand in node.inputs():
             if operand.get_source_output().get_node().get_type_name() == "Multiply":
                 keep_apart(operand)
+
+
+def _between_floats(network: ov.Model) -> list[ov.Node]:
+    """Nodes that make and move codes which are only computed with as float32."""
+    nodes = {
+        node.get_friendly_name(): node for node in network.get_ordered_ops() if makes_codes(node) or moves_codes(node)
+    }
+    agreed = in_agreement(nodes, _is_computed_with)
+    return [node for name, node in nodes.items() if name in agreed]
 
 
 def _is_computed_with(node: ov.Node, kept: set[str]) -> bool:

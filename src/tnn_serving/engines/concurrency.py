@@ -1,7 +1,7 @@
-"""All threads for one inference while few come, one thread for each while many do.
+"""All threads for one inference while few run, one thread per inference while many do.
 
-Alone, an inference is done soonest on all threads. Where others wait anyway, each on a thread of its own is the better
-use of the cores: threads that share an inference wait for each other at the end of every layer.
+Alone, an inference is done soonest on all threads. Where others wait anyway, one thread for each is the better use of
+the cores: threads that share an inference wait for each other at the end of every layer.
 """
 
 from __future__ import annotations
@@ -20,28 +20,27 @@ from tnn_serving.errors import EngineError
 log = logging.getLogger(__name__)
 
 COMPILE_AFTER = 32
-"""How many inferences must have met enough others before the network is compiled for many."""
-
+"""How many inferences must have met enough others before the network is compiled for concurrent ones."""
 
 QUIET_AFTER = 8
 """How many inferences in a row must have met too few others before the next ones get all threads again: beside others,
 one on all threads waits for each of them, and takes longest."""
 
 
-class Elastic:
-    """Inferences of one executable, which may run side by side.
+class ConcurrentExecutable:
+    """An executable for one inference at a time, and another one for the times when several meet.
 
     Args:
         alone: runs one inference on all threads.
-        streams: how many may run side by side: while fewer do, ``alone`` takes them.
-        for_many: compiles the same network for so many, a thread each; called in the background, if ever.
+        streams: how many inferences may be concurrent: while fewer are, ``alone`` takes them.
+        compile: compiles the same network for so many, one thread each; called in the background, if ever.
     """
 
-    def __init__(self, alone: Executable, streams: int, for_many: Callable[[], Executable | None]) -> None:
+    def __init__(self, alone: Executable, streams: int, compile: Callable[[], Executable | None]) -> None:
         self._alone = alone
-        self._many: Executable | None = None
+        self._concurrent: Executable | None = None
         self._streams = streams
-        self._for_many = for_many
+        self._compile = compile
         self._lock = threading.Lock()
         self._running = 0
         self._met = 0
@@ -54,7 +53,9 @@ class Elastic:
                 self._meet()
             else:
                 self._quiet += 1
-            executable = self._alone if self._many is None or self._quiet >= QUIET_AFTER else self._many
+            executable = self._alone
+            if self._concurrent is not None and self._quiet < QUIET_AFTER:
+                executable = self._concurrent
             self._running += 1
         try:
             return executable.run(feeds, into)
@@ -75,11 +76,11 @@ class Elastic:
                 BACKGROUND.submit(lambda: _compile(me))
 
 
-def _compile(elastic: weakref.ref[Elastic]) -> None:
-    held = elastic()
+def _compile(executable: weakref.ref[ConcurrentExecutable]) -> None:
+    held = executable()
     if held is None:
         return
     try:
-        held._many = held._for_many()
+        held._concurrent = held._compile()
     except EngineError as error:
-        log.info("no executable for inferences side by side: %s", error)
+        log.info("no executable for concurrent inferences: %s", error)

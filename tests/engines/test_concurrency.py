@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from tnn_serving.engines import ENGINES, Executable, NodeTime, Options, Shapes, TensorSpec
 from tnn_serving.engines.background import BACKGROUND
 from tnn_serving.engines.base import Arrays
-from tnn_serving.engines.elastic import COMPILE_AFTER, QUIET_AFTER, Elastic
+from tnn_serving.engines.concurrency import COMPILE_AFTER, QUIET_AFTER, ConcurrentExecutable
 from tnn_serving.engines.shapes import ShapeCache, ShapeLimits
 from tnn_serving.errors import EngineError
 
@@ -65,27 +65,27 @@ class Watched:
     def at(self, shapes: Shapes) -> Executable | None:
         return self.executable.at(shapes)
 
-    def side_by_side(self, streams: int) -> Executable | None:
-        return self.executable.side_by_side(streams)
+    def concurrent(self, streams: int) -> Executable | None:
+        return self.executable.concurrent(streams)
 
 
 class Pair:
-    """An elastic executable for two streams, and the two it is made of."""
+    """An executable for one inference or two, and the two it is made of."""
 
     def __init__(self) -> None:
         self.alone = Watched(compiled())
         self.many: list[Watched] = []
-        self.elastic = Elastic(self.alone, 2, self.make)
+        self.both = ConcurrentExecutable(self.alone, 2, self.make)
 
     def make(self) -> Executable:
-        made = self.alone.side_by_side(2)
+        made = self.alone.concurrent(2)
         assert made is not None
         self.many.append(Watched(made))
         return self.many[0]
 
     def ask(self, times: int = 1) -> None:
         for _ in range(times):
-            np.testing.assert_allclose(self.elastic.run({"x": X})["y"], X @ W, rtol=1e-4, atol=1e-3)
+            np.testing.assert_allclose(self.both.run({"x": X})["y"], X @ W, rtol=1e-4, atol=1e-3)
 
     def beside_another(self, times: int) -> None:
         """Asks while another inference is held up, which is alone until enough have met."""
@@ -132,7 +132,7 @@ def test_what_cannot_be_compiled_for_many_goes_on_alone() -> None:
         raise EngineError("not today")
 
     pair = Pair()
-    pair.alone, pair.elastic = alone, Elastic(alone, 2, refuse)
+    pair.alone, pair.both = alone, ConcurrentExecutable(alone, 2, refuse)
     pair.beside_another(COMPILE_AFTER)
     assert BACKGROUND.settle(60)
     pair.beside_another(3)
@@ -140,10 +140,10 @@ def test_what_cannot_be_compiled_for_many_goes_on_alone() -> None:
 
 
 def test_onnxruntime_shares_its_threads_by_itself() -> None:
-    assert compiled("onnxruntime").side_by_side(2) is None
+    assert compiled("onnxruntime").concurrent(2) is None
 
 
-def crowd(shapes: ShapeCache) -> None:
+def overlap(shapes: ShapeCache) -> None:
     """Inferences from several threads, until some have met."""
     for _ in range(20):
         with ThreadPoolExecutor(8) as pool:
@@ -160,13 +160,13 @@ def test_memory_of_the_second_compilation_counts(limit_bytes: int) -> None:
     shapes.warm({"x": X.shape})
     before = shapes.memory_bytes
     assert before >= weight_bytes
-    crowd(shapes)
+    overlap(shapes)
     assert (shapes.memory_bytes - before >= weight_bytes) == bool(limit_bytes)
 
 
 def test_nothing_is_compiled_for_one_that_is_gone() -> None:
     pair = Pair()
-    hold, held = threading.Event(), weakref.ref(pair.elastic)
+    hold, held = threading.Event(), weakref.ref(pair.both)
     BACKGROUND.submit(lambda: hold.wait(60) and None)
     pair.beside_another(COMPILE_AFTER)
     made = pair.many

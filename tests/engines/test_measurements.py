@@ -8,50 +8,50 @@ from pathlib import Path
 
 import pytest
 
-from tnn_serving.engines.choices import Choices
 from tnn_serving.engines.cpu import available_cores
-from tnn_serving.engines.select import fastest, measure
+from tnn_serving.engines.measurements import Measurements
+from tnn_serving.engines.timing import fastest, time_in_turn
 
 FACTS = {"network": "abc", "threads": [2, 1]}
 
 
 def test_answers_are_kept_by_all_their_facts(tmp_path: Path) -> None:
-    choices = Choices(tmp_path)
-    assert choices.get(FACTS) is None
-    choices.put(FACTS, {"engine": "openvino"})
-    assert Choices(tmp_path).get(FACTS) == {"engine": "openvino"}
-    assert choices.get({**FACTS, "threads": [1, 1]}) is None
+    measurements = Measurements(tmp_path)
+    assert measurements.get(FACTS) is None
+    measurements.put(FACTS, {"engine": "openvino"})
+    assert Measurements(tmp_path).get(FACTS) == {"engine": "openvino"}
+    assert measurements.get({**FACTS, "threads": [1, 1]}) is None
 
 
 def test_without_a_folder_nothing_is_kept() -> None:
-    choices = Choices(None)
-    choices.put(FACTS, {"engine": "openvino"})
-    assert not choices.kept
-    assert choices.get(FACTS) is None
+    measurements = Measurements(None)
+    measurements.put(FACTS, {"engine": "openvino"})
+    assert not measurements.stored
+    assert measurements.get(FACTS) is None
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"facts": {}, "answer": {"engine": "x"}}', b"\xff\xfe"])
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"facts": {}, "result": {"engine": "x"}}', b"\xff\xfe"])
 def test_a_damaged_answer_is_none(tmp_path: Path, damage: bytes) -> None:
-    choices = Choices(tmp_path)
-    choices.put(FACTS, {"engine": "openvino"})
-    (file,) = (tmp_path / "choices").iterdir()
+    measurements = Measurements(tmp_path)
+    measurements.put(FACTS, {"engine": "openvino"})
+    (file,) = (tmp_path / "measurements").iterdir()
     file.write_bytes(damage)
-    assert choices.get(FACTS) is None
-    choices.put(FACTS, {"engine": "onnxruntime"})
-    assert choices.get(FACTS) == {"engine": "onnxruntime"}
+    assert measurements.get(FACTS) is None
+    measurements.put(FACTS, {"engine": "onnxruntime"})
+    assert measurements.get(FACTS) == {"engine": "onnxruntime"}
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
-    choices = Choices(tmp_path / "file")
-    choices.put(FACTS, {"engine": "openvino"})
-    assert "cannot be kept" in caplog.text
-    assert choices.get(FACTS) is None
+    measurements = Measurements(tmp_path / "file")
+    measurements.put(FACTS, {"engine": "openvino"})
+    assert "can be stored" in caplog.text
+    assert measurements.get(FACTS) is None
 
 
 def test_candidates_run_in_turn() -> None:
     order: list[str] = []
-    seconds = measure({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 0.01)
+    seconds = time_in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 0.01)
     assert set(seconds) == {"a", "b"}
     assert order == ["a", "b"] * (len(order) // 2)
     assert len(order) >= 8
@@ -64,7 +64,7 @@ def test_a_slow_candidate_runs_once_after_the_first_time() -> None:
         runs.append(1)
         time.sleep(0.05)
 
-    measure({"slow": slow}, 0.001)
+    time_in_turn({"slow": slow}, 0.001)
     assert len(runs) == 2
 
 

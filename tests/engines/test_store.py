@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tnn_serving.engines import kept
-from tnn_serving.engines.kept import DIGEST_BYTES, Kept
+from tnn_serving.engines import store
+from tnn_serving.engines.store import DIGEST_BYTES, FileStore
 
 SIZE = 1000
 
 
 def test_what_was_not_used_for_longest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "KEPT_BYTES", 3 * (SIZE + DIGEST_BYTES))
-    files = Kept(tmp_path)
+    monkeypatch.setattr(store, "CAPACITY_BYTES", 3 * (SIZE + DIGEST_BYTES))
+    files = FileStore(tmp_path)
     for k, name in enumerate("abc"):
         files.put(name, bytes([k]) * SIZE)
         os.utime(tmp_path / name, (k, k))  # in the order of their making, however coarse the clock
@@ -25,10 +25,10 @@ def test_what_was_not_used_for_longest_goes(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_newest_stays_however_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "KEPT_BYTES", 10)
-    files = Kept(tmp_path)
-    (tmp_path / "choices").mkdir()
+    monkeypatch.setattr(store, "CAPACITY_BYTES", 10)
+    files = FileStore(tmp_path)
+    (tmp_path / "measurements").mkdir()
     for name in "ab":
         files.put(name, b"x" * SIZE)
-    assert {file.name for file in tmp_path.iterdir()} == {"choices", "b"}
+    assert {file.name for file in tmp_path.iterdir()} == {"measurements", "b"}
     assert files.get("b") == b"x" * SIZE

@@ -1,4 +1,4 @@
-"""Files that can be made again, in a folder that may be full, gone, or hold something else than was written.
+"""Files that can be made again, in a folder that may be full, gone, or changed by others.
 
 What is read is exactly what was written, or nothing: each file begins with the SHA-256 of the rest. Nothing that goes
 wrong here is an error; what is missing is made again.
@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 DIGEST_BYTES = 65
 """The hash in hex, and a line feed."""
 
-KEPT_BYTES = 8 << 30
-"""Most that the files of a folder may take together; those that were not used for longest go."""
+CAPACITY_BYTES = 8 << 30
+"""Most that the files of a folder may take together; the least recently used go first."""
 
 
-class Kept:
-    """The files of one folder, made when something is first put there; with ``None`` nothing is kept."""
+class FileStore:
+    """The files of one folder, which is made when something is first put there; with ``None`` nothing is stored."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -44,12 +44,12 @@ class Kept:
             return None
         content = stored[DIGEST_BYTES:]
         if stored[:DIGEST_BYTES] != _digest(content):
-            log.warning("%s is damaged, and made again", self.folder / name)
+            log.warning("%s is damaged, and is made again", self.folder / name)
             return None
         return content
 
     def put(self, name: str, content: bytes) -> None:
-        """Keeps a content in one step; a full disk or a folder that may not be written to is told, no more."""
+        """Stores a content in one step. A full disk, or a folder that cannot be written to, is logged."""
         if self.folder is None:
             return
         scratch: str | None = None
@@ -62,7 +62,7 @@ class Kept:
             os.replace(scratch, self.folder / name)
             self._make_room(self.folder)
         except OSError as error:
-            log.warning("what was made cannot be kept in %s: %s", self.folder, error.strerror or error)
+            log.warning("nothing can be stored in %s: %s", self.folder, error.strerror or error)
             if scratch is not None:
                 with suppress(OSError):
                     os.unlink(scratch)
@@ -75,7 +75,7 @@ class Kept:
                 facts = file.stat()
                 if stat.S_ISREG(facts.st_mode):
                     found.append((facts.st_mtime, facts.st_size, file))
-        too_much = sum(size for _, size, _ in found) - KEPT_BYTES
+        too_much = sum(size for _, size, _ in found) - CAPACITY_BYTES
         for _, size, file in sorted(found)[:-1]:
             if too_much <= 0:
                 return
