@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from tnn_serving.engines import ENGINES, Options
 from tnn_serving.engines.cpu import Cpu, read_flags
-from tnn_serving.errors import ConfigError, EngineError
+from tnn_serving.errors import EngineError
 
 
 def model(nodes: list[onnx.NodeProto], outputs: list[str], shape: list[int | str]) -> onnx.ModelProto:
@@ -170,28 +170,6 @@ def test_an_inference_that_fails_spoils_none_beside_it(engine: str) -> None:
     for thread in threads:
         thread.join()
     assert not problems
-
-
-def test_what_openvino_computes_otherwise_it_refuses() -> None:
-    inputs = [
-        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 4, 4]),
-        helper.make_tensor_value_info("rois", TensorProto.FLOAT, [1, 4]),
-        helper.make_tensor_value_info("batch", TensorProto.INT64, [1]),
-    ]
-    node = helper.make_node("RoiAlign", ["x", "rois", "batch"], ["y"], mode="max")
-    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    with pytest.raises(EngineError, match="RoiAlign with mode max"):
-        ENGINES["openvino"].compile(made, Options())
-    ENGINES["onnxruntime"].compile(made, Options())
-
-
-def test_names() -> None:
-    assert [e.name for e in ENGINES.named("auto")] == list(ENGINES)
-    assert [e.name for e in ENGINES.named("onnxruntime")] == ["onnxruntime"]
-    with pytest.raises(ConfigError, match="auto, openvino, onnxruntime"):
-        ENGINES.named("ort")
-    assert all(e.version() for e in ENGINES.values())
 
 
 @pytest.mark.parametrize(

@@ -239,14 +239,20 @@ class TrialInputs:
         array = self._feeds[name]
         if name in self._roles:
             return self._roles[name].values(array, attempt)
-        if array.dtype.kind == "b":
-            return random.integers(0, 2, array.shape).astype(np.bool_)
-        if array.dtype.kind not in "iu":
+        if array.dtype.kind not in "iub":
             return array
-        if array.dtype.itemsize <= NARROW_BYTES and not attempt:
-            limits = np.iinfo(array.dtype)
-            return random.integers(limits.min, limits.max, array.shape, array.dtype, endpoint=True)
-        return random.integers(*INTEGERS[attempt], array.shape).astype(array.dtype)
+        values = np.empty_like(array)
+        values[...] = random.integers(*_limits(array.dtype, attempt), array.shape)
+        return values
+
+
+def _limits(dtype: np.dtype, attempt: int) -> tuple[int, int]:
+    """Range of integers without a role, the end excluded."""
+    if dtype.kind == "b":
+        return 0, 2
+    if dtype.itemsize <= NARROW_BYTES and not attempt:
+        return np.iinfo(dtype).min, np.iinfo(dtype).max + 1
+    return INTEGERS[attempt]
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +266,9 @@ class _Role:
         """Values of an attempt, of the array's shape and type."""
         possible = [found for found in (self._fitting(values) for values in self.candidates) if found is not None]
         chosen = possible[min(attempt, len(possible) - 1)] if possible else 1
-        return np.broadcast_to(np.asarray(chosen).astype(array.dtype), array.shape).copy()
+        values = np.empty_like(array)
+        values[...] = chosen
+        return values
 
     def _fitting(self, values: Values) -> np.ndarray | None:
         found = values(self.slot)

@@ -156,13 +156,19 @@ def _curve(result: Result, across: Axis, up: Axis, of: Callable[[Point], float],
 
 
 def _colour(engine: str | None) -> str:
-    return COLOURS[list(ENGINES).index(engine) % len(COLOURS)] if engine in ENGINES else OTHER
+    place = _place(engine)
+    return OTHER if place is None else COLOURS[place % len(COLOURS)]
 
 
 def _shape(engine: str | None, x: float, y: float) -> str:
-    """The mark of an engine; of what is left to the configuration for ``None``."""
-    shape = SHAPES[list(ENGINES).index(engine) % len(SHAPES)] if engine in ENGINES else OTHER_SHAPE
+    """The mark of an engine; of what runs as the configuration says for ``None``."""
+    place = _place(engine)
+    shape = OTHER_SHAPE if place is None else SHAPES[place % len(SHAPES)]
     return shape.format(x=x, y=y, left=x - 4, top=y - 4, colour=_colour(engine))
+
+
+def _place(engine: str | None) -> int | None:
+    return next((k for k, name in enumerate(ENGINES) if name == engine), None)
 
 
 def _mark(x: float, y: float, word: str, right: float, places: list[tuple[float, float]]) -> str:

@@ -22,7 +22,7 @@ from enum import IntEnum
 import numpy as np
 import openvino as ov
 
-from tnn_serving.engines.openvino.nodes import bodies, readers_of, source
+from tnn_serving.engines.openvino.nodes import bodies, is_float, readers_of, source
 from tnn_serving.errors import EngineError
 
 WIDE = (ov.Type.i64, ov.Type.u64, ov.Type.u32)
@@ -125,7 +125,7 @@ def wide_inputs(network: ov.Model) -> dict[str, tuple[int, int]]:
     """
     found = {}
     for parameter in network.get_parameters():
-        converted = all(_is_float(reader.get_output_element_type(0)) for reader in readers_of(parameter))
+        converted = all(map(is_float, readers_of(parameter)))
         if _is_wide(parameter) and not converted:
             unsigned = parameter.get_element_type() != ov.Type.i64
             found[parameter.get_friendly_name()] = (0 if unsigned else int(INT32.min), int(INT32.max))
@@ -164,12 +164,12 @@ def _check_results(network: ov.Model) -> None:
 
 def _extent(node: ov.Node, index: int, operands: list[Extent]) -> Extent:
     kind, dtype = node.get_type_name(), node.get_output_element_type(index)
-    if dtype not in WIDE:
-        return Extent.IN_INT32 if dtype == ov.Type.i32 else Extent.SIZE
-    if kind in SIZES or (kind in SIZES_BEHIND_FIRST and index):
+    if dtype not in (*WIDE, ov.Type.i32) or kind in SIZES or (kind in SIZES_BEHIND_FIRST and index):
         return Extent.SIZE
     if kind == "Constant":
         return _stored(node)
+    if dtype == ov.Type.i32:
+        return Extent.IN_INT32
     if kind == "Convert":
         return Extent.BEYOND if _is_float(node.get_input_element_type(0)) else operands[0]
     if kind in MOVING and operands:

@@ -168,6 +168,7 @@ def test_codes_are_unsigned_where_they_can_be(name: str) -> None:
     before = read.get_ordered_ops()
     assert not [node for node in before if node.get_output_size() and node.get_output_element_type(0) == ov.Type.u8]
     unsigned_codes(read)
+    read.validate_nodes_and_infer_types()
     quantised = [
         node
         for node in read.get_ordered_ops()

@@ -83,6 +83,7 @@ def test_codes_that_are_computed_with_are_floats() -> None:
     made = read("n, 4, h, w")
     assert len(conversions(made)) == 4
     codes_as_floats(made)
+    made.validate_nodes_and_infer_types()
     assert len(conversions(made)) == 2
     assert made.outputs[1].get_element_type() == ov.Type.i8
     assert [node.get_type_name() for node in made.get_ordered_ops()].count("Round") == 2
@@ -91,6 +92,7 @@ def test_codes_that_are_computed_with_are_floats() -> None:
 def test_rounded_numbers_are_quantised() -> None:
     made = read("n, 4, h, w")
     quantise_rounded(made)
+    made.validate_nodes_and_infer_types()
     kinds = [node.get_type_name() for node in made.get_ordered_ops()]
     assert kinds.count("Round") == kinds.count("FakeQuantize") == 3
     assert "Select" not in kinds
