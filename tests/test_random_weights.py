@@ -12,11 +12,11 @@ import tnn_serving as ts
 from tests.formats.compare import differences
 from tests.formats.handmade import MODEL, PROTO, model, proto
 from tests.recordings import SHARED
-from tnn_serving.errors import WeightsError
+from tnn_serving.errors import LimitError, WeightsError
 from tnn_serving.graph import Graph
 from tnn_serving.layers.draw import uniform
 from tnn_serving.random_weights import fill_random_weights, network_name, random_input
-from tnn_serving.tensor import Tensor
+from tnn_serving.tensor import COMPUTED, DataType, Tensor
 
 ZOO = sorted(SHARED.glob("models/zoo/*.tnnproto"))
 recorded = pytest.mark.skipif(not SHARED.is_dir(), reason="the recordings of TNN are not beside this checkout")
@@ -136,6 +136,76 @@ def test_weights_that_are_there_stay() -> None:
     assert differences(ts.read_model(*ts.write_model(filled)), filled) == []
 
 
-def test_buffer_whose_size_nothing_decides() -> None:
-    with pytest.raises(WeightsError, match="`m` "):
-        fill_random_weights(ts.read_model(proto("MatMul m 1 1 x y 1")), name="x")
+@pytest.mark.parametrize(
+    ("line", "dims", "biases"),
+    [
+        ("Deconvolution n 1 1 x y 1 4 2 2 2 2 2 0 0 1 -1 1 1 0", (1, 4, 8, 8), 2),
+        ("Deconvolution n 1 1 x y 2 2 6 3 3 2 2 1 1 1 -1 1 1 0", (1, 4, 5, 5), 6),
+        ("Convolution n 1 1 x y 2 2 6 3 3 1 1 1 1 1 -1 1 1 0", (1, 4, 5, 5), 6),
+        ("Convolution1D n 1 1 x y 2 2 6 3 1 1 1 1 -1 1 0", (1, 4, 5), 6),
+        ("Convolution3D n 1 1 x y 2 2 6 3 3 3 1 1 1 1 1 1 1 -1 1 1 1 0", (1, 4, 5, 5, 5), 6),
+        ("InnerProduct n 1 1 x y 6 1 0 1", (1, 4, 5), 6),
+        ("InnerProduct n 1 1 x y 6 1 0 2", (2, 4, 5), 6),
+        ("InnerProduct n 1 1 x y 6 1 0 -1", (2, 4, 5), 6),
+    ],
+)
+def test_a_bias_has_a_value_per_output(line: str, dims: tuple[int, ...], biases: int) -> None:
+    spec = f"x {len(dims)} {' '.join(map(str, dims))} 0 "
+    graph = fill_random_weights(ts.read_model(proto(line, inputs=spec)), name="net")
+    bias = graph.layer("n").bias
+    assert bias.size == biases
+    y = ts.load(ts.write_model(graph), "onnxruntime").run({"x": np.zeros(dims, np.float32)})["y"]
+    channels = y.reshape(*dims[:-1], biases) if line.endswith("-1") else y
+    axis = channels.ndim - 1 if line.startswith("Inner") else 1
+    seen = np.moveaxis(channels, axis, 0).reshape(biases, -1)
+    np.testing.assert_array_equal(seen, np.broadcast_to(bias.array()[:, None], seen.shape))
+
+
+@pytest.mark.parametrize("dims", [(), (5,), (2, 3), (2, 3, 4, 5, 2)])
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("Add", 0), ("Mul", 0), ("Div", 3), ("Sub", 3), ("And", 2), ("Less", 2), ("PReLU", 0)]
+)
+def test_an_operand_per_channel_fits_any_rank(kind: str, dtype: int, dims: tuple[int, ...]) -> None:
+    spec = f"x {len(dims)} {' '.join(map(str, dims))} {dtype} ".replace("  ", " ")
+    graph = fill_random_weights(ts.read_model(proto(f"{kind} n 1 1 x y 1 0", inputs=spec)), name="net")
+    (_, tensor), *_ = graph.layer("n").weights()
+    assert tensor.size == (dims[1] if len(dims) > 1 else 1)
+    x = np.ones(dims, COMPUTED[DataType(dtype)])
+    y = ts.load(graph, "onnxruntime").run({"x": x})["y"]
+    assert y.shape == dims
+    assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize(
+    ("line", "dims"),
+    [
+        ("BiasAdd n 1 1 x y", (1, 3, 2)),
+        ("HDRGuide n 1 1 x y", (1, 3, 4, 4)),
+        ("BatchNormCxx n 1 1 x y", (2, 3)),
+        ("InstBatchNormCxx n 1 1 x y 3 1e-05", (2, 3, 4)),
+        ("Const n 0 1 y 2 3 4", (1,)),
+        ("DetectionPostProcess n 2 4 x z y b c d 3 1 0 0 0.1 0.5 2 1 1 1 1 1 5 4", (1, 4, 5)),
+    ],
+)
+def test_every_buffer_whose_size_the_proto_decides_is_filled(line: str, dims: tuple[int, ...]) -> None:
+    inputs = f"x {len(dims)} {' '.join(map(str, dims))} 0 " + (": z 3 1 3 5 0 " if " z " in line else "")
+    graph = fill_random_weights(ts.read_model(proto(line, inputs=inputs)), name="net")
+    assert list(graph.layer("n").weights())
+    model = ts.load(graph, "onnxruntime")
+    answers = model.run({spec.name: random_input("net", spec.dims) for spec in graph.inputs})
+    assert all(np.isfinite(answer).all() for answer in answers.values())
+
+
+@pytest.mark.parametrize(
+    ("line", "dtype"), [("MatMul m 1 1 x y 1", 0), ("Gather m 1 1 x y 0 1 0", 3), ("ConstantOfShape m 1 1 x y", 3)]
+)
+def test_a_buffer_whose_size_or_type_nothing_decides_is_named(line: str, dtype: int) -> None:
+    read = ts.read_model(proto(line, inputs=f"x 2 1 3 {dtype} "))
+    with pytest.raises(WeightsError, match=r"layer 0 `m` .*no `(weight|data|value)` in the model file"):
+        fill_random_weights(read, name="x")
+
+
+def test_weights_that_no_memory_holds_are_refused() -> None:
+    huge = proto("InnerProduct n 1 1 x y 2147483647 0 0 1", inputs="x 2 1 2000000000 0 ")
+    with pytest.raises(LimitError, match=r"layer 0 `n` \(InnerProduct\): a tensor is too large"):
+        fill_random_weights(ts.read_model(huge), name="net")

@@ -263,7 +263,9 @@ def test_folder_without_a_model(tmp_path: Path, names: list[str], found: str, hi
     error = refusal(tmp_path)
     assert error.problem == f"no model in {tmp_path}"
     wanted = "proto.tnnproto and model.tnnmodel, or one *.tnnproto and one *.tnnmodel"
-    others = "" if any(name.endswith((".tnnproto", ".tnnmodel")) for name in names) else "; or model.onnx, or one *.onnx"
+    others = (
+        "" if any(name.endswith((".tnnproto", ".tnnmodel")) for name in names) else "; or model.onnx, or one *.onnx"
+    )
     assert error.expected == wanted + others
     assert re.fullmatch(found, str(error.found))
     assert error.hint == hint

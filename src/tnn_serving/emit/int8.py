@@ -39,15 +39,20 @@ class Form(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """``real = scale * (code - zero)``: float32 [n] each, n = 1 or one a channel (axis 1)."""
+    """``real = scale * (code - zero)``: float32 [n] each, n = 1 or one per channel (axis 1)."""
 
     scale: np.ndarray
     zero: np.ndarray
 
     @classmethod
     def of(cls, stored: BlobScale) -> Scale:
-        """From a model file's entry."""
-        return cls(stored.scales().astype(np.float32), stored.zero_points().astype(np.float32))
+        """From a model file's entry. Raises WeightsError for no scale, or another number of zero points."""
+        scale, zero = stored.scales().astype(np.float32), stored.zero_points().astype(np.float32)
+        if not scale.size or zero.size != scale.size:
+            raise WeightsError(
+                "scale of an int8 blob is broken", found=f"{scale.size} scales and {zero.size} zero points"
+            )
+        return cls(scale, zero)
 
     @property
     def per_tensor(self) -> bool:
@@ -57,7 +62,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Codes:
-    """An int8 blob: its codes and what they mean."""
+    """An int8 blob: its codes and their scale."""
 
     value: Value
     scale: Scale
@@ -65,7 +70,7 @@ class Codes:
 
 @dataclass(frozen=True, slots=True)
 class Absorbed:
-    """A second operand that TNN adds inside a convolution, before or after its activation."""
+    """A second operand that TNN adds within a convolution, before or after its activation."""
 
     codes: Codes
     after_activation: bool
@@ -102,10 +107,10 @@ class Weights:
         zero: Tensor | None,
         bias: Tensor | None,
     ) -> Weights:
-        """From a layer's buffers. Raises WeightsError if they are not int8, or of another size."""
+        """From a layer's buffers. Raises WeightsError if they are not int8, of another size, or empty."""
         if codes.dtype is not DataType.INT8:
             raise WeightsError("an int8 layer needs int8 weights", found=codes.dtype.name.lower())
-        if codes.size != math.prod(shape):
+        if codes.size != math.prod(shape) or not codes.size:
             raise WeightsError(
                 "weights do not fit the layer", expected=f"{math.prod(shape)} values {shape}", found=codes.size
             )
@@ -135,9 +140,9 @@ class Int8:
     # ---- vectors along the channel axis ----
 
     def channels(self, values: np.ndarray, x: Value) -> Value:
-        """One value, or one a channel, broadcast along axis 1 of ``x``.
+        """One value, or one per channel, broadcast along axis 1 of ``x``.
 
-        A list longer than the axis belongs to a larger picture at calibration: its first entries count.
+        A list longer than the axis comes from a larger picture at calibration: its first entries count.
 
         Raises WeightsError if there are fewer values than channels.
         """
@@ -169,7 +174,7 @@ class Int8:
         return self.g.op("Sub", x, self.channels(zero, x)) if zero.any() else x
 
     def real(self, codes: Codes) -> Value:
-        """``scale * (code - zero)``: what the blob means."""
+        """``scale * (code - zero)``: the real numbers of the blob."""
         x = self.centred(codes)
         return self.g.op("Mul", x, self.channels(codes.scale.scale, x))
 
@@ -217,11 +222,11 @@ class Int8:
         return Codes(self.pack(self.rounded(v, least=least)), scale)
 
     def rescaled(self, codes: Codes, out: Scale) -> Codes:
-        """Codes of one scale brought to another: ``R((q - z) * s / so + zo)``."""
+        """Codes of one scale converted to another: ``R((q - z) * s / so + zo)``."""
         same = codes.scale.scale[0] == out.scale[0] and codes.scale.zero[0] == out.zero[0]
         if same:
             return Codes(codes.value, out)
-        if self.form.fast:
+        if self.form.fast and out.scale[0] >= FLOAT_MIN:
             real = self.dequantised(codes.value, codes.scale.scale[0], codes.scale.zero[0])
             return Codes(self.coded(real, out.scale[0], out.zero[0]), out)
         return self.quantised(self.real(codes), out)
@@ -239,23 +244,24 @@ class Int8:
         activation: int = 0,
         absorbed: Absorbed | None = None,
     ) -> Codes:
-        """A convolution or matrix product: ``R(sum * m + zero)`` with TNN's activation and absorbed addition inside.
+        """A convolution or matrix product: ``R(sum * m + zero)`` with TNN's fused activation and addition.
 
         Args:
             weights: int8 rows, zero points, scale and bias.
             apply: makes the operator from float input, weights and bias.
-            move: brings the codes into place first (a flattening, a subsampling).
+            move: rearranges the codes first (a flattening, a subsampling).
             activation: 0 none, 1 ReLU, 2 ReLU6.
             absorbed: a second operand that is added before the only rounding.
         """
         factor = multiplier(weights.scale, out, weights.codes.shape[0])
-        uniform = np.all(x.scale.zero == x.scale.zero[0])
-        if self.form.fast and uniform and not weights.zero.any() and np.all(out.zero == out.zero[0]):
-            v = self._fast_sum(x, weights, factor, apply, move)
-        else:
-            v = self._exact_sum(x, weights, factor, apply, move)
-            return self._finished(v, out, activation, absorbed)
-        return self._finished_fast(v, out, activation, absorbed)
+        uniform = np.all(x.scale.zero == x.scale.zero[0]) and np.all(out.zero == out.zero[0])
+        fast = self.form.fast and uniform and not weights.zero.any()
+        v = (self._fast_sum if fast else self._exact_sum)(x, weights, factor, apply, move)
+        if absorbed is not None and absorbed.codes.value.dims != v.dims:
+            raise ShapeError(
+                "an addition of int8 operands needs equal dims", expected=v.dims, found=absorbed.codes.value.dims
+            )
+        return (self._finished_fast if fast else self._finished)(v, out, activation, absorbed)
 
     def _exact_sum(
         self, x: Codes, weights: Weights, factor: np.ndarray, apply: Apply, move: Callable[[Value], Value] | None
@@ -351,7 +357,7 @@ class Int8:
 def multiplier(weight_scale: np.ndarray, out: Scale, channels: int) -> np.ndarray:
     """float32 [channels]: stored weight scale (the input's is in it) over output scale; 0 for a vanishing one.
 
-    Raises WeightsError if the scales are neither one nor one a channel.
+    Raises WeightsError unless there is one scale, or one per channel.
     """
     for what, values in (("weight scales", weight_scale), ("output scales", out.scale)):
         if values.size not in (1, channels):

@@ -245,14 +245,15 @@ class Layer(_Declared):
             absorbed: an addition that was fused into the layer.
 
         Raises:
-            UnsupportedLayer: the type has no int8 form.
+            UnsupportedLayer: the type has no int8 form, or data is a constant.
             ShapeError: an input has a shape that does not fit.
             WeightsError: weights are missing or do not fit.
         """
+        for blob, role, item in zip(self.inputs, self.roles(), inputs, strict=True):
+            if isinstance(item, Value) and not role.replaces:
+                raise UnsupportedLayer("an int8 layer reads blobs, not constants", found=f"constant `{blob}`")
         given = _without_trailing(inputs)
         codes = tuple(item for item in given if isinstance(item, Codes))
-        if not codes or not isinstance(given[0], Codes):
-            raise UnsupportedLayer("an int8 layer must read a blob", found=f"the constant `{self.inputs[0]}`")
         others = tuple(item for item in given if item is None or isinstance(item, Value))
         return self.to_onnx_int8(a, Operands(codes, others, absorbed), out)
 
@@ -312,10 +313,10 @@ class Layer(_Declared):
 class Reserved(Layer):
     """A type that TNN knows only by name, or not at all: read, inspected and written back, never executed."""
 
-    known: bool = True
+    operands = (Operand("x", repeated=True),)
+    results = (Operand("y", repeated=True),)
 
-    def check_counts(self) -> None:
-        """Nothing is declared of its inputs and outputs."""
+    known: bool = True
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """Refuses."""

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
-from tnn_serving.emit.int8 import Codes, Form, Int8, Operands, Scale
-from tnn_serving.errors import ShapeError, WeightsError
+from tnn_serving.emit.int8 import FLOAT_MIN, Codes, Form, Int8, Operands, Scale
+from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.draw import Draw
 from tnn_serving.layers.operands import INT8, NUMBERS, Operand
@@ -118,10 +118,13 @@ class Add(Binary):
         """Real values added in input order, then rounded once; TNN does not broadcast here."""
         codes = inputs.codes
         g = a.g
+        if len(codes) < 2:
+            raise UnsupportedLayer("an int8 addition needs two blobs or more", found=len(codes))
         first = codes[0].value
         if any(c.value.dims != first.dims for c in codes):
             raise ShapeError("int8 operands must have equal dims", found=[list(c.value.dims) for c in codes])
-        if a.form is Form.FAST_U8 and all(c.scale.per_tensor for c in codes) and out.per_tensor:
+        per_tensor = all(scale.per_tensor for scale in (*(c.scale for c in codes), out))
+        if a.form is Form.FAST_U8 and per_tensor and out.scale[0] >= FLOAT_MIN:
             total = a.dequantised(codes[0].value, codes[0].scale.scale[0], codes[0].scale.zero[0])
             for c in codes[1:]:
                 total = g.op("Add", total, a.dequantised(c.value, c.scale.scale[0], c.scale.zero[0]))

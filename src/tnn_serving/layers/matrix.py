@@ -49,7 +49,8 @@ class InnerProduct(Layer):
     def random_weights(self, draw: Draw, inputs: Sequence[Value]) -> dict[str, Tensor | int]:
         """The matrix, and a bias if the layer adds one."""
         x = inputs[0]
-        row = math.prod(x.dim(axis) for axis in range(x.axis(self.axis), x.rank))
+        first = 1 if self.quantized else x.axis(self.axis)
+        row = math.prod(x.dim(axis) for axis in range(first, x.rank))
         bias = self.num_output if self.has_bias else 0
         return draw.product("weight", (self.num_output, row), quantized=self.quantized, bias=bias)
 

@@ -122,7 +122,7 @@ class Range(Layer):
         Operand("limit", "[] or [1]", like="start"),
         Operand("delta", "[] or [1]", like="start"),
     )
-    results = (Operand("y", "[max(ceil((limit - start) / delta), 0)]", like="start"),)
+    results = (Operand("y", "[n]", like="start", doc="n = max(ceil((limit - start) / delta), 0)"),)
     counts_inputs = True
 
     def to_onnx(self, g: Builder, start: Value, limit: Value, delta: Value) -> Value:
