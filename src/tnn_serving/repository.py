@@ -1,4 +1,4 @@
-"""What lies in a model repository: model folders, their versions, and which of them the backend reads."""
+"""The contents of a model repository: model folders, their versions, and which of them the backend reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODEL_SUFFIXES = (".tnnproto", ".tnnmodel", ".onnx")
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A folder of a repository that is no model, and why."""
+    """A folder of a repository that is not a model, and why."""
 
     folder: Path
     reason: str
@@ -29,12 +29,12 @@ def versions(model: Path) -> list[Path]:
 
 
 def is_ours(model: Path) -> bool:
-    """Whether any version of a model holds files of a kind that the backend reads."""
+    """Whether any version of a model contains files that the backend reads."""
     return any(file.suffix in MODEL_SUFFIXES for version in versions(model) for file in version.iterdir())
 
 
 def model_folders(repository: Path) -> tuple[list[Path], list[Skipped]]:
-    """The model folders of a repository, and its folders that are none (hidden ones are not looked at)."""
+    """The model folders of a repository, and its other folders; hidden folders are ignored."""
     models, skipped = [], []
     for folder in sorted(repository.iterdir()):
         if folder.name.startswith(".") or not folder.is_dir():
