@@ -1,4 +1,4 @@
-"""What lies in a model repository: model folders, their versions, and which of them the backend reads."""
+"""The contents of a model repository: model folders, their versions, and which of them the backend reads."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ MAC_METADATA = "__MACOSX"
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A folder of a repository that is no model, and why."""
+    """A folder of a repository that is not a model, and why."""
 
     folder: Path
     reason: str
 
 
 def is_ours(model: Path) -> bool:
-    """Whether any version of a model holds files of a kind that the backend reads."""
+    """Whether any version of a model contains files that the backend reads."""
     return any(map(has_model_files, versions(model)))
 
 
 def model_folders(repository: Path) -> tuple[list[Path], list[Skipped]]:
-    """The model folders of a repository, and its folders that are none.
+    """The model folders of a repository, and its other folders.
 
-    Hidden folders, and those that macOS puts into zip archives, are not looked at.
+    Hidden folders, and those that macOS puts into zip archives, are ignored.
     """
     models, skipped = [], []
     for folder in sorted(repository.iterdir()):

@@ -102,9 +102,8 @@ def test_one_bad_request_spoils_no_other(folder: Path) -> None:
     model = ts.load(folder / "1")
     for response, x in ((responses[0], X), (responses[-1], 2 * X)):
         np.testing.assert_allclose(answer(response)["y"], model.run({"x": x})["y"], rtol=1e-5, atol=1e-5)
-    told = [problem(response) for response in responses[1:-1]]
-    for text, said in zip(
-        told,
+    for text, expected in zip(
+        [problem(response) for response in responses[1:-1]],
         [
             "input `x`: wrong number of bytes: expected 768 for [1, 3, 8, 8], found 4",
             "input `x`: wrong type: expected FP32, found FP64",
@@ -117,7 +116,7 @@ def test_one_bad_request_spoils_no_other(folder: Path) -> None:
         ],
         strict=True,
     ):
-        assert said in text
+        assert expected in text
         assert text.startswith("model `m`")
     assert isinstance(responses[-2], CancelledError)
     assert all(isinstance(response, RequestError) for response in responses[1:-1])
@@ -139,9 +138,9 @@ def test_optional_inputs_may_be_left_out(tmp_path: Path) -> None:
     ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
     servable = open_model(tmp_path)
     x = np.ones((1, 4), np.float32)
-    without, given = ask(servable, request(tensor(x)), request(tensor(x), tensor(x, "h")))
+    without, fed = ask(servable, request(tensor(x)), request(tensor(x), tensor(x, "h")))
     np.testing.assert_array_equal(answer(without)["y"], x + 5)
-    np.testing.assert_array_equal(answer(given)["y"], x + 1)
+    np.testing.assert_array_equal(answer(fed)["y"], x + 1)
 
 
 @pytest.mark.parametrize("shape", [(6, 10, 3), (1, 6, 10, 3)])
@@ -273,19 +272,19 @@ def test_large_outputs_are_computed_into_memory_of_the_server(tmp_path: Path) ->
     ts.write_model(graph, tmp_path / "1" / "m.tnnproto", tmp_path / "1" / "m.tnnmodel")
     config = {"parameters": {"engine": {"string_value": "openvino"}}}
     servable = open_model(tmp_path, config)
-    given: dict[str, bytearray] = {}
+    lent: dict[str, bytearray] = {}
 
     def allocate(name: str, datatype: str, shape: tuple[int, ...], size: int) -> memoryview:
         assert (datatype, shape, size) == ("FP32", (1, 4, 64, 64), 4 * 4 * 64 * 64)
-        given[name] = bytearray(size)
-        return memoryview(given[name])
+        lent[name] = bytearray(size)
+        return memoryview(lent[name])
 
     x = np.random.default_rng(5).standard_normal((1, 3, 64, 64)).astype(np.float32)
     wanted = ts.load(tmp_path / "1", "openvino").run({"x": x})["y"]
     for _ in range(2):
-        given.clear()
+        lent.clear()
         assert ask(servable, request(tensor(x), allocate=allocate)) == [[]]
-        np.testing.assert_allclose(np.frombuffer(given["y"], np.float32).reshape(1, 4, 64, 64), wanted, atol=1e-5)
+        np.testing.assert_allclose(np.frombuffer(lent["y"], np.float32).reshape(1, 4, 64, 64), wanted, atol=1e-5)
         np.testing.assert_allclose(answer(ask(servable, request(tensor(x)))[0])["y"], wanted, atol=1e-5)
 
 

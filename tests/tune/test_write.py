@@ -1,4 +1,4 @@
-"""Settings in ``config.pbtxt``: whatever way it is spelled, what the user wrote stays."""
+"""Settings in ``config.pbtxt``: however it is written, what the user wrote stays."""
 
 from __future__ import annotations
 

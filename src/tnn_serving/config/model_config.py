@@ -74,7 +74,7 @@ class SpecificVersions(Message):
 
 @dataclass(frozen=True, slots=True)
 class VersionPolicy(Message):
-    """Which versions are served: one of these, the latest version if none is given."""
+    """Which versions are served: at most one of these; without any, the latest version."""
 
     latest: LatestVersions | None = message(LatestVersions)
     all: Message | None = message(Message)

@@ -1,8 +1,8 @@
 """Triton's ``reshape``: clients see ``dims``, the network has ``shape``.
 
 Triton applies it itself: a backend gets requests with ``shape``, and what it answers with ``shape`` leaves with
-``dims``. The n-th -1 of one is the n-th -1 of the other. What is checked here are Triton's rules for it
-(``ValidateIOShape`` in its core), and that an answer has ``shape``: Triton takes that for granted.
+``dims``. The first -1 of one is the first -1 of the other, and so on. This module checks Triton's rules for it
+(``ValidateIOShape`` in its core), and that an answer has ``shape``, which Triton takes for granted.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _between_free(dims: Sequence[int]) -> list[int]:
 
 
 def has_shape(shape: Sequence[int | None], wanted: Sequence[int]) -> bool:
-    """Whether a shape is the wanted one, where -1 stands for any size and ``None`` for a size that is not known."""
+    """Whether a shape is the wanted one, where -1 is any size and ``None`` a size that is not known."""
     return len(shape) == len(wanted) and all(
         have is None or want in (-1, have) for have, want in zip(shape, wanted, strict=True)
     )

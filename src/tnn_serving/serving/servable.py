@@ -251,7 +251,7 @@ def _picture_readers(loaded: Loaded) -> dict[str, PictureReader]:
 
 
 class _Lending:
-    """Gives the server's memory for outputs that are asked for.
+    """Gives the server's memory for requested outputs.
 
     Attributes:
         lent: names of the outputs that are computed there.

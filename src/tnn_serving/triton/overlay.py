@@ -1,9 +1,9 @@
-"""Repositories that Triton can read, over repositories that need a ``backend: "tnn"`` line somewhere.
+"""Repositories that Triton can read, over repositories that lack a ``backend: "tnn"`` line somewhere.
 
 Triton finds the backend of a model in its ``config.pbtxt``. A TNN model without that file, or with one that names
 neither backend nor platform, is served from an overlay: a temporary folder in which each such model has a
 ``config.pbtxt`` with the line and links to everything else. All other folders are linked as they are. Repositories
-that need none of this, and remote ones, are given to Triton unchanged.
+that need none of this, and remote ones, are passed to Triton unchanged.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def config_of(model: Path) -> bytes | None:
 
 
 class Overlay:
-    """The repositories of one server: what Triton is to be given for each, kept in step with the sources.
+    """The repositories of one server: the location for Triton of each, kept in step with the sources.
 
     Args:
         repositories: folders and remote locations.
@@ -46,8 +46,8 @@ class Overlay:
         ServerError: a folder is missing, or is a model and no repository.
 
     Attributes:
-        locations: what to give to Triton, in the order of ``repositories``.
-        skipped: folders that are no models, as of the last :meth:`sync`.
+        locations: what to pass to Triton, in the order of ``repositories``.
+        skipped: folders that are not models, as of the last :meth:`sync`.
     """
 
     def __init__(self, repositories: Sequence[str], *, changing: bool = False) -> None:
@@ -160,7 +160,7 @@ class Overlay:
 
     def _place(self, folder: str, name: str) -> Path:
         """A free place on the same file system, where Triton doesn't look."""
-        assert self._root is not None  # there is an overlay, or nobody would ask
+        assert self._root is not None  # only called with an overlay
         place = self._root / folder / name
         self._delete(place)
         return place

@@ -38,7 +38,7 @@ LOAD_S = 300.0
 UNLOAD_S = 10.0
 
 END_S = 5.0
-"""How long a server that does not answer any more gets until it must be seen to have ended."""
+"""Longest time between the last answer of a server that dies and the end of its process."""
 
 SETTLE_S = 0.1
 """tritonserver 2.51 can crash when a model is unloaded sooner after it was loaded."""
@@ -89,7 +89,7 @@ class Trials:
         text: its ``config.pbtxt``, without what was tuned before.
         load: what to ask.
         force: settings may replace what the text says.
-        on_log: told each line of the server's log.
+        on_log: called with each line of the server's log.
 
     Raises:
         ServerError: the server does not start.

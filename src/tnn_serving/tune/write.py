@@ -82,7 +82,7 @@ def with_settings(text: str, chosen: Candidate, evidence: Sequence[str] = (), *,
         force: change values that the user wrote.
 
     Raises:
-        ConfigError: the text cannot be read, or says something else than ``chosen`` and ``force`` is not given.
+        ConfigError: the text cannot be read, or contradicts ``chosen`` without ``force``.
     """
     kept = without_block(text)
     config = read_config(kept)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,15 @@ def main() -> None:
 class Scripted:
     """One input x and outputs y = 2 x and z = -x, float32 and with the same shape."""
 
-    def __init__(self, name: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, config: Any) -> None:
         self.name = name
         self.config = config
-        self.joins = int(config.get("max_batch_size", 0))
+        self.joins = config.max_batch_size
         self.closed = False
         seen[name] = []
 
     @classmethod
-    def open(cls, folder: Path, config: Mapping[str, Any], **options: Any) -> Scripted:
+    def open(cls, folder: Path, config: Any, **options: Any) -> Scripted:
         return cls(folder.name, config)
 
     def close(self) -> None:
