@@ -80,7 +80,8 @@ def test_names_of_nodes_lead_to_layers(graph: Graph) -> None:
     nodes = [
         NodeTime("n0", ("first/conv/Conv", "b", "unknown"), "Conv k", 0.002),
         NodeTime("n1", ("first/conv/Conv_1_out",), "Conv k", 0.001),
-        NodeTime("n2", ("first/conv",), "Conv k", 0.5),  # no name that we give: a layer's nodes are named layer/...
+        NodeTime("n2", ("first",), "Conv k", 0.5),  # the name of no layer
+        NodeTime("n6", ("gate",), "Sigmoid", 0.0),
         NodeTime("n3", ("y", "swish/HardSwish"), "Eltwise k", 0.001),
         NodeTime("n4", (), "Reorder r", 0.001),
         NodeTime("n5", ("e",), "Sigmoid", 0.0),

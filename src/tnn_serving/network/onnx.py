@@ -22,7 +22,7 @@ from tnn_serving.engines import ENGINES, Engine, Executable, Options, following_
 from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.engines.trial import TrialInputs
-from tnn_serving.errors import EngineError, ShapeError, TnnError, UnsupportedLayer, located
+from tnn_serving.errors import EngineError, FormatError, ShapeError, TnnError, UnsupportedLayer, located
 from tnn_serving.formats.onnx import DTYPES, skeleton, spelled, tensor_bytes, tensor_dims, tensor_dtype
 from tnn_serving.network.base import NO_VALUES, Network, Variant
 from tnn_serving.network.int8 import Decision
@@ -139,16 +139,18 @@ class OnnxNetwork:
 
     # ---- types and dims ----
 
-    def _check_inputs(self) -> None:
-        """Raises UnsupportedLayer for an input that is no array."""
-        for item in self._entries:
-            with located(self.source):
+    def _check_types(self) -> None:
+        """Raises UnsupportedLayer for an input or output that is no array."""
+        with located(self.source):
+            for item in self._entries:
                 _check_type("input", item.name, item.type)
                 if tensor_dims(item) is None:
                     raise UnsupportedLayer(
                         f"input `{item.name}` declares no shape, so that its number of dims is not known",
                         hint="write its shape into the file, with names for free dims",
                     )
+            for item in self._graph.graph.output:
+                _check_type("output", item.name, item.type)
 
     def _inferred(self, shapes: Shapes | None = None, *, strict: bool = False) -> onnx.GraphProto:
         """The graph with the types of all values that follow from the inputs', at these shapes or at any.
@@ -184,10 +186,8 @@ class OnnxNetwork:
             if dtype is not None and dims is not None:
                 blobs[name] = Blob(name, dtype, dims, dims)
         for declared in self._graph.graph.output:
-            found = types.get(declared.name, declared)
-            if found.type.WhichOneof("value") is not None:
-                with located(self.source):
-                    _check_type("output", declared.name, found.type)
+            with located(self.source):
+                _check_type("output", declared.name, types.get(declared.name, declared).type)
             known, dims = blobs.get(declared.name), tensor_dims(declared)
             if known is None and dims is not None and (dtype := tensor_dtype(declared)) is not None:
                 blobs[declared.name] = Blob(declared.name, dtype, dims, dims)
@@ -227,7 +227,7 @@ class OnnxNetwork:
 
     def translate(self, variant: Variant) -> Translation:
         """The model with its outputs and picture inputs as asked for; every value whose type is known is a blob."""
-        self._check_inputs()
+        self._check_types()
         inputs = []
         for item in self._entries:
             known, dims, dtype = tensor_dims(item) or (), self.default_shapes[item.name], tensor_dtype(item)
@@ -248,7 +248,10 @@ class OnnxNetwork:
         )
 
     def _model(self, variant: Variant, blobs: Mapping[str, Blob] | None = None) -> ir.Model:
-        model = ir.serde.deserialize_model(self._graph)
+        try:
+            model = ir.serde.deserialize_model(self._graph)
+        except ir.serde.SerdeError as error:
+            raise FormatError("no valid ONNX model", found=_reason(error)) from error
         graph = model.graph
         entries = {item.name: item for item in self._entries}
         for value in graph.inputs:
@@ -295,7 +298,7 @@ class OnnxNetwork:
         """The nodes in file order."""
         if shapes is None:
             return layer_views(self._whole, None)
-        self._check_inputs()
+        self._check_types()
         self.check_shapes(shapes, ())
         inferred = self._inferred(shapes)
         values = (*inferred.input, *inferred.value_info, *inferred.output)
@@ -316,7 +319,7 @@ class OnnxNetwork:
     def batched(self, outputs: Sequence[str], *, asked: bool = False) -> tuple[Network, str | None]:
         """The network, with a free batch where batches are asked for; and what prevents them: an input without a free
         batch, or a node that mixes rows."""
-        self._check_inputs()
+        self._check_types()
         network, wrong = self, None
         batch = written_batch(self._entries) if asked else None
         if batch is not None:
@@ -371,6 +374,9 @@ class OnnxNetwork:
 
 
 def _check_type(what: str, name: str, kind: onnx.TypeProto) -> None:
+    """Raises UnsupportedLayer for what is no array. A type that is not declared may follow from the nodes."""
+    if kind.WhichOneof("value") is None:
+        return
     if not kind.HasField("tensor_type") or kind.tensor_type.elem_type not in DTYPES:
         raise UnsupportedLayer(
             f"{what} `{name}` is {spelled(kind)}, which is not supported", expected=f"a tensor of {SUPPORTED}"
