@@ -6,14 +6,14 @@
 
 #include "group.h"
 
-enum { BUCKETS = 256, VIEW_AT = 3 /* place of the view in an input's tuple */, ALIGNMENT = 64 };
+enum { BUCKETS = 256, ALIGNMENT = 64 };
 
 /* By ticket, so that a call for a group that is gone is an error and not a crash. Guarded by the GIL. */
 static Group *registered[BUCKETS];
 static uint64_t last_ticket;
 
 /* One lock for all instances: it is held for nanoseconds, and an instance may be freed as soon as its last group has
- * let go of it, so the lock can't lie in there. */
+ * let go of it, so the lock can't be a part of it. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t one_less = PTHREAD_COND_INITIALIZER;
 
@@ -37,10 +37,9 @@ Group *group_new(Instance *instance, uint32_t count, uint32_t input_count, uint3
   group->output_count = output_count;
   group->items = (Item *)(group + 1);
   group->inputs = (Tensor *)(group->items + count);
-  int64_t *all_dims = (int64_t *)(group->inputs + input_count);
-  group->outputs = (const char **)(all_dims + dims);
+  group->dims = (int64_t *)(group->inputs + input_count);
+  group->outputs = (const char **)(group->dims + dims);
   group->allocated = (bool *)(group->outputs + output_count);
-  if (input_count) group->inputs[0].dims = all_dims; /* the others follow as their ranks become known */
   pthread_mutex_lock(&lock);
   instance->in_flight++;
   pthread_mutex_unlock(&lock);
@@ -135,7 +134,7 @@ static int release_view(PyObject *view) {
     py.Py_DecRef(released);
     return 0;
   }
-  py.PyErr_Clear(); /* BufferError: somebody still looks through it */
+  py.PyErr_Clear(); /* BufferError: an array that was made of it is still alive */
   return 1;
 }
 
@@ -145,7 +144,7 @@ void group_release_views(Group *group) {
   int kept = 0;
   if (group->inputs_seen) {
     for (uint32_t i = 0; i < group->input_count; i++) {
-      kept += release_view(py.PyTuple_GetItem(py.PyTuple_GetItem(group->inputs_seen, i), VIEW_AT));
+      kept += release_view(py.PyTuple_GetItem(py.PyTuple_GetItem(group->inputs_seen, i), INPUT_DATA));
     }
     py.Py_DecRef(group->inputs_seen);
     group->inputs_seen = NULL;
@@ -180,7 +179,7 @@ static void report(Group *group) {
   for (uint32_t i = 0; i < group->count; i++) {
     if (!group->items[i].error) rows += group->items[i].rows;
   }
-  /* One execution, with the rows that it answered. It comes first: who sees a request counted finds its execution. */
+  /* One execution, with the rows that it answered. It comes first, so that no request is counted before its execution. */
   if (rows) {
     log_and_delete(TRITONBACKEND_ModelInstanceReportBatchStatistics(
         instance, rows, group->exec_start, compute_start, compute_end, end));

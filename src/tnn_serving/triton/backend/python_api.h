@@ -1,12 +1,15 @@
 /* The part of CPython's C API that the backend uses, as a table of functions filled by dlsym.
  *
  * All but Py_SetProgramName (gone in 3.15, deprecated before) are in the stable ABI with the same signature in 3.10
- * to 3.13, and every object is only touched through functions, so one binary serves all these versions. */
+ * to 3.13, and every object is only touched through functions, so one binary serves all these versions. (CPython's
+ * PyMemoryView_FromMemory takes a char *: it makes views that write, too.) */
 #ifndef TNN_PYTHON_API_H
 #define TNN_PYTHON_API_H
 
 #include <sys/types.h>
 #include <wchar.h>
+
+#include "contract.h"
 
 typedef struct PyObject PyObject;
 typedef struct PyThreadState PyThreadState;
@@ -50,6 +53,7 @@ enum { METH_VARARGS = 1, PyBUF_SIMPLE = 0, PyBUF_READ = 0x100, PyBUF_WRITE = 0x2
   X(int, PyObject_SetAttrString, (PyObject *, const char *, PyObject *)) \
   X(int, PyObject_IsInstance, (PyObject *, PyObject *)) \
   X(PyObject *, PyObject_CallFunctionObjArgs, (PyObject *, ...)) \
+  X(PyObject *, PyObject_CallObject, (PyObject *, PyObject *)) \
   X(PyObject *, PyObject_CallMethod, (PyObject *, const char *, const char *, ...)) \
   X(PyObject *, PyObject_Str, (PyObject *)) \
   X(int, PyArg_ParseTuple, (PyObject *, const char *, ...)) \
@@ -86,7 +90,7 @@ enum { METH_VARARGS = 1, PyBUF_SIMPLE = 0, PyBUF_READ = 0x100, PyBUF_WRITE = 0x2
   X(PyObject *, PyList_GetItem, (PyObject *, Py_ssize_t)) \
   X(Py_ssize_t, PyList_Size, (PyObject *)) \
   X(int, PyList_SetSlice, (PyObject *, Py_ssize_t, Py_ssize_t, PyObject *)) \
-  X(PyObject *, PyMemoryView_FromMemory, (char *, Py_ssize_t, int)) \
+  X(PyObject *, PyMemoryView_FromMemory, (const char *, Py_ssize_t, int)) \
   X(int, PyObject_GetBuffer, (PyObject *, Py_buffer *, int)) \
   X(void, PyBuffer_Release, (Py_buffer *))
 
@@ -98,9 +102,12 @@ typedef struct {
   PyObject *None, *list_type, *tuple_type;
   PyObject **RuntimeError, **BaseException;
   PyObject *memoryview_release; /* the method, unbound */
+  PyObject *later;              /* the bridge's LATER: what execute returns for a group that is answered later */
   struct {
-    PyObject *name, *datatype, *shape, *data;
-  } names; /* of an output's attributes */
+#define X(name) PyObject *name;
+    OUTPUT_ATTRIBUTES(X)
+#undef X
+  } names; /* as str objects */
 } PythonApi;
 extern PythonApi py;
 

@@ -9,7 +9,7 @@ enum { MANY_REQUESTS = 8 /* from here on their responses are made without the GI
 
 /* An output that Python gave. */
 typedef struct {
-  PyObject *texts[2]; /* own name and datatype_name */
+  PyObject *name_object, *datatype_object; /* which own the two texts */
   const char *name;
   const char *datatype_name;
   int datatype;
@@ -70,17 +70,16 @@ static TritonResult parse_datatype(const char *name, const char *text, int *data
 }
 
 static void release_output(Output *output) {
-  for (int i = 0; i < 2; i++) {
-    if (output->texts[i]) py.Py_DecRef(output->texts[i]);
-  }
+  if (output->name_object) py.Py_DecRef(output->name_object);
+  if (output->datatype_object) py.Py_DecRef(output->datatype_object);
   if (output->view.obj) py.PyBuffer_Release(&output->view);
 }
 
 static TritonResult read_attributes(PyObject *object, Output *output) {
-  output->texts[0] = py.PyObject_GetAttr(object, py.names.name);
-  output->texts[1] = output->texts[0] ? py.PyObject_GetAttr(object, py.names.datatype) : NULL;
-  output->name = output->texts[1] ? py.PyUnicode_AsUTF8AndSize(output->texts[0], NULL) : NULL;
-  output->datatype_name = output->name ? py.PyUnicode_AsUTF8AndSize(output->texts[1], NULL) : NULL;
+  output->name_object = py.PyObject_GetAttr(object, py.names.name);
+  output->datatype_object = output->name_object ? py.PyObject_GetAttr(object, py.names.datatype) : NULL;
+  output->name = output->datatype_object ? py.PyUnicode_AsUTF8AndSize(output->name_object, NULL) : NULL;
+  output->datatype_name = output->name ? py.PyUnicode_AsUTF8AndSize(output->datatype_object, NULL) : NULL;
   if (!output->datatype_name) return error_from_pending("an output");
   TRY(parse_datatype(output->name, output->datatype_name, &output->datatype));
   PyObject *shape = py.PyObject_GetAttr(object, py.names.shape);
@@ -97,7 +96,7 @@ static TritonResult read_attributes(PyObject *object, Output *output) {
 
 /* An object with the attributes name, datatype, shape and data; on success it must be released. */
 static TritonResult parse_output(PyObject *object, Output *output) {
-  output->texts[0] = output->texts[1] = NULL;
+  output->name_object = output->datatype_object = NULL;
   output->view.obj = NULL;
   output->at = 0;
   TritonResult error = read_attributes(object, output);
@@ -204,35 +203,32 @@ static TritonResult take_list(Group *group, Item *item, PyObject *list) {
     release_outputs(outputs, count);
   }
   free(outputs);
-  /* Whoever gave the list may still hold it. Letting go of the buffers now gives them back to the engine before the
-   * answers are sent, which takes longer than anything else here. */
+  /* The Servable may still hold the list. Without its elements the engine has its memory back before the answers are
+   * sent, which takes longer than anything else here. */
   if (py.PyList_SetSlice(list, 0, count, NULL)) py.PyErr_Clear();
   return error;
 }
 
-/* ---- a result ---- */
+/* ---- the answers ---- */
 
 static bool is_a(PyObject *object, PyObject *type) { return py.PyObject_IsInstance(object, type) == 1; }
 
-static TritonResult no_result(void) {
+/* `item`: whose answer it is; NULL: it is for all requests of the group. */
+static TritonResult take_answer(Group *group, Item *item, PyObject *answer) {
+  if (is_a(answer, py.list_type)) return take_list(group, item, answer);
+  if (is_a(answer, *py.BaseException)) return error_from_exception(answer);
   return TRITONSERVER_ErrorNew(ERROR_INTERNAL, "the result is no list of outputs, no exception and no tuple of these");
 }
 
-static TritonResult take_one(Group *group, Item *item, PyObject *result) {
-  if (is_a(result, py.list_type)) return take_list(group, item, result);
-  if (is_a(result, *py.BaseException)) return error_from_exception(result);
-  return no_result();
-}
-
-void responses_take(Group *group, PyObject *result) {
+void responses_take(Group *group, PyObject *answers) {
   TritonResult failure = NULL;
-  if (!is_a(result, py.tuple_type)) {
-    failure = take_one(group, NULL, result);
-  } else if (py.PyTuple_Size(result) != (Py_ssize_t)group->count) {
-    failure = error_new(ERROR_INTERNAL, "%zd results came for %u requests", py.PyTuple_Size(result), group->count);
+  if (!is_a(answers, py.tuple_type)) {
+    failure = take_answer(group, NULL, answers);
+  } else if (py.PyTuple_Size(answers) != (Py_ssize_t)group->count) {
+    failure = error_new(ERROR_INTERNAL, "%zd results came for %u requests", py.PyTuple_Size(answers), group->count);
   } else {
     for (uint32_t i = 0; i < group->count; i++) {
-      TritonResult error = take_one(group, &group->items[i], py.PyTuple_GetItem(result, i));
+      TritonResult error = take_answer(group, &group->items[i], py.PyTuple_GetItem(answers, i));
       if (error) group->items[i].error = error;
     }
   }
@@ -266,7 +262,7 @@ static TritonResult allocate(
 }
 
 /* alloc_output(ticket, name, datatype, shape, nbytes) -> a writable view on Triton's own memory of a lone request */
-PyObject *responses_alloc_output(PyObject *module, PyObject *arguments) {
+PyObject *shim_alloc_output(PyObject *module, PyObject *arguments) {
   (void)module;
   unsigned long long ticket;
   const char *name, *datatype;
