@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias, cast
+from typing import cast
 
 from tnn_serving.engines.background import BACKGROUND
 from tnn_serving.engines.shapes import ShapeCounts
@@ -53,8 +53,6 @@ TRITONS_OWN_OPTIONS = frozenset(
     {"auto-complete-config", "backend-directory", "default-max-batch-size", "min-compute-capability"}
 )
 """What Triton puts into every backend's command line configuration by itself."""
-
-RequestTensorArguments: TypeAlias = tuple[str, str, tuple[int, ...], memoryview]
 
 log = logging.getLogger(__name__)
 
@@ -216,7 +214,7 @@ class Model:
         ticket: int,
         traced: bool,
         rows: tuple[int, ...],
-        inputs: tuple[RequestTensorArguments, ...],
+        inputs: dict[str, RequestTensor],
         outputs: tuple[str, ...],
     ) -> ExecuteResult:
         """The answers to a group of requests, or :data:`LATER`; called by the shim in a server thread.
@@ -225,16 +223,12 @@ class Model:
             ticket: names the group in calls of the shim.
             traced: whether at least one of the requests is traced.
             rows: of each request.
-            inputs: of all requests, row behind row; valid until the group is answered.
+            inputs: by name, of all requests, row behind row; their memory is valid until the group is answered.
             outputs: the names that each of the requests asks for.
         """
-        tensors = {}
-        for arguments in inputs:
-            tensor = RequestTensor(*arguments)
-            tensors[tensor.name] = tensor
         shim = self._shim
         allocate = partial(shim.alloc_output, ticket) if len(rows) == 1 else None
-        requests = Requests(tensors, outputs, rows, traced, partial(shim.is_cancelled, ticket), allocate)
+        requests = Requests(inputs, outputs, rows, traced, partial(shim.is_cancelled, ticket), allocate)
         if traced:
             requests.span = partial(shim.span, ticket)
         watch = self._watch

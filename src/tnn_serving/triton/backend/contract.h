@@ -5,6 +5,7 @@
 #define SHIM_MODULE "_tnn_triton"
 #define BRIDGE_MODULE "tnn_serving.triton.backend.bridge"
 #define LATER_NAME "LATER" /* an object of BRIDGE_MODULE */
+#define INPUT_CLASS "RequestTensor" /* likewise */
 
 /* The functions of SHIM_MODULE. */
 #define SHIM_FUNCTIONS(X) \
@@ -15,7 +16,6 @@
   X(alloc_output) \
   X(span) \
   X(oldest_execution) \
-  X(unload) \
   X(metric_family) \
   X(metric) \
   X(metric_set) \

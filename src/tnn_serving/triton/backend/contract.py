@@ -119,7 +119,3 @@ class Shim(MetricFunctions, Protocol):
     def oldest_execution(self, model_handle: int, /) -> float:
         """Age in seconds of the model's oldest group without an answer; 0 if there is none."""
         ...
-
-    def unload(self, model_handle: int, name: str, /) -> None:
-        """Asks the server to unload a model; not from within a request, for which the server would wait."""
-        ...

@@ -37,6 +37,7 @@ def header() -> str:
         f'#define SHIM_MODULE "{contract.SHIM_MODULE}"',
         f'#define BRIDGE_MODULE "{contract.BRIDGE_MODULE}"',
         f'#define LATER_NAME "{contract.LATER.name}" /* an object of BRIDGE_MODULE */',
+        f'#define INPUT_CLASS "{RequestTensor.__name__}" /* likewise */',
         "",
         *_macro("SHIM_FUNCTIONS", "The functions of SHIM_MODULE.", functions),
         *_macro("OUTPUT_ATTRIBUTES", "The attributes of an output: ResponseTensor's.", outputs),

@@ -128,33 +128,32 @@ uint64_t group_oldest_ns(const TRITONBACKEND_Model *model) {
 
 /* ---- end ---- */
 
+/* 1 if an object that has the view's buffer is still alive, which keeps it from being released. */
 static int release_view(PyObject *view) {
   PyObject *released = py.PyObject_CallFunctionObjArgs(py.memoryview_release, view, NULL);
-  if (released) {
-    py.Py_DecRef(released);
-    return 0;
+  if (!released) {
+    py.PyErr_Clear();
+    return 1;
   }
-  py.PyErr_Clear(); /* BufferError: an array that was made of it is still alive */
-  return 1;
+  py.Py_DecRef(released);
+  return 0;
 }
 
-/* A numpy array that was made of a view, and is still alive, keeps it from being released. What it shows is no longer
- * valid; that nothing reads it is the Servable's promise. */
+/* That nothing reads the memory any more is the Servable's promise. Most that break it are seen here, but not numpy's
+ * arrays: they have views of their own. */
 void group_release_views(Group *group) {
   int kept = 0;
-  if (group->inputs_seen) {
-    for (uint32_t i = 0; i < group->input_count; i++) {
-      kept += release_view(py.PyTuple_GetItem(py.PyTuple_GetItem(group->inputs_seen, i), INPUT_DATA));
-    }
-    py.Py_DecRef(group->inputs_seen);
-    group->inputs_seen = NULL;
+  for (uint32_t i = 0; i < group->input_count; i++) {
+    PyObject *view = group->inputs[i].view;
+    if (!view) continue;
+    kept += release_view(view);
+    py.Py_DecRef(view);
   }
-  if (group->outputs_seen) {
-    for (Py_ssize_t i = 0, count = py.PyList_Size(group->outputs_seen); i < count; i++) {
-      kept += release_view(py.PyList_GetItem(group->outputs_seen, i));
+  if (group->output_views) {
+    for (Py_ssize_t i = 0, count = py.PyList_Size(group->output_views); i < count; i++) {
+      kept += release_view(py.PyList_GetItem(group->output_views, i));
     }
-    py.Py_DecRef(group->outputs_seen);
-    group->outputs_seen = NULL;
+    py.Py_DecRef(group->output_views);
   }
   if (!kept || group->instance->warned) return;
   group->instance->warned = true;

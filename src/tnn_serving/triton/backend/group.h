@@ -56,6 +56,7 @@ typedef struct {
   const int64_t *dims; /* Triton's memory, or the group's */
   const char *data;    /* likewise */
   uint64_t bytes;
+  PyObject *view; /* of the data, for Python; NULL: none yet. Released with the group */
 } Tensor;
 
 typedef struct Group {
@@ -73,8 +74,7 @@ typedef struct Group {
   bool *allocated;      /* for each of them: Python has written it through alloc_output */
   char *memory;         /* of inputs that came in several pieces; NULL if none did */
   uint64_t memory_bytes;
-  PyObject *inputs_seen;  /* the tuple of inputs that Python got; its views are released at the end */
-  PyObject *outputs_seen; /* list of the views that alloc_output gave, or NULL */
+  PyObject *output_views; /* list of the views that alloc_output gave, or NULL; released with the group */
 } Group;
 
 uint64_t now_ns(void);
@@ -94,7 +94,7 @@ Group *group_of(uint64_t ticket);       /* NULL: answered already; no exception 
 Group *group_take(uint64_t ticket);     /* as group_of; the group is the caller's from here on */
 /* When Python was entered for the oldest group of a model that has no answer yet; 0: all are answered. */
 uint64_t group_oldest_ns(const TRITONBACKEND_Model *model);
-void group_release_views(Group *group); /* before Triton frees what they show */
+void group_release_views(Group *group); /* before Triton frees their memory */
 
 void group_fail(Group *group, TritonResult error); /* every request that has no error yet; deletes the error */
 /* Sends the answers, reports statistics, frees the group, releases the requests. Not with the GIL: sending may do the

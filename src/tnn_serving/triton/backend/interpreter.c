@@ -150,8 +150,8 @@ bool python_enter(PythonEntry *entry) {
     py.PyEval_RestoreThread(own_state->state);
     return true;
   }
-  /* A thread that Python started may come here through the server (an unload asked for by Python): its state is not
-   * ours to keep. The same way out when there is no memory or key for keeping a state. */
+  /* A thread that Python started may come here, since the server may go on in the thread that sent it an answer: that
+   * thread's state is not ours to keep. The same way out when there is no memory or key for keeping a state. */
   OwnState *own = py.PyGILState_GetThisThreadState() ? NULL : calloc(1, sizeof *own);
   if (own && pthread_setspecific(thread_end_key, own)) {
     free(own);
@@ -279,7 +279,8 @@ static bool find_objects(void) {
   OUTPUT_ATTRIBUTES(X)
 #undef X
   py.later = py.PyObject_GetAttrString(bridge, LATER_NAME);
-  return py.later != NULL;
+  py.request_tensor = py.later ? py.PyObject_GetAttrString(bridge, INPUT_CLASS) : NULL;
+  return py.request_tensor != NULL;
 }
 
 static bool start_bridge(const char *config_json, size_t length) {

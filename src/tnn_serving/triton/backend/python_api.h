@@ -37,7 +37,6 @@ enum { METH_VARARGS = 1, PyBUF_SIMPLE = 0, PyBUF_READ = 0x100, PyBUF_WRITE = 0x2
   X(wchar_t *, Py_DecodeLocale, (const char *, size_t *)) \
   X(void, Py_InitializeEx, (int)) \
   X(int, Py_FinalizeEx, (void)) \
-  X(const char *, Py_GetVersion, (void)) \
   X(PyThreadState *, PyEval_SaveThread, (void)) \
   X(void, PyEval_RestoreThread, (PyThreadState *)) \
   X(int, PyGILState_Ensure, (void)) \
@@ -79,6 +78,8 @@ enum { METH_VARARGS = 1, PyBUF_SIMPLE = 0, PyBUF_READ = 0x100, PyBUF_WRITE = 0x2
   X(double, PyFloat_AsDouble, (PyObject *)) \
   X(PyObject *, PyBool_FromLong, (long)) \
   X(long long, PyLong_AsLongLong, (PyObject *)) \
+  X(PyObject *, PyDict_New, (void)) \
+  X(int, PyDict_SetItem, (PyObject *, PyObject *, PyObject *)) \
   X(int, PyDict_SetItemString, (PyObject *, const char *, PyObject *)) \
   X(int, PyDict_Next, (PyObject *, Py_ssize_t *, PyObject **, PyObject **)) \
   X(PyObject *, PyTuple_New, (Py_ssize_t)) \
@@ -102,7 +103,8 @@ typedef struct {
   PyObject *None, *list_type, *tuple_type;
   PyObject **RuntimeError, **BaseException;
   PyObject *memoryview_release; /* the method, unbound */
-  PyObject *later;              /* the bridge's LATER: what execute returns for a group that is answered later */
+  PyObject *later;              /* the bridge's: what execute returns for a group that is answered later */
+  PyObject *request_tensor;     /* the bridge's class of inputs */
   struct {
 #define X(name) PyObject *name;
     OUTPUT_ATTRIBUTES(X)

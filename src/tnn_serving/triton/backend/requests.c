@@ -226,6 +226,7 @@ static bool gather_data(Group *group, const Incoming *all, const uint32_t *membe
     Tensor *tensor = &group->inputs[i];
     if (tensor->data) continue;
     tensor->data = tensor->bytes ? to : "";
+    if (!tensor->bytes) continue; /* and there may be no memory */
     char *at = to;
     for (uint32_t k = 0; k < group->count; k++) {
       const Input *input = &all[members[k]].inputs[i];

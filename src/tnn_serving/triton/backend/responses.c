@@ -136,50 +136,65 @@ static Output *output_named(Output *outputs, uint32_t count, const char *name) {
   return NULL;
 }
 
+static uint64_t elements_per_row(const Output *output) {
+  uint64_t elements = 1;
+  for (uint32_t i = 1; i < output->rank; i++) elements *= (uint64_t)output->dims[i];
+  return elements;
+}
+
+/* Whether an output can be cut into the rows of the group's requests. */
+static TritonResult check_rows(const Group *group, const Output *output) {
+  if (!output->rank || (uint64_t)output->dims[0] != group->rows) {
+    return error_new(ERROR_INTERNAL, "output `%s` does not have the %llu rows of its requests", output->name,
+                     (unsigned long long)group->rows);
+  }
+  uint64_t bytes = (uint64_t)output->view.len, taken;
+  if (TRITONSERVER_DataTypeByteSize(output->datatype)) return NULL; /* check_size has seen its bytes */
+  if (bytes_elements(output->view.buf, bytes, group->rows * elements_per_row(output), &taken) && taken == bytes) return NULL;
+  return error_new(ERROR_INTERNAL, "the bytes of output `%s` are not the elements of its shape", output->name);
+}
+
 /* Everything that was asked for must be there, with a row for each row; more than that does no harm. */
 static TritonResult check_outputs(const Group *group, Output *outputs, uint32_t count, bool cut) {
   for (uint32_t i = 0; i < group->output_count; i++) {
     if (group->allocated[i]) continue;
     Output *output = output_named(outputs, count, group->outputs[i]);
     if (!output) return error_new(ERROR_INTERNAL, "the model did not give the output `%s`", group->outputs[i]);
-    if (cut && (!output->rank || (uint64_t)output->dims[0] != group->rows)) {
-      return error_new(ERROR_INTERNAL, "output `%s` does not have the %llu rows of its requests", output->name,
-                       (unsigned long long)group->rows);
-    }
+    if (cut) TRY(check_rows(group, output));
   }
   return NULL;
 }
 
-/* *bytes: of the next `rows` rows of an output of `all` rows */
-static TritonResult cut_rows(const Output *output, uint64_t rows, uint64_t all, uint64_t *bytes) {
-  uint64_t total = (uint64_t)output->view.len;
-  if (TRITONSERVER_DataTypeByteSize(output->datatype)) {
-    *bytes = all ? total / all * rows : 0;
-    return NULL;
-  }
-  uint64_t elements = rows;
-  for (uint32_t i = 1; i < output->rank; i++) elements *= (uint64_t)output->dims[i];
-  if (bytes_elements((const char *)output->view.buf + output->at, total - output->at, elements, bytes)) return NULL;
-  return error_new(ERROR_INTERNAL, "output `%s` is cut off", output->name);
+/* Bytes of the next `rows` rows of an output of `all` rows, which check_outputs has seen to be whole. */
+static uint64_t bytes_of_rows(const Output *output, uint64_t rows, uint64_t all) {
+  uint64_t total = (uint64_t)output->view.len, bytes = 0;
+  if (TRITONSERVER_DataTypeByteSize(output->datatype)) return all ? total / all * rows : 0;
+  bytes_elements((const char *)output->view.buf + output->at, total - output->at, rows * elements_per_row(output), &bytes);
+  return bytes;
+}
+
+static TritonResult copy_rows(Item *item, const Output *output, uint64_t bytes) {
+  void *to = NULL;
+  TRY(new_output(item, output->name, output->datatype, output->dims, output->rank, bytes, &to));
+  if (bytes) memcpy(to, (const char *)output->view.buf + output->at, bytes);
+  return NULL;
 }
 
 /* One request's outputs: its rows of them, or all there is. Needs no GIL. */
 static TritonResult fill(const Group *group, Item *item, Output *outputs, uint32_t count, bool cut) {
+  TritonResult error = NULL;
   for (uint32_t i = 0; i < group->output_count; i++) {
     if (group->allocated[i]) continue;
     Output *output = output_named(outputs, count, group->outputs[i]);
-    int64_t first = output->rank ? output->dims[0] : 0;
     uint64_t bytes = (uint64_t)output->view.len;
-    void *to = NULL;
-    if (cut) TRY(cut_rows(output, item->rows, group->rows, &bytes));
-    if (cut) output->dims[0] = (int64_t)item->rows;
-    TritonResult error = new_output(item, output->name, output->datatype, output->dims, output->rank, bytes, &to);
-    if (cut) output->dims[0] = first;
-    if (!error && bytes) memcpy(to, (const char *)output->view.buf + output->at, bytes);
-    output->at += bytes;
-    if (error) return error;
+    if (cut) {
+      bytes = bytes_of_rows(output, item->rows, group->rows);
+      output->dims[0] = (int64_t)item->rows;
+    }
+    if (!error) error = copy_rows(item, output, bytes);
+    output->at += bytes; /* after an error too: the rows of the next request follow */
   }
-  return NULL;
+  return error;
 }
 
 /* A list of outputs for `item`, or for all requests of the group, of which each gets its rows. */
@@ -276,11 +291,11 @@ PyObject *shim_alloc_output(PyObject *module, PyObject *arguments) {
                                                : "these requests have already been answered");
     return NULL;
   }
-  if (!group->outputs_seen && !(group->outputs_seen = py.PyList_New(0))) return NULL;
+  if (!group->output_views && !(group->output_views = py.PyList_New(0))) return NULL;
   TritonResult error = allocate(group, name, datatype, shape, (uint64_t)bytes, &to);
   if (error) return raise_triton(error);
   PyObject *view = py.PyMemoryView_FromMemory(to ? to : "", bytes, PyBUF_WRITE);
-  if (view && py.PyList_Append(group->outputs_seen, view)) {
+  if (view && py.PyList_Append(group->output_views, view)) {
     py.Py_DecRef(view);
     return NULL;
   }

@@ -33,23 +33,6 @@ PyObject *shim_log_enabled(PyObject *module, PyObject *arguments) {
   return py.PyBool_FromLong(TRITONSERVER_LogIsEnabled(level));
 }
 
-/* unload(model handle, name): asks the server to unload a model, which it does in explicit mode only. Not from within a
- * request: the server would wait for that request. */
-PyObject *shim_unload(PyObject *module, PyObject *arguments) {
-  (void)module;
-  unsigned long long handle;
-  const char *name;
-  if (!py.PyArg_ParseTuple(arguments, "Ks", &handle, &name)) return NULL;
-  /* Without the GIL: the server may call ModelFinalize, in this thread or in one that this one waits for. */
-  PyThreadState *state = py.PyEval_SaveThread();
-  TRITONSERVER_Server *server;
-  TritonResult error = TRITONBACKEND_ModelServer((TRITONBACKEND_Model *)(uintptr_t)handle, &server);
-  if (!error) error = TRITONSERVER_ServerUnloadModel(server, name);
-  py.PyEval_RestoreThread(state);
-  if (error) return raise_triton(error);
-  return python_none();
-}
-
 /* ---- backend ---- */
 
 EXPORT TritonResult TRITONBACKEND_Initialize(TRITONBACKEND_Backend *backend) {

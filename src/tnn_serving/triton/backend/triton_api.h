@@ -13,7 +13,6 @@
 
 typedef struct TRITONSERVER_Error TRITONSERVER_Error;
 typedef struct TRITONSERVER_Message TRITONSERVER_Message;
-typedef struct TRITONSERVER_Server TRITONSERVER_Server;
 typedef struct TRITONSERVER_InferenceTrace TRITONSERVER_InferenceTrace;
 typedef struct TRITONSERVER_Parameter TRITONSERVER_Parameter;
 typedef struct TRITONSERVER_MetricFamily TRITONSERVER_MetricFamily;
@@ -47,7 +46,6 @@ uint32_t TRITONSERVER_DataTypeByteSize(int datatype); /* 0 for BYTES */
 TritonResult TRITONSERVER_MessageNewFromSerializedJson(TRITONSERVER_Message **, const char *json, size_t length);
 TritonResult TRITONSERVER_MessageSerializeToJson(TRITONSERVER_Message *, const char **json, size_t *length);
 TritonResult TRITONSERVER_MessageDelete(TRITONSERVER_Message *);
-TritonResult TRITONSERVER_ServerUnloadModel(TRITONSERVER_Server *, const char *name);
 
 TritonResult TRITONBACKEND_ApiVersion(uint32_t *major, uint32_t *minor);
 TritonResult TRITONBACKEND_BackendConfig(TRITONBACKEND_Backend *, TRITONSERVER_Message **);
@@ -60,7 +58,6 @@ TritonResult TRITONBACKEND_ModelRepository(TRITONBACKEND_Model *, int *artifact_
 TritonResult TRITONBACKEND_ModelConfig(TRITONBACKEND_Model *, uint32_t config_version, TRITONSERVER_Message **);
 TritonResult TRITONBACKEND_ModelSetConfig(TRITONBACKEND_Model *, uint32_t config_version, TRITONSERVER_Message *);
 TritonResult TRITONBACKEND_ModelAutoCompleteConfig(TRITONBACKEND_Model *, bool *);
-TritonResult TRITONBACKEND_ModelServer(TRITONBACKEND_Model *, TRITONSERVER_Server **);
 TritonResult TRITONBACKEND_ModelState(TRITONBACKEND_Model *, void **);
 TritonResult TRITONBACKEND_ModelSetState(TRITONBACKEND_Model *, void *);
 

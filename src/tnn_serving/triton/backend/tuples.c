@@ -77,23 +77,30 @@ static PyObject *known_shape(KnownInput *input, const Tensor *tensor) {
   return shape;
 }
 
-/* The arguments of RequestTensor. */
-static PyObject *input_tuple(Known *known, const Tensor *tensor) {
-  PyObject *tuple = py.PyTuple_New(INPUT_ARGUMENTS);
-  KnownInput *input = known_input(known, tensor->name);
-  bool complete = put(tuple, INPUT_NAME, input ? shared(input->name) : python_text(tensor->name)) &&
-                  put(tuple, INPUT_DATATYPE, datatype_name(tensor->datatype)) &&
-                  put(tuple, INPUT_SHAPE, input ? known_shape(input, tensor) : new_shape(tensor)) &&
-                  put(tuple, INPUT_DATA,
-                      py.PyMemoryView_FromMemory(tensor->data, (Py_ssize_t)tensor->bytes, PyBUF_READ));
-  return filled(tuple, complete);
+/* A RequestTensor. */
+static PyObject *new_input(KnownInput *known, Tensor *tensor) {
+  PyObject *arguments = py.PyTuple_New(INPUT_ARGUMENTS);
+  tensor->view = py.PyMemoryView_FromMemory(tensor->data, (Py_ssize_t)tensor->bytes, PyBUF_READ);
+  bool complete = tensor->view && put(arguments, INPUT_DATA, shared(tensor->view)) &&
+                  put(arguments, INPUT_NAME, known ? shared(known->name) : python_text(tensor->name)) &&
+                  put(arguments, INPUT_DATATYPE, datatype_name(tensor->datatype)) &&
+                  put(arguments, INPUT_SHAPE, known ? known_shape(known, tensor) : new_shape(tensor));
+  PyObject *input = complete ? py.PyObject_CallObject(py.request_tensor, arguments) : NULL;
+  if (arguments) py.Py_DecRef(arguments);
+  return input;
 }
 
-static PyObject *inputs_tuple(Group *group) {
-  PyObject *inputs = py.PyTuple_New(group->input_count);
+/* By name. */
+static PyObject *inputs_dict(Group *group) {
+  PyObject *inputs = py.PyDict_New();
   bool complete = inputs != NULL;
   for (uint32_t i = 0; complete && i < group->input_count; i++) {
-    complete = put(inputs, i, input_tuple(&group->instance->known, &group->inputs[i]));
+    KnownInput *known = known_input(&group->instance->known, group->inputs[i].name);
+    PyObject *input = new_input(known, &group->inputs[i]);
+    PyObject *name = known ? shared(known->name) : python_text(group->inputs[i].name);
+    complete = input && name && !py.PyDict_SetItem(inputs, name, input);
+    if (name) py.Py_DecRef(name);
+    if (input) py.Py_DecRef(input);
   }
   return filled(inputs, complete);
 }
@@ -132,9 +139,8 @@ static PyObject *rows_tuple(const Group *group) {
 }
 
 PyObject *tuples_group(Group *group) {
-  PyObject *arguments = py.PyTuple_New(EXECUTE_ARGUMENTS), *inputs = inputs_tuple(group);
-  if (inputs) group->inputs_seen = shared(inputs);
-  bool complete = put(arguments, EXECUTE_INPUTS, inputs) &&
+  PyObject *arguments = py.PyTuple_New(EXECUTE_ARGUMENTS);
+  bool complete = put(arguments, EXECUTE_INPUTS, inputs_dict(group)) &&
                   put(arguments, EXECUTE_TICKET, py.PyLong_FromUnsignedLongLong(group->ticket)) &&
                   put(arguments, EXECUTE_TRACED, py.PyBool_FromLong(group->traced)) &&
                   put(arguments, EXECUTE_ROWS, rows_tuple(group)) &&
