@@ -8,28 +8,27 @@
 
 enum { SPAN_NAME_BYTES = 64 };
 
-/* With the GIL; the group must have been taken. Steals `result`; NULL: an exception is pending. */
-static void answer(Group *group, PyObject *result) {
+/* With the GIL; the group must have been taken. Steals `answers`; NULL: an exception is pending. */
+static void answer(Group *group, PyObject *answers) {
   group->compute_end = now_ns();
-  if (result) {
-    responses_take(group, result);
-    py.Py_DecRef(result);
+  if (answers) {
+    responses_take(group, answers);
+    py.Py_DecRef(answers);
   } else {
     group_fail(group, error_from_pending("execute"));
   }
-  group_release_views(group); /* after the result, which may hold arrays on the inputs' memory */
+  group_release_views(group); /* after the answers, which may hold arrays on the inputs' memory */
 }
 
 /* With the GIL: hands a group to Python. Returns it when it was answered at once; otherwise it may already be gone. */
 static Group *run(Group *group) {
-  PyObject *callable = group->instance->execute;
   group->compute_start = now_ns();
   group_register(group);
   uint64_t ticket = group->ticket;
-  PyObject *tuple = tuples_group(group);
-  PyObject *result = tuple ? py.PyObject_CallFunctionObjArgs(callable, tuple, NULL) : NULL;
-  if (tuple) py.Py_DecRef(tuple);
-  if (result == py.None) {
+  PyObject *arguments = tuples_group(group);
+  PyObject *result = arguments ? py.PyObject_CallObject(group->instance->execute, arguments) : NULL;
+  if (arguments) py.Py_DecRef(arguments);
+  if (result == py.later) {
     py.Py_DecRef(result);
     return NULL;
   }
@@ -76,24 +75,24 @@ static Group *not_answered(Group *group) {
   return group;
 }
 
-/* finish(ticket, result): the answer to a group for which execute returned None, or will; from any thread. */
-PyObject *execute_finish(PyObject *module, PyObject *arguments) {
+/* finish(ticket, answers): to a group for which execute returned LATER, or will; from any thread. */
+PyObject *shim_finish(PyObject *module, PyObject *arguments) {
   (void)module;
   unsigned long long ticket;
-  PyObject *result;
-  if (!py.PyArg_ParseTuple(arguments, "KO", &ticket, &result)) return NULL;
+  PyObject *answers;
+  if (!py.PyArg_ParseTuple(arguments, "KO", &ticket, &answers)) return NULL;
   Group *group = not_answered(group_take(ticket));
   if (!group) return NULL;
-  py.Py_IncRef(result);
-  answer(group, result);
+  py.Py_IncRef(answers);
+  answer(group, answers);
   PyThreadState *state = py.PyEval_SaveThread();
   group_end(group);
   py.PyEval_RestoreThread(state);
   return python_none();
 }
 
-/* is_cancelled(ticket) -> whether nobody waits for an answer any more */
-PyObject *execute_is_cancelled(PyObject *module, PyObject *arguments) {
+/* is_cancelled(ticket) -> whether all requests of the group have been cancelled */
+PyObject *shim_is_cancelled(PyObject *module, PyObject *arguments) {
   (void)module;
   unsigned long long ticket;
   if (!py.PyArg_ParseTuple(arguments, "K", &ticket)) return NULL;
@@ -108,7 +107,7 @@ PyObject *execute_is_cancelled(PyObject *module, PyObject *arguments) {
 }
 
 /* oldest_execution(model handle) -> age in seconds of the model's oldest group without an answer; 0: there is none */
-PyObject *execute_oldest(PyObject *module, PyObject *arguments) {
+PyObject *shim_oldest_execution(PyObject *module, PyObject *arguments) {
   (void)module;
   unsigned long long model;
   if (!py.PyArg_ParseTuple(arguments, "K", &model)) return NULL;
@@ -124,7 +123,7 @@ static TritonResult report_activity(TRITONSERVER_InferenceTrace *trace, const ch
 
 /* span(ticket, name, start_ns, end_ns): a step of the work in the traces of the requests; monotonic time. Triton's
  * OpenTelemetry mode makes a span of a pair of activities that end in _START and _END. */
-PyObject *execute_span(PyObject *module, PyObject *arguments) {
+PyObject *shim_span(PyObject *module, PyObject *arguments) {
   (void)module;
   unsigned long long ticket, start, end;
   const char *name;

@@ -13,7 +13,7 @@ class Watch:
     """A thread that publishes the age of each model version's oldest execution; it sleeps while nothing runs.
 
     Attributes:
-        sleeps: whoever begins an execution must call :meth:`wake`. (That is all that an execution pays for this.)
+        sleeps: an execution that begins meanwhile must call :meth:`wake`. (Reading this is all that others pay.)
 
     Args:
         oldest: gives the age in seconds of a model's oldest execution, by the model's handle; 0 when none runs.
@@ -54,7 +54,7 @@ class Watch:
             if not self._publish():
                 self.sleeps = True
                 self._woken.clear()
-                # What began before `sleeps` was true has woken nobody.
+                # What began before `sleeps` was true has not called wake().
                 if self._publish():
                     self.wake()
 

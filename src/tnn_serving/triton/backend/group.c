@@ -6,14 +6,14 @@
 
 #include "group.h"
 
-enum { BUCKETS = 256, VIEW_AT = 3 /* place of the view in an input's tuple */, ALIGNMENT = 64 };
+enum { BUCKETS = 256, ALIGNMENT = 64 };
 
 /* By ticket, so that a call for a group that is gone is an error and not a crash. Guarded by the GIL. */
 static Group *registered[BUCKETS];
 static uint64_t last_ticket;
 
 /* One lock for all instances: it is held for nanoseconds, and an instance may be freed as soon as its last group has
- * let go of it, so the lock can't lie in there. */
+ * let go of it, so the lock can't be a part of it. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t one_less = PTHREAD_COND_INITIALIZER;
 
@@ -37,10 +37,9 @@ Group *group_new(Instance *instance, uint32_t count, uint32_t input_count, uint3
   group->output_count = output_count;
   group->items = (Item *)(group + 1);
   group->inputs = (Tensor *)(group->items + count);
-  int64_t *all_dims = (int64_t *)(group->inputs + input_count);
-  group->outputs = (const char **)(all_dims + dims);
+  group->dims = (int64_t *)(group->inputs + input_count);
+  group->outputs = (const char **)(group->dims + dims);
   group->allocated = (bool *)(group->outputs + output_count);
-  if (input_count) group->inputs[0].dims = all_dims; /* the others follow as their ranks become known */
   pthread_mutex_lock(&lock);
   instance->in_flight++;
   pthread_mutex_unlock(&lock);
@@ -129,33 +128,32 @@ uint64_t group_oldest_ns(const TRITONBACKEND_Model *model) {
 
 /* ---- end ---- */
 
+/* 1 if an object that has the view's buffer is still alive, which keeps it from being released. */
 static int release_view(PyObject *view) {
   PyObject *released = py.PyObject_CallFunctionObjArgs(py.memoryview_release, view, NULL);
-  if (released) {
-    py.Py_DecRef(released);
-    return 0;
+  if (!released) {
+    py.PyErr_Clear();
+    return 1;
   }
-  py.PyErr_Clear(); /* BufferError: somebody still looks through it */
-  return 1;
+  py.Py_DecRef(released);
+  return 0;
 }
 
-/* A numpy array that was made of a view, and is still alive, keeps it from being released. What it shows is no longer
- * valid; that nothing reads it is the Servable's promise. */
+/* That nothing reads the memory any more is the Servable's promise. Most that break it are seen here, but not numpy's
+ * arrays: they have views of their own. */
 void group_release_views(Group *group) {
   int kept = 0;
-  if (group->inputs_seen) {
-    for (uint32_t i = 0; i < group->input_count; i++) {
-      kept += release_view(py.PyTuple_GetItem(py.PyTuple_GetItem(group->inputs_seen, i), VIEW_AT));
-    }
-    py.Py_DecRef(group->inputs_seen);
-    group->inputs_seen = NULL;
+  for (uint32_t i = 0; i < group->input_count; i++) {
+    PyObject *view = group->inputs[i].view;
+    if (!view) continue;
+    kept += release_view(view);
+    py.Py_DecRef(view);
   }
-  if (group->outputs_seen) {
-    for (Py_ssize_t i = 0, count = py.PyList_Size(group->outputs_seen); i < count; i++) {
-      kept += release_view(py.PyList_GetItem(group->outputs_seen, i));
+  if (group->output_views) {
+    for (Py_ssize_t i = 0, count = py.PyList_Size(group->output_views); i < count; i++) {
+      kept += release_view(py.PyList_GetItem(group->output_views, i));
     }
-    py.Py_DecRef(group->outputs_seen);
-    group->outputs_seen = NULL;
+    py.Py_DecRef(group->output_views);
   }
   if (!kept || group->instance->warned) return;
   group->instance->warned = true;
@@ -180,7 +178,7 @@ static void report(Group *group) {
   for (uint32_t i = 0; i < group->count; i++) {
     if (!group->items[i].error) rows += group->items[i].rows;
   }
-  /* One execution, with the rows that it answered. It comes first: who sees a request counted finds its execution. */
+  /* One execution, with the rows that it answered. It comes first, so that no request is counted before its execution. */
   if (rows) {
     log_and_delete(TRITONBACKEND_ModelInstanceReportBatchStatistics(
         instance, rows, group->exec_start, compute_start, compute_end, end));

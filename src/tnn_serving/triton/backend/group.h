@@ -1,8 +1,8 @@
 /* A group: requests that Python answers together, with a lifetime of its own, since the answer may come long after
  * Execute has returned and from another thread.
  *
- * Who may touch one: the thread that made it, until it is registered; then whoever has the GIL and looks it up by its
- * ticket; from group_take on, the thread that took it. */
+ * Who may touch one: the thread that made it, until it is registered; then any thread that has the GIL and looks it up by
+ * its ticket; from group_take on, the thread that took it. */
 #ifndef TNN_GROUP_H
 #define TNN_GROUP_H
 
@@ -12,15 +12,17 @@
 
 enum { KNOWN_NAMES = 16, KNOWN_RANK = 8, MAX_RANK = 64 };
 
+typedef struct {
+  char *text;
+  PyObject *name;
+  uint32_t rank;
+  int64_t dims[KNOWN_RANK]; /* of the last shape */
+  PyObject *shape;
+} KnownInput;
+
 /* Python objects that an instance uses again and again. Used by the instance's own thread alone, with the GIL. */
 typedef struct {
-  struct {
-    char *text;
-    PyObject *name;
-    uint32_t rank;
-    int64_t dims[KNOWN_RANK]; /* of the last shape */
-    PyObject *shape;
-  } inputs[KNOWN_NAMES];
+  KnownInput inputs[KNOWN_NAMES];
   uint32_t input_count;
   uint32_t output_count;
   PyObject *outputs; /* the names that were last asked for */
@@ -29,7 +31,7 @@ typedef struct {
 typedef struct {
   TRITONBACKEND_ModelInstance *triton;
   TRITONBACKEND_Model *model;
-  PyObject *execute; /* the bridge's Model.execute */
+  PyObject *execute; /* the bound method Model.execute of the bridge */
   bool batched;      /* the first dimension of the inputs is the batch */
   uint64_t joins;    /* most rows that are gathered; 0: never */
   Known known;
@@ -51,13 +53,14 @@ typedef struct {
   const char *name; /* belongs to the group's first request, as all names do */
   int datatype;
   uint32_t rank;
-  int64_t *dims;
-  char *data; /* Triton's memory, or the group's */
+  const int64_t *dims; /* Triton's memory, or the group's */
+  const char *data;    /* likewise */
   uint64_t bytes;
+  PyObject *view; /* of the data, for Python; NULL: none yet. Released with the group */
 } Tensor;
 
 typedef struct Group {
-  uint64_t ticket; /* names the group towards Python; never used twice in a process */
+  uint64_t ticket; /* names the group in calls from Python; never used twice in a process */
   struct Group *next;
   Instance *instance;
   uint64_t exec_start, compute_start, compute_end; /* ns; compute_start 0: Python never saw it */
@@ -66,12 +69,12 @@ typedef struct Group {
   uint32_t count, input_count, output_count;
   Item *items;
   Tensor *inputs;
+  int64_t *dims;        /* of all inputs */
   const char **outputs; /* what every one of the requests asks for */
   bool *allocated;      /* for each of them: Python has written it through alloc_output */
-  char *memory;         /* of inputs that did not lie in one piece; NULL if all did */
+  char *memory;         /* of inputs that came in several pieces; NULL if none did */
   uint64_t memory_bytes;
-  PyObject *inputs_seen;  /* the tuple that Python got; its views are released at the end */
-  PyObject *outputs_seen; /* list of the views that alloc_output gave, or NULL */
+  PyObject *output_views; /* list of the views that alloc_output gave, or NULL; released with the group */
 } Group;
 
 uint64_t now_ns(void);
@@ -80,7 +83,7 @@ uint64_t now_ns(void);
 
 /* Zeroed but for counts and pointers, and counted as in flight; NULL: out of memory. */
 Group *group_new(Instance *instance, uint32_t count, uint32_t input_count, uint32_t output_count, uint64_t dims);
-/* Of a group that nobody has seen: as if it had not been. */
+/* Of a group that Python has not seen: as if it had never been. */
 void group_discard(Group *group);
 /* *group->memory of at least `bytes`; false: out of memory */
 bool group_memory(Group *group, uint64_t bytes);
@@ -89,9 +92,9 @@ bool group_memory(Group *group, uint64_t bytes);
 void group_register(Group *group);      /* gives it its ticket */
 Group *group_of(uint64_t ticket);       /* NULL: answered already; no exception */
 Group *group_take(uint64_t ticket);     /* as group_of; the group is the caller's from here on */
-/* When Python was entered for the group of a model that it has not answered for the longest; 0: all are answered. */
+/* When Python was entered for the oldest group of a model that has no answer yet; 0: all are answered. */
 uint64_t group_oldest_ns(const TRITONBACKEND_Model *model);
-void group_release_views(Group *group); /* before Triton frees what they show */
+void group_release_views(Group *group); /* before Triton frees their memory */
 
 void group_fail(Group *group, TritonResult error); /* every request that has no error yet; deletes the error */
 /* Sends the answers, reports statistics, frees the group, releases the requests. Not with the GIL: sending may do the
@@ -112,23 +115,18 @@ bool bytes_elements(const char *data, uint64_t bytes, uint64_t elements, uint64_
 
 /* ---- tuples.c; with the GIL ---- */
 
-/* (ticket, traced, rows, inputs, outputs); NULL with an exception pending. */
+/* The arguments of Model.execute; NULL with an exception pending. */
 PyObject *tuples_group(Group *group);
 void tuples_forget(Known *known);
 
 /* ---- responses.c ---- */
 
-/* With the GIL: the result that Python gave, into responses. */
-void responses_take(Group *group, PyObject *result);
-PyObject *responses_alloc_output(PyObject *module, PyObject *arguments);
+/* With the GIL: the answers that Python gave, into responses. */
+void responses_take(Group *group, PyObject *answers);
 
 /* ---- execute.c ---- */
 
 /* Answers and releases every request, now or later; an error is returned only before any was touched. */
 TritonResult execute(Instance *instance, TRITONBACKEND_Request **requests, uint32_t count);
-PyObject *execute_finish(PyObject *module, PyObject *arguments);
-PyObject *execute_is_cancelled(PyObject *module, PyObject *arguments);
-PyObject *execute_oldest(PyObject *module, PyObject *arguments);
-PyObject *execute_span(PyObject *module, PyObject *arguments);
 
 #endif

@@ -3,8 +3,8 @@
  * Two paths say which Python:
  *   TNN_LIBPYTHON  absolute path of libpython3.X.so.1.0
  *   TNN_PYTHON     absolute path of the Python executable whose packages are to be seen (<venv>/bin/python)
- * They are environment variables, set by tnn_serving.triton.launch. Where TNN_LIBPYTHON is not set, since the server was
- * started by somebody else, both are lines `NAME=path` of the file python.conf beside this library, which
+ * They are environment variables, set by tnn_serving.triton.launch. Where TNN_LIBPYTHON is not set, because something
+ * else started the server, both are lines `NAME=path` of the file python.conf beside this library, which
  * tnn_serving.triton.install writes. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -17,8 +17,6 @@
 
 #include "shim.h"
 
-#define BRIDGE_MODULE "tnn_serving.triton.backend.bridge"
-#define BUILTIN_MODULE "_tnn_triton"
 #define SETTINGS_FILE "python.conf"
 enum { PYTHON_STACK_BYTES = 16 << 20 };
 
@@ -31,8 +29,14 @@ static pthread_cond_t phase_changed = PTHREAD_COND_INITIALIZER;
 static pthread_t python_thread;
 static pthread_key_t thread_end_key;
 static char start_error[4096];
-static PyMethodDef *builtin_methods;
-static PyObject *bridge;
+static PyObject *bridge, *bridge_backend; /* the module, and its Backend */
+
+static PyMethodDef functions[] = {
+#define X(name) {#name, shim_##name, METH_VARARGS, NULL},
+    SHIM_FUNCTIONS(X)
+#undef X
+    {NULL, NULL, 0, NULL},
+};
 
 /* ---- logging and errors ---- */
 
@@ -146,8 +150,8 @@ bool python_enter(PythonEntry *entry) {
     py.PyEval_RestoreThread(own_state->state);
     return true;
   }
-  /* A thread that Python started may come here through the server (an unload asked for by Python): its state is not
-   * ours to keep. The same way out when there is no memory or key for keeping a state. */
+  /* A thread that Python started may come here, since the server may go on in the thread that sent it an answer: that
+   * thread's state is not ours to keep. The same way out when there is no memory or key for keeping a state. */
   OwnState *own = py.PyGILState_GetThisThreadState() ? NULL : calloc(1, sizeof *own);
   if (own && pthread_setspecific(thread_end_key, own)) {
     free(own);
@@ -172,7 +176,7 @@ void python_leave(PythonEntry entry) {
   }
 }
 
-PyObject *interpreter_bridge(void) { return bridge; }
+PyObject *interpreter_backend(void) { return bridge_backend; }
 
 /* ---- start and end; all of it in Python's own thread ---- */
 
@@ -185,7 +189,7 @@ static bool failed(const char *format, ...) {
   return false;
 }
 
-static const char *libpython, *executable; /* NULL where nobody says; kept until the process ends */
+static const char *libpython, *executable; /* NULL: not set; kept until the process ends */
 
 /* The value of a line `name=value`; NULL for other lines. */
 static const char *value_of(const char *line, const char *name) {
@@ -248,42 +252,42 @@ static bool load_libpython(void) {
   return complete || failed("%s lacks CPython's built-in objects", path);
 }
 
-static bool add_builtin_module(void) {
-  PyObject *module = py.PyModule_New(BUILTIN_MODULE);
+static bool add_shim_module(void) {
+  PyObject *module = py.PyModule_New(SHIM_MODULE);
   if (!module) return false;
   bool added = true;
-  for (PyMethodDef *method = builtin_methods; added && method->name; method++) {
-    PyObject *function = py.PyCFunction_NewEx(method, NULL, NULL);
-    added = function && !py.PyObject_SetAttrString(module, method->name, function);
+  for (PyMethodDef *each = functions; added && each->name; each++) {
+    PyObject *function = py.PyCFunction_NewEx(each, NULL, NULL);
+    added = function && !py.PyObject_SetAttrString(module, each->name, function);
     if (function) py.Py_DecRef(function);
   }
-  added = added && !py.PyDict_SetItemString(py.PyImport_GetModuleDict(), BUILTIN_MODULE, module);
+  added = added && !py.PyDict_SetItemString(py.PyImport_GetModuleDict(), SHIM_MODULE, module);
   py.Py_DecRef(module);
   return added;
 }
 
 /* What is looked up once and used for every request. */
-static bool find_names(void) {
-  py.names.name = py.PyUnicode_InternFromString("name");
-  py.names.datatype = py.PyUnicode_InternFromString("datatype");
-  py.names.shape = py.PyUnicode_InternFromString("shape");
-  py.names.data = py.PyUnicode_InternFromString("data");
+static bool find_objects(void) {
   PyObject *view = py.PyMemoryView_FromMemory("", 0, PyBUF_READ);
   PyObject *type = view ? py.PyObject_GetAttrString(view, "__class__") : NULL;
   if (type) py.memoryview_release = py.PyObject_GetAttrString(type, "release");
   if (view) py.Py_DecRef(view);
   if (type) py.Py_DecRef(type);
-  return py.memoryview_release && py.names.name && py.names.datatype && py.names.shape && py.names.data;
+  if (!py.memoryview_release) return false;
+#define X(name) \
+  if (!(py.names.name = py.PyUnicode_InternFromString(#name))) return false;
+  OUTPUT_ATTRIBUTES(X)
+#undef X
+  py.later = py.PyObject_GetAttrString(bridge, LATER_NAME);
+  py.request_tensor = py.later ? py.PyObject_GetAttrString(bridge, INPUT_CLASS) : NULL;
+  return py.request_tensor != NULL;
 }
 
-static bool import_bridge(const char *config_json, size_t length) {
-  if (find_names() && add_builtin_module() && (bridge = py.PyImport_ImportModule(BRIDGE_MODULE))) {
-    PyObject *done = py.PyObject_CallMethod(bridge, "backend_init", "N",
+static bool start_bridge(const char *config_json, size_t length) {
+  if (add_shim_module() && (bridge = py.PyImport_ImportModule(BRIDGE_MODULE)) && find_objects()) {
+    bridge_backend = py.PyObject_CallMethod(bridge, "start", "N",
                                             py.PyUnicode_DecodeUTF8(config_json, (Py_ssize_t)length, "strict"));
-    if (done) {
-      py.Py_DecRef(done);
-      return true;
-    }
+    if (bridge_backend) return true;
   }
   TritonResult error = error_from_pending("start of the tnn backend");
   failed("cannot start the tnn backend with TNN_PYTHON=%s: %s", executable ? executable : "(not set)",
@@ -312,21 +316,22 @@ static bool start_python(TRITONBACKEND_Backend *backend, PyThreadState **state) 
     return false;
   }
   py.Py_InitializeEx(0); /* 0: no signal handlers; SIGTERM and SIGINT stay the server's */
-  bool started = import_bridge(config_json, length);
+  bool started = start_bridge(config_json, length);
   /* On failure the interpreter stays as it is: what a half done import left behind can't be finalised safely. */
   *state = py.PyEval_SaveThread();
   return started;
 }
 
 static void end_python(void) {
-  PyObject *done = py.PyObject_CallMethod(bridge, "backend_fini", NULL);
+  PyObject *done = py.PyObject_CallMethod(bridge_backend, "close", NULL);
   if (done) {
     py.Py_DecRef(done);
   } else {
     TRITONSERVER_ErrorDelete(error_from_pending("end of the tnn backend"));
   }
+  py.Py_DecRef(bridge_backend);
   py.Py_DecRef(bridge);
-  bridge = NULL;
+  bridge = bridge_backend = NULL;
   if (py.Py_FinalizeEx()) log_message(LOG_WARN, "Python could not flush all its output at its end");
 }
 
@@ -359,10 +364,9 @@ static bool spawn_python_thread(TRITONBACKEND_Backend *backend) {
   return spawned || failed("cannot start Python's thread");
 }
 
-TritonResult interpreter_start(TRITONBACKEND_Backend *backend, PyMethodDef *methods) {
+TritonResult interpreter_start(TRITONBACKEND_Backend *backend) {
   pthread_mutex_lock(&phase_mutex);
   if (phase == COLD) {
-    builtin_methods = methods;
     phase = spawn_python_thread(backend) ? STARTING : FAILED;
   }
   while (phase == STARTING) pthread_cond_wait(&phase_changed, &phase_mutex);

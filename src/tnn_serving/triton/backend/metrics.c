@@ -15,8 +15,8 @@ static bool is_supported(int kind) {
 
 static PyObject *handle_of(const void *pointer) { return py.PyLong_FromUnsignedLongLong((uintptr_t)pointer); }
 
-/* family(kind, name, description) -> handle; 0 when this server can't have it. A family stays for ever. */
-PyObject *metrics_family(PyObject *module, PyObject *arguments) {
+/* metric_family(kind, name, description) -> handle; 0 when this server can't have it. A family stays for ever. */
+PyObject *shim_metric_family(PyObject *module, PyObject *arguments) {
   (void)module;
   int kind;
   const char *name, *description;
@@ -32,7 +32,7 @@ PyObject *metrics_family(PyObject *module, PyObject *arguments) {
 static TritonResult new_metric(
     TRITONSERVER_Metric **metric, TRITONSERVER_MetricFamily *family, TRITONSERVER_Parameter **labels, uint64_t count,
     const double *buckets, uint64_t bucket_count) {
-  const TRITONSERVER_Parameter **given = (const TRITONSERVER_Parameter **)labels;
+  const TRITONSERVER_Parameter **given = (void *)labels; /* C has no conversion to a pointer to pointers to const */
   if (!bucket_count) return TRITONSERVER_MetricNew(metric, family, given, count);
   TRITONSERVER_MetricArgs *bounds;
   TRY(TRITONSERVER_MetricArgsNew(&bounds));
@@ -43,7 +43,7 @@ static TritonResult new_metric(
 }
 
 /* metric(family, {label: value}, buckets) -> handle. buckets: a tuple of upper bounds for a histogram, otherwise (). */
-PyObject *metrics_metric(PyObject *module, PyObject *arguments) {
+PyObject *shim_metric(PyObject *module, PyObject *arguments) {
   (void)module;
   unsigned long long family;
   PyObject *labels, *bounds, *key, *value;
@@ -80,26 +80,26 @@ static PyObject *change(PyObject *arguments, TritonResult (*function)(TRITONSERV
   return error ? raise_triton(error) : python_none();
 }
 
-/* set(metric, value), of a gauge */
-PyObject *metrics_set(PyObject *module, PyObject *arguments) {
+/* metric_set(metric, value), of a gauge */
+PyObject *shim_metric_set(PyObject *module, PyObject *arguments) {
   (void)module;
   return change(arguments, TRITONSERVER_MetricSet);
 }
 
-/* increment(metric, value), of a counter or a gauge */
-PyObject *metrics_increment(PyObject *module, PyObject *arguments) {
+/* metric_inc(metric, value), of a counter or a gauge */
+PyObject *shim_metric_inc(PyObject *module, PyObject *arguments) {
   (void)module;
   return change(arguments, TRITONSERVER_MetricIncrement);
 }
 
-/* observe(metric, value), of a histogram */
-PyObject *metrics_observe(PyObject *module, PyObject *arguments) {
+/* metric_observe(metric, value), of a histogram */
+PyObject *shim_metric_observe(PyObject *module, PyObject *arguments) {
   (void)module;
   return change(arguments, TRITONSERVER_MetricObserve);
 }
 
-/* delete(metric): takes its series away */
-PyObject *metrics_delete(PyObject *module, PyObject *arguments) {
+/* metric_delete(metric): with its series */
+PyObject *shim_metric_delete(PyObject *module, PyObject *arguments) {
   (void)module;
   unsigned long long metric;
   if (!py.PyArg_ParseTuple(arguments, "K", &metric)) return NULL;

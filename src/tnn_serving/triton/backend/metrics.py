@@ -9,21 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
-# TRITONSERVER_MetricKind
-COUNTER, GAUGE, HISTOGRAM = range(3)
-
-
-class Publisher(Protocol):
-    """The part of the C library that reaches the metrics endpoint. Handles are pointers; 0 is none."""
-
-    def metric_family(self, kind: int, name: str, description: str, /) -> int: ...
-    def metric(self, family: int, labels: dict[str, str], buckets: tuple[float, ...], /) -> int: ...
-    def metric_set(self, metric: int, value: float, /) -> None: ...
-    def metric_inc(self, metric: int, value: float, /) -> None: ...
-    def metric_observe(self, metric: int, value: float, /) -> None: ...
-    def metric_delete(self, metric: int, /) -> None: ...
+from tnn_serving.triton.backend.contract import MetricFunctions, MetricKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +23,34 @@ class Family:
     """
 
     name: str
-    kind: int
+    kind: MetricKind
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
 
 
-ENGINE = Family("tnn_engine_info", GAUGE, "What runs the model; always 1", ("engine", "precision", "int8"))
-COMPILE_SECONDS = Family("tnn_compile_seconds", GAUGE, "Time that compilations of the model took, all together")
-SHAPE_CACHE_HITS = Family("tnn_shape_cache_hits_total", COUNTER, "Requests whose shapes had a compilation of their own")
-SHAPE_CACHE_MISSES = Family("tnn_shape_cache_misses_total", COUNTER, "Requests that the dynamic form answered")
-SHAPE_CACHE_SIZE = Family("tnn_shape_cache_size", GAUGE, "Compilations for particular shapes that are kept")
-BATCH_ROWS = Family("tnn_batch_rows", HISTOGRAM, "Rows of each inference", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256))
-DECODE_SECONDS = Family("tnn_decode_seconds_total", COUNTER, "Time spent on decoding pictures")
-DECODE_COUNT = Family("tnn_decode_count", COUNTER, "Decoded pictures")
-MEMORY_BYTES = Family("tnn_model_memory_bytes", GAUGE, "Memory that the model takes")
+ENGINE = Family("tnn_engine_info", MetricKind.GAUGE, "What runs the model; always 1", ("engine", "precision", "int8"))
+COMPILE_SECONDS = Family(
+    "tnn_compile_seconds", MetricKind.GAUGE, "Time that compilations of the model took, all together"
+)
+SHAPE_CACHE_HITS = Family(
+    "tnn_shape_cache_hits_total", MetricKind.COUNTER, "Requests whose shapes had a compilation of their own"
+)
+SHAPE_CACHE_MISSES = Family(
+    "tnn_shape_cache_misses_total", MetricKind.COUNTER, "Requests that the dynamic form answered"
+)
+SHAPE_CACHE_SIZE = Family("tnn_shape_cache_size", MetricKind.GAUGE, "Compilations for particular shapes that are kept")
+BATCH_ROWS = Family(
+    "tnn_batch_rows", MetricKind.HISTOGRAM, "Rows of each inference", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+)
+DECODE_SECONDS = Family("tnn_decode_seconds_total", MetricKind.COUNTER, "Time spent on decoding pictures")
+DECODE_COUNT = Family("tnn_decode_count", MetricKind.COUNTER, "Decoded pictures")
+MEMORY_BYTES = Family("tnn_model_memory_bytes", MetricKind.GAUGE, "Memory that the model takes")
 OLDEST_EXECUTION = Family(
-    "tnn_oldest_execution_seconds", GAUGE, "Age of the oldest execution that still runs; 0 when none does"
+    "tnn_oldest_execution_seconds", MetricKind.GAUGE, "Age of the oldest execution that still runs; 0 when none does"
 )
 ENGINE_ERRORS = Family(
-    "tnn_engine_errors_in_a_row", GAUGE, "Internal errors since the last answer; wrong requests do not count"
+    "tnn_engine_errors_in_a_row", MetricKind.GAUGE, "Internal errors since the last answer; wrong requests do not count"
 )
 
 FAMILIES = (
@@ -76,19 +71,19 @@ FAMILIES = (
 class Metrics:
     """The registered families. A server that lacks one (an older Triton has no histograms) publishes the others."""
 
-    def __init__(self, publisher: Publisher) -> None:
-        self._publisher = publisher
-        self._handles = {f.name: publisher.metric_family(f.kind, f.name, f.help) for f in FAMILIES}
+    def __init__(self, shim: MetricFunctions) -> None:
+        self._shim = shim
+        self._handles = {f.name: shim.metric_family(f.kind, f.name, f.help) for f in FAMILIES}
 
     def model(self, name: str, version: int) -> ModelMetrics:
-        return ModelMetrics(self._publisher, self._handles, name, version)
+        return ModelMetrics(self._shim, self._handles, name, version)
 
 
 class ModelMetrics:
     """Publishes what one model version does."""
 
-    def __init__(self, publisher: Publisher, families: Mapping[str, int], name: str, version: int) -> None:
-        self._publisher = publisher
+    def __init__(self, shim: MetricFunctions, families: Mapping[str, int], name: str, version: int) -> None:
+        self._shim = shim
         self._families = families
         self._labels = {"model": name, "version": str(version)}
         self._series: dict[tuple[str, ...], int] = {}
@@ -105,7 +100,7 @@ class ModelMetrics:
     def batch(self, rows: int) -> None:
         with self._lock:
             if series := self._find(BATCH_ROWS):
-                self._publisher.metric_observe(series, rows)
+                self._shim.metric_observe(series, rows)
 
     def decoded(self, seconds: float) -> None:
         self._add(DECODE_SECONDS, seconds)
@@ -128,23 +123,23 @@ class ModelMetrics:
         self._set(ENGINE_ERRORS, count)
 
     def close(self) -> None:
-        """Takes all series away; what is told afterwards is not published."""
+        """Deletes all series; later events are not published."""
         with self._lock:
             self._closed = True
             for series in self._series.values():
                 if series:
-                    self._publisher.metric_delete(series)
+                    self._shim.metric_delete(series)
             self._series.clear()
 
     def _set(self, family: Family, value: float, labels: tuple[str, ...] = ()) -> None:
         with self._lock:
             if series := self._find(family, labels):
-                self._publisher.metric_set(series, value)
+                self._shim.metric_set(series, value)
 
     def _add(self, family: Family, value: float) -> None:
         with self._lock:
             if series := self._find(family):
-                self._publisher.metric_inc(series, value)
+                self._shim.metric_inc(series, value)
 
     def _find(self, family: Family, labels: tuple[str, ...] = ()) -> int:
         """The handle of a series, made at its first use; 0 when there is none."""
@@ -155,5 +150,5 @@ class ModelMetrics:
             if self._closed or not handle:
                 return 0
             named = {**self._labels, **dict(zip(family.labels, labels, strict=True))}
-            series = self._series[key] = self._publisher.metric(handle, named, family.buckets)
+            series = self._series[key] = self._shim.metric(handle, named, family.buckets)
         return series

@@ -1,12 +1,15 @@
 /* The part of CPython's C API that the backend uses, as a table of functions filled by dlsym.
  *
  * All but Py_SetProgramName (gone in 3.15, deprecated before) are in the stable ABI with the same signature in 3.10
- * to 3.13, and every object is only touched through functions, so one binary serves all these versions. */
+ * to 3.13, and every object is only touched through functions, so one binary serves all these versions. (CPython's
+ * PyMemoryView_FromMemory takes a char *: it makes views that write, too.) */
 #ifndef TNN_PYTHON_API_H
 #define TNN_PYTHON_API_H
 
 #include <sys/types.h>
 #include <wchar.h>
+
+#include "contract.h"
 
 typedef struct PyObject PyObject;
 typedef struct PyThreadState PyThreadState;
@@ -34,7 +37,6 @@ enum { METH_VARARGS = 1, PyBUF_SIMPLE = 0, PyBUF_READ = 0x100, PyBUF_WRITE = 0x2
   X(wchar_t *, Py_DecodeLocale, (const char *, size_t *)) \
   X(void, Py_InitializeEx, (int)) \
   X(int, Py_FinalizeEx, (void)) \
-  X(const char *, Py_GetVersion, (void)) \
   X(PyThreadState *, PyEval_SaveThread, (void)) \
   X(void, PyEval_RestoreThread, (PyThreadState *)) \
   X(int, PyGILState_Ensure, (void)) \
@@ -50,6 +52,7 @@ enum { METH_VARARGS = 1, PyBUF_SIMPLE = 0, PyBUF_READ = 0x100, PyBUF_WRITE = 0x2
   X(int, PyObject_SetAttrString, (PyObject *, const char *, PyObject *)) \
   X(int, PyObject_IsInstance, (PyObject *, PyObject *)) \
   X(PyObject *, PyObject_CallFunctionObjArgs, (PyObject *, ...)) \
+  X(PyObject *, PyObject_CallObject, (PyObject *, PyObject *)) \
   X(PyObject *, PyObject_CallMethod, (PyObject *, const char *, const char *, ...)) \
   X(PyObject *, PyObject_Str, (PyObject *)) \
   X(int, PyArg_ParseTuple, (PyObject *, const char *, ...)) \
@@ -75,6 +78,8 @@ enum { METH_VARARGS = 1, PyBUF_SIMPLE = 0, PyBUF_READ = 0x100, PyBUF_WRITE = 0x2
   X(double, PyFloat_AsDouble, (PyObject *)) \
   X(PyObject *, PyBool_FromLong, (long)) \
   X(long long, PyLong_AsLongLong, (PyObject *)) \
+  X(PyObject *, PyDict_New, (void)) \
+  X(int, PyDict_SetItem, (PyObject *, PyObject *, PyObject *)) \
   X(int, PyDict_SetItemString, (PyObject *, const char *, PyObject *)) \
   X(int, PyDict_Next, (PyObject *, Py_ssize_t *, PyObject **, PyObject **)) \
   X(PyObject *, PyTuple_New, (Py_ssize_t)) \
@@ -86,7 +91,7 @@ enum { METH_VARARGS = 1, PyBUF_SIMPLE = 0, PyBUF_READ = 0x100, PyBUF_WRITE = 0x2
   X(PyObject *, PyList_GetItem, (PyObject *, Py_ssize_t)) \
   X(Py_ssize_t, PyList_Size, (PyObject *)) \
   X(int, PyList_SetSlice, (PyObject *, Py_ssize_t, Py_ssize_t, PyObject *)) \
-  X(PyObject *, PyMemoryView_FromMemory, (char *, Py_ssize_t, int)) \
+  X(PyObject *, PyMemoryView_FromMemory, (const char *, Py_ssize_t, int)) \
   X(int, PyObject_GetBuffer, (PyObject *, Py_buffer *, int)) \
   X(void, PyBuffer_Release, (Py_buffer *))
 
@@ -98,9 +103,13 @@ typedef struct {
   PyObject *None, *list_type, *tuple_type;
   PyObject **RuntimeError, **BaseException;
   PyObject *memoryview_release; /* the method, unbound */
+  PyObject *later;              /* the bridge's: what execute returns for a group that is answered later */
+  PyObject *request_tensor;     /* the bridge's class of inputs */
   struct {
-    PyObject *name, *datatype, *shape, *data;
-  } names; /* of an output's attributes */
+#define X(name) PyObject *name;
+    OUTPUT_ATTRIBUTES(X)
+#undef X
+  } names; /* as str objects */
 } PythonApi;
 extern PythonApi py;
 

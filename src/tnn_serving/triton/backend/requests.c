@@ -9,7 +9,7 @@ enum { ALIGNMENT = 64 /* of each gathered input: what vector instructions like b
 
 typedef struct {
   TRITONBACKEND_Input *handle;
-  Tensor tensor; /* data: NULL when it lies in several pieces; dims: Triton's */
+  Tensor tensor; /* data: NULL when it comes in several pieces */
   uint32_t pieces;
 } Input;
 
@@ -37,7 +37,7 @@ static TritonResult input_piece(TRITONBACKEND_Input *input, uint32_t index, cons
   int64_t memory_id = 0;
   TRY(TRITONBACKEND_InputBuffer(input, index, &piece, bytes, &memory_type, &memory_id));
   if (memory_type == MEMORY_GPU) {
-    return TRITONSERVER_ErrorNew(ERROR_UNSUPPORTED, "an input lies in GPU memory; this backend runs on the CPU");
+    return TRITONSERVER_ErrorNew(ERROR_UNSUPPORTED, "an input is in GPU memory; this backend runs on the CPU");
   }
   *data = piece ? piece : "";
   return NULL;
@@ -51,7 +51,7 @@ static TritonResult read_data(Input *input) {
     const char *piece;
     uint64_t bytes;
     TRY(input_piece(input->handle, i, &piece, &bytes));
-    if (input->pieces == 1) tensor->data = (char *)piece;
+    if (input->pieces == 1) tensor->data = piece;
     if (__builtin_add_overflow(total, bytes, &total)) total = UINT64_MAX;
   }
   if (total != tensor->bytes) {
@@ -102,11 +102,9 @@ static TritonResult read_request(Incoming *in, bool batched, bool gathering) {
   for (uint32_t i = 0; i < in->input_count; i++) {
     Input input = {0};
     Tensor *tensor = &input.tensor;
-    const int64_t *dims;
     TRY(TRITONBACKEND_RequestInputByIndex(in->request, i, &input.handle));
     TRY(TRITONBACKEND_InputProperties(
-        input.handle, &tensor->name, &tensor->datatype, &dims, &tensor->rank, &tensor->bytes, &input.pieces));
-    tensor->dims = (int64_t *)dims;
+        input.handle, &tensor->name, &tensor->datatype, &tensor->dims, &tensor->rank, &tensor->bytes, &input.pieces));
     TRY(read_data(&input));
     uint64_t rows = batched && tensor->rank ? (uint64_t)tensor->dims[0] : 1;
     if (!i) in->rows = rows;
@@ -228,6 +226,7 @@ static bool gather_data(Group *group, const Incoming *all, const uint32_t *membe
     Tensor *tensor = &group->inputs[i];
     if (tensor->data) continue;
     tensor->data = tensor->bytes ? to : "";
+    if (!tensor->bytes) continue; /* and there may be no memory */
     char *at = to;
     for (uint32_t k = 0; k < group->count; k++) {
       const Input *input = &all[members[k]].inputs[i];
@@ -252,14 +251,15 @@ static Group *make_group(Instance *instance, const Incoming *all, const uint32_t
     group->rows += in->rows;
     group->traced = group->traced || in->traced;
   }
-  int64_t *dims = group->input_count ? group->inputs[0].dims : NULL;
+  int64_t *dims = group->dims;
   for (uint32_t i = 0; i < group->input_count; i++) {
     Tensor *tensor = &group->inputs[i];
     *tensor = first->inputs[i].tensor;
-    tensor->dims = memcpy(dims, tensor->dims, tensor->rank * sizeof *dims);
+    if (tensor->rank) memcpy(dims, tensor->dims, tensor->rank * sizeof *dims); /* Triton's may be NULL for a scalar */
+    if (count > 1) dims[0] = (int64_t)group->rows;
+    tensor->dims = dims;
     dims += tensor->rank;
     for (uint32_t k = 1; k < count; k++) tensor->bytes += all[members[k]].inputs[i].tensor.bytes;
-    if (count > 1) tensor->dims[0] = (int64_t)group->rows;
   }
   if (group->output_count) memcpy(group->outputs, first->outputs, group->output_count * sizeof *group->outputs);
   if (gather_data(group, all, members)) return group;

@@ -9,7 +9,7 @@ enum { MANY_REQUESTS = 8 /* from here on their responses are made without the GI
 
 /* An output that Python gave. */
 typedef struct {
-  PyObject *texts[2]; /* own name and datatype_name */
+  PyObject *name_object, *datatype_object; /* which own the two texts */
   const char *name;
   const char *datatype_name;
   int datatype;
@@ -70,17 +70,16 @@ static TritonResult parse_datatype(const char *name, const char *text, int *data
 }
 
 static void release_output(Output *output) {
-  for (int i = 0; i < 2; i++) {
-    if (output->texts[i]) py.Py_DecRef(output->texts[i]);
-  }
+  if (output->name_object) py.Py_DecRef(output->name_object);
+  if (output->datatype_object) py.Py_DecRef(output->datatype_object);
   if (output->view.obj) py.PyBuffer_Release(&output->view);
 }
 
 static TritonResult read_attributes(PyObject *object, Output *output) {
-  output->texts[0] = py.PyObject_GetAttr(object, py.names.name);
-  output->texts[1] = output->texts[0] ? py.PyObject_GetAttr(object, py.names.datatype) : NULL;
-  output->name = output->texts[1] ? py.PyUnicode_AsUTF8AndSize(output->texts[0], NULL) : NULL;
-  output->datatype_name = output->name ? py.PyUnicode_AsUTF8AndSize(output->texts[1], NULL) : NULL;
+  output->name_object = py.PyObject_GetAttr(object, py.names.name);
+  output->datatype_object = output->name_object ? py.PyObject_GetAttr(object, py.names.datatype) : NULL;
+  output->name = output->datatype_object ? py.PyUnicode_AsUTF8AndSize(output->name_object, NULL) : NULL;
+  output->datatype_name = output->name ? py.PyUnicode_AsUTF8AndSize(output->datatype_object, NULL) : NULL;
   if (!output->datatype_name) return error_from_pending("an output");
   TRY(parse_datatype(output->name, output->datatype_name, &output->datatype));
   PyObject *shape = py.PyObject_GetAttr(object, py.names.shape);
@@ -97,7 +96,7 @@ static TritonResult read_attributes(PyObject *object, Output *output) {
 
 /* An object with the attributes name, datatype, shape and data; on success it must be released. */
 static TritonResult parse_output(PyObject *object, Output *output) {
-  output->texts[0] = output->texts[1] = NULL;
+  output->name_object = output->datatype_object = NULL;
   output->view.obj = NULL;
   output->at = 0;
   TritonResult error = read_attributes(object, output);
@@ -137,50 +136,65 @@ static Output *output_named(Output *outputs, uint32_t count, const char *name) {
   return NULL;
 }
 
+static uint64_t elements_per_row(const Output *output) {
+  uint64_t elements = 1;
+  for (uint32_t i = 1; i < output->rank; i++) elements *= (uint64_t)output->dims[i];
+  return elements;
+}
+
+/* Whether an output can be cut into the rows of the group's requests. */
+static TritonResult check_rows(const Group *group, const Output *output) {
+  if (!output->rank || (uint64_t)output->dims[0] != group->rows) {
+    return error_new(ERROR_INTERNAL, "output `%s` does not have the %llu rows of its requests", output->name,
+                     (unsigned long long)group->rows);
+  }
+  uint64_t bytes = (uint64_t)output->view.len, taken;
+  if (TRITONSERVER_DataTypeByteSize(output->datatype)) return NULL; /* check_size has seen its bytes */
+  if (bytes_elements(output->view.buf, bytes, group->rows * elements_per_row(output), &taken) && taken == bytes) return NULL;
+  return error_new(ERROR_INTERNAL, "the bytes of output `%s` are not the elements of its shape", output->name);
+}
+
 /* Everything that was asked for must be there, with a row for each row; more than that does no harm. */
 static TritonResult check_outputs(const Group *group, Output *outputs, uint32_t count, bool cut) {
   for (uint32_t i = 0; i < group->output_count; i++) {
     if (group->allocated[i]) continue;
     Output *output = output_named(outputs, count, group->outputs[i]);
     if (!output) return error_new(ERROR_INTERNAL, "the model did not give the output `%s`", group->outputs[i]);
-    if (cut && (!output->rank || (uint64_t)output->dims[0] != group->rows)) {
-      return error_new(ERROR_INTERNAL, "output `%s` does not have the %llu rows of its requests", output->name,
-                       (unsigned long long)group->rows);
-    }
+    if (cut) TRY(check_rows(group, output));
   }
   return NULL;
 }
 
-/* *bytes: of the next `rows` rows of an output of `all` rows */
-static TritonResult cut_rows(const Output *output, uint64_t rows, uint64_t all, uint64_t *bytes) {
-  uint64_t total = (uint64_t)output->view.len;
-  if (TRITONSERVER_DataTypeByteSize(output->datatype)) {
-    *bytes = all ? total / all * rows : 0;
-    return NULL;
-  }
-  uint64_t elements = rows;
-  for (uint32_t i = 1; i < output->rank; i++) elements *= (uint64_t)output->dims[i];
-  if (bytes_elements((const char *)output->view.buf + output->at, total - output->at, elements, bytes)) return NULL;
-  return error_new(ERROR_INTERNAL, "output `%s` is cut off", output->name);
+/* Bytes of the next `rows` rows of an output of `all` rows, which check_outputs has seen to be whole. */
+static uint64_t bytes_of_rows(const Output *output, uint64_t rows, uint64_t all) {
+  uint64_t total = (uint64_t)output->view.len, bytes = 0;
+  if (TRITONSERVER_DataTypeByteSize(output->datatype)) return all ? total / all * rows : 0;
+  bytes_elements((const char *)output->view.buf + output->at, total - output->at, rows * elements_per_row(output), &bytes);
+  return bytes;
+}
+
+static TritonResult copy_rows(Item *item, const Output *output, uint64_t bytes) {
+  void *to = NULL;
+  TRY(new_output(item, output->name, output->datatype, output->dims, output->rank, bytes, &to));
+  if (bytes) memcpy(to, (const char *)output->view.buf + output->at, bytes);
+  return NULL;
 }
 
 /* One request's outputs: its rows of them, or all there is. Needs no GIL. */
 static TritonResult fill(const Group *group, Item *item, Output *outputs, uint32_t count, bool cut) {
+  TritonResult error = NULL;
   for (uint32_t i = 0; i < group->output_count; i++) {
     if (group->allocated[i]) continue;
     Output *output = output_named(outputs, count, group->outputs[i]);
-    int64_t first = output->rank ? output->dims[0] : 0;
     uint64_t bytes = (uint64_t)output->view.len;
-    void *to = NULL;
-    if (cut) TRY(cut_rows(output, item->rows, group->rows, &bytes));
-    if (cut) output->dims[0] = (int64_t)item->rows;
-    TritonResult error = new_output(item, output->name, output->datatype, output->dims, output->rank, bytes, &to);
-    if (cut) output->dims[0] = first;
-    if (!error && bytes) memcpy(to, (const char *)output->view.buf + output->at, bytes);
-    output->at += bytes;
-    if (error) return error;
+    if (cut) {
+      bytes = bytes_of_rows(output, item->rows, group->rows);
+      output->dims[0] = (int64_t)item->rows;
+    }
+    if (!error) error = copy_rows(item, output, bytes);
+    output->at += bytes; /* after an error too: the rows of the next request follow */
   }
-  return NULL;
+  return error;
 }
 
 /* A list of outputs for `item`, or for all requests of the group, of which each gets its rows. */
@@ -204,35 +218,32 @@ static TritonResult take_list(Group *group, Item *item, PyObject *list) {
     release_outputs(outputs, count);
   }
   free(outputs);
-  /* Whoever gave the list may still hold it. Letting go of the buffers now gives them back to the engine before the
-   * answers are sent, which takes longer than anything else here. */
+  /* The Servable may still hold the list. Without its elements the engine has its memory back before the answers are
+   * sent, which takes longer than anything else here. */
   if (py.PyList_SetSlice(list, 0, count, NULL)) py.PyErr_Clear();
   return error;
 }
 
-/* ---- a result ---- */
+/* ---- the answers ---- */
 
 static bool is_a(PyObject *object, PyObject *type) { return py.PyObject_IsInstance(object, type) == 1; }
 
-static TritonResult no_result(void) {
+/* `item`: whose answer it is; NULL: it is for all requests of the group. */
+static TritonResult take_answer(Group *group, Item *item, PyObject *answer) {
+  if (is_a(answer, py.list_type)) return take_list(group, item, answer);
+  if (is_a(answer, *py.BaseException)) return error_from_exception(answer);
   return TRITONSERVER_ErrorNew(ERROR_INTERNAL, "the result is no list of outputs, no exception and no tuple of these");
 }
 
-static TritonResult take_one(Group *group, Item *item, PyObject *result) {
-  if (is_a(result, py.list_type)) return take_list(group, item, result);
-  if (is_a(result, *py.BaseException)) return error_from_exception(result);
-  return no_result();
-}
-
-void responses_take(Group *group, PyObject *result) {
+void responses_take(Group *group, PyObject *answers) {
   TritonResult failure = NULL;
-  if (!is_a(result, py.tuple_type)) {
-    failure = take_one(group, NULL, result);
-  } else if (py.PyTuple_Size(result) != (Py_ssize_t)group->count) {
-    failure = error_new(ERROR_INTERNAL, "%zd results came for %u requests", py.PyTuple_Size(result), group->count);
+  if (!is_a(answers, py.tuple_type)) {
+    failure = take_answer(group, NULL, answers);
+  } else if (py.PyTuple_Size(answers) != (Py_ssize_t)group->count) {
+    failure = error_new(ERROR_INTERNAL, "%zd results came for %u requests", py.PyTuple_Size(answers), group->count);
   } else {
     for (uint32_t i = 0; i < group->count; i++) {
-      TritonResult error = take_one(group, &group->items[i], py.PyTuple_GetItem(result, i));
+      TritonResult error = take_answer(group, &group->items[i], py.PyTuple_GetItem(answers, i));
       if (error) group->items[i].error = error;
     }
   }
@@ -266,7 +277,7 @@ static TritonResult allocate(
 }
 
 /* alloc_output(ticket, name, datatype, shape, nbytes) -> a writable view on Triton's own memory of a lone request */
-PyObject *responses_alloc_output(PyObject *module, PyObject *arguments) {
+PyObject *shim_alloc_output(PyObject *module, PyObject *arguments) {
   (void)module;
   unsigned long long ticket;
   const char *name, *datatype;
@@ -280,11 +291,11 @@ PyObject *responses_alloc_output(PyObject *module, PyObject *arguments) {
                                                : "these requests have already been answered");
     return NULL;
   }
-  if (!group->outputs_seen && !(group->outputs_seen = py.PyList_New(0))) return NULL;
+  if (!group->output_views && !(group->output_views = py.PyList_New(0))) return NULL;
   TritonResult error = allocate(group, name, datatype, shape, (uint64_t)bytes, &to);
   if (error) return raise_triton(error);
   PyObject *view = py.PyMemoryView_FromMemory(to ? to : "", bytes, PyBUF_WRITE);
-  if (view && py.PyList_Append(group->outputs_seen, view)) {
+  if (view && py.PyList_Append(group->output_views, view)) {
     py.Py_DecRef(view);
     return NULL;
   }

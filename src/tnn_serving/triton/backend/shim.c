@@ -1,7 +1,6 @@
 /* libtriton_tnn.so: the entry points that Triton looks up, and the functions that Python can call back.
  *
- * A model's state is the bridge's Model object; an instance's state is that object's bound `execute`. All instances of
- * a model share the one object, whose `execute` is re-entrant. */
+ * A model's state is the bridge's Model object. All its instances share that object, whose `execute` is re-entrant. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -10,10 +9,10 @@
 #define EXPORT __attribute__((visibility("default")))
 enum { BACKEND_API_MAJOR = 1, BACKEND_API_MINOR = 15 /* request parameters and cancellation */ };
 
-/* ---- what Python sees as the module _tnn_triton, beside what other files bring ---- */
+/* ---- called by Python ---- */
 
 /* log(level, file, line, message) */
-static PyObject *module_log(PyObject *module, PyObject *arguments) {
+PyObject *shim_log(PyObject *module, PyObject *arguments) {
   (void)module;
   int level, line;
   const char *file, *message;
@@ -27,47 +26,12 @@ static PyObject *module_log(PyObject *module, PyObject *arguments) {
 }
 
 /* log_enabled(level) -> bool */
-static PyObject *module_log_enabled(PyObject *module, PyObject *arguments) {
+PyObject *shim_log_enabled(PyObject *module, PyObject *arguments) {
   (void)module;
   int level;
   if (!py.PyArg_ParseTuple(arguments, "i", &level)) return NULL;
   return py.PyBool_FromLong(TRITONSERVER_LogIsEnabled(level));
 }
-
-/* unload(model handle, name): asks the server to take a model away, which it does in explicit mode only. Not from
- * within a request: the server would wait for that request. */
-static PyObject *module_unload(PyObject *module, PyObject *arguments) {
-  (void)module;
-  unsigned long long handle;
-  const char *name;
-  if (!py.PyArg_ParseTuple(arguments, "Ks", &handle, &name)) return NULL;
-  /* Without the GIL: the server may call ModelFinalize, in this thread or in one that this one waits for. */
-  PyThreadState *state = py.PyEval_SaveThread();
-  TRITONSERVER_Server *server;
-  TritonResult error = TRITONBACKEND_ModelServer((TRITONBACKEND_Model *)(uintptr_t)handle, &server);
-  if (!error) error = TRITONSERVER_ServerUnloadModel(server, name);
-  py.PyEval_RestoreThread(state);
-  if (error) return raise_triton(error);
-  return python_none();
-}
-
-static PyMethodDef module_functions[] = {
-    {"log", module_log, METH_VARARGS, NULL},
-    {"log_enabled", module_log_enabled, METH_VARARGS, NULL},
-    {"unload", module_unload, METH_VARARGS, NULL},
-    {"finish", execute_finish, METH_VARARGS, NULL},
-    {"is_cancelled", execute_is_cancelled, METH_VARARGS, NULL},
-    {"alloc_output", responses_alloc_output, METH_VARARGS, NULL},
-    {"oldest_execution", execute_oldest, METH_VARARGS, NULL},
-    {"span", execute_span, METH_VARARGS, NULL},
-    {"metric_family", metrics_family, METH_VARARGS, NULL},
-    {"metric", metrics_metric, METH_VARARGS, NULL},
-    {"metric_set", metrics_set, METH_VARARGS, NULL},
-    {"metric_inc", metrics_increment, METH_VARARGS, NULL},
-    {"metric_observe", metrics_observe, METH_VARARGS, NULL},
-    {"metric_delete", metrics_delete, METH_VARARGS, NULL},
-    {NULL, NULL, 0, NULL},
-};
 
 /* ---- backend ---- */
 
@@ -78,7 +42,7 @@ EXPORT TritonResult TRITONBACKEND_Initialize(TRITONBACKEND_Backend *backend) {
     return error_new(ERROR_UNSUPPORTED, "this tritonserver has backend API %u.%u; the tnn backend needs %d.%d or a later %d.x",
                      major, minor, BACKEND_API_MAJOR, BACKEND_API_MINOR, BACKEND_API_MAJOR);
   }
-  return interpreter_start(backend, module_functions);
+  return interpreter_start(backend);
 }
 
 EXPORT TritonResult TRITONBACKEND_Finalize(TRITONBACKEND_Backend *backend) {
@@ -119,7 +83,7 @@ static TritonResult open_model(
     TRITONBACKEND_Model *model, const char *name, uint64_t version, const char *folder, const char *config_json,
     size_t length, bool complete) {
   PyObject *opened = py.PyObject_CallMethod(
-      interpreter_bridge(), "open_model", "KNKNNN", (unsigned long long)(uintptr_t)model, python_text(name),
+      interpreter_backend(), "open_model", "KNKNNN", (unsigned long long)(uintptr_t)model, python_text(name),
       (unsigned long long)version, py.PyUnicode_DecodeFSDefault(folder),
       py.PyUnicode_DecodeUTF8(config_json, (Py_ssize_t)length, "strict"), py.PyBool_FromLong(complete));
   if (!opened) return error_from_pending(name);
@@ -200,8 +164,8 @@ static TritonResult open_instance(PyObject *model, Instance *instance) {
   return instance->execute ? NULL : error_from_pending("execute");
 }
 
-/* Triton keeps a model while it has requests, but not an instance: a change of the instance group takes one away as
- * soon as its Execute has returned. */
+/* Triton keeps a model while it has requests, but not an instance: a change of the instance group ends one as soon as its
+ * Execute has returned. */
 static void close_instance(Instance *instance) {
   PythonEntry entry;
   group_wait_for_all(instance);

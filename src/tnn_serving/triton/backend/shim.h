@@ -7,7 +7,8 @@
  *   group.c        which groups are under work, and their end
  *   metrics.c      series of the server's metrics endpoint
  *   shim.c         the entry points Triton looks up
- * All serving logic is in Python (bridge.py and below). */
+ *   contract.h     what C and Python agree on, generated from contract.py
+ * All serving logic is in Python (bridge.py and below). Who owns what, and when: docs/backend.md. */
 #ifndef TNN_SHIM_H
 #define TNN_SHIM_H
 
@@ -25,11 +26,11 @@ enum { COPY_WITH_GIL_BYTES = 64 * 1024 };
 
 /* ---- interpreter.c ---- */
 
-/* Starts CPython at the first call and imports the bridge; later calls give the outcome of the first. Waits. */
-TritonResult interpreter_start(TRITONBACKEND_Backend *backend, PyMethodDef *methods);
+/* Starts CPython and the bridge at the first call; later calls give the outcome of the first. Waits. */
+TritonResult interpreter_start(TRITONBACKEND_Backend *backend);
 /* Ends CPython; to be called when no model is left. Waits. */
 void interpreter_stop(void);
-PyObject *interpreter_bridge(void); /* borrowed */
+PyObject *interpreter_backend(void); /* the bridge's Backend; borrowed */
 
 /* Takes the GIL for a server thread; false when Python is not running (any more). `leave` undoes it. */
 typedef struct { int gil_state; bool borrowed; } PythonEntry;
@@ -50,13 +51,10 @@ void log_and_delete(TritonResult error); /* NULL is fine */
 
 TritonResult error_new(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* ---- metrics.c; called by Python ---- */
+/* ---- what Python can call: shim_finish and so on, each in the file that it belongs to ---- */
 
-PyObject *metrics_family(PyObject *module, PyObject *arguments);
-PyObject *metrics_metric(PyObject *module, PyObject *arguments);
-PyObject *metrics_set(PyObject *module, PyObject *arguments);
-PyObject *metrics_increment(PyObject *module, PyObject *arguments);
-PyObject *metrics_observe(PyObject *module, PyObject *arguments);
-PyObject *metrics_delete(PyObject *module, PyObject *arguments);
+#define X(name) PyObject *shim_##name(PyObject *module, PyObject *arguments);
+SHIM_FUNCTIONS(X)
+#undef X
 
 #endif

@@ -9,9 +9,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "contract.h"
+
 typedef struct TRITONSERVER_Error TRITONSERVER_Error;
 typedef struct TRITONSERVER_Message TRITONSERVER_Message;
-typedef struct TRITONSERVER_Server TRITONSERVER_Server;
 typedef struct TRITONSERVER_InferenceTrace TRITONSERVER_InferenceTrace;
 typedef struct TRITONSERVER_Parameter TRITONSERVER_Parameter;
 typedef struct TRITONSERVER_MetricFamily TRITONSERVER_MetricFamily;
@@ -26,11 +27,8 @@ typedef struct TRITONBACKEND_Response TRITONBACKEND_Response;
 typedef struct TRITONBACKEND_Input TRITONBACKEND_Input;
 typedef struct TRITONBACKEND_Output TRITONBACKEND_Output;
 
-enum { ERROR_UNKNOWN, ERROR_INTERNAL, ERROR_NOT_FOUND, ERROR_INVALID_ARG, ERROR_UNAVAILABLE, ERROR_UNSUPPORTED,
-       ERROR_ALREADY_EXISTS, ERROR_CANCELLED };
-enum { LOG_INFO, LOG_WARN, LOG_ERROR, LOG_VERBOSE };
+/* Error codes, log levels and kinds of metrics are in contract.h: Python uses them too. */
 enum { MEMORY_CPU, MEMORY_CPU_PINNED, MEMORY_GPU };
-enum { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
 enum { KIND_CPU = 1, PARAMETER_STRING = 0, ARTIFACT_FILESYSTEM = 0, RELEASE_ALL = 1, RESPONSE_FINAL = 1,
        CONFIG_VERSION = 1 };
 
@@ -48,7 +46,6 @@ uint32_t TRITONSERVER_DataTypeByteSize(int datatype); /* 0 for BYTES */
 TritonResult TRITONSERVER_MessageNewFromSerializedJson(TRITONSERVER_Message **, const char *json, size_t length);
 TritonResult TRITONSERVER_MessageSerializeToJson(TRITONSERVER_Message *, const char **json, size_t *length);
 TritonResult TRITONSERVER_MessageDelete(TRITONSERVER_Message *);
-TritonResult TRITONSERVER_ServerUnloadModel(TRITONSERVER_Server *, const char *name);
 
 TritonResult TRITONBACKEND_ApiVersion(uint32_t *major, uint32_t *minor);
 TritonResult TRITONBACKEND_BackendConfig(TRITONBACKEND_Backend *, TRITONSERVER_Message **);
@@ -61,7 +58,6 @@ TritonResult TRITONBACKEND_ModelRepository(TRITONBACKEND_Model *, int *artifact_
 TritonResult TRITONBACKEND_ModelConfig(TRITONBACKEND_Model *, uint32_t config_version, TRITONSERVER_Message **);
 TritonResult TRITONBACKEND_ModelSetConfig(TRITONBACKEND_Model *, uint32_t config_version, TRITONSERVER_Message *);
 TritonResult TRITONBACKEND_ModelAutoCompleteConfig(TRITONBACKEND_Model *, bool *);
-TritonResult TRITONBACKEND_ModelServer(TRITONBACKEND_Model *, TRITONSERVER_Server **);
 TritonResult TRITONBACKEND_ModelState(TRITONBACKEND_Model *, void **);
 TritonResult TRITONBACKEND_ModelSetState(TRITONBACKEND_Model *, void *);
 
@@ -94,6 +90,17 @@ TritonResult TRITONBACKEND_ResponseOutput(
 TritonResult TRITONBACKEND_OutputBuffer(
     TRITONBACKEND_Output *, void **, uint64_t byte_size, int *memory_type, int64_t *memory_id);
 TritonResult TRITONBACKEND_ResponseSend(TRITONBACKEND_Response *, uint32_t flags, TRITONSERVER_Error *);
+
+/* What a backend defines. */
+TritonResult TRITONBACKEND_Initialize(TRITONBACKEND_Backend *);
+TritonResult TRITONBACKEND_Finalize(TRITONBACKEND_Backend *);
+TritonResult TRITONBACKEND_GetBackendAttribute(TRITONBACKEND_Backend *, TRITONBACKEND_BackendAttribute *);
+TritonResult TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model *);
+TritonResult TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model *);
+TritonResult TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelInstance *);
+TritonResult TRITONBACKEND_ModelInstanceFinalize(TRITONBACKEND_ModelInstance *);
+TritonResult TRITONBACKEND_ModelInstanceExecute(
+    TRITONBACKEND_ModelInstance *, TRITONBACKEND_Request **requests, uint32_t count);
 
 /* Not in every 1.x: NULL where the server lacks it. */
 #define OPTIONAL __attribute__((weak))

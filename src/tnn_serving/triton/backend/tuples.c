@@ -1,4 +1,4 @@
-/* A group as Python sees it: tuples, and views on memory. Each function returns NULL with an exception pending.
+/* A group as Python sees it: argument tuples, and views on memory. Each function returns NULL with an exception pending.
  *
  * Requests of one model are much alike: names, types and shapes are made once and used again. */
 #define _GNU_SOURCE
@@ -9,9 +9,11 @@
 
 enum { DATATYPES = 16 };
 
-/* Steals `element`; false when it is NULL. */
+/* Steals `element`; false when it or the tuple is NULL. */
 static bool put(PyObject *tuple, uint32_t at, PyObject *element) {
-  return element && !py.PyTuple_SetItem(tuple, at, element);
+  if (tuple && element) return !py.PyTuple_SetItem(tuple, at, element);
+  if (element) py.Py_DecRef(element);
+  return false;
 }
 
 static PyObject *filled(PyObject *tuple, bool complete) {
@@ -41,55 +43,64 @@ static PyObject *new_shape(const Tensor *tensor) {
   return filled(shape, complete);
 }
 
-/* Name and shape from what the instance saw last, if they are the same. New references; false: an exception. */
-static bool name_and_shape(Known *known, const Tensor *tensor, PyObject **name, PyObject **shape) {
-  uint32_t at = 0;
-  while (at < known->input_count && strcmp(known->inputs[at].text, tensor->name)) at++;
-  if (at == KNOWN_NAMES) { /* clients that send ever new names don't fill the memory */
-    return (*name = python_text(tensor->name)) && (*shape = new_shape(tensor));
+/* What the instance remembers of the inputs with this name; NULL: nothing, and it has no room for more. */
+static KnownInput *known_input(Known *known, const char *name) {
+  for (uint32_t i = 0; i < known->input_count; i++) {
+    if (!strcmp(known->inputs[i].text, name)) return &known->inputs[i];
   }
-  if (at == known->input_count) {
-    char *text = strdup(tensor->name);
-    *name = text ? python_text(text) : NULL;
-    if (!*name) {
-      free(text);
-      return false;
-    }
-    known->inputs[at].text = text;
-    known->inputs[at].name = *name;
-    known->input_count++;
+  /* The limit is for clients that send ever new names. */
+  char *text = known->input_count < KNOWN_NAMES ? strdup(name) : NULL;
+  PyObject *as_object = text ? python_text(text) : NULL;
+  if (!as_object) {
+    if (text) py.PyErr_Clear();
+    free(text);
+    return NULL;
   }
+  KnownInput *input = &known->inputs[known->input_count++];
+  input->text = text;
+  input->name = as_object;
+  return input;
+}
+
+/* The last shape of the input, if it is the same. */
+static PyObject *known_shape(KnownInput *input, const Tensor *tensor) {
   size_t dims_bytes = tensor->rank * sizeof *tensor->dims;
-  PyObject *last = known->inputs[at].shape;
-  if (!last || known->inputs[at].rank != tensor->rank || memcmp(known->inputs[at].dims, tensor->dims, dims_bytes)) {
-    if (!(*shape = new_shape(tensor))) return false;
-    if (tensor->rank <= KNOWN_RANK) {
-      known->inputs[at].shape = shared(*shape);
-      known->inputs[at].rank = tensor->rank;
-      memcpy(known->inputs[at].dims, tensor->dims, dims_bytes);
-      if (last) py.Py_DecRef(last);
-    }
-  } else {
-    *shape = shared(last);
+  PyObject *last = input->shape;
+  if (last && input->rank == tensor->rank && !memcmp(input->dims, tensor->dims, dims_bytes)) return shared(last);
+  PyObject *shape = new_shape(tensor);
+  if (shape && tensor->rank <= KNOWN_RANK) {
+    input->shape = shared(shape);
+    input->rank = tensor->rank;
+    memcpy(input->dims, tensor->dims, dims_bytes);
+    if (last) py.Py_DecRef(last);
   }
-  *name = shared(known->inputs[at].name);
-  return true;
+  return shape;
 }
 
-/* (name, datatype, shape, view) */
-static PyObject *input_tuple(Known *known, const Tensor *tensor) {
-  PyObject *name = NULL, *shape = NULL, *tuple = py.PyTuple_New(4);
-  bool complete = tuple && name_and_shape(known, tensor, &name, &shape);
-  complete = complete && put(tuple, 0, name) && put(tuple, 2, shape) && put(tuple, 1, datatype_name(tensor->datatype)) &&
-             put(tuple, 3, py.PyMemoryView_FromMemory(tensor->data, (Py_ssize_t)tensor->bytes, PyBUF_READ));
-  return filled(tuple, complete);
+/* A RequestTensor. */
+static PyObject *new_input(KnownInput *known, Tensor *tensor) {
+  PyObject *arguments = py.PyTuple_New(INPUT_ARGUMENTS);
+  tensor->view = py.PyMemoryView_FromMemory(tensor->data, (Py_ssize_t)tensor->bytes, PyBUF_READ);
+  bool complete = tensor->view && put(arguments, INPUT_DATA, shared(tensor->view)) &&
+                  put(arguments, INPUT_NAME, known ? shared(known->name) : python_text(tensor->name)) &&
+                  put(arguments, INPUT_DATATYPE, datatype_name(tensor->datatype)) &&
+                  put(arguments, INPUT_SHAPE, known ? known_shape(known, tensor) : new_shape(tensor));
+  PyObject *input = complete ? py.PyObject_CallObject(py.request_tensor, arguments) : NULL;
+  if (arguments) py.Py_DecRef(arguments);
+  return input;
 }
 
-static PyObject *inputs_tuple(Group *group) {
-  PyObject *inputs = py.PyTuple_New(group->input_count);
+/* By name. */
+static PyObject *inputs_dict(Group *group) {
+  PyObject *inputs = py.PyDict_New();
   bool complete = inputs != NULL;
   for (uint32_t i = 0; complete && i < group->input_count; i++) {
-    complete = put(inputs, i, input_tuple(&group->instance->known, &group->inputs[i]));
+    KnownInput *known = known_input(&group->instance->known, group->inputs[i].name);
+    PyObject *input = new_input(known, &group->inputs[i]);
+    PyObject *name = known ? shared(known->name) : python_text(group->inputs[i].name);
+    complete = input && name && !py.PyDict_SetItem(inputs, name, input);
+    if (name) py.Py_DecRef(name);
+    if (input) py.Py_DecRef(input);
   }
   return filled(inputs, complete);
 }
@@ -128,13 +139,13 @@ static PyObject *rows_tuple(const Group *group) {
 }
 
 PyObject *tuples_group(Group *group) {
-  PyObject *tuple = py.PyTuple_New(5), *inputs = inputs_tuple(group);
-  if (inputs) group->inputs_seen = shared(inputs);
-  bool complete = tuple && put(tuple, 3, inputs) &&
-                  put(tuple, 0, py.PyLong_FromUnsignedLongLong(group->ticket)) &&
-                  put(tuple, 1, py.PyBool_FromLong(group->traced)) && put(tuple, 2, rows_tuple(group)) &&
-                  put(tuple, 4, outputs_tuple(group));
-  return filled(tuple, complete);
+  PyObject *arguments = py.PyTuple_New(EXECUTE_ARGUMENTS);
+  bool complete = put(arguments, EXECUTE_INPUTS, inputs_dict(group)) &&
+                  put(arguments, EXECUTE_TICKET, py.PyLong_FromUnsignedLongLong(group->ticket)) &&
+                  put(arguments, EXECUTE_TRACED, py.PyBool_FromLong(group->traced)) &&
+                  put(arguments, EXECUTE_ROWS, rows_tuple(group)) &&
+                  put(arguments, EXECUTE_OUTPUTS, outputs_tuple(group));
+  return filled(arguments, complete);
 }
 
 void tuples_forget(Known *known) {

@@ -1,0 +1,121 @@
+"""The names and numbers that the C shim and the Python that it starts agree on.
+
+This is their one declaration. :mod:`~tnn_serving.triton.backend.contract_header` generates the C side, ``contract.h``,
+from it, and from the two signatures that the shim fills with arguments: those of ``bridge.Model.execute`` and
+``RequestTensor``. Who owns what, and when, is in ``docs/backend.md``.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+from typing import Final, Literal, Protocol, TypeAlias
+
+from tnn_serving.serving.tensors import ResponseTensor
+
+SHIM_MODULE = "_tnn_triton"
+"""The module that the shim registers in the Python inside tritonserver; :class:`Shim` is what it contains."""
+
+BRIDGE_MODULE = "tnn_serving.triton.backend.bridge"
+"""The module that the shim imports."""
+
+
+class ErrorCode(IntEnum):
+    """TRITONSERVER_Error_Code."""
+
+    UNKNOWN = 0
+    INTERNAL = 1
+    NOT_FOUND = 2
+    INVALID_ARG = 3
+    UNAVAILABLE = 4
+    UNSUPPORTED = 5
+    ALREADY_EXISTS = 6
+    CANCELLED = 7
+
+
+class LogLevel(IntEnum):
+    """TRITONSERVER_LogLevel."""
+
+    INFO = 0
+    WARN = 1
+    ERROR = 2
+    VERBOSE = 3
+
+
+class MetricKind(IntEnum):
+    """TRITONSERVER_MetricKind."""
+
+    COUNTER = 0
+    GAUGE = 1
+    HISTOGRAM = 2
+
+
+class Deferred(Enum):
+    """The type of :data:`LATER`."""
+
+    LATER = "later"
+
+
+LATER: Final = Deferred.LATER
+"""The result of an ``execute`` whose group is answered by :meth:`Shim.finish`: later, or already."""
+
+
+class TritonError(Exception):
+    """An error in Triton's terms: a text and a code, and no frames that would keep tensors alive."""
+
+    def __init__(self, triton_code: ErrorCode, text: str) -> None:
+        super().__init__(text)
+        self.triton_code = triton_code
+
+
+Answer: TypeAlias = "list[ResponseTensor] | TritonError"
+"""The outputs of a request, or its error. The shim empties the list when it has copied them."""
+
+Answers: TypeAlias = "Answer | tuple[Answer, ...]"
+"""One answer for all requests of a group, each of which gets its rows or the error; or an answer for each request."""
+
+ExecuteResult: TypeAlias = "Answers | Literal[Deferred.LATER]"
+
+
+class MetricFunctions(Protocol):
+    """The part of :class:`Shim` that reaches the server's metrics endpoint. Handles are pointers; 0 is none."""
+
+    def metric_family(self, kind: int, name: str, description: str, /) -> int:
+        """A family, which stays until the server ends; 0 if this server has no such metrics."""
+        ...
+
+    def metric(self, family: int, labels: dict[str, str], buckets: tuple[float, ...], /) -> int: ...
+    def metric_set(self, metric: int, value: float, /) -> None: ...
+    def metric_inc(self, metric: int, value: float, /) -> None: ...
+    def metric_observe(self, metric: int, value: float, /) -> None: ...
+    def metric_delete(self, metric: int, /) -> None: ...
+
+
+class Shim(MetricFunctions, Protocol):
+    """The functions of :data:`SHIM_MODULE`. A ticket names a group of requests until the group is answered.
+
+    Raises:
+        RuntimeError: Triton refuses, or the group has been answered.
+    """
+
+    def log(self, level: int, file: str, line: int, message: str, /) -> None: ...
+    def log_enabled(self, level: int, /) -> bool: ...
+
+    def finish(self, ticket: int, answers: Answers, /) -> None:
+        """Answers a group whose ``execute`` returned :data:`LATER`, or will; from any thread."""
+        ...
+
+    def is_cancelled(self, ticket: int, /) -> bool:
+        """Whether all clients of the group have gone."""
+        ...
+
+    def alloc_output(self, ticket: int, name: str, datatype: str, shape: tuple[int, ...], nbytes: int, /) -> memoryview:
+        """Triton's own memory for an output; only for a group of one request."""
+        ...
+
+    def span(self, ticket: int, name: str, start_ns: int, end_ns: int, /) -> None:
+        """Adds a step to the traces of the group's requests."""
+        ...
+
+    def oldest_execution(self, model_handle: int, /) -> float:
+        """Age in seconds of the model's oldest group without an answer; 0 if there is none."""
+        ...
