@@ -196,8 +196,8 @@ class Model:
         watch: Watch,
         metrics: ModelMetrics,
     ) -> None:
-        self.completed_config = json.dumps(servable.config).encode()
-        self.max_batch_size = int(servable.config.get("max_batch_size", 0))
+        self.completed_config = json.dumps(servable.config.to_json()).encode()
+        self.max_batch_size = servable.config.max_batch_size
         self.joins = servable.joins
         self._handle = handle
         self._title = f"model {name} version {version}"
