@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 from tests.end_to_end.conftest import installed
 from tests.end_to_end.models import BROKEN, NO_WEIGHTS, RELU, write_model
 from tnn_serving.client import connect
-from tnn_serving.errors import ServerError
+from tnn_serving.errors import FormatError, ServerError
 from tnn_serving.triton.background import Background, OneModel
 
 __all__ = ["installed"]
@@ -58,8 +60,30 @@ def test_a_proto_with_its_weights(tmp_path: Path) -> None:
     with OneModel(tmp_path / "net.tnnproto") as one:
         assert (one.name, seen(one.repository / "net")) == ("net", FILES)
     (tmp_path / "net.tnnmodel").unlink()
-    with pytest.raises(ServerError, match="no model at"):
-        OneModel(tmp_path / "net.tnnproto")
+    with OneModel(tmp_path / "net.tnnproto") as one:  # its layers need no weights
+        assert len(seen(one.repository / "net")) == len(FILES) - 1
+
+
+def test_an_onnx_file_with_tensors_beside_it(tmp_path: Path) -> None:
+    weights = onnx.numpy_helper.from_array(np.arange(4, dtype=np.float32), "w")
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["x", "w"], ["y"])],
+        "add",
+        [value("x", onnx.TensorProto.FLOAT, [1, 4])],
+        [value("y", onnx.TensorProto.FLOAT, [1, 4])],
+        [weights],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=10)
+    onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
+    with OneModel(tmp_path / "net.onnx") as one:
+        assert seen(one.repository / "net") == {"1/model.onnx", "1/net.data"}
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "net.txt").write_bytes(RELU)
+    with pytest.raises(FormatError, match="is no model file by its name"):
+        OneModel(tmp_path / "net.txt")
 
 
 def test_a_server_that_serves_and_is_gone(installed: None, tmp_path: Path) -> None:

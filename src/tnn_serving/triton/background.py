@@ -124,8 +124,13 @@ class OneModel:
             name = holder.name if usual else source.stem
             folder = self.repository / name / "1"
             folder.mkdir(parents=True)
-            for file, link in zip(one.files(source), one.usual, strict=False):
+            files = one.files(source)
+            for file, link in zip(files, one.usual, strict=False):
                 (folder / link).symlink_to(file)
+            for file in files[len(one.usual) :]:  # the model names them by their places beside it
+                link_to = folder / file.relative_to(source.parent)
+                link_to.parent.mkdir(parents=True, exist_ok=True)
+                link_to.symlink_to(file)
             return name
         if versions(source):
             (self.repository / source.name).symlink_to(source)
