@@ -32,7 +32,7 @@ def strings(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def test_engines_are_named_in_their_own_room_only() -> None:
-    names = re.compile("|".join(rf"\b{name}\b" for name in ENGINES), re.IGNORECASE)
+    names = re.compile("|".join(rf"\b{name}\b" for name in ENGINES))
     rooms = [file for file in SOURCES.rglob("*.py") if "engines" not in file.relative_to(SOURCES).parts]
     assert len(rooms) > 100
     found = [f"{file}:{line}: {text}" for file in rooms for line, text in strings(file) if names.search(text)]
