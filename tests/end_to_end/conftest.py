@@ -158,12 +158,6 @@ def start_server(installed: None) -> Iterator[Callable[..., Running]]:
         running.overlay.close()
 
 
-DYNAMIC = """
-max_batch_size: 16
-dynamic_batching { max_queue_delay_microseconds: 200000 }
-"""
-
-
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The session server's repository; tests add models of their own to it."""
@@ -171,7 +165,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(folder, "relu")
     write_model(folder, "named.with.dots")
     write_model(folder, "configured", config='backend: "tnn"\n')
-    write_model(folder, "batched", config=DYNAMIC)
+    write_model(folder, "batched", config="max_batch_size: 16\ndynamic_batching { }\n")
     write_model(folder, "broken", proto=BROKEN)
     (folder / "not_a_model").mkdir()
     return folder

@@ -182,7 +182,7 @@ def top_k(call: Call) -> Lie:
     return rows or Other.SAME
 
 
-@rule("Trilu Det Inverse")
+@rule("Trilu Det")
 def matrices(call: Call) -> Lie:
     """On each matrix of the last two axes."""
     call.only(0)
