@@ -51,7 +51,9 @@ def test_no_operator_is_in_two_tables() -> None:
 
 
 def test_every_name_in_the_tables_is_an_operator() -> None:
-    assert RULES.keys() | MIXING.keys() | RANDOM <= {schema.name for schema in onnx.defs.get_all_schemas()}
+    newer = {"Swish"}  # than the oldest release of onnx that the package takes
+    named = {schema.name for schema in onnx.defs.get_all_schemas()}
+    assert RULES.keys() | MIXING.keys() | RANDOM <= named | newer
 
 
 @pytest.mark.parametrize("case", case_ids()[::20], ids=str)
