@@ -11,7 +11,6 @@ from tnn_serving.graph import Graph, Input
 from tnn_serving.layers import make
 from tnn_serving.tensor import BlobScale, Tensor
 
-
 Shapes = Mapping[str, Sequence[int]]
 Arrays = Mapping[str, np.ndarray]
 
