@@ -9,11 +9,11 @@ import pytest
 
 from tests.conformance.differences import DIFFERENCES, ENGINES, EXPECTED, Difference, Instead
 from tests.recordings import Case, CaseId, case_ids, difference, read_case
-from tnn_serving.analysis import analyse
 from tnn_serving.engines import Options
 from tnn_serving.errors import EngineError
 from tnn_serving.formats.tnn import read_model
 from tnn_serving.model import Model
+from tnn_serving.network.analyse import analyse
 from tnn_serving.network.tnn import TnnNetwork
 
 

@@ -14,9 +14,9 @@ import tritonclient.http
 import tritonclient.utils.shared_memory as shared_memory
 from tritonclient.utils import InferenceServerException
 
-from tests.end_to_end.conftest import Running, ask, wait_for
 from tests.end_to_end.models import RELU, joining, write_model
 from tests.end_to_end.test_serving import counted, load, numbers, statistics, unload
+from tests.servers import Running, ask, wait_for
 
 WARM_UP = """
 max_batch_size: 4

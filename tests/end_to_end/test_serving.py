@@ -17,8 +17,8 @@ import tritonclient.http
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from tests.end_to_end.conftest import Running, ask, wait_for
 from tests.end_to_end.models import BROKEN, gathering, joining, write_model
+from tests.servers import Running, ask, wait_for
 
 MODELS = ["relu", "named.with.dots", "configured"]
 
