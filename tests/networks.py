@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,16 +11,12 @@ from tnn_serving.graph import Graph, Input
 from tnn_serving.layers import make
 from tnn_serving.tensor import BlobScale, Tensor
 
+Shapes = Mapping[str, Sequence[int]]
+Arrays = Mapping[str, np.ndarray]
 
-def network(
-    inputs: dict[str, Sequence[int]],
-    layers: Sequence[str],
-    outputs: Sequence[str],
-    *,
-    seed: int = 0,
-    constants: dict[str, np.ndarray] | None = None,
-) -> Graph:
-    """A graph from layer lines (``type name n_in n_out ins... outs... tokens...``), missing weights random."""
+
+def bare(inputs: Shapes, layers: Sequence[str], outputs: Sequence[str], *, constants: Arrays | None = None) -> Graph:
+    """A graph from layer lines (``type name n_in n_out ins... outs... tokens...``), without weights."""
     made = []
     for line in layers:
         kind, name, n_in, n_out, *rest = line.split()
@@ -28,7 +24,14 @@ def network(
         made.append(make(kind, name, rest[:a], rest[a:b], rest[b:]))
     graph = Graph([Input(name, tuple(dims)) for name, dims in inputs.items()], list(outputs), made)
     graph.constants.update({name: Tensor.of(array) for name, array in (constants or {}).items()})
-    return ts.fill_random_weights(graph, name="test", seed=seed)
+    return graph
+
+
+def network(
+    inputs: Shapes, layers: Sequence[str], outputs: Sequence[str], *, seed: int = 0, constants: Arrays | None = None
+) -> Graph:
+    """A graph from layer lines as :func:`bare` takes them, with random weights."""
+    return ts.fill_random_weights(bare(inputs, layers, outputs, constants=constants), name="test", seed=seed)
 
 
 CONVOLUTION = ["Convolution c 1 1 x y 1 3 4 3 3 1 1 1 1 1 -1 1 1 1"]

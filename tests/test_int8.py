@@ -111,6 +111,7 @@ def test_exact_codes_are_those_of_the_formulas(graph: Graph, engine: str) -> Non
     np.testing.assert_array_equal(got, reference(graph, x))
 
 
+@pytest.mark.needs_vnni
 @pytest.mark.parametrize("engine", ENGINES)
 def test_fast_codes_are_within_one_step_a_layer(graph: Graph, engine: str) -> None:
     x = np.random.default_rng(0).integers(-128, 128, (2, 3, 9, 7)).astype(np.int8)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import wait_for
+from tests.servers import wait_for
 from tnn_serving.errors import ServerError
 from tnn_serving.triton.background import free_ports
 from tnn_serving.triton.launch import find_libpython, find_tritonserver

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from typer.testing import CliRunner
 
 import tnn_serving as ts
 from tests.end_to_end.models import BROKEN, RELU, write_model
 from tests.networks import CONVOLUTION, network
-from tnn_serving.cli.app import app
+from tests.program import command, run
 from tnn_serving.tensor import Tensor
 
 SUMMARY_KEYS = {
@@ -40,12 +38,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layer.filter = Tensor.of(layer.need("filter").array().reshape(4, 3, 3, 3))  # type: ignore[attr-defined]
     ts.write_model(graph, folder / "net.tnnproto", folder / "net.tnnmodel")
     return folder
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    code = "from tnn_serving.cli.app import main; main()"
-    words = [sys.executable, "-c", code, *(str(a) for a in arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120)
 
 
 def test_inspect_as_table_and_as_json(model: Path) -> None:
@@ -146,8 +138,10 @@ def test_export_writes_checked_onnx(model: Path, tmp_path: Path) -> None:
 
 
 def test_version_and_help() -> None:
-    assert run("--version").stdout.strip() == f"tnn-serving {ts.__version__}"
-    for command in (
+    process = subprocess.run(command("--version"), capture_output=True, text=True, timeout=120, check=True)
+    assert process.stdout == f"tnn-serving {ts.__version__}\n"
+    assert process.stderr == ""
+    for name in (
         "serve",
         "install-server",
         "classify",
@@ -159,9 +153,9 @@ def test_version_and_help() -> None:
         "compare",
         "export",
     ):
-        told = CliRunner().invoke(app, [command, "--help"])
-        assert told.exit_code == 0
-        assert "Example" in told.output, command
+        told = run(name, "--help")
+        assert told.returncode == 0
+        assert "Example" in told.stdout, name
 
 
 CHECK_KEYS = {

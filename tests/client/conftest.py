@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import installed
 from tests.end_to_end.models import write_model
 from tnn_serving.triton.background import Background
-
-__all__ = ["installed"]
 
 DELAY_MS = 20
 WAITS = f"max_batch_size: 16\ndynamic_batching {{ max_queue_delay_microseconds: {DELAY_MS * 1000} }}\n"

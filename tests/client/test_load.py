@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -18,8 +17,9 @@ import pytest
 import tritonclient.http
 
 from tests.client.conftest import DELAY_MS
-from tests.end_to_end.conftest import wait_for
 from tests.end_to_end.models import write_model
+from tests.program import command, run
+from tests.servers import wait_for
 from tnn_serving.client import connect
 from tnn_serving.client.connection import Protocol
 from tnn_serving.client.load import ClientSide, Latency, Measurement, ServerSide, Target, Window, measure
@@ -288,17 +288,10 @@ def test_levels_that_make_no_sense(loaded: Background) -> None:
 # ---- the command ----
 
 
-def command(*arguments: object) -> list[str]:
-    code = "from tnn_serving.cli.app import main; main()"
-    return [sys.executable, "-c", code, "bench", *(str(argument) for argument in arguments)]
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120)
-
-
 def test_bench_serves_a_model_and_prints_json(installed: None, load_repository: Path) -> None:
-    told = run(load_repository / "relu" / "1", "--concurrency", "1,3", "--window", 0.1, "--max-windows", 3, "--json")
+    told = run(
+        "bench", load_repository / "relu" / "1", "--concurrency", "1,3", "--window", 0.1, "--max-windows", 3, "--json"
+    )
     assert told.returncode == 0, told.stderr
     levels = json.loads(told.stdout)
     assert [level["concurrency"] for level in levels] == [1, 3]
@@ -313,7 +306,7 @@ def test_bench_serves_a_model_and_prints_json(installed: None, load_repository: 
 
 def test_bench_of_a_running_server_as_table(loaded: Background) -> None:
     quick = ("--window", 0.1, "--max-windows", 3, "--shape", "x=1x3x8x8")
-    told = run(loaded.grpc_url, "--model", "relu", "--rate", "50", *quick)
+    told = run("bench", loaded.grpc_url, "--model", "relu", "--rate", "50", *quick)
     assert told.returncode == 0, told.stderr
     title, head, row = told.stdout.splitlines()
     assert title.startswith("relu over grpc, batch 1")
@@ -323,7 +316,7 @@ def test_bench_of_a_running_server_as_table(loaded: Background) -> None:
 
 def test_bench_ends_with_1_when_requests_failed(loaded: Background) -> None:
     quick = ("--window", 0.1, "--max-windows", 3, "--shape", "x=3x8x8")
-    told = run(loaded.http_url, "--model", "bounded", "--concurrency", 6, *quick)
+    told = run("bench", loaded.http_url, "--model", "bounded", "--concurrency", 6, *quick)
     assert told.returncode == 1
     assert "requests failed: 503" in told.stderr
     assert "maximum queue size" in told.stderr
@@ -333,7 +326,9 @@ def test_bench_ends_with_1_when_requests_failed(loaded: Background) -> None:
 @pytest.mark.usefixtures("no_region_is_left")
 def test_bench_is_interrupted(loaded: Background) -> None:
     options = ("--window", 0.2, "--max-windows", 10_000, "--stability", 0.001, "--shared-memory", "system")
-    words = command(loaded.http_url, "--model", "interrupted", "--shape", "x=1x3x8x8", "--concurrency", "2,4", *options)
+    words = command(
+        "bench", loaded.http_url, "--model", "interrupted", "--shape", "x=1x3x8x8", "--concurrency", "2,4", *options
+    )
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             with connect(loaded.http_url) as connection:
@@ -364,7 +359,7 @@ def test_bench_is_interrupted(loaded: Background) -> None:
 )
 def test_errors_of_bench(loaded: Background, load_repository: Path, arguments: list[str], code: int, said: str) -> None:
     words = [word.format(url=loaded.http_url, model=load_repository / "relu") for word in arguments]
-    told = run(*words)
+    told = run("bench", *words)
     assert told.returncode == code
     assert said in " ".join(told.stderr.replace("│", " ").split())
     assert told.stdout == ""

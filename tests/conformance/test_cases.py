@@ -3,54 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
 import pytest
 
-import tnn_serving as ts
 from tests.conformance.differences import DIFFERENCES, ENGINES, EXPECTED, Difference, Instead
 from tests.recordings import Case, CaseId, case_ids, difference, read_case
+from tnn_serving.engines import Options
 from tnn_serving.errors import EngineError
+from tnn_serving.formats.tnn import read_model
 from tnn_serving.model import Model
+from tnn_serving.network.analyse import analyse
+from tnn_serving.network.tnn import TnnNetwork
 
 
-@lru_cache(maxsize=3)
-def loaded(case: CaseId, engine: str) -> Model:
-    """A case's network: int8 layers in their exact form, codes at the border."""
-    recorded = read_case(case)
-    return ts.load((recorded.proto, recorded.model), engine, int8="exact", raw_int8=recorded.quantized, threads=1)
+class Loaded:
+    """A case's network on all engines: int8 layers in their exact form, int8 inputs and outputs as codes."""
+
+    def __init__(self, recorded: Case) -> None:
+        self._network = TnnNetwork(read_model(recorded.proto, recorded.model))
+        self._analysed = analyse(self._network, raw_int8=recorded.quantized)
+        self._chosen = self._on("auto")
+
+    def on(self, engine: str) -> Model:
+        """The network on an engine. What ``auto`` compiled with the engine asked for is not compiled again."""
+        return self._chosen if engine in ("auto", self._chosen.engine) else self._on(engine)
+
+    def _on(self, engine: str) -> Model:
+        return Model(self._network, *self._analysed, engine=engine, int8="exact", options=Options(threads=1))
 
 
-def model_of(case: CaseId, engine: str) -> Model:
-    """The network on an engine. What ``auto`` compiled with the engine asked for is not compiled again."""
-    chosen = loaded(case, "auto")
-    return chosen if engine in ("auto", chosen.engine) else loaded(case, engine)
-
-
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", case_ids(), ids=str)
-def test_recorded_outputs(case: CaseId, engine: str, record_property: Callable[[str, object], None]) -> None:
-    expected = EXPECTED.get((case, engine))
-    if expected is not None and expected.instead is Instead.REFUSED:
-        with pytest.raises(EngineError):
-            loaded(case, engine)
-    else:
-        recorded, model = read_case(case), model_of(case, engine)
-        compare(model.run(recorded.inputs), recorded, expected)
-        if engine == "openvino":  # it computes otherwise once the shapes are fixed, as they mostly are in a server
-            model.warm({name: array.shape for name, array in recorded.inputs.items()})
-            compare(model.run(recorded.inputs), recorded, expected)
-            assert model.shape_caches()[0].counts.hits
-    record_property("recorded", (case.folder, engine, expected is None))
+def test_recorded_outputs(case: CaseId, record_property: Callable[[str, object], None]) -> None:
+    recorded = read_case(case)
+    loaded = Loaded(recorded)
+    for engine in ENGINES:
+        expected = EXPECTED.get((case, engine))
+        if expected is not None and expected.instead is Instead.REFUSED:
+            with pytest.raises(EngineError):
+                loaded.on(engine)
+        else:
+            model = loaded.on(engine)
+            compare(model.run(recorded.inputs), recorded, expected, engine)
+            if engine == "openvino":  # it computes otherwise once the shapes are fixed, as they mostly are in a server
+                model.warm({name: array.shape for name, array in recorded.inputs.items()})
+                compare(model.run(recorded.inputs), recorded, expected, f"{engine} with fixed shapes")
+                assert model.shape_caches()[0].counts.hits
+        record_property("recorded", (case.folder, engine, expected is None))
 
 
-def compare(got: dict[str, np.ndarray], recorded: Case, expected: Difference | None) -> None:
+def compare(got: dict[str, np.ndarray], recorded: Case, expected: Difference | None, engine: str) -> None:
     """Equal to the recording, or different in the way that is expected."""
-    assert got.keys() == recorded.outputs.keys()
+    assert got.keys() == recorded.outputs.keys(), engine
     if expected is None:
         wrong = {name: difference(got[name], want) for name, want in recorded.outputs.items()}
-        assert not any(wrong.values()), wrong
+        assert not any(wrong.values()), f"{engine}: {wrong}"
     else:
         COMPARE[expected.instead](got, recorded, expected)
 

@@ -11,7 +11,6 @@ import pytest
 from benchmarks.int8_forms import feeds, fixed, kernels, load, wrong_codes, wrong_codes_in_place
 from tests.recordings import SHARED
 from tnn_serving.engines import ENGINES, Options
-from tnn_serving.engines.cpu import this_cpu
 from tnn_serving.graph import Graph
 
 Check = Callable[[Graph, dict[str, np.ndarray], str, Options], Iterator[np.ndarray]]
@@ -25,9 +24,7 @@ NETWORKS = [
 
 pytestmark = [
     pytest.mark.skipif(not MODELS.is_dir(), reason="no whole networks of TNN beside this checkout"),
-    pytest.mark.skipif(
-        not this_cpu().vnni, reason="without VNNI engines saturate 16-bit sums; auto takes the exact form"
-    ),
+    pytest.mark.needs_vnni,
 ]
 
 MOST_WRONG = 2e-5

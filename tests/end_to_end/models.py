@@ -31,6 +31,20 @@ def write_model(
     return model
 
 
+def gathering(rows: int) -> str:
+    """Configuration of a model whose requests wait until there are so many rows of them."""
+    return f"""
+max_batch_size: {rows}
+dynamic_batching {{ preferred_batch_size: [ {rows} ] max_queue_delay_microseconds: 60000000 }}
+"""
+
+
+def joining(rows: int) -> str:
+    """Configuration of a model that runs up to so many rows of several requests as one inference; where nothing is
+    said, this follows a measurement."""
+    return f'parameters [ {{ key: "max_joined_rows" value: {{ string_value: "{rows}" }} }} ]\n'
+
+
 def write_slow_model(repository: Path, name: str, *, config: str) -> Path:
     """A model x [N, 3, H, W] -> y [N, 64, 1, 1] whose time goes with the picture's size: some milliseconds for 64 x 64,
     a good part of a second for 512 x 512 and more than one for 768 x 768, far longer than it takes to send it.

@@ -10,8 +10,8 @@ import pytest
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from tests.end_to_end.conftest import Running, ask, wait_for
 from tests.end_to_end.models import BROKEN, RELU, write_model
+from tests.servers import Running, ask, wait_for
 from tnn_serving.check.report import Checked
 from tnn_serving.check.repository import check
 from tnn_serving.prepare.manifest import sign

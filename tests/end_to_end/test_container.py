@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import Running
 from tests.end_to_end.image import instructions
 from tests.end_to_end.models import write_model
+from tests.servers import Running
 from tnn_serving.triton.background import free_ports
 from tnn_serving.triton.health_port import DEFAULT_PORT
 from tnn_serving.triton.launch import WHEEL_GLIBC

@@ -16,7 +16,7 @@ import pytest
 import tritonclient.http
 import yaml
 
-from tests.end_to_end.conftest import Running, ask
+from tests.servers import Running, ask
 from tnn_serving.triton.access import TOKEN_HEADER
 from tnn_serving.triton.backend.metrics import FAMILIES
 from tnn_serving.triton.health_port import DEFAULT_PORT

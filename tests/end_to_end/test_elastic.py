@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tritonclient.http
 
-from tests.end_to_end.conftest import Running, ask, wait_for
 from tests.end_to_end.models import write_slow_model
 from tests.end_to_end.test_observed import series
 from tests.end_to_end.test_serving import load, unload
+from tests.servers import Running, ask, wait_for
 
 CLIENTS = 8
 REQUESTS = 15

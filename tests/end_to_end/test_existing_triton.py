@@ -20,9 +20,9 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 from typer.testing import CliRunner
 
-from tests.end_to_end.conftest import Running, ask, wait_for
 from tests.end_to_end.models import RELU, write_model
 from tests.end_to_end.test_serving import counted, numbers, statistics
+from tests.servers import Running, ask, wait_for
 from tnn_serving.cli.app import app
 from tnn_serving.triton.background import free_ports
 from tnn_serving.triton.launch import find_libpython, find_tritonserver

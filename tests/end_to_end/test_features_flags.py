@@ -15,10 +15,10 @@ import tritonclient.http
 import trustme
 from tritonclient.utils import InferenceServerException
 
-from tests.end_to_end.conftest import Running, ask, start, wait_for
 from tests.end_to_end.models import write_model, write_slow_model
 from tests.end_to_end.test_observed import series
 from tests.end_to_end.test_serving import numbers
+from tests.servers import Running, ask, start, wait_for
 
 CACHED = "max_batch_size: 4\nresponse_cache { enable: true }\n"
 LIMITED = """

@@ -14,9 +14,9 @@ import tritonclient.http
 import tritonclient.utils.shared_memory as shared_memory
 from tritonclient.utils import InferenceServerException
 
-from tests.end_to_end.conftest import Running, ask, wait_for
-from tests.end_to_end.models import RELU, write_model
+from tests.end_to_end.models import RELU, joining, write_model
 from tests.end_to_end.test_serving import counted, load, numbers, statistics, unload
+from tests.servers import Running, ask, wait_for
 
 WARM_UP = """
 max_batch_size: 4
@@ -37,7 +37,7 @@ DECOUPLED = "model_transaction_policy { decoupled: true }\n"
 
 @pytest.fixture(scope="module", autouse=True)
 def models(server: Running, repository: Path) -> Iterator[None]:
-    write_model(repository, "warmed", config=WARM_UP)
+    write_model(repository, "warmed", config=WARM_UP + joining(4))
     (write_model(repository, "labelled", config=LABELLED) / "colours.txt").write_text("red\ngreen\nblue\n")
     write_model(repository, "decoupled", config=DECOUPLED)
     write_model(repository, "accounted", config="max_batch_size: 4\n")
@@ -157,7 +157,7 @@ def test_two_versions_side_by_side(protocol: Any) -> None:
 
 
 def test_warm_up_has_run_when_a_model_is_ready(http: Any) -> None:
-    """Two executions of three rows and one of one, though nobody has asked yet."""
+    """Each sample has run as often as its count says, its rows as one inference, before the first request."""
     counts = statistics(http, "warmed")
     assert counts["executions"] == 3
     assert counts["rows"] == 7

@@ -11,9 +11,9 @@ import pytest
 import tritonclient.http
 from moto.server import ThreadedMotoServer
 
-from tests.end_to_end.conftest import Running, ask
 from tests.end_to_end.models import write_model
 from tests.end_to_end.test_serving import numbers
+from tests.servers import Running, ask
 
 BUCKET = "models"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1"}

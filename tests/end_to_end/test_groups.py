@@ -19,7 +19,7 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from tests.end_to_end.conftest import Running, start, wait_for
+from tests.servers import Running, start, wait_for
 
 SERVABLES = Path(__file__).parent / "servables"
 BATCHED = "max_batch_size: 8\ndynamic_batching { max_queue_delay_microseconds: 300000 }\n"

@@ -21,9 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
 import tnn_serving as ts
-from tests.end_to_end.conftest import Running, ask, wait_for
 from tests.end_to_end.models import BROKEN, write_model
 from tests.networks import network
+from tests.servers import Running, ask, wait_for
 from tnn_serving.graph import Graph, Input
 from tnn_serving.layers import make
 from tnn_serving.tensor import Tensor

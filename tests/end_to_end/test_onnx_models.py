@@ -13,7 +13,7 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from tests.end_to_end.conftest import Running, ask, start
+from tests.servers import Running, ask, start
 from tnn_serving.cache import cache_folder
 from tnn_serving.demo.centerface import WHEEL as CENTERFACE
 from tnn_serving.demo.wheels import Wheel, fetch, member

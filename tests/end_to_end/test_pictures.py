@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.end_to_end.conftest import Running, start
+from tests.program import run
 from tests.recordings import SHARED
+from tests.servers import Running, start
 from tnn_serving.client import Connection, classify, connect, detect
 from tnn_serving.client.pixels import read_picture
 from tnn_serving.demo.labels import imagenet_labels
@@ -158,12 +157,6 @@ def test_models_of_another_kind_are_refused(connection: Connection) -> None:
         classify(connection, connection.model("face_detection"), pixels)
     with pytest.raises(RequestError, match="no face detector"):
         detect(connection, connection.model("classification"), pixels)
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The program, as a user runs it."""
-    program = "from tnn_serving.cli.app import main; main()"
-    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60)
 
 
 def test_classify_command(demo: Running) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from tests.end_to_end.conftest import Running, ask, wait_for
 from tests.recordings import SHARED
+from tests.servers import Running, ask, wait_for
 
 ORIGINAL = SHARED / "models" / "original_repository"
 EXAMPLES = Path(__file__).parents[2] / "examples" / "repository_2020"
@@ -50,7 +50,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(installed: None, repository: Path) -> Iterator[Running]:
-    from tests.end_to_end.conftest import start
+    from tests.servers import start
 
     running = start([repository])
     yield running

@@ -17,8 +17,8 @@ import tritonclient.http
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from tests.end_to_end.conftest import DYNAMIC, Running, ask, wait_for
-from tests.end_to_end.models import BROKEN, write_model
+from tests.end_to_end.models import BROKEN, gathering, joining, write_model
+from tests.servers import Running, ask, wait_for
 
 MODELS = ["relu", "named.with.dots", "configured"]
 
@@ -171,14 +171,22 @@ def counted(client: Any, model: str, answered: int) -> dict[str, int]:
     return counts
 
 
-def test_dynamic_batch_gives_each_request_its_answer(server: Running, http: Any) -> None:
-    before = statistics(http, "batched")
+@pytest.mark.parametrize(("joined_rows", "executions"), [(24, 1), (1, 12)])
+def test_dynamic_batch_gives_each_request_its_answer(
+    server: Running, http: Any, repository: Path, joined_rows: int, executions: int
+) -> None:
+    """Triton's batch is complete when all requests are in it, however long they take to come; whether its rows run as
+    one inference is a parameter, since whether that is faster differs from machine to machine."""
     arrays = [numbers(1 + k % 3, 3, 8, 8, seed=k) for k in range(12)]
-    for k, answer in enumerate(send_together(server, "batched", arrays)):
+    rows = sum(len(x) for x in arrays)
+    name = f"gathered_{joined_rows}"
+    write_model(repository, name, config=gathering(rows) + joining(joined_rows))
+    load(http, name)
+    for k, answer in enumerate(send_together(server, name, arrays)):
         np.testing.assert_array_equal(answer, np.maximum(arrays[k], 0), err_msg=f"request {k}")
-    after = counted(http, "batched", before["success"] + len(arrays))
-    assert after["rows"] - before["rows"] == sum(len(x) for x in arrays)
-    assert after["executions"] - before["executions"] < len(arrays)
+    counts = counted(http, name, len(arrays))
+    assert (counts["rows"], counts["executions"]) == (rows, executions)
+    unload(http, name)
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -189,7 +197,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 def test_bad_request_does_not_fail_its_neighbours(server: Running, http: Any, repository: Path) -> None:
     """Requests with bad data in one execution with good ones, and the count of both."""
-    config = DYNAMIC + 'input [ { name: "x" data_type: TYPE_STRING dims: [ 1 ] } ]\n'
+    config = gathering(9) + joining(9) + 'input [ { name: "x" data_type: TYPE_STRING dims: [ 1 ] } ]\n'
     write_model(repository, "mixed", config=config)
     load(http, "mixed")
     pictures = [np.random.default_rng(k).integers(0, 256, (5 + k, 9, 3), np.uint8) for k in range(9)]
@@ -206,7 +214,7 @@ def test_bad_request_does_not_fail_its_neighbours(server: Running, http: Any, re
     counts = counted(http, "mixed", 9)
     assert (counts["success"], counts["fail"]) == (6, 3)
     assert counts["compute_input"] == counts["compute_infer"] == counts["compute_output"] == 6
-    assert counts["executions"] < len(sent)
+    assert counts["executions"] == 1
     unload(http, "mixed")
 
 

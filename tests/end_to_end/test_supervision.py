@@ -24,8 +24,8 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from tests.end_to_end.conftest import Running, ask, wait_for
 from tests.end_to_end.models import BROKEN, write_model
+from tests.servers import Running, ask, wait_for
 from tnn_serving.errors import ServerError
 from tnn_serving.triton.background import free_ports
 

@@ -11,11 +11,8 @@ import numpy as np
 import pytest
 import tritonclient.http
 
-from tests.end_to_end.conftest import Running, ask, installed, start_server
 from tests.end_to_end.models import times, write_matrix
-
-__all__ = ["installed", "start_server"]
-"""Fixtures of the end-to-end tests that are used here too."""
+from tests.servers import Running, ask
 
 EXPLICIT = "--model-control-mode=explicit"
 SIZE = 8

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import tnn_serving
-from tests.end_to_end.conftest import wait_for
 from tests.faults.conftest import Served
+from tests.servers import wait_for
 
 WALL = re.compile(r"\btime\.time(_ns)?\(|\bgettimeofday\b|\bCLOCK_REALTIME\b|\btime\(NULL\)")
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 
-from tests.end_to_end.conftest import wait_for
 from tests.end_to_end.models import times
 from tests.faults.conftest import MATRIX, SIZE, Served
+from tests.servers import wait_for
 
 Serve = Callable[..., Served]
 

@@ -15,11 +15,8 @@ import tritonclient.grpc
 import tritonclient.http
 from hypothesis import HealthCheck, settings
 
-from tests.end_to_end.conftest import Running, ask, installed, skip_unless_installed, start, start_server
 from tests.end_to_end.models import NO_WEIGHTS, write_model
-
-__all__ = ["installed", "start_server"]
-"""Fixtures of the end-to-end tests that are used here too."""
+from tests.servers import Running, ask, start
 
 POOL = 60
 """Models that are not loaded at the start; tests write broken files into them."""
@@ -91,8 +88,7 @@ def assert_sentence(text: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    skip_unless_installed()
+def target(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     folder = tmp_path_factory.mktemp("attacked")
     small = 'parameters [{ key: "memory_limit_bytes" value: { string_value: "1MB" } }]\n'
     write_model(folder, "relu")

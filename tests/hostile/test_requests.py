@@ -21,9 +21,9 @@ from PIL import Image
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
-from tests.end_to_end.conftest import Running, ask, wait_for
 from tests.end_to_end.models import write_model
 from tests.hostile.conftest import Target, assert_sentence, bounded
+from tests.servers import Running, ask, wait_for
 
 NUMBERS = st.sampled_from([0, 1, 2, 3, -1, -5, 64, 2**31 - 1, 2**31, 2**62, -(2**63)])
 """Dims. Large ones never together with data in JSON: tritonserver makes room for all of it before it looks."""

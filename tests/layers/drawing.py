@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 from hypothesis import strategies as st
 
-from tests.layers.reference import Reference
 from tnn_serving.graph import Graph, Input
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.parameters import CBool, Parameter
@@ -18,7 +17,12 @@ from tnn_serving.layers.registry import declaration, make
 from tnn_serving.tensor import TNN_TYPE, Tensor
 
 Array = np.ndarray
+Reference = Callable[..., Array | Sequence[Array]]
+"""What a layer computes, in NumPy and without a look at ONNX: takes the layer and its operands (float64 for floats)."""
 T = TypeVar("T")
+
+FLOAT, INT, BYTE = np.float32, np.int32, np.int8
+INT32_MAX, INT32_MIN = 2**31 - 1, -(2**31)
 
 EIGHTHS = 8
 """Numbers are drawn in steps of 1/8: exact in a proto's six digits, and equal ones occur."""
@@ -42,13 +46,16 @@ class Draw:
     def shape(self, ranks: tuple[int, int] = (1, 5), most: int = 4) -> tuple[int, ...]:
         return tuple(self.int(1, most) for _ in range(self.int(*ranks)))
 
+    def permutation(self, items: Iterable[T]) -> list[T]:
+        return list(self.draw(st.permutations(list(items))))
+
     def axis(self, rank: int) -> int:
         """An axis of a tensor, counted from either end."""
         return self.int(-rank, rank - 1)
 
     def axes(self, rank: int, least: int = 0) -> list[int]:
         """Different axes in any order, each counted from either end."""
-        order = self.draw(st.permutations(range(rank)))[: self.int(least, rank)]
+        order = self.permutation(range(rank))[: self.int(least, rank)]
         return [axis - rank if self.bool() else axis for axis in order]
 
     def _random(self) -> np.random.RandomState:
@@ -101,6 +108,38 @@ class Recipe:
     reference: Reference | None = None
     examples: int = 8
     constants: tuple[int, ...] = ()
+
+
+# ---- what several types take ----
+
+
+def stored(array: Array) -> Tensor:
+    return Tensor.of(array)
+
+
+def per_axis(value: Any) -> tuple[int, ...]:
+    """A parameter of windows as a tuple; those of one axis are plain numbers."""
+    return tuple(value) if isinstance(value, tuple) else (value,)
+
+
+def any_type(d: Draw, p: Parameters) -> list[Array]:
+    return [d.data(d.shape(), FLOAT, INT, BYTE)]
+
+
+def floats(d: Draw, p: Parameters) -> list[Array]:
+    return [d.floats(d.shape())]
+
+
+def with_channels(d: Draw, p: Parameters) -> list[Array]:
+    return [d.floats(d.shape((2, 5)))]
+
+
+def elementwise(function: Callable[[Array], Array], *, integers: bool = False) -> Recipe:
+    """One input of any type, of whose floats a function is computed; of ``integers`` too, or they are passed on."""
+    return Recipe(any_type, lambda layer, x: function(x) if integers or x.dtype.kind == "f" else x, examples=5)
+
+
+# ---- a layer as a network ----
 
 
 def identity(blob: str, channels: int) -> Layer:

@@ -14,10 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.end_to_end.conftest import installed, wait_for
 from tests.end_to_end.models import write_model
-
-__all__ = ["installed"]
+from tests.servers import wait_for
 
 PROGRAM = "from tnn_serving.cli.app import main; main()"
 KEYS = {

@@ -233,23 +233,6 @@ def test_a_stored_input_is_the_same_for_all_rows_unless_it_is_fed() -> None:
     assert "layer 0 `a` (Add)" in batch_ability(graph).reason
 
 
-def test_the_check_names_output_and_layer() -> None:
-    layers = ["ReLU r 1 1 x a", "ReduceMax m 1 1 a b 1 0", "Sub s 2 1 x b y -1"]
-    told = check_rows(ts.load(network({"x": (1, 4)}, layers, ["y"]), "onnxruntime"), ["y"])
-    assert told == (
-        "rows of output `y` depend on each other: the first blob that differs is `b`, of layer 1 `m` (ReduceMax)"
-    )
-    told = check_rows(
-        ts.load(network({"x": (1, 4)}, ["Permute p 1 1 x y 2 1 0"], ["y"]), "onnxruntime", threads=1), ["y"]
-    )
-    assert told == "output `y` has no row for each row of the input"
-    told = check_rows(
-        ts.load(network({"x": (1, 4)}, ["Reshape r 1 1 x y 0 2 2 1 4 0"], ["y"]), "onnxruntime", threads=1), ["y"]
-    )
-    assert told is not None
-    assert "takes no second row" in told or "does not take two rows" in told
-
-
 def agree(graph: Graph, engine: str) -> None:
     """What the analysis calls safe answers row by row when it runs."""
     try:

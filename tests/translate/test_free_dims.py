@@ -69,3 +69,11 @@ def test_few_walks_tell(layers: Sequence[str], walks: int, monkeypatch: pytest.M
         monkeypatch.setattr(module, name, counted)
     free_dims(network({"x": (1, 3, 8, 8)}, layers, ["y"]))
     assert len(made) == walks
+
+
+def test_stored_inputs_are_tried_only_where_they_are_fed() -> None:
+    graph = network(
+        {"x": (1, 4), "z": (1, 4)}, ["Add a 2 1 x z y -1"], ["y"], constants={"z": np.ones((1, 4), np.float32)}
+    )
+    assert free_dims(graph).axes == {"x": (True, False)}
+    assert free_dims(graph, ["z"]).axes == {"x": (True, True), "z": (True, True)}

@@ -9,13 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.end_to_end.conftest import installed
 from tests.end_to_end.models import BROKEN, NO_WEIGHTS, RELU, write_model
 from tnn_serving.client import connect
 from tnn_serving.errors import FormatError, ServerError
 from tnn_serving.triton.background import Background, OneModel
-
-__all__ = ["installed"]
 
 
 def seen(folder: Path) -> set[str]:

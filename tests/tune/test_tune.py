@@ -8,7 +8,6 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
@@ -19,14 +18,13 @@ from typing import Any
 
 import psutil
 import pytest
-from typer.testing import CliRunner
 
 import tnn_serving as ts
-from tests.end_to_end.conftest import installed, wait_for
 from tests.end_to_end.models import write_model
 from tests.networks import network
+from tests.program import command, run
+from tests.servers import wait_for
 from tests.tune.test_search import point
-from tnn_serving.cli.app import app
 from tnn_serving.config.text import read_config
 from tnn_serving.errors import ConfigError
 from tnn_serving.tune import Goal, Load, Place, write
@@ -35,8 +33,6 @@ from tnn_serving.tune.plot import Axis, plot
 from tnn_serving.tune.report import Machine, Report, Result
 from tnn_serving.tune.space import DEFAULT, Candidate
 from tnn_serving.tune.trials import Trials
-
-__all__ = ["installed"]
 
 LAYERS = [
     "Convolution c1 1 1 x a 1 3 8 3 3 1 1 1 1 1 -1 1 1 1",
@@ -53,14 +49,6 @@ def write_network(folder: Path, config: str | None = None) -> Path:
     if config is not None:
         (folder / "config.pbtxt").write_text(config)
     return folder
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-c", "from tnn_serving.cli.app import main; main()", "tune", *map(str, arguments)]
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120, check=False)
 
 
 # ---- one whole run ----
@@ -82,7 +70,9 @@ def done(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Done:
     folder = tmp_path_factory.mktemp("tuned")
     model = write_network(folder / "small", MINE)
     html = folder / "report.html"
-    made = run(model, "--goal", "throughput", "--concurrency", "1,4", "--budget", "25s", "--json", "--report", html)
+    made = run(
+        "tune", model, "--goal", "throughput", "--concurrency", "1,4", "--budget", "25s", "--json", "--report", html
+    )
     assert made.returncode == 0, made.stderr
     return Done(model, json.loads(made.stdout), html.read_text(encoding="utf-8"), made.stderr)
 
@@ -190,7 +180,7 @@ def test_candidates_are_served_as_they_would_be_written(installed: None, tmp_pat
 
 def test_a_model_that_cannot_be_served_is_told(installed: None, tmp_path: Path) -> None:
     model = write_model(tmp_path, "broken", proto=b"no proto")
-    made = run(model, "--budget", "10s")
+    made = run("tune", model, "--budget", "10s")
     assert made.returncode == 1
     assert "it cannot be loaded" in made.stderr
     assert not (model / "config.pbtxt").exists()
@@ -198,7 +188,7 @@ def test_a_model_that_cannot_be_served_is_told(installed: None, tmp_path: Path) 
 
 def test_a_bound_that_nothing_keeps(installed: None, tmp_path: Path) -> None:
     model = write_network(tmp_path / "small")
-    made = run(model, "--p99", "0.001", "--budget", "5s")
+    made = run("tune", model, "--p99", "0.001", "--budget", "5s")
     assert made.returncode == 1
     assert re.search(r"nothing keeps p99 at 0\.001 ms; the lowest that was reached is \d+\.\d+ ms", made.stderr)
     assert not (model / "config.pbtxt").exists()
@@ -213,7 +203,11 @@ class Terminal:
     def __init__(self, *arguments: object) -> None:
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            command(*arguments), stdout=subprocess.PIPE, stderr=slave, text=True, env={**os.environ, "COLUMNS": "200"}
+            command("tune", *arguments),
+            stdout=subprocess.PIPE,
+            stderr=slave,
+            text=True,
+            env={**os.environ, "COLUMNS": "200"},
         )
         os.close(slave)
         self.shown = ""
@@ -276,9 +270,9 @@ def test_ctrl_c_while_the_server_starts(installed: None, tmp_path: Path) -> None
     ],
 )
 def test_wrong_usage(tmp_path: Path, arguments: Sequence[str], told: str) -> None:
-    made = CliRunner().invoke(app, ["tune", str(write_network(tmp_path / "small")), *arguments])
-    assert made.exit_code == 2
-    assert told in re.sub(r"[\s│]+", " ", made.output)
+    made = run("tune", write_network(tmp_path / "small"), *arguments)
+    assert made.returncode == 2
+    assert told in re.sub(r"[\s│]+", " ", made.stderr)
 
 
 def test_places(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def top_k(call: Call) -> RowLayout:
     return rows or Unbatched.SAME
 
 
-@rule("Trilu Det Inverse")
+@rule("Trilu Det")
 def matrices(call: Call) -> RowLayout:
     """On each matrix of the last two axes."""
     call.only(0)

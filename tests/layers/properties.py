@@ -1,19 +1,57 @@
-"""Layers that hypothesis makes up: both engines against each other, and against NumPy where that is short."""
+"""Networks of one layer that hypothesis makes up: the engines against each other, and against NumPy where there is a
+reference."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 
 import tnn_serving as ts
-from tests.layers.drawing import Array, Instance, instances
-from tests.layers.recipes import NOT_DRIVEN, RECIPES
+from tests.layers.drawing import Array, Instance, Recipe, instances
 from tests.recordings import difference
 from tnn_serving.errors import RequestError
-from tnn_serving.layers.registry import declared
 
 ENGINES = ("openvino", "onnxruntime")
+
+
+def agreement(recipes: Mapping[str, Recipe]) -> Callable[[str], None]:
+    """The test of a layer module: each of its types, in as many instances as its recipe says."""
+
+    @pytest.mark.parametrize("kind", recipes)
+    def test(kind: str) -> None:
+        recipe = recipes[kind]
+        run = settings(
+            max_examples=recipe.examples,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )(given(instances(kind, recipe))(check))
+        run()
+
+    return test
+
+
+def check(instance: Instance) -> None:
+    """Answers at the shape of the proto, and at another one if the network takes it."""
+    note(repr(instance))
+    models = {name: ts.load(instance.graph, name, threads=1) for name in ENGINES}
+    agree(answers(models, instance.inputs), instance.expected(instance.operands))
+    larger = grown(instance)
+    if larger is None:
+        return
+    try:
+        got = answers(models, larger)
+    except RequestError:
+        for model in models.values():
+            with pytest.raises(RequestError):
+                model.run(larger)
+        return
+    note(f"at {[array.shape for array in larger.values()]}")
+    agree(got, instance.expected(list(larger.values())))
 
 
 def answers(models: dict[str, ts.Model], inputs: dict[str, Array]) -> dict[str, list[Array]]:
@@ -43,41 +81,3 @@ def grown(instance: Instance) -> dict[str, Array] | None:
         return None
     ((name, x),) = instance.inputs.items()
     return {name: np.concatenate([x, x])} if x.ndim else None
-
-
-def check(instance: Instance) -> None:
-    """Answers at the shape of the proto, and at another one if the network takes it."""
-    note(repr(instance))
-    models = {name: ts.load(instance.graph, name, threads=1) for name in ENGINES}
-    agree(answers(models, instance.inputs), instance.expected(instance.operands))
-    larger = grown(instance)
-    if larger is None:
-        return
-    try:
-        got = answers(models, larger)
-    except RequestError:
-        for model in models.values():
-            with pytest.raises(RequestError):
-                model.run(larger)
-        return
-    note(f"at {[array.shape for array in larger.values()]}")
-    agree(got, instance.expected(list(larger.values())))
-
-
-@pytest.mark.parametrize("kind", sorted(RECIPES))
-def test_engines_and_reference_agree(kind: str) -> None:
-    recipe = RECIPES[kind]
-    run = settings(
-        max_examples=recipe.examples,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )(given(instances(kind, recipe))(check))
-    run()
-
-
-def test_each_declared_layer_is_driven_or_named() -> None:
-    types = {cls.types[0] for cls in declared().values()}
-    assert types == RECIPES.keys() | NOT_DRIVEN.keys()
-    assert not RECIPES.keys() & NOT_DRIVEN.keys()
