@@ -104,7 +104,7 @@ class GatherND(Layer):
         the data read foreign memory in TNN; they are limited to the data here.
     """
 
-    operands = (Operand("data", "[d0, ..., dr]"), Operand("indices", "[..., k]", INTEGERS, doc="k up to the rank"))
+    operands = (Operand("data", "[d0, ...]"), Operand("indices", "[..., k]", INTEGERS, doc="k up to the rank"))
     results = (Operand("y", like="data", doc="dims of indices but the last, dims of data from k on"),)
     counts_inputs = True
 
