@@ -81,7 +81,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, milliseconds: Mapping[int, float], to
         taken["more"] = milliseconds[rows]
         return {name: taken[name] / 1e3 for name in candidates}
 
-    monkeypatch.setattr(batching, "measure", measure)
+    monkeypatch.setattr(batching, "time_in_turn", measure)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_measurement_is_kept_for_the_next_load(
     def never(*_: object) -> dict[str, float]:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(batching, "measure", never)
+    monkeypatch.setattr(batching, "time_in_turn", never)
     assert measure_rows(model, 8, Measurements(tmp_path)) == first
     with pytest.raises(AssertionError, match="measured again"):
         measure_rows(model, 4, Measurements(tmp_path))
@@ -137,7 +137,7 @@ def test_a_network_that_refuses_made_inputs_is_not_measured(model: ts.Model, mon
     def refuse(*_: object) -> dict[str, float]:
         raise EngineError("index out of range")
 
-    monkeypatch.setattr(batching, "measure", refuse)
+    monkeypatch.setattr(batching, "time_in_turn", refuse)
     gain = measure_rows(model, 8, Measurements(None))
     assert (gain.rows, gain.seconds) == (1, 0.0)
     assert "index out of range" in gain.reason

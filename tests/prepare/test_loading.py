@@ -14,6 +14,7 @@ import tnn_serving as ts
 from tests.networks import CONVOLUTION, network
 from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.errors import ConfigError, FormatError, LimitError, TnnError
+from tnn_serving.formats import tnn
 from tnn_serving.graph import Graph
 from tnn_serving.prepare import loading
 from tnn_serving.prepare.batching import COMPLETED_BATCH_SIZE
@@ -145,14 +146,14 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_files_that_change_while_they_are_read_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = loading.read_model
+    real = tnn.read_model
 
-    def slow(version: Path, **options: Any) -> Graph:
-        graph = real(version, **options)
+    def slow(version: Path, model: Path | None, **options: Any) -> Graph:
+        graph = real(version, model, **options)
         (version / "net.tnnproto").write_bytes((version / "net.tnnproto").read_bytes() + b"\n")
         return graph
 
-    monkeypatch.setattr(loading, "read_model", slow)
+    monkeypatch.setattr(tnn, "read_model", slow)
     with pytest.raises(FormatError, match="changed while they were read"):
         open_network(folder / "1")
 
