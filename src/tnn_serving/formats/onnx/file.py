@@ -15,7 +15,7 @@ from tnn_serving.formats.candidates import candidates, chosen, none_found, sever
 from tnn_serving.formats.content import ONNX, head_of, identified, identify
 from tnn_serving.formats.onnx.check import check
 from tnn_serving.formats.onnx.conform import conform
-from tnn_serving.formats.tnn.files import check_regular
+from tnn_serving.formats.reading import check_regular
 
 SUFFIX = ".onnx"
 FILE_NAME = "model.onnx"
