@@ -39,13 +39,14 @@ def onnx_file(folder: Path) -> Path:
 
 
 def data_files(file: Path) -> list[Path]:
-    """The files beside an ONNX model that hold its tensors; none if the model itself cannot be read."""
+    """The files beside an ONNX model, or below, that hold its tensors; none if the model itself cannot be read."""
     try:
         model = onnx.load_model(file, format="protobuf", load_external_data=False)
     except (DecodeError, OSError, ValueError):
         return []
     places = [entry.value for t in model.graph.initializer for entry in t.external_data if entry.key == "location"]
-    return [file.parent / name for name in dict.fromkeys(places) if name == Path(name).name]
+    below = [name for name in dict.fromkeys(places) if not Path(name).is_absolute() and ".." not in Path(name).parts]
+    return [file.parent / name for name in below]
 
 
 def read_onnx(source: Source, limits: Limits = UNLIMITED) -> onnx.ModelProto:
