@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tnn_serving.errors import ServerError
-from tnn_serving.network.formats import has_model_files, versions
+from tnn_serving.formats.candidates import versions
+from tnn_serving.network.formats import has_model_files
 
 BACKEND_LINE = b'backend: "tnn"\n'
 """What ``serve`` adds to a configuration that names neither backend nor platform."""

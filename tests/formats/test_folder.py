@@ -9,8 +9,9 @@ import pytest
 
 from tests.formats.handmade import MODEL, PROTO, model, proto
 from tnn_serving.errors import FormatError, ProtoError, WeightsError
+from tnn_serving.formats.reading import unchanged
 from tnn_serving.formats.tnn import read_model, write_model
-from tnn_serving.formats.tnn.files import model_files, unchanged
+from tnn_serving.formats.tnn.files import model_files
 
 
 def put(folder: Path, *names: str) -> None:

@@ -19,7 +19,7 @@ from tnn_serving.config.reshape import has_shape
 from tnn_serving.config.settings import ModelSettings
 from tnn_serving.engines import ENGINES, TensorSpec
 from tnn_serving.errors import TnnError
-from tnn_serving.network.formats import versions
+from tnn_serving.formats.candidates import versions
 
 Severity = Literal["error", "warning", "note"]
 

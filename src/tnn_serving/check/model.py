@@ -31,8 +31,9 @@ from tnn_serving.config.settings import ModelSettings
 from tnn_serving.config.text import read_config
 from tnn_serving.engines import TensorSpec
 from tnn_serving.errors import FormatError, TnnError
+from tnn_serving.formats.candidates import versions
 from tnn_serving.network.analyse import analyse
-from tnn_serving.network.formats import model_files, open_network, versions
+from tnn_serving.network.formats import model_files, open_network
 from tnn_serving.prepare import manifest
 from tnn_serving.repository import is_ours
 from tnn_serving.serving.servable import Servable

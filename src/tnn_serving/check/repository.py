@@ -22,7 +22,7 @@ from tnn_serving.config.reading import CommandLine, read_settings
 from tnn_serving.config.settings import ModelSettings
 from tnn_serving.engines.cpu import available_cores
 from tnn_serving.errors import TnnError
-from tnn_serving.network.formats import versions
+from tnn_serving.formats.candidates import versions
 from tnn_serving.repository import check_repository, model_folders
 from tnn_serving.workers.confinement import Confinement, library_paths
 from tnn_serving.workers.pool import Workers

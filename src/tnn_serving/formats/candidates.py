@@ -37,6 +37,12 @@ def has_suffix(path: str | os.PathLike[str], *suffixes: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(suffixes)
 
 
+def versions(model: Path) -> list[Path]:
+    """The numbered version folders of a model folder, in their order. Raises OSError."""
+    found = (path for path in model.iterdir() if path.name.isdecimal() and path.is_dir())
+    return sorted(found, key=lambda path: int(path.name))
+
+
 def candidates(folder: Path, suffix: str) -> list[Path]:
     """What has the suffix in a folder, sorted by name; nothing if there is no such folder.
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard
 
 from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.errors import ConfigError, FormatError
-from tnn_serving.formats.candidates import has_suffix, none_found
+from tnn_serving.formats.candidates import has_suffix, none_found, versions
+from tnn_serving.formats.reading import unchanged
 
 if TYPE_CHECKING:
     import onnx
@@ -169,20 +170,12 @@ def has_model_files(folder: Path) -> bool:
     return any(has_suffix(file, *_suffixes()) for file in folder.iterdir())
 
 
-def versions(model: Path) -> list[Path]:
-    """The numbered version folders of a model folder. Raises OSError."""
-    found = (path for path in model.iterdir() if path.name.isdecimal() and path.is_dir())
-    return sorted(found, key=lambda path: int(path.name))
-
-
 def _is_network(source: object) -> TypeGuard[Network]:
     """A protocol with properties cannot be asked for with isinstance: that computes them."""
     return callable(getattr(source, "translate", None))
 
 
 def _open_path(place: Path, limits: Limits) -> Network:
-    from tnn_serving.formats.tnn.files import unchanged
-
     one, found = format_at(place)
     with unchanged(found) if found.is_dir() else nullcontext():
         return one.open(found, limits)
@@ -191,9 +184,7 @@ def _open_path(place: Path, limits: Limits) -> Network:
 def _with_files(folder: Path) -> Path:
     """The folder itself, if it has model files, or else its highest version."""
     try:
-        return folder if has_model_files(folder) else max(versions(folder), key=lambda path: int(path.name))
-    except ValueError:
-        return folder
+        return folder if has_model_files(folder) else (versions(folder) or [folder])[-1]
     except OSError as error:
         raise FormatError(f"{folder} cannot be read: {error.strerror}") from error
 

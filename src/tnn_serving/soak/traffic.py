@@ -25,7 +25,8 @@ from tnn_serving.client.connection import Connection
 from tnn_serving.client.load.message import Tensor, raw
 from tnn_serving.client.load.shared_memory import Regions
 from tnn_serving.errors import TnnError
-from tnn_serving.network.formats import model_files, versions
+from tnn_serving.formats.candidates import versions
+from tnn_serving.network.formats import model_files
 from tnn_serving.soak.requests import Target, spoiled, tensors
 from tnn_serving.triton.index import Endpoint, load_model, unload_model
 

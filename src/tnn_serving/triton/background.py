@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tnn_serving.network.formats import format_at, versions
+from tnn_serving.formats.candidates import versions
+from tnn_serving.network.formats import format_at
 from tnn_serving.triton.index import ServedModel
 from tnn_serving.triton.launch import prepare
 from tnn_serving.triton.overlay import Overlay

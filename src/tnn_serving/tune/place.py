@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tnn_serving.config.model_config import CONFIG_FILE
 from tnn_serving.errors import ConfigError
-from tnn_serving.network.formats import versions
+from tnn_serving.formats.candidates import versions
 
 
 @dataclass(frozen=True, slots=True)

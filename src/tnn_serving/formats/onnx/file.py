@@ -15,7 +15,7 @@ from tnn_serving.formats.candidates import candidates, chosen, none_found, sever
 from tnn_serving.formats.content import ONNX, head_of, identified, identify
 from tnn_serving.formats.onnx.check import check
 from tnn_serving.formats.onnx.conform import conform
-from tnn_serving.formats.tnn.files import check_regular
+from tnn_serving.formats.reading import check_regular
 
 SUFFIX = ".onnx"
 FILE_NAME = "model.onnx"
@@ -39,13 +39,14 @@ def onnx_file(folder: Path) -> Path:
 
 
 def data_files(file: Path) -> list[Path]:
-    """The files beside an ONNX model that hold its tensors; none if the model itself cannot be read."""
+    """The files beside an ONNX model, or below, that hold its tensors; none if the model itself cannot be read."""
     try:
         model = onnx.load_model(file, format="protobuf", load_external_data=False)
     except (DecodeError, OSError, ValueError):
         return []
     places = [entry.value for t in model.graph.initializer for entry in t.external_data if entry.key == "location"]
-    return [file.parent / name for name in dict.fromkeys(places) if name == Path(name).name]
+    below = [name for name in dict.fromkeys(places) if not Path(name).is_absolute() and ".." not in Path(name).parts]
+    return [file.parent / name for name in below]
 
 
 def read_onnx(source: Source, limits: Limits = UNLIMITED) -> onnx.ModelProto:

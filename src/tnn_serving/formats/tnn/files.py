@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from tnn_serving.errors import FormatError, ProtoError, WeightsError, located
-from tnn_serving.formats.candidates import candidates, named, none_found, several_found
+from tnn_serving.errors import ProtoError, WeightsError, located
+from tnn_serving.formats.candidates import candidates, named, none_found, several_found, versions
 from tnn_serving.formats.content import TNNMODEL, TNNPROTO, identified
+from tnn_serving.formats.reading import check_regular
 from tnn_serving.formats.tnn.model import needs_entry, read_weights, write_weights
 from tnn_serving.formats.tnn.proto import MAX_BYTES, read_proto, write_proto
 from tnn_serving.graph import Graph
@@ -42,48 +41,9 @@ def model_files(folder: str | os.PathLike[str]) -> tuple[Path, Path | None]:
         return protos[0], models[0] if models else None
     if len(protos) > 1 or len(models) > 1:
         raise several_found(path, (protos, models), (PROTO_NAME, MODEL_NAME))
-    versions = [child for child in path.glob("[0-9]*") if child.name.isdigit() and child.is_dir()]
-    if not models and versions:
-        return model_files(max(versions, key=lambda child: int(child.name)))
+    if not models and path.is_dir() and (found := versions(path)):
+        return model_files(found[-1])
     raise none_found(path, (PROTO_NAME, MODEL_NAME))
-
-
-@contextmanager
-def unchanged(folder: Path) -> Iterator[None]:
-    """For as long as the files of a folder are read: they must be the same ones, of the same size, at the end.
-
-    Raises:
-        FormatError: somebody wrote into the folder meanwhile, which also explains whatever error the reading gave.
-    """
-    before = _state(folder)
-    failure: Exception | None = None
-    try:
-        yield
-    except Exception as error:
-        failure = error
-    after = _state(folder)
-    if after != before:
-        changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-        raise FormatError(
-            f"files of {folder} changed while they were read",
-            found=", ".join(changed),
-            hint="copy a new version to another name and rename it into place when it is complete",
-        ) from failure
-    if failure is not None:
-        raise failure
-
-
-def _state(folder: Path) -> dict[str, tuple[int, ...]]:
-    """What tells a file from another one, or from itself after it was written to."""
-    found: dict[str, tuple[int, ...]] = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                stat = os.stat(entry.path) if os.path.exists(entry.path) else entry.stat(follow_symlinks=False)
-                found[entry.name] = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-    except OSError as error:
-        raise FormatError(f"{folder} cannot be read: {error.strerror}") from error
-    return found
 
 
 def read_model(proto: Source, model: Source | None = None, *, mapped: bool = True) -> Graph:
@@ -171,12 +131,6 @@ def _read_text(source: Source) -> bytes:
             return file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ProtoError(f"cannot be read: {error.strerror}") from error
-
-
-def check_regular(path: str | os.PathLike[str]) -> None:
-    """Raises FormatError for what waits for ever or never ends when it is read: a pipe, a device."""
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        raise FormatError("not a regular file", expected="a file, or a link to one")
 
 
 def _map(source: Source) -> memoryview:
