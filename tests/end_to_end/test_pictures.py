@@ -155,7 +155,7 @@ def test_models_of_another_kind_are_refused(connection: Connection) -> None:
     pixels = read_picture(PICTURES / "cat.jpg")
     with pytest.raises(RequestError, match="no classifier"):
         classify(connection, connection.model("face_detection"), pixels)
-    with pytest.raises(RequestError, match="no face detector"):
+    with pytest.raises(RequestError, match="not a known face detector"):
         detect(connection, connection.model("classification"), pixels)
 
 

@@ -22,7 +22,7 @@ from geventhttpclient.response import HTTPConnectionClosed
 from tritonclient.utils import InferenceServerException
 
 from tnn_serving.client.connection import Connection
-from tnn_serving.client.load.message import Tensor, raw
+from tnn_serving.client.load.message import RequestTensor, raw
 from tnn_serving.client.load.shared_memory import Regions
 from tnn_serving.errors import TnnError
 from tnn_serving.network.formats import model_files, versions
@@ -184,13 +184,13 @@ class Traffic:
         from tritonclient.utils import np_to_triton_dtype
 
         kinds = {name: np_to_triton_dtype(array.dtype) for name, array in arrays.items()}
-        sent = [Tensor(name, kinds[name], array.shape, bytes(raw(array))) for name, array in arrays.items()]
+        sent = [RequestTensor(name, kinds[name], array.shape, bytes(raw(array))) for name, array in arrays.items()]
         regions = Regions(connection, sent, {}, 0)
         try:
             inputs = []
-            for name, place in regions.places(0).inputs.items():
+            for name, part in regions.slices(0).inputs.items():
                 tensor = tritonclient.http.InferInput(name, list(arrays[name].shape), kinds[name])
-                tensor.set_shared_memory(place.region, place.size_bytes, place.offset_bytes)
+                tensor.set_shared_memory(part.region, part.size_bytes, part.offset_bytes)
                 inputs.append(tensor)
             client.infer(target.info.name, inputs)
         finally:
