@@ -1,7 +1,7 @@
 """Fitting pictures to a network's input size: stretch, letterbox, cover, crop.
 
-The pixels come from TNN's ``MatUtils``: ``Resize``, ``Crop`` and ``CopyMakeBorder``, in this order. This module computes
-the sizes and offsets.
+The pixels come from TNN's ``MatUtils``: ``Resize``, ``Crop`` and ``CopyMakeBorder``, in this order. This module
+computes sizes and offsets.
 """
 
 from __future__ import annotations
