@@ -1,4 +1,4 @@
-"""Where what can be made again is kept."""
+"""The folder for files that can be created again."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How far numbers are from those that they should be.
+"""How much arrays differ from a reference.
 
-The measure is relative: the largest difference as a share of the reference's largest value. Below :func:`floor` there
-is nothing to take a share of, and numbers count as equal.
+The measure is relative: the largest difference as a share of the reference's largest value. Differences up to
+:func:`floor` count as none.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """The worst of an array's elements against a reference.
+    """The largest difference between an array and a reference.
 
     Attributes:
-        max_abs: largest absolute difference; infinite where a NaN or an infinity stands on one side only.
-        largest: largest absolute value of the reference, of its finite ones; 0 if there are none.
+        max_abs: largest absolute difference; infinite if only one side has a NaN or an infinity.
+        largest: largest absolute finite value of the reference; 0 if there is none.
         worst: index of the largest difference; empty for arrays without elements.
-        value, reference: the two numbers there.
-        floor: differences up to this one are no differences.
+        value, reference: the two numbers at that index.
+        floor: differences up to this value count as none.
     """
 
     max_abs: float
@@ -45,13 +45,13 @@ class Deviation:
 
 
 def floor(dtype: np.dtype) -> float:
-    """The largest difference between numbers of a type that is none: 0 for integers.
+    """The largest difference between numbers of a type that counts as none: 0 for integers.
 
-    Engines take subnormal numbers for zeros (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1,
-    10.2.3, flush-to-zero and denormals-are-zero), and a number below the smallest normal one divided by the machine
-    epsilon has a rounding error that is subnormal. From there on down nothing keeps its relative precision; LAPACK
-    scales what is smaller (``SMLNUM = DLAMCH('S') / DLAMCH('P')``). For float32 that is 9.9e-32. Half is computed in
-    float32 and rounded, so that it is one step of its own grid around zero, 6e-8.
+    Engines treat subnormal numbers as zero (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1,
+    10.2.3, flush-to-zero and denormals-are-zero). The rounding error of a number below the smallest normal number
+    divided by the machine epsilon is subnormal, so such a number has no relative precision; LAPACK scales it
+    (``SMLNUM = DLAMCH('S') / DLAMCH('P')``). For float32 this threshold is 9.9e-32. float16 is computed in float32 and
+    rounded, so its threshold is the smallest subnormal float16, 6e-8.
     """
     if dtype.kind != "f":
         return 0.0
@@ -76,8 +76,10 @@ def deviation(value: np.ndarray, reference: np.ndarray) -> Deviation:
 
 
 def relative_error(values: Mapping[str, np.ndarray], references: Mapping[str, np.ndarray]) -> float:
-    """The largest :attr:`Deviation.relative` of any array, its ``max_abs`` where the reference is nothing but zeros;
-    infinite for other names or shapes, and for unequal elements that are no numbers."""
+    """The largest :attr:`Deviation.relative` of all arrays; ``max_abs`` where the reference is all zeros.
+
+    Infinite if names or shapes differ, or if elements that are not numbers differ.
+    """
     if values.keys() != references.keys():
         return math.inf
     worst = 0.0

@@ -5,11 +5,11 @@ TnnError                      base; str() is a whole, readable message
 │  ├─ ProtoError              text file: segment and token
 │  └─ WeightsError            binary file: byte offset
 ├─ UnsupportedLayer           valid TNN, no translation
-├─ ShapeError                 shapes that cannot meet
-├─ LimitError                 more memory or time than a model or request may have
+├─ ShapeError                 incompatible shapes
+├─ LimitError                 more memory or time than a model or request may use
 ├─ ConfigError                config.pbtxt, options or parameters
 ├─ RequestError               the caller's tensors
-│  └─ CancelledError          the caller no longer wants the answer
+│  └─ CancelledError          the caller cancelled the request
 ├─ EngineError                OpenVINO or ONNX Runtime refused or failed
 └─ ServerError                tritonserver cannot be found, started or kept running
 
@@ -27,8 +27,8 @@ class TnnError(Exception):
 
     Args:
         problem: one sentence, without a final full stop.
-        expected: what a right input would have had.
-        found: what this one has.
+        expected: what a correct input contains.
+        found: what this input contains.
         hint: what the reader can do about it.
     """
 
@@ -77,15 +77,15 @@ class WeightsError(FormatError):
 
 
 class UnsupportedLayer(TnnError):
-    """A layer that can be read and written back but has no meaning to execute."""
+    """A layer that can be read and written but not executed."""
 
 
 class ShapeError(TnnError):
-    """Shapes that cannot meet."""
+    """Incompatible shapes."""
 
 
 class LimitError(TnnError):
-    """A network that asks for more memory or time than it may have, as it stands or at the shapes of a request."""
+    """A network that needs more memory or time than is allowed, at its own shapes or at those of a request."""
 
 
 class ConfigError(TnnError):
@@ -93,11 +93,11 @@ class ConfigError(TnnError):
 
 
 class RequestError(TnnError):
-    """Tensors of a request that the model cannot take."""
+    """Tensors of a request that the model does not accept."""
 
 
 class CancelledError(RequestError):
-    """A request whose sender has given up."""
+    """A request that its sender has cancelled."""
 
 
 class EngineError(TnnError):

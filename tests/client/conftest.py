@@ -1,4 +1,4 @@
-"""A server of these tests' own, with models that are fast, slow, or refuse what is too much."""
+"""A server for these tests, with models that are fast, slow, or refuse requests when their queue is full."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tnn_serving.triton.background import Background
 
 DELAY_MS = 20
 WAITS = f"max_batch_size: 16\ndynamic_batching {{ max_queue_delay_microseconds: {DELAY_MS * 1000} }}\n"
-"""Every request waits for others so long."""
+"""Every request waits this long for others."""
 
 BOUNDED = (
     "max_batch_size: 16\ndynamic_batching { max_queue_delay_microseconds: 20000 "
     "default_queue_policy { max_queue_size: 1 } }\n"
 )
-"""One request waits, the others are refused."""
+"""One request is queued, the others are refused."""
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +33,6 @@ def load_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def loaded(installed: None, load_repository: Path) -> Iterator[Background]:
-    """The server that is put under load."""
+    """The server under load."""
     with Background(load_repository) as server:
         yield server

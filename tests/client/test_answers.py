@@ -29,7 +29,7 @@ def test_probabilities_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("entries", [["cat"], ["x:1:cat"], ["1.0:x:cat"]])
 def test_other_answers_are_refused(entries: list[str]) -> None:
-    with pytest.raises(RequestError, match="no classification"):
+    with pytest.raises(RequestError, match="not a classification"):
         ranked(entries)
 
 

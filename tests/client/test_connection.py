@@ -1,4 +1,4 @@
-"""Addresses, and what is said where no Triton answers."""
+"""Addresses, and the errors where no Triton server answers."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def chatterbox() -> Iterator[int]:
-    """A port behind which something answers that is no HTTP server."""
+def smtp_port() -> Iterator[int]:
+    """The port of a server that does not speak HTTP."""
     server = socket.create_server(("127.0.0.1", 0))
 
-    def talk() -> None:
+    def greet() -> None:
         while True:
             try:
                 connection, _ = server.accept()
@@ -70,7 +70,7 @@ def chatterbox() -> Iterator[int]:
                 connection.recv(10)
                 connection.sendall(b"220 mail.example ESMTP\r\n")
 
-    thread = threading.Thread(target=talk, daemon=True)
+    thread = threading.Thread(target=greet, daemon=True)
     thread.start()
     yield int(server.getsockname()[1])
     server.shutdown(socket.SHUT_RDWR)
@@ -89,8 +89,8 @@ def test_no_server(free_port: int, protocol: Protocol) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_another_kind_of_server(chatterbox: int, protocol: Protocol) -> None:
-    with connect(f"127.0.0.1:{chatterbox}", protocol, timeout_s=5) as connection, pytest.raises(ServerError):
+def test_another_kind_of_server(smtp_port: int, protocol: Protocol) -> None:
+    with connect(f"127.0.0.1:{smtp_port}", protocol, timeout_s=5) as connection, pytest.raises(ServerError):
         connection.model("classification")
 
 

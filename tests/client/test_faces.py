@@ -1,4 +1,4 @@
-"""From the outputs of face detectors to boxes and landmarks."""
+"""Outputs of face detectors to boxes and landmarks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CENTERFACE = CenterFace("heat", "size", "offset", "points")
 def centerface_outputs(
     faces: list[tuple[float, np.ndarray, np.ndarray]], rows: int, columns: int
 ) -> dict[str, np.ndarray]:
-    """What the network would say of these faces: score, box x1 y1 x2 y2, landmarks [5, 2] x y, in pixels."""
+    """The network's outputs for these faces: score, box x1 y1 x2 y2, landmarks [5, 2] x y, in pixels."""
     outputs = {
         "heat": np.zeros((1, 1, rows, columns), np.float32),
         "size": np.zeros((1, 2, rows, columns), np.float32),
@@ -99,7 +99,7 @@ def test_families_are_recognised_by_their_outputs() -> None:
     centerface = model(("a", (1, 1, -1, -1)), ("b", (1, 2, -1, -1)), ("c", (1, 2, -1, -1)), ("d", (1, 10, -1, -1)))
     assert detector_for(centerface) == CenterFace("a", "b", "c", "d")
     assert detector_for(model(("scores", (-1,)), ("boxes", (-1,)))) == UltraLight("scores", "boxes")
-    with pytest.raises(RequestError, match="no face detector"):
+    with pytest.raises(RequestError, match="not a known face detector"):
         detector_for(model(("logits", (1, 1000))))
 
 

@@ -22,15 +22,15 @@ from tests.program import command, run
 from tests.servers import wait_for
 from tnn_serving.client import connect
 from tnn_serving.client.connection import Protocol
-from tnn_serving.client.load import ClientSide, Latency, Measurement, ServerSide, Target, Window, measure
+from tnn_serving.client.load import ClientSide, Latency, LoadTarget, Measurement, ServerSide, Window, measure_load
 from tnn_serving.client.load.answers import Expected
 from tnn_serving.client.load.grpc import GrpcConnection
 from tnn_serving.client.load.http import HttpConnection
-from tnn_serving.client.load.loop import Connection, Loop
-from tnn_serving.client.load.measurement import counted
-from tnn_serving.client.load.message import INLINE, Tensor, grpc_request, http_request
+from tnn_serving.client.load.loop import LoadConnection, Loop
+from tnn_serving.client.load.measurement import error_counts
+from tnn_serving.client.load.message import INLINE, RequestTensor, grpc_request, http_request
 from tnn_serving.client.load.schedule import ClosedLoop, Record
-from tnn_serving.client.load.server import local_server
+from tnn_serving.client.load.server_statistics import local_server
 from tnn_serving.errors import ConfigError, RequestError, ServerError
 from tnn_serving.triton.background import Background
 
@@ -41,7 +41,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 class Limited(ClosedLoop):
-    """So many requests, then no more."""
+    """``count`` requests, then no more."""
 
     def __init__(self, count: int) -> None:
         self.left = count
@@ -65,7 +65,7 @@ def address(request: pytest.FixtureRequest, loaded: Background) -> str:
 
 
 def send(loop: Loop, count: int) -> Record:
-    """Exactly so many requests, all of them answered."""
+    """Sends exactly ``count`` requests and waits for all answers."""
     record = Record()
     loop.run(Limited(count), record, lambda: len(record.ends) + len(record.errors) >= count)
     return record
@@ -73,7 +73,7 @@ def send(loop: Loop, count: int) -> Record:
 
 @pytest.mark.parametrize("slots", [1, 5])
 def test_every_request_reaches_the_server_once(address: str, slots: int) -> None:
-    with Target(address, "counted", shapes=SHAPE, verify=True) as target:
+    with LoadTarget(address, "counted", shapes=SHAPE, verify=True) as target:
         before = target.connection.statistics("counted")["requests"]
         with target.loop(slots) as loop:
             record = send(loop, 200)
@@ -87,35 +87,35 @@ def test_every_request_reaches_the_server_once(address: str, slots: int) -> None
 @pytest.mark.parametrize("shared_memory", ["none", "system"])
 def test_answers_of_all_sizes_are_right(address: str, shape: tuple[int, ...], shared_memory: Any) -> None:
     with (
-        Target(address, "relu", shapes={"x": shape}, shared_memory=shared_memory, verify=True) as target,
+        LoadTarget(address, "relu", shapes={"x": shape}, shared_memory=shared_memory, verify=True) as target,
         target.loop(3) as loop,
     ):
         assert send(loop, 12).errors == []
 
 
 def test_a_wrong_answer_is_an_error(address: str) -> None:
-    with Target(address, "relu", shapes=SHAPE, verify=True) as target:
+    with LoadTarget(address, "relu", shapes=SHAPE, verify=True) as target:
         target.outputs = {"y": target.outputs["y"] + np.float32(0.5)}
         with target.loop(2) as loop:
             record = send(loop, 6)
     assert len(record.ends) == 0
-    assert counted(record.errors) == {"output `y` differs from the first answer": 6}
+    assert error_counts(record.errors) == {"output `y` differs from the first answer": 6}
 
 
 def test_rounding_is_no_error() -> None:
     y = np.array([1.0, -2.0, 3.0], np.float32)
     expected = Expected({"y": y})
-    assert expected.of_http(0, memoryview(b"{}" + (y * np.float32(1.0001)).tobytes())) is None
-    assert expected.of_http(0, memoryview(b"{}" + (y * np.float32(1.01)).tobytes())) is not None
-    assert expected.of_http(0, memoryview(b"{}")) == "answer is too short: 2 bytes"
+    assert expected.check_http(0, memoryview(b"{}" + (y * np.float32(1.0001)).tobytes())) is None
+    assert expected.check_http(0, memoryview(b"{}" + (y * np.float32(1.01)).tobytes())) is not None
+    assert expected.check_http(0, memoryview(b"{}")) == "answer is too short: 2 bytes"
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_refused_requests_are_counted_with_the_servers_words(loaded: Background, protocol: Protocol) -> None:
-    with Target(url(loaded, protocol), "relu", shapes=SHAPE) as target:
-        # Larger than what is sent at once over gRPC, so that the refusal may come before its end.
-        sent = [Tensor("x", "INT32", (1, 3, 256, 256), bytes(4 * 3 * 256 * 256))]
-        made: list[Connection] = []
+def test_refused_requests_are_counted_with_the_servers_message(loaded: Background, protocol: Protocol) -> None:
+    with LoadTarget(url(loaded, protocol), "relu", shapes=SHAPE) as target:
+        # Larger than what gRPC sends at once, so the refusal may arrive before the end of the request.
+        sent = [RequestTensor("x", "INT32", (1, 3, 256, 256), bytes(4 * 3 * 256 * 256))]
+        made: list[LoadConnection] = []
         for slot in range(2):
             if protocol == "http":
                 made.append(
@@ -127,7 +127,7 @@ def test_refused_requests_are_counted_with_the_servers_words(loaded: Background,
         record = send(loop, 8)
         loop.close()
     assert len(record.ends) == 0
-    (text, count), *more = counted(record.errors).items()
+    (text, count), *more = error_counts(record.errors).items()
     assert (count, more) == (8, [])
     assert text.startswith("400 Bad Request: " if protocol == "http" else "INVALID_ARGUMENT: ")
     assert "INT32" in text
@@ -136,8 +136,8 @@ def test_refused_requests_are_counted_with_the_servers_words(loaded: Background,
 
 @pytest.mark.parametrize("shared_memory", ["none", "system"])
 def test_a_measurement_agrees_with_itself_and_the_server(address: str, shared_memory: Any) -> None:
-    with Target(address, "relu", shapes=SHAPE, shared_memory=shared_memory) as target:
-        found = measure(target, concurrency=4, **QUICK)
+    with LoadTarget(address, "relu", shapes=SHAPE, shared_memory=shared_memory) as target:
+        found = measure_load(target, concurrency=4, **QUICK)
     assert (found.model, found.concurrency, found.rate, found.batch) == ("relu", 4, None, 1)
     assert (found.errors, found.error_texts, found.backlog, found.interrupted) == (0, {}, 0, False)
     assert found.requests == sum(window.requests for window in found.windows[-3:])
@@ -147,7 +147,7 @@ def test_a_measurement_agrees_with_itself_and_the_server(address: str, shared_me
     assert 0 < latency.p50_ms <= latency.p90_ms <= latency.p95_ms <= latency.p99_ms <= latency.max_ms
     server = found.server
     assert server is not None
-    # The statistics are asked for while requests come and go.
+    # The statistics are read under load.
     assert abs(server.requests - found.requests) < 0.5 * found.requests
     parts = (server.queue_ms, server.compute_input_ms, server.compute_infer_ms, server.compute_output_ms)
     assert all(part > 0 for part in parts)
@@ -160,8 +160,8 @@ def test_a_measurement_agrees_with_itself_and_the_server(address: str, shared_me
 
 
 def test_batches_count_as_inferences(loaded: Background) -> None:
-    with Target(loaded.http_url, "waits", shapes={"x": (3, 8, 8)}, batch=4) as target:
-        found = measure(target, concurrency=2, **QUICK)
+    with LoadTarget(loaded.http_url, "waits", shapes={"x": (3, 8, 8)}, batch=4) as target:
+        found = measure_load(target, concurrency=2, **QUICK)
     assert found.batch == 4
     assert found.inferences_per_s == pytest.approx(4 * found.requests_per_s)
     assert found.server is not None
@@ -170,8 +170,8 @@ def test_batches_count_as_inferences(loaded: Background) -> None:
 
 
 def test_requests_that_fail_under_load(loaded: Background) -> None:
-    with Target(loaded.http_url, "bounded", shapes={"x": (3, 8, 8)}) as target:
-        found = measure(target, concurrency=6, **QUICK)
+    with LoadTarget(loaded.http_url, "bounded", shapes={"x": (3, 8, 8)}) as target:
+        found = measure_load(target, concurrency=6, **QUICK)
     assert found.requests > 0
     assert found.errors == sum(found.error_texts.values()) > 0
     assert found.errors == sum(window.errors for window in found.windows[-3:])
@@ -179,18 +179,18 @@ def test_requests_that_fail_under_load(loaded: Background) -> None:
 
 
 @pytest.mark.parametrize("poisson", [False, True])
-def test_a_rate_that_can_be_kept(address: str, poisson: bool) -> None:
-    with Target(address, "relu", shapes=SHAPE) as target:
-        found = measure(target, rate=100, poisson=poisson, window_s=0.5, max_windows=3)
+def test_a_rate_that_can_be_reached(address: str, poisson: bool) -> None:
+    with LoadTarget(address, "relu", shapes=SHAPE) as target:
+        found = measure_load(target, rate=100, poisson=poisson, window_s=0.5, max_windows=3)
     assert (found.concurrency, found.rate, found.errors) == (None, 100, 0)
     assert found.requests_per_s == pytest.approx(100, rel=0.1 if not poisson else 0.4)
 
 
 def test_a_rate_that_is_too_high_shows_in_latency_and_backlog(loaded: Background) -> None:
-    """One connection gets through 1 / DELAY_MS requests; ten times as many are due. The wait belongs to the latency."""
+    """One connection sends one request per DELAY_MS; ten times as many are due. The latency includes the wait."""
     rate = 10_000 / DELAY_MS
-    with Target(loaded.http_url, "waits", shapes={"x": (3, 8, 8)}) as target:
-        found = measure(target, rate=rate, connections=1, window_s=0.2, max_windows=3)
+    with LoadTarget(loaded.http_url, "waits", shapes={"x": (3, 8, 8)}) as target:
+        found = measure_load(target, rate=rate, connections=1, window_s=0.2, max_windows=3)
     assert found.requests_per_s < rate / 5
     assert found.backlog > rate * found.duration_s / 2
     assert found.latency is not None
@@ -205,7 +205,7 @@ def regions(server: Background) -> list[Any]:
 
 
 def region_files(pid: int) -> list[Path]:
-    """The regions that a process has made."""
+    """The regions that a process has created."""
     return list(SHARED_MEMORY.glob(f"tnn-serving-bench-{pid}-*"))
 
 
@@ -218,7 +218,7 @@ def no_region_is_left(loaded: Background) -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_region_is_left")
 def test_shared_memory_is_there_and_removed(loaded: Background, address: str) -> None:
-    with Target(address, "relu", shapes=SHAPE, shared_memory="system") as target:
+    with LoadTarget(address, "relu", shapes=SHAPE, shared_memory="system") as target:
         with target.loop(2) as loop:
             assert len(regions(loaded)) == len(region_files(os.getpid())) == 3
             send(loop, 4)
@@ -230,8 +230,8 @@ def test_ctrl_c_keeps_what_was_measured(loaded: Background) -> None:
     def interrupt(window: Window) -> None:
         raise KeyboardInterrupt
 
-    with Target(loaded.http_url, "relu", shapes=SHAPE, shared_memory="system") as target:
-        found = measure(target, concurrency=2, window_s=0.1, on_window=interrupt)
+    with LoadTarget(loaded.http_url, "relu", shapes=SHAPE, shared_memory="system") as target:
+        found = measure_load(target, concurrency=2, window_s=0.1, on_window=interrupt)
     assert found.interrupted
     assert found.requests >= found.windows[0].requests >= 10
 
@@ -240,10 +240,10 @@ def test_a_server_that_goes_away(tmp_path: Path, installed: None) -> None:
     write_model(tmp_path, "relu")
     with (
         Background(tmp_path) as server,
-        Target(server.http_url, "relu", shapes=SHAPE, timeout_s=5) as target,
+        LoadTarget(server.http_url, "relu", shapes=SHAPE, timeout_s=5) as target,
         pytest.raises(ServerError, match="no answer"),
     ):
-        measure(target, concurrency=2, window_s=0.1, stability=1e-9, on_window=lambda window: server.close())
+        measure_load(target, concurrency=2, window_s=0.1, stability=1e-9, on_window=lambda window: server.close())
 
 
 def test_the_server_process_is_found_by_its_port(loaded: Background) -> None:
@@ -257,7 +257,7 @@ def test_inputs_that_cannot_be_made(loaded: Background, tmp_path: Path) -> None:
         ({}, "free dims.*--shape x=1x"),
         ({"shapes": {"z": (1,)}}, "no input `z`.*expected x"),
         ({"shapes": {"x": (3, 8)}}, "another shape"),
-        ({"shapes": {"x": (1, 3, 8, 8)}, "batch": 4}, "gets no batch of 4"),
+        ({"shapes": {"x": (1, 3, 8, 8)}, "batch": 4}, "does not take a batch of 4"),
         ({"data": tmp_path / "missing.npz"}, "data cannot be read"),
     ]
     np.savez(tmp_path / "other.npz", z=np.zeros(3, np.float32))
@@ -265,35 +265,35 @@ def test_inputs_that_cannot_be_made(loaded: Background, tmp_path: Path) -> None:
     cases += [({"data": tmp_path / "other.npz"}, "no array `x`"), ({"data": tmp_path / "wrong.npz"}, "another type")]
     for options, text in cases:
         with pytest.raises(RequestError, match=text):
-            Target(loaded.http_url, "relu", **options)
+            LoadTarget(loaded.http_url, "relu", **options)
 
 
 def test_inputs_from_a_file(loaded: Background, tmp_path: Path) -> None:
     x = np.linspace(-1, 1, 12, dtype=np.float64).reshape(1, 3, 2, 2)
     np.savez(tmp_path / "data.npz", **{"in.x": x, "out.y": x})
-    with Target(loaded.http_url, "relu", data=tmp_path / "data.npz", verify=True) as target, target.loop(1) as loop:
+    with LoadTarget(loaded.http_url, "relu", data=tmp_path / "data.npz", verify=True) as target, target.loop(1) as loop:
         np.testing.assert_array_equal(target.outputs["y"], np.maximum(x, 0).astype(np.float32))
         assert send(loop, 3).errors == []
 
 
-def test_levels_that_make_no_sense(loaded: Background) -> None:
-    with Target(loaded.http_url, "relu", shapes=SHAPE) as target:
+def test_invalid_levels(loaded: Background) -> None:
+    with LoadTarget(loaded.http_url, "relu", shapes=SHAPE) as target:
         for options in ({}, {"concurrency": 1, "rate": 1.0}, {"concurrency": -1}, {"rate": 1.0, "connections": 0}):
             with pytest.raises(ConfigError):
-                measure(target, **options)
+                measure_load(target, **options)
     with pytest.raises(ConfigError, match="plain connections"):
-        Target("https://127.0.0.1", "relu")
+        LoadTarget("https://127.0.0.1", "relu")
 
 
 # ---- the command ----
 
 
 def test_bench_serves_a_model_and_prints_json(installed: None, load_repository: Path) -> None:
-    told = run(
+    done = run(
         "bench", load_repository / "relu" / "1", "--concurrency", "1,3", "--window", 0.1, "--max-windows", 3, "--json"
     )
-    assert told.returncode == 0, told.stderr
-    levels = json.loads(told.stdout)
+    assert done.returncode == 0, done.stderr
+    levels = json.loads(done.stdout)
     assert [level["concurrency"] for level in levels] == [1, 3]
     for level in levels:
         assert list(level) == [field.name for field in fields(Measurement)]
@@ -306,9 +306,9 @@ def test_bench_serves_a_model_and_prints_json(installed: None, load_repository: 
 
 def test_bench_of_a_running_server_as_table(loaded: Background) -> None:
     quick = ("--window", 0.1, "--max-windows", 3, "--shape", "x=1x3x8x8")
-    told = run("bench", loaded.grpc_url, "--model", "relu", "--rate", "50", *quick)
-    assert told.returncode == 0, told.stderr
-    title, head, row = told.stdout.splitlines()
+    done = run("bench", loaded.grpc_url, "--model", "relu", "--rate", "50", *quick)
+    assert done.returncode == 0, done.stderr
+    title, head, row = done.stdout.splitlines()
     assert title.startswith("relu over grpc, batch 1")
     assert head.split()[:3] == ["rate", "requests/s", "p50"]
     assert row.split()[0] == "50"
@@ -316,11 +316,11 @@ def test_bench_of_a_running_server_as_table(loaded: Background) -> None:
 
 def test_bench_ends_with_1_when_requests_failed(loaded: Background) -> None:
     quick = ("--window", 0.1, "--max-windows", 3, "--shape", "x=3x8x8")
-    told = run("bench", loaded.http_url, "--model", "bounded", "--concurrency", 6, *quick)
-    assert told.returncode == 1
-    assert "requests failed: 503" in told.stderr
-    assert "maximum queue size" in told.stderr
-    assert len(told.stdout.splitlines()) == 3
+    done = run("bench", loaded.http_url, "--model", "bounded", "--concurrency", 6, *quick)
+    assert done.returncode == 1
+    assert "requests failed: 503" in done.stderr
+    assert "maximum queue size" in done.stderr
+    assert len(done.stdout.splitlines()) == 3
 
 
 @pytest.mark.usefixtures("no_region_is_left")
@@ -336,7 +336,7 @@ def test_bench_is_interrupted(loaded: Background) -> None:
             process.send_signal(signal.SIGINT)
             stdout, stderr = process.communicate(timeout=60)
         finally:
-            process.kill()  # or leaving would wait for its end
+            process.kill()  # otherwise the context waits for its end
     assert process.returncode == 130, stderr
     assert region_files(process.pid) == []
     assert "concurrency 2: interrupted" in stderr
@@ -345,7 +345,7 @@ def test_bench_is_interrupted(loaded: Background) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["nowhere/model"], 2, "is no model and no address"),
         (["127.0.0.1:1", "--model", "m"], 1, "no answer from http://127.0.0.1:1"),
@@ -357,9 +357,11 @@ def test_bench_is_interrupted(loaded: Background) -> None:
         (["{model}", "--model", "relu"], 2, "only a server has models"),
     ],
 )
-def test_errors_of_bench(loaded: Background, load_repository: Path, arguments: list[str], code: int, said: str) -> None:
+def test_errors_of_bench(
+    loaded: Background, load_repository: Path, arguments: list[str], code: int, message: str
+) -> None:
     words = [word.format(url=loaded.http_url, model=load_repository / "relu") for word in arguments]
-    told = run("bench", *words)
-    assert told.returncode == code
-    assert said in " ".join(told.stderr.replace("│", " ").split())
-    assert told.stdout == ""
+    done = run("bench", *words)
+    assert done.returncode == code
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert done.stdout == ""

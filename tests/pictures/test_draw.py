@@ -1,4 +1,4 @@
-"""What is drawn, and where."""
+"""Drawing of detections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_the_picture_itself_is_not_touched() -> None:
     assert drawn.shape == GREY.shape
 
 
-def test_box_and_landmarks_are_where_they_belong() -> None:
+def test_box_and_landmarks_are_at_their_coordinates() -> None:
     drawn = draw_detections(GREY, np.array([[100, 80, 200, 150]]), landmarks=np.array([[[150, 120]]]))
     for y, x in ((80, 150), (150, 150), (110, 100), (110, 200), (120, 150)):
         assert tuple(drawn[y, x]) == PALETTE[0]
@@ -26,7 +26,7 @@ def test_box_and_landmarks_are_where_they_belong() -> None:
     assert changed.max(axis=0).tolist() == [150, 200]
 
 
-def test_lines_grow_with_the_picture() -> None:
+def test_lines_scale_with_the_picture() -> None:
     small, large = (np.zeros((n, n, 3), np.uint8) for n in (100, 2000))
     lines = [
         int((draw_detections(p, np.array([[len(p) * 0.2] * 2 + [len(p) * 0.8] * 2]))[len(p) // 2] > 0).any(-1).sum())

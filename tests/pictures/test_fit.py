@@ -1,4 +1,4 @@
-"""Where pictures of any size go, and that it is TNN's resize, crop and border that bring them there."""
+"""Sizes and offsets of fitted pictures, whose pixels come from TNN's resize, crop and border."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tnn_serving.errors import RequestError
 from tnn_serving.pictures import copy_make_border, crop, cvt_color, resize
-from tnn_serving.pictures.fit import Fit, Size
-from tnn_serving.pictures.resize import Window
+from tnn_serving.pictures.fit import Fit, PictureSize
+from tnn_serving.pictures.resize import Rectangle
 
 RNG = np.random.default_rng(11)
 sizes = st.tuples(st.integers(1, 60), st.integers(1, 60))
@@ -25,8 +25,8 @@ def noise(*shape: int) -> np.ndarray:
 def test_without_settings_a_picture_stays_as_it_is() -> None:
     picture = noise(5, 7, 3)
     assert np.shares_memory(Fit().apply(picture, 3), picture)
-    assert Fit().placement(5, 7).leaves(5, 7)
-    assert not Fit((5, 8)).placement(5, 7).leaves(5, 7)
+    assert Fit().placement(5, 7).is_identity(5, 7)
+    assert not Fit((5, 8)).placement(5, 7).is_identity(5, 7)
 
 
 LETTERBOXED = {
@@ -51,7 +51,7 @@ def test_letterbox_sizes(case: str) -> None:
 
 @settings(deadline=None)
 @given(picture=sizes, size=sizes)
-def test_letterbox_follows_the_documented_formula(picture: Size, size: Size) -> None:
+def test_letterbox_follows_the_documented_formula(picture: PictureSize, size: PictureSize) -> None:
     (h, w), (height, width) = picture, size
     place = Fit(size, "letterbox").placement(h, w)
     k = min(height / h, width / w)
@@ -64,7 +64,7 @@ def test_letterbox_follows_the_documented_formula(picture: Size, size: Size) -> 
 
 @settings(deadline=None)
 @given(picture=sizes, size=sizes)
-def test_letterbox_is_resize_and_border(picture: Size, size: Size) -> None:
+def test_letterbox_is_resize_and_border(picture: PictureSize, size: PictureSize) -> None:
     pixels = noise(*picture, 3)
     place = Fit(size, "letterbox").placement(*picture)
     rows, columns = place.scaled
@@ -81,7 +81,7 @@ def test_letterbox_is_resize_and_border(picture: Size, size: Size) -> None:
 
 @settings(deadline=None)
 @given(picture=sizes, size=sizes)
-def test_cover_is_resize_and_crop(picture: Size, size: Size) -> None:
+def test_cover_is_resize_and_crop(picture: PictureSize, size: PictureSize) -> None:
     (h, w), (height, width) = picture, size
     k = max(height / h, width / w)
     place = Fit(size, "cover").placement(h, w)
@@ -124,8 +124,8 @@ def test_a_border_of_several_values() -> None:
 
 @pytest.mark.parametrize("mode", ["letterbox", "cover"])
 @pytest.mark.parametrize("size", [(1, 4_000_000), (4_000_000, 1)])
-def test_extreme_pictures_cost_no_more_than_their_result(mode: str, size: Size) -> None:
-    """Scaled as a whole, this one would have 2,700 million pixels."""
+def test_extreme_pictures_cost_no_more_than_their_result(mode: str, size: PictureSize) -> None:
+    """Scaled as a whole, this picture would have 2,700 million pixels."""
     assert Fit((64, 64), mode).apply(np.full((*size, 3), 9, np.uint8), 3).shape == (64, 64, 3)
 
 
@@ -152,16 +152,20 @@ def test_a_picture_without_pixels_is_refused() -> None:
 @pytest.mark.parametrize("interp", ["linear", "nearest"])
 @settings(deadline=None)
 @given(picture=sizes, size=sizes, data=st.data())
-def test_a_window_is_a_part_of_the_resized_picture(interp: str, picture: Size, size: Size, data: st.DataObject) -> None:
+def test_a_window_is_a_part_of_the_resized_picture(
+    interp: str, picture: PictureSize, size: PictureSize, data: st.DataObject
+) -> None:
     top, left = (data.draw(st.integers(0, side - 1)) for side in size)
     height, width = size[0] - top, size[1] - left
     pixels = noise(*picture, data.draw(st.integers(1, 4)))
     whole = resize(pixels, *size, interp)
-    part = resize(pixels, *size, interp, window=Window(top, left, height, width))
+    part = resize(pixels, *size, interp, window=Rectangle(top, left, height, width))
     np.testing.assert_array_equal(part, whole[top:, left:])
 
 
-@pytest.mark.parametrize("window", [Window(-1, 0, 2, 2), Window(0, 3, 2, 2), Window(3, 0, 2, 2), Window(0, 0, 0, 2)])
-def test_a_window_outside_is_refused(window: Window) -> None:
-    with pytest.raises(RequestError, match="window leaves"):
+@pytest.mark.parametrize(
+    "window", [Rectangle(-1, 0, 2, 2), Rectangle(0, 3, 2, 2), Rectangle(3, 0, 2, 2), Rectangle(0, 0, 0, 2)]
+)
+def test_a_window_outside_is_refused(window: Rectangle) -> None:
+    with pytest.raises(RequestError, match="window extends beyond"):
         resize(noise(9, 9, 3), 4, 4, window=window)

@@ -20,7 +20,7 @@ from tnn_serving.pictures import (
     warp_affine_yuv,
 )
 from tnn_serving.pictures.crop import crop_yuv
-from tnn_serving.pictures.mat import dequantize, quantize
+from tnn_serving.pictures.mat import dequantize_blob, quantize_blob
 from tnn_serving.pictures.planes import join_yuv, split_yuv
 
 RNG = np.random.default_rng(7)
@@ -128,11 +128,11 @@ def test_int32_mats_are_copied() -> None:
 def test_quantised_blobs_round_halves_away_from_zero_and_saturate() -> None:
     values = np.array([[0.5, -0.5, 1.5, -1.5, 200.0, -200.0, 0.49]], np.float32)
     one = np.ones(1, np.float32)
-    np.testing.assert_array_equal(quantize(values, one), [[1, -1, 2, -2, 127, -128, 0]])
-    np.testing.assert_array_equal(quantize(values, np.zeros(1, np.float32)), np.zeros((1, 7)))
-    shifted = quantize(values[:, :4], one, np.array([3], np.int8))
+    np.testing.assert_array_equal(quantize_blob(values, one), [[1, -1, 2, -2, 127, -128, 0]])
+    np.testing.assert_array_equal(quantize_blob(values, np.zeros(1, np.float32)), np.zeros((1, 7)))
+    shifted = quantize_blob(values[:, :4], one, np.array([3], np.int8))
     np.testing.assert_array_equal(shifted, [[4, 3, 5, 2]])
-    np.testing.assert_array_equal(dequantize(shifted, one, np.array([3], np.int8)), [[1, 0, 2, -1]])
+    np.testing.assert_array_equal(dequantize_blob(shifted, one, np.array([3], np.int8)), [[1, 0, 2, -1]])
 
 
 def test_int8_blobs_become_mats_through_their_scale() -> None:
@@ -165,7 +165,7 @@ REFUSED = {
     "short scale": lambda: mat_to_blob(noise(1, 4, 4, 3), MatType.N8UC3, MatConvertParam((2.0,), (0.0,))),
     "mat type": lambda: blob_to_mat(np.zeros((1, 3, 4, 4), np.float32), MatType.NNV12),
     "int32 as float": lambda: blob_to_mat(np.zeros((1, 3), np.int32), MatType.NCHW_FLOAT),
-    "blob scale": lambda: quantize(np.zeros((1, 3), np.float32), np.ones(2, np.float32)),
+    "blob scale": lambda: quantize_blob(np.zeros((1, 3), np.float32), np.ones(2, np.float32)),
 }
 
 

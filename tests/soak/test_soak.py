@@ -47,16 +47,16 @@ def answers(process: subprocess.Popen[str]) -> int:
     assert process.poll() is None
     for child in psutil.Process(process.pid).children():
         flags: list[str] = []
-        with suppress(psutil.NoSuchProcess):  # one of those that are run before the server, and has ended
+        with suppress(psutil.NoSuchProcess):  # a process before the server, which has ended
             flags = child.cmdline()
         for port in [flag.partition("=")[2] for flag in flags if flag.startswith("--http-port=")]:
-            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/stats") as told:
-                stats = json.loads(told.read())["model_stats"]
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/stats") as answer:
+                stats = json.loads(answer.read())["model_stats"]
                 return sum(int(model["inference_stats"]["success"]["count"]) for model in stats)
     return 0
 
 
-def test_made_models(installed: None, tmp_path: Path) -> None:
+def test_generated_models(installed: None, tmp_path: Path) -> None:
     plot = tmp_path / "soak.svg"
     process = start("--requests", "300", "--json", "--report", str(plot), "--allow", "1e9")
     output, talk = process.communicate(timeout=120)
@@ -74,7 +74,7 @@ def test_made_models(installed: None, tmp_path: Path) -> None:
     assert ElementTree.parse(plot).getroot().tag.endswith("svg")
 
 
-def test_interrupted_it_reports_what_it_has(installed: None, tmp_path: Path) -> None:
+def test_an_interrupted_soak_reports_what_it_has(installed: None, tmp_path: Path) -> None:
     write_model(tmp_path / "models", "relu")
     page = tmp_path / "soak.html"
     process = start("--models", str(tmp_path / "models"), "--seconds", "600", "--report", str(page))

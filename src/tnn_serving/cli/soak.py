@@ -1,4 +1,4 @@
-"""The command that waits for leaks."""
+"""The soak command: a long mixed load with a verdict on memory growth."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ DEFAULT_SECONDS = 600.0
 def soak(
     models: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, help="Repository to serve; a small made one if left out."),
+        typer.Option(exists=True, file_okay=False, help="Repository to serve; a small generated one by default."),
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(min=1, help="How long, 600 if neither this nor --requests is given.")
+        float | None, typer.Option(min=1, help="Duration; 600 if neither this nor --requests is given.")
     ] = None,
-    requests: Annotated[int | None, typer.Option(min=1, help="How many requests, if that is reached earlier.")] = None,
-    clients: Annotated[int, typer.Option(min=1, help="Threads that send.")] = 8,
+    requests: Annotated[int | None, typer.Option(min=1, help="End after this number of requests.")] = None,
+    clients: Annotated[int, typer.Option(min=1, help="Threads that send requests.")] = 8,
     allow: Annotated[
-        float, typer.Option(min=0, metavar="MB", help="Growth in MB an hour that is not called growth.")
+        float, typer.Option(min=0, metavar="MB", help="Memory growth per hour that is still acceptable, in MB.")
     ] = 10.0,
     report: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write a page (.html) or only the plot (.svg).")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Load a server of its own with everything at random, and see whether its memory grows.
+    """Put a temporary server under a long mixed load, and check whether its memory grows.
 
-    Many shapes, wrong requests, pictures, cancelled requests, shared memory, and models that are reloaded, over HTTP
-    and gRPC. The memory (PSS) of all server processes is sampled every second; after a warm-up, a third of the time, a
-    line is laid through it. Exit code 1 if all of the slope's 95 % confidence interval is above --allow, or if anything
-    failed that should not have. Ctrl-C ends it early, with the report so far.
+    The load: many shapes, invalid requests, pictures, cancelled requests, shared memory and model reloads, over HTTP
+    and gRPC. The memory (PSS) of all server processes is sampled every second; a line is fitted to the samples, without
+    the first third. Exit code 1 if the slope's whole 95 % confidence interval is above --allow, or if anything failed
+    unexpectedly. Ctrl-C ends it early, with the report so far.
 
     Examples:
       tnn-serving soak
@@ -47,7 +47,7 @@ def soak(
       tnn-serving soak --requests 100000 --json | jq .growth
     """
     from tnn_serving.soak import soak as run
-    from tnn_serving.soak.report import rows, said, write_report
+    from tnn_serving.soak.report import summary_rows, verdict_sentence, write_report
 
     if seconds is None and requests is None:
         seconds = DEFAULT_SECONDS
@@ -62,7 +62,7 @@ def soak(
                 live.update(f"{passed_s:.0f}{until} s, {sent:,} requests, {memory_mb:.0f} MB")
 
         found = run(
-            models, seconds=seconds, requests=requests, clients=clients, allowed_mb_per_hour=allow, progress=show
+            models, seconds=seconds, requests=requests, clients=clients, allowed_mb_per_hour=allow, on_sample=show
         )
     if report is not None:
         write_report(found, report)
@@ -70,12 +70,12 @@ def soak(
         print_json(found)
     else:
         table = Table(box=None, pad_edge=False, show_header=False)
-        for label, value in rows(found):
+        for label, value in summary_rows(found):
             table.add_row(label, value)
         stdout.print(table)
         for text, count in found.failures.items():
             stdout.print(f"[bold red]{count} times:[/] {escape(printable(text))}", highlight=False)
-        stdout.print(said(found), highlight=False)
+        stdout.print(verdict_sentence(found), highlight=False)
     if found.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if not found.good:

@@ -1,4 +1,4 @@
-"""Classification: the likeliest labels of a picture, by Triton's classification extension."""
+"""Classification: the most likely labels of a picture, from Triton's classification extension."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tnn_serving.client.pixels import picture_tensor
 from tnn_serving.errors import RequestError
 
 ALL_CLASSES = 1_000_000
-"""Asks for every class there is: the server answers at most as many as the output has elements."""
+"""Requests all classes: the server returns at most as many as the output has elements."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class Prediction:
 
     Attributes:
         label: from the model's label file; empty if it has none.
-        index: place in the output.
-        probability: of all classes together 1.
-        score: as the network gives it.
+        index: position in the output.
+        probability: the probabilities of all classes add up to 1.
+        score: the network's output for the class.
     """
 
     label: str
@@ -34,13 +34,13 @@ class Prediction:
 
 
 def classify(connection: Connection, model: ModelInfo, pixels: np.ndarray, *, top: int = 5) -> list[Prediction]:
-    """The ``top`` likeliest classes of a picture, best first.
+    """The ``top`` most likely classes of a picture, best first.
 
     Args:
         pixels: uint8 [H, W, 3], R, G, B.
 
     Raises:
-        RequestError: the model is no classifier of pictures.
+        RequestError: the model does not classify pictures.
         ServerError: no answer.
     """
     output = _scores_output(model)
@@ -49,18 +49,18 @@ def classify(connection: Connection, model: ModelInfo, pixels: np.ndarray, *, to
 
 
 def ranked(entries: Sequence[str]) -> list[Prediction]:
-    """Predictions of all "score:index" or "score:index:label" entries of one picture, best first.
+    """The predictions of one picture from its "score:index" or "score:index:label" entries, best first.
 
-    Scores that are no probabilities become such by softmax.
+    Scores that are not probabilities are converted with softmax.
 
     Raises:
-        RequestError: other entries.
+        RequestError: an entry of another form.
     """
     try:
         parts = [entry.split(":", 2) for entry in entries]
         rows = [(float(part[0]), int(part[1]), part[2] if len(part) > 2 else "") for part in parts]
     except (ValueError, IndexError):
-        raise RequestError("answer is no classification", expected="score:index:label", found=entries[:1]) from None
+        raise RequestError("answer is not a classification", expected="score:index:label", found=entries[:1]) from None
     scores = np.array([score for score, _, _ in rows], np.float64)
     chances = scores if _is_distribution(scores) else _softmax(scores)
     order = np.argsort(-scores, kind="stable")
@@ -68,7 +68,7 @@ def ranked(entries: Sequence[str]) -> list[Prediction]:
 
 
 def _is_distribution(scores: np.ndarray) -> bool:
-    # The server prints six decimals, so that 1000 classes may be off by 0.0005 together.
+    # The server prints six decimals, so the sum of 1000 classes may be off by 0.0005.
     return bool((scores >= 0).all()) and math.isclose(float(scores.sum()), 1.0, abs_tol=0.01)
 
 
@@ -81,7 +81,7 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
 def _scores_output(model: ModelInfo) -> TensorInfo:
     if len(model.outputs) != 1 or model.outputs[0].datatype not in ("FP32", "FP16"):
         raise RequestError(
-            f"model `{model.name}` is no classifier",
+            f"model `{model.name}` is not a classifier",
             expected="one output of scores",
             found=", ".join(f"{o.name} {o.datatype} {list(o.shape)}" for o in model.outputs),
         )

@@ -1,4 +1,4 @@
-"""One door to a Triton server, over HTTP or gRPC, that says clearly what went wrong."""
+"""A client of one Triton server, over HTTP or gRPC, with clear errors."""
 
 from __future__ import annotations
 
@@ -23,20 +23,24 @@ SCHEMES: dict[str, tuple[Protocol, bool]] = {
     "grpc": ("grpc", False),
     "grpcs": ("grpc", True),
 }
-"""Scheme of an address to protocol and encryption."""
+"""Protocol and encryption for each scheme of an address."""
 
 UNREACHABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
-"""gRPC codes that mean that no answer came."""
+"""gRPC codes of a call without an answer."""
 
 PHASES = ("success", "queue", "compute_input", "compute_infer", "compute_output")
-"""Triton's names of what it measures of a request; the first is all of it."""
+"""Triton's names of the durations it measures per request; the first is the total."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server is: ``host:port`` with an optional path prefix (HTTP), the protocol, encrypted or not."""
+    """Address of a server.
+
+    Attributes:
+        target: ``host:port``, for HTTP with an optional path prefix.
+    """
 
     protocol: Protocol
     target: str
@@ -45,20 +49,20 @@ class Address:
     @property
     def url(self) -> str:
         """The address with its scheme."""
-        scheme = next(name for name, meant in SCHEMES.items() if meant == (self.protocol, self.encrypted))
+        scheme = next(name for name, kind in SCHEMES.items() if kind == (self.protocol, self.encrypted))
         return f"{scheme}://{self.target}"
 
 
 def parse_url(url: str | None, protocol: Protocol | None = None) -> Address:
-    """The address that a user means.
+    """The address in a URL.
 
     Args:
-        url: ``host``, ``host:port`` or one of these behind ``http://``, ``https://``, ``grpc://``, ``grpcs://``; the
-            local server if left out.
-        protocol: of an address without a scheme; HTTP if left out.
+        url: ``host`` or ``host:port``, with or without ``http://``, ``https://``, ``grpc://`` or ``grpcs://``; the
+            local server by default.
+        protocol: for an address without a scheme; HTTP by default.
 
     Raises:
-        ConfigError: an address that cannot be read, or that contradicts ``protocol``.
+        ConfigError: an address that cannot be parsed, or that contradicts ``protocol``.
     """
     text = url or "127.0.0.1"
     scheme, separator, _ = text.partition("://")
@@ -66,25 +70,28 @@ def parse_url(url: str | None, protocol: Protocol | None = None) -> Address:
         scheme, text = protocol or "http", f"//{text}"
     if scheme not in SCHEMES:
         raise ConfigError("address has an unknown scheme", expected=", ".join(SCHEMES), found=scheme)
-    meant, encrypted = SCHEMES[scheme]
-    if protocol is not None and protocol != meant:
+    chosen, encrypted = SCHEMES[scheme]
+    if protocol is not None and protocol != chosen:
         raise ConfigError("address and protocol contradict each other", expected=protocol, found=url)
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise ConfigError("address cannot be read", expected="host:port", found=f"{url} ({error})") from error
-    if not host or parts.query or parts.fragment or (meant == "grpc" and parts.path.strip("/")):
-        raise ConfigError("address cannot be read", expected="host:port", found=url)
+        raise ConfigError("invalid address", expected="host:port", found=f"{url} ({error})") from error
+    if not host or parts.query or parts.fragment or (chosen == "grpc" and parts.path.strip("/")):
+        raise ConfigError("invalid address", expected="host:port", found=url)
     name = f"[{host}]" if ":" in host else host
-    return Address(meant, f"{name}:{port or PORTS[meant]}{parts.path.rstrip('/')}", encrypted)
+    return Address(chosen, f"{name}:{port or PORTS[chosen]}{parts.path.rstrip('/')}", encrypted)
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A tensor of a model: its name, Triton's name of its type, and its dims with the batch, -1 where free.
+    """An input or output of a model.
 
-    An ``optional`` input may be left out of a request.
+    Attributes:
+        datatype: Triton's name of the type.
+        shape: dims with the batch, -1 where free.
+        optional: whether an input may be left out of a request.
     """
 
     name: str
@@ -95,7 +102,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the server says of a model."""
+    """A model's inputs and outputs, as the server reports them."""
 
     name: str
     inputs: tuple[TensorInfo, ...]
@@ -104,10 +111,10 @@ class ModelInfo:
 
     @property
     def picture_input(self) -> TensorInfo:
-        """The input that takes a picture: bytes [..., H, W, C], or an encoded file.
+        """The input that takes a picture: pixels [..., H, W, C], or an encoded file.
 
         Raises:
-            RequestError: there is none, or more than one input.
+            RequestError: there is no such input, or there are several inputs.
         """
         found = [item for item in self.inputs if _takes_pictures(item)]
         if len(found) != 1 or len(self.inputs) != 1:
@@ -127,19 +134,19 @@ def _takes_pictures(item: TensorInfo) -> bool:
 
 
 def connect(url: str | None = None, protocol: Protocol | None = None, *, timeout_s: float = 60.0) -> Connection:
-    """A connection to the server at ``url``, see :func:`parse_url`; nothing is sent yet.
+    """A connection to the server at ``url``, see :func:`parse_url`. Nothing is sent yet.
 
     Raises:
-        ConfigError: the address cannot be read.
+        ConfigError: the address cannot be parsed.
     """
     return Connection(parse_url(url, protocol), timeout_s=timeout_s)
 
 
 class Connection(AbstractContextManager["Connection"]):
-    """A server that can be asked for its models and for inferences. Not to be shared by threads."""
+    """A client for a server's models, statistics and inferences. Not thread-safe."""
 
     def __init__(self, address: Address, *, timeout_s: float) -> None:
-        # Imported here: the HTTP one starts gevent, which takes a quarter of a second.
+        # Imported here: the HTTP client starts gevent, which takes a quarter of a second.
         if address.protocol == "http":
             import tritonclient.http as api
 
@@ -161,11 +168,11 @@ class Connection(AbstractContextManager["Connection"]):
         self.close()
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         self._client.close()
 
     def ready_models(self) -> list[str]:
-        """Names of the models that can be asked.
+        """Names of the models that are ready.
 
         Raises:
             ServerError: no answer.
@@ -196,16 +203,16 @@ class Connection(AbstractContextManager["Connection"]):
     def infer(
         self, model: ModelInfo, inputs: Mapping[str, np.ndarray], *, classes: Mapping[str, int] | None = None
     ) -> dict[str, np.ndarray]:
-        """All outputs for these inputs, sent and answered as binary tensors.
+        """All outputs for these inputs. Tensors are sent and received in binary form.
 
         Args:
-            inputs: name to array; bytes objects in an object array for BYTES.
-            classes: outputs to be answered with Triton's classification extension: name to how many classes. Only
-                these are answered then, as BYTES "score:index:label".
+            inputs: arrays by name; for BYTES, object arrays of bytes objects.
+            classes: number of classes by output, for Triton's classification extension. If given, only these outputs
+                are returned, as BYTES "score:index:label".
 
         Raises:
             ServerError: no answer.
-            RequestError: the server refuses, or the model fails.
+            RequestError: the server refuses the request, or the model fails.
         """
         types = {item.name: item.datatype for item in model.inputs}
         tensors = []
@@ -219,20 +226,21 @@ class Connection(AbstractContextManager["Connection"]):
         return {name: answer.as_numpy(name) for name in names}
 
     def statistics(self, name: str) -> dict[str, int]:
-        """Triton's counters of a model since it was loaded, all its versions together.
+        """Triton's counters of a model since it was loaded, summed over its versions.
 
-        ``requests`` that succeeded, ``inferences`` (rows), ``executions``, and the nanoseconds that the requests spent
-        in ``queue_ns``, ``compute_input_ns``, ``compute_infer_ns``, ``compute_output_ns`` and in all, ``success_ns``.
+        ``requests`` that succeeded, ``inferences`` (rows), ``executions``, and the requests' durations in nanoseconds:
+        ``success_ns`` is the total, ``queue_ns``, ``compute_input_ns``, ``compute_infer_ns`` and ``compute_output_ns``
+        are its parts.
 
         Raises:
             ServerError: no answer.
             RequestError: the server has no such model.
         """
-        told = self._call(lambda: self._client.get_inference_statistics(name, **self._json, **self._timeout))
+        answer = self._call(lambda: self._client.get_inference_statistics(name, **self._json, **self._timeout))
         totals = dict.fromkeys(("requests", "inferences", "executions", *(f"{phase}_ns" for phase in PHASES)), 0)
-        for version in told.get("model_stats", []):
+        for version in answer.get("model_stats", []):
             phases = version.get("inference_stats", {})
-            # gRPC's JSON leaves out what is zero and writes numbers as text.
+            # gRPC's JSON omits zeros and writes numbers as text.
             totals["requests"] += int(phases.get("success", {}).get("count", 0))
             totals["inferences"] += int(version.get("inference_count", 0))
             totals["executions"] += int(version.get("execution_count", 0))
@@ -241,7 +249,7 @@ class Connection(AbstractContextManager["Connection"]):
         return totals
 
     def register_shared_memory(self, name: str, key: str, size_bytes: int) -> None:
-        """Lets requests name a region of system shared memory, which only a server on this machine can map.
+        """Registers a region of system shared memory for use in requests. Only a server on this machine can map it.
 
         Raises:
             ServerError: no answer.
@@ -250,7 +258,7 @@ class Connection(AbstractContextManager["Connection"]):
         self._call(lambda: self._client.register_system_shared_memory(name, key, size_bytes))
 
     def unregister_shared_memory(self, name: str) -> None:
-        """Takes a region back; one that is not registered is no error.
+        """Unregisters a region. Does nothing if it is not registered.
 
         Raises:
             ServerError: no answer.
@@ -265,14 +273,14 @@ class Connection(AbstractContextManager["Connection"]):
             f"server at {self.address.url} has no model `{name}` ready",
             expected=", ".join(ready) or "none is ready",
             found=name,
-            hint="the server's log says why a model was not loaded",
+            hint="see the server's log for why a model was not loaded",
         )
 
-    def _call(self, ask: Callable[[], T]) -> T:
+    def _call(self, call: Callable[[], T]) -> T:
         from tritonclient.utils import InferenceServerException
 
         try:
-            return ask()
+            return call()
         except InferenceServerException as error:
             status = str(error.status() or "")
             if any(code in status for code in UNREACHABLE):
@@ -283,15 +291,15 @@ class Connection(AbstractContextManager["Connection"]):
         except OSError as error:
             raise self._unreachable(error.strerror or str(error)) from error
         except HTTPException as error:
-            raise self._unreachable(f"what answers is no HTTP server ({error})") from error
+            raise self._unreachable(f"it is not an HTTP server ({error})") from error
 
     def _unreachable(self, reason: str) -> ServerError:
         other = "grpc" if self.address.protocol == "http" else "http"
         return ServerError(
             f"no answer from {self.address.url}",
             found=reason.strip().splitlines()[0] if reason.strip() else None,
-            hint=f"start one with `tnn-serving serve REPOSITORY`, or give --url; port {PORTS['http']} speaks HTTP, "
-            f"{PORTS['grpc']} gRPC (--protocol {other})",
+            hint=f"start a server with `tnn-serving serve REPOSITORY`, or give --url; HTTP uses port {PORTS['http']}, "
+            f"gRPC {PORTS['grpc']} (--protocol {other})",
         )
 
 

@@ -1,4 +1,4 @@
-"""Face detection: boxes and landmarks in the pixels of the picture that the user has."""
+"""Face detection: boxes and landmarks in pixels of the user's picture."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from tnn_serving.client.faces import detector_for, suppress
 from tnn_serving.client.pixels import picture_tensor
 
 MAX_SIDE = 1280
-"""Longer sides are shrunk to this by default, which bounds time and memory of a request."""
+"""Default of the longest side: larger pictures are shrunk, which bounds time and memory per request."""
 
 OVERLAP = 0.3
-"""Intersection over union from which on two boxes are taken for one face."""
+"""Two boxes with a larger intersection over union count as one face."""
 
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """A face: score, box as x1, y1, x2, y2, landmarks as x, y, in pixels of the picture.
+    """A face; coordinates are pixels of the picture.
 
-    Landmarks, where the detector has them: left and right eye as seen in the picture, nose, left and right corner of
-    the mouth.
+    Attributes:
+        box: x1, y1, x2, y2.
+        landmarks: x, y of the left and right eye as seen in the picture, nose, left and right corner of the mouth;
+            empty if the detector has no landmarks.
     """
 
     score: float
@@ -42,11 +44,11 @@ def detect(
     """The faces of a picture, best first.
 
     Args:
-        pixels: uint8 [H, W, 3], R, G, B, of any size: shrunk to ``max_side`` and padded as the detector needs it.
-        threshold: smallest score; the detector's own one by default.
+        pixels: uint8 [H, W, 3], R, G, B, of any size: shrunk to ``max_side`` and padded as the detector requires.
+        threshold: smallest score; the detector's default if left out.
 
     Raises:
-        RequestError: the model is no face detector that we know.
+        RequestError: the model is not a known face detector.
         ServerError: no answer.
     """
     detector = detector_for(model)
@@ -67,11 +69,11 @@ def detect(
 
 
 def fitted(pixels: np.ndarray, *, max_side: int, multiple: int) -> tuple[np.ndarray, float]:
-    """The picture as it is sent, and its scale: shrunk if it is too large, padded with black on the right and below."""
+    """The picture to send, and its scale: shrunk if it is too large, padded with black at the right and bottom."""
     scale = min(1.0, max_side / max(pixels.shape[:2]))
     if scale < 1:
         height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-        # Pillow's filter averages what is left out; TNN's resize would skip it.
+        # Pillow's filter averages all pixels; TNN's resize skips some.
         pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
     missing = [-side % multiple for side in pixels.shape[:2]]
     if any(missing):

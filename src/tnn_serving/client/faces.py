@@ -1,4 +1,4 @@
-"""What face detectors answer, turned into boxes and landmarks: one class a family of detectors."""
+"""Outputs of face detectors to boxes and landmarks: one class per family of detectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tnn_serving.errors import RequestError
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Faces in the pixels of the picture that was sent.
+    """Face candidates in pixels of the picture that was sent.
 
     Attributes:
         boxes: [n, 4], x1, y1, x2, y2.
@@ -28,7 +28,7 @@ class Candidates:
     landmarks: np.ndarray
 
     def pick(self, index: np.ndarray) -> Candidates:
-        """The candidates of these numbers."""
+        """The candidates at these indices."""
         return Candidates(self.boxes[index], self.scores[index], self.landmarks[index])
 
 
@@ -37,8 +37,8 @@ class FaceDetector(Protocol):
 
     Attributes:
         multiple: height and width of the picture must be divisible by it.
-        reverse_channel: the network wants B, G, R, and the server does not swap.
-        threshold: score from which on a candidate counts, by default.
+        reverse_channel: the network takes B, G, R, and the server does not swap channels.
+        threshold: default of the smallest score of a candidate.
     """
 
     @property
@@ -51,15 +51,15 @@ class FaceDetector(Protocol):
     def threshold(self) -> float: ...
 
     def candidates(self, outputs: dict[str, np.ndarray], height: int, width: int, threshold: float) -> Candidates:
-        """Candidates of at least ``threshold``, before suppression, in a picture of this size."""
+        """Candidates with a score of at least ``threshold``, before suppression, in a picture of this size."""
 
 
 @dataclass(frozen=True, slots=True)
 class CenterFace:
-    """CenterFace (Xu et al. 2019): a heat map of face middles at a quarter of the picture's size.
+    """CenterFace (Xu et al. 2019): a heat map of face centres at a quarter of the picture's size.
 
-    In a cell (row, column) with a middle: ``height = 4 exp(size[0])``, ``width = 4 exp(size[1])``, middle
-    ``y = 4 (row + offset[0] + 0.5)``, ``x = 4 (column + offset[1] + 0.5)``; landmark k lies at
+    For a face whose centre is in cell (row, column): ``height = 4 exp(size[0])``, ``width = 4 exp(size[1])``, centre
+    ``y = 4 (row + offset[0] + 0.5)``, ``x = 4 (column + offset[1] + 0.5)``, landmark k
     ``y = top + height * landmarks[2k]``, ``x = left + width * landmarks[2k + 1]``.
     """
 
@@ -78,8 +78,8 @@ class CenterFace:
         heat, size, offset, points = (outputs[name][0] for name in (self.heat, self.size, self.offset, self.points))
         rows, columns = np.nonzero(heat[0] >= threshold)
         spans = self.STRIDE * np.exp(size[:, rows, columns])
-        middles = self.STRIDE * (np.stack([rows, columns]) + offset[:, rows, columns] + 0.5)
-        corners = middles - spans / 2
+        centres = self.STRIDE * (np.stack([rows, columns]) + offset[:, rows, columns] + 0.5)
+        corners = centres - spans / 2
         boxes = np.stack([corners[1], corners[0], corners[1] + spans[1], corners[0] + spans[0]], axis=-1)
         marks = points[:, rows, columns].reshape(points.shape[0] // 2, 2, rows.size)
         places = corners + spans * marks
@@ -90,8 +90,8 @@ class CenterFace:
 class UltraLight:
     """Ultra-Light-Fast-Generic-Face-Detector (320 and 640): SSD boxes against anchors, no landmarks.
 
-    Anchors are squares around the middles of the cells of four feature maps; with an anchor (x, y, w, h) in parts of
-    the picture, ``middle = anchor + 0.1 * box[0:2] * (w, h)``, ``size = (w, h) * exp(0.2 * box[2:4])``.
+    Anchors are squares at the cell centres of four feature maps. For an anchor (x, y, w, h), as fractions of the
+    picture: ``centre = (x, y) + 0.1 * box[0:2] * (w, h)``, ``size = (w, h) * exp(0.2 * box[2:4])``.
     """
 
     ANCHORS: ClassVar[tuple[tuple[int, tuple[int, ...]], ...]] = (
@@ -120,31 +120,31 @@ class UltraLight:
                 expected=f"{len(anchors)} boxes",
                 found=f"{len(deltas)}, {len(scores)} scores",
             )
-        kept = np.nonzero(scores >= threshold)[0]
-        anchor, delta = anchors[kept], deltas[kept]
-        middles = anchor[:, :2] + self.CENTER_VARIANCE * delta[:, :2] * anchor[:, 2:]
+        chosen = np.nonzero(scores >= threshold)[0]
+        anchor, delta = anchors[chosen], deltas[chosen]
+        centres = anchor[:, :2] + self.CENTER_VARIANCE * delta[:, :2] * anchor[:, 2:]
         sizes = anchor[:, 2:] * np.exp(self.SIZE_VARIANCE * delta[:, 2:])
         scale = np.array([width, height])
-        boxes = np.concatenate([(middles - sizes / 2) * scale, (middles + sizes / 2) * scale], axis=-1)
-        return Candidates(boxes, scores[kept], np.zeros((kept.size, 0, 2)))
+        boxes = np.concatenate([(centres - sizes / 2) * scale, (centres + sizes / 2) * scale], axis=-1)
+        return Candidates(boxes, scores[chosen], np.zeros((chosen.size, 0, 2)))
 
     @classmethod
     def anchors(cls, height: int, width: int) -> np.ndarray:
-        """float64 [n, 4], in the network's order: middle x, y, width and height in parts of a picture of that size."""
+        """float64 [n, 4], in the network's order: centre x, y, width and height as fractions of the picture."""
         rows = []
         for step, sides in cls.ANCHORS:
             grid = itertools.product(range(math.ceil(height / step)), range(math.ceil(width / step)), sides)
             for row, column, side in grid:
-                middle = ((column + 0.5) * step / width, (row + 0.5) * step / height)
-                rows.append((*middle, side / width, side / height))
+                centre = ((column + 0.5) * step / width, (row + 0.5) * step / height)
+                rows.append((*centre, side / width, side / height))
         return np.minimum(np.array(rows, np.float64), 1.0)
 
 
 def detector_for(model: ModelInfo) -> FaceDetector:
-    """The family that a model's outputs belong to.
+    """The detector family with a model's outputs.
 
     Raises:
-        RequestError: none.
+        RequestError: no family has these outputs.
     """
     names = [item.name for item in model.outputs]
     if {"scores", "boxes"} == set(names):
@@ -154,23 +154,27 @@ def detector_for(model: ModelInfo) -> FaceDetector:
         heat, size, offset, points = names
         return CenterFace(heat, size, offset, points)
     raise RequestError(
-        f"model `{model.name}` is no face detector that we know",
+        f"model `{model.name}` is not a known face detector",
         expected="CenterFace: 4 outputs of 1, 2, 2 and 10 channels; Ultra-Light: outputs `scores` and `boxes`",
         found=", ".join(f"{item.name} {list(item.shape)}" for item in model.outputs),
     )
 
 
 def suppress(candidates: Candidates, overlap: float) -> Candidates:
-    """Best candidates first, without those whose intersection over union with a better one exceeds ``overlap``."""
+    """Non-maximum suppression: the candidates, best first, without those that overlap a better one.
+
+    Args:
+        overlap: largest intersection over union of two candidates that both remain.
+    """
     order = np.argsort(-candidates.scores, kind="stable")
     x1, y1, x2, y2 = candidates.boxes.T
     area = np.maximum(x2 - x1, 0) * np.maximum(y2 - y1, 0)
-    kept = []
+    chosen = []
     while order.size:
         best, rest = order[0], order[1:]
-        kept.append(best)
+        chosen.append(best)
         wide = np.minimum(x2[best], x2[rest]) - np.maximum(x1[best], x1[rest])
         high = np.minimum(y2[best], y2[rest]) - np.maximum(y1[best], y1[rest])
         shared = np.maximum(wide, 0) * np.maximum(high, 0)
         order = rest[shared <= overlap * (area[best] + area[rest] - shared)]
-    return candidates.pick(np.array(kept, np.int64))
+    return candidates.pick(np.array(chosen, np.int64))

@@ -1,4 +1,4 @@
-"""Pictures as the tensor that a model's picture input takes."""
+"""Pictures as tensors for a model's picture input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
     """uint8 [H, W, 3] (R, G, B) of a picture file.
 
     Raises:
-        RequestError: no such file, or not a picture.
+        RequestError: the file cannot be read, or is not a picture.
     """
     with located(os.fspath(path)):
         try:
@@ -27,7 +27,7 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def picture_tensor(model: ModelInfo, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """The picture as the model's only input: pixels, or a PNG file; with a batch dim of 1 where the model has one.
+    """The picture for the model's only input: pixels, or a PNG file; with a batch dim of 1 if the model has one.
 
     Raises:
         RequestError: the model does not take one picture of this size.

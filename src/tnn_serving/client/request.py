@@ -1,4 +1,4 @@
-"""The JSON body of an inference request, for curl and the like."""
+"""The JSON body of an inference request, for curl and similar tools."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def request_body(name: str, pixels: np.ndarray, *, batch: bool = False) -> dict[
 
     Args:
         name: of the model's picture input.
-        pixels: uint8 [H, W, C] in the order that the model wants.
+        pixels: uint8 [H, W, C] in the model's channel order.
         batch: the input has a batch dim.
     """
     array = pixels[None] if batch else pixels

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tnn_serving.emit.limits import memory_of_machine_bytes
-from tnn_serving.pictures.decode import MAX_PIXELS, PILLOWS_MAX_PIXELS
+from tnn_serving.pictures.decode import MAX_PIXELS, PILLOW_MAX_PIXELS
 
 NamedShapes = tuple[tuple[str, tuple[int, ...]], ...]
 """A shape for each of some inputs."""
@@ -80,8 +80,8 @@ def picture_size(text: str) -> tuple[int, int] | None:
 def pixel_limit(text: str) -> int:
     """A number of pixels that the decoder can enforce."""
     number = int(text)
-    if not 1 <= number <= PILLOWS_MAX_PIXELS:
-        raise ValueError(f"expected 1 to {PILLOWS_MAX_PIXELS}")
+    if not 1 <= number <= PILLOW_MAX_PIXELS:
+        raise ValueError(f"expected 1 to {PILLOW_MAX_PIXELS}")
     return number
 
 

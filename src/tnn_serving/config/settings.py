@@ -20,8 +20,8 @@ from tnn_serving.engines.choose import PrecisionChoice
 from tnn_serving.engines.shapes import ShapeLimits
 from tnn_serving.network.int8 import Int8Choice
 from tnn_serving.pictures.conversion import PictureInput
-from tnn_serving.pictures.decode import MAX_PIXELS, PILLOWS_MAX_PIXELS
-from tnn_serving.pictures.fit import Fit, ResizeMode, Size
+from tnn_serving.pictures.decode import MAX_PIXELS, PILLOW_MAX_PIXELS
+from tnn_serving.pictures.fit import Fit, PictureSize, ResizeMode
 from tnn_serving.pictures.resize import Interp
 
 
@@ -34,7 +34,7 @@ class PictureSettings:
     reverse_channel: bool = setting(
         "false", readers.flag, "swap the first and third channel of the pixels before `scale` and `bias`"
     )
-    resize: Size | None = setting(
+    resize: PictureSize | None = setting(
         "none", readers.picture_size, "`height,width` that pictures are resized to, or `none`", reach=Reach.SERVING
     )
     resize_mode: ResizeMode = setting(
@@ -49,7 +49,7 @@ class PictureSettings:
         "between pixels when resizing: `linear` or `nearest`",
         reach=Reach.SERVING,
     )
-    crop: Size | None = setting(
+    crop: PictureSize | None = setting(
         "none",
         readers.picture_size,
         "`height,width` cut out of the middle after resizing, or `none`",
@@ -64,7 +64,7 @@ class PictureSettings:
     max_pixels: int = setting(
         str(MAX_PIXELS),
         readers.pixel_limit,
-        f"largest width x height of an encoded picture, at most {PILLOWS_MAX_PIXELS}",
+        f"largest width x height of an encoded picture, at most {PILLOW_MAX_PIXELS}",
         reach=Reach.SERVING,
     )
 

@@ -1,7 +1,4 @@
-"""The road from an ONNX graph to a TNN graph: constants, nodes in order, outputs.
-
-What each operator becomes stands in :mod:`tnn_serving.convert.operators`.
-"""
+"""Conversion of an ONNX graph to a TNN graph; :mod:`tnn_serving.convert.operators` converts the operators."""
 
 from __future__ import annotations
 
@@ -21,18 +18,19 @@ from tnn_serving.tensor import DataType
 def convert_onnx(
     source: onnx.ModelProto | str | os.PathLike[str], *, dims: Mapping[str, Sequence[int]] | None = None
 ) -> Graph:
-    """A TNN graph that computes what the ONNX network does.
+    """A TNN graph that computes the same as the ONNX network.
 
-    Layers and blobs are named after ONNX values; a layer that took over a following node is named after that node's.
+    Layers and blobs have the names of ONNX values. A layer that includes a following node has the name of that node's
+    output.
 
     Args:
-        source: an ONNX model, or the path of one.
-        dims: default dims of inputs, where they shall differ from the model's or where it leaves them open.
+        source: an ONNX model, or its path.
+        dims: default dims by input, where the model's dims are free or should be replaced.
 
     Raises:
         FormatError, LimitError: as :func:`tnn_serving.formats.onnx.read_onnx`.
-        ShapeError: an input whose dims are neither in the model nor given.
-        UnsupportedLayer: a node that has no form in TNN, or not yet one here.
+        ShapeError: an input without fixed dims.
+        UnsupportedLayer: a node that TNN cannot express, or that is not supported here.
     """
     model = read_onnx(source)
     known = OnnxGraph(model)
@@ -44,7 +42,7 @@ def convert_onnx(
         with located(f"ONNX node `{node.name}` ({node.op_type})"):
             converter = CONVERTERS.get(node.op_type)
             if converter is None:
-                raise UnsupportedLayer("operator has no TNN form here", expected=", ".join(sorted(CONVERTERS)))
+                raise UnsupportedLayer("operator cannot be converted to TNN", expected=", ".join(sorted(CONVERTERS)))
             layers.append(converter(known, node))
     return Graph(inputs, known.outputs, layers, source=model.graph.name or "onnx")
 

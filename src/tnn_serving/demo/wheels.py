@@ -1,4 +1,4 @@
-"""Wheels fetched with pip by name and version, checked against a pinned SHA-256, kept in the user's cache folder."""
+"""Wheels: downloaded with pip by name and version, verified against a pinned SHA-256, stored in the cache folder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tnn_serving.errors import ConfigError, FormatError, located
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A package version and the one file of it that is accepted.
+    """A wheel of a package version.
 
     Attributes:
-        filename: of the wheel, as the registry names it.
+        filename: of the wheel in the registry.
         sha256: of the whole file.
-        licence: what the package says of its licence.
+        licence: that the package states.
     """
 
     name: str
@@ -32,39 +32,39 @@ class Wheel:
 
 
 def fetch(wheel: Wheel, cache: Path) -> Path:
-    """The path of the verified wheel in ``cache``, downloaded if it is not there yet.
+    """The path of the verified wheel in ``cache``, downloaded if it is not stored there.
 
-    pip is used as the user has configured it: index, mirrors, proxy and certificates are its business.
+    pip uses the user's configuration of index, mirrors, proxy and certificates.
 
     Raises:
-        ConfigError: pip is missing or cannot get the package.
-        FormatError: the file is another one than expected.
+        ConfigError: pip is missing or cannot download the package.
+        FormatError: the file is not the expected one.
     """
-    kept = cache / "wheels" / wheel.filename
-    if kept.is_file() and _digest(kept) == wheel.sha256:
-        return kept
+    cached = cache / "wheels" / wheel.filename
+    if cached.is_file() and _digest(cached) == wheel.sha256:
+        return cached
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        cached.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"cache folder {kept.parent} cannot be made", found=error.strerror) from error
-    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".download-") as scratch:
-        _download(wheel, Path(scratch), kept)
+        raise ConfigError(f"cache folder {cached.parent} cannot be created", found=error.strerror) from error
+    with tempfile.TemporaryDirectory(dir=cached.parent, prefix=".download-") as scratch:
+        _download(wheel, Path(scratch), cached.parent)
         fresh = Path(scratch) / wheel.filename
         if not fresh.is_file():
             found = ", ".join(path.name for path in Path(scratch).iterdir()) or "nothing"
-            raise FormatError("pip brought another file", expected=wheel.filename, found=found)
+            raise FormatError("pip downloaded another file", expected=wheel.filename, found=found)
         digest = _digest(fresh)
         if digest != wheel.sha256:
-            raise FormatError(f"{wheel.filename} is not the file we know", expected=wheel.sha256, found=digest)
-        os.replace(fresh, kept)
-    return kept
+            raise FormatError(f"{wheel.filename} is not the expected file", expected=wheel.sha256, found=digest)
+        os.replace(fresh, cached)
+    return cached
 
 
 def member(wheel: Path, name: str) -> bytes:
     """The bytes of one file in a wheel.
 
     Raises:
-        FormatError: no such file, or no wheel.
+        FormatError: there is no such file, or the wheel cannot be read.
     """
     with located(wheel.name):
         try:
@@ -74,7 +74,7 @@ def member(wheel: Path, name: str) -> bytes:
             raise FormatError(f"`{name}` cannot be read", found=str(error)) from error
 
 
-def _download(wheel: Wheel, folder: Path, kept: Path) -> None:
+def _download(wheel: Wheel, folder: Path, cache: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--dest", str(folder), f"{wheel.name}=={wheel.version}"]
     try:
@@ -88,7 +88,7 @@ def _download(wheel: Wheel, folder: Path, kept: Path) -> None:
         raise ConfigError(
             f"pip could not download {wheel.name}=={wheel.version}",
             found=next((line for line in lines if line.startswith("ERROR")), lines[-1]),
-            hint=f"where there is no network, put {wheel.filename} into {kept.parent}",
+            hint=f"without a network, copy {wheel.filename} to {cache}",
         )
 
 

@@ -1,7 +1,7 @@
-"""Pictures as TNN's Mat takes them: decoding, resizing, warping, colours, conversion to and from blobs, drawing.
+"""Picture operations of TNN's Mat: decoding, resizing, warping, colours, conversion to and from blobs, drawing.
 
-In: encoded files or uint8 arrays.  Out: uint8 arrays and float32 blobs, equal to the bit to what TNN computes.
-Needs numpy and Pillow; must not import anything of the package but :mod:`tnn_serving.errors`.
+In: encoded files or uint8 arrays.  Out: uint8 arrays and float32 blobs, bit-identical to TNN's.
+Needs numpy and Pillow; imports only :mod:`tnn_serving.errors` from the package.
 """
 
 from __future__ import annotations

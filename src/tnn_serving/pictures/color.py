@@ -21,15 +21,15 @@ CONVERSIONS = (
 
 
 def cvt_color(picture: np.ndarray, conversion: str) -> np.ndarray:
-    """A picture in another colour format, as TNN's ``MatUtils::CvtColor`` (plain CPU device) gives it.
+    """A picture in another colour format, as from TNN's ``MatUtils::CvtColor`` (plain CPU device).
 
     Args:
-        picture: uint8 [N, H, W, 3 or 4] for the grey conversions, [N, H*3/2, W] for NV12 and NV21. TNN reads a batch of
-            these as one picture of N*H rows, all luma rows before all chroma rows; so does this function.
+        picture: uint8 [N, H, W, 3 or 4] for the grey conversions, [N, H*3/2, W] for NV12 and NV21. Like TNN, this
+            function reads a batch of NV12 or NV21 as one picture of N*H rows: all luma rows, then all chroma rows.
         conversion: one of :data:`CONVERSIONS`.
 
     Returns:
-        uint8 [N, H, W, 1], [N, H, W, 3] or, alpha being 255, [N, H, W, 4].
+        uint8 [N, H, W, 1], [N, H, W, 3], or [N, H, W, 4] with an alpha of 255.
 
     Raises:
         RequestError: an unknown conversion, or a picture that does not fit it.
@@ -52,10 +52,10 @@ def cvt_color(picture: np.ndarray, conversion: str) -> np.ndarray:
 
 
 def gray(picture: np.ndarray, *, blue: int) -> np.ndarray:
-    """Luma uint8 [..., H, W, 1] of a picture whose blue byte is ``blue`` (0 or 2) and red the other one.
+    """Luma uint8 [..., H, W, 1] of a picture. ``blue`` is the index of the blue byte, 0 or 2; red is the other one.
 
     ``trunc(0.114 B + 0.587 G + 0.299 R)`` with the precision of the C++ expression: the blue product and the sum are
-    float32, the others double.
+    float32, the other products double.
     """
     b, g, r = picture[..., blue], picture[..., 1], picture[..., 2 - blue]
     sum_ = (b * np.float32(0.114)).astype(np.float64) + 0.587 * g + 0.299 * r
@@ -64,22 +64,22 @@ def gray(picture: np.ndarray, *, blue: int) -> np.ndarray:
 
 
 def with_channels(mat: np.ndarray, channels: int) -> np.ndarray:
-    """A grey or R, G, B, alpha mat with the channels that a network takes.
+    """A grey or R, G, B, alpha mat with the number of channels that a network takes.
 
     Args:
         mat: uint8 [..., H, W, 1 or 4].
-        channels: 1 makes grey of colours as TNN does (RGBATOGRAY), 3 drops alpha as TNN does for N8UC4 mats, 4 keeps it
-            and gives grey pictures 255.
+        channels: 1 converts colours to grey as TNN does (RGBATOGRAY), 3 drops alpha as TNN does for N8UC4 mats, 4 keeps
+            alpha; a grey picture gets an alpha of 255.
 
     Returns:
-        uint8 [..., H, W, channels]; ``mat`` itself if it has them.
+        uint8 [..., H, W, channels]; ``mat`` itself if it has this many channels.
     """
     if mat.shape[-1] == channels:
         return mat
     if channels == 1:
         return gray(mat, blue=2)
     made = np.empty((*mat.shape[:-1], channels), np.uint8)
-    # Channel by channel: numpy copies three bytes of four at a third of the speed.
+    # Channel by channel: copying three of four bytes at once takes numpy three times as long.
     for c in range(channels):
         made[..., c] = mat[..., c if mat.shape[-1] == 4 else 0] if c < 3 else 255
     return made

@@ -1,4 +1,4 @@
-"""How pixels become the numbers that a network takes: TNN's ``MatConvertParam``."""
+"""Conversion of pixels to a network's input: TNN's ``MatConvertParam``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PictureInput:
-    """How pixels become a blob, in TNN's terms.
+    """Parameters of the conversion from pixels to a blob, in TNN's terms.
 
     Attributes:
         scale, bias: one number for all channels, or one per channel, in the order of the blob's channels.

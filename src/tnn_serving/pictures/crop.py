@@ -14,7 +14,7 @@ def crop(picture: np.ndarray, *, top_left_x: int, top_left_y: int, width: int, h
     """A copy of ``height`` rows and ``width`` columns of uint8 [..., H, W, C].
 
     Raises:
-        RequestError: the rectangle is empty or leaves the picture (TNN would read out of bounds).
+        RequestError: the rectangle is empty or extends beyond the picture (TNN reads out of bounds).
     """
     _check(checked_picture(picture).shape[-3:-1], top_left_x, top_left_y, width, height)
     return np.array(picture[..., top_left_y : top_left_y + height, top_left_x : top_left_x + width, :])
@@ -40,7 +40,7 @@ def _check(size: tuple[int, ...], x: int, y: int, width: int, height: int) -> No
     rows, columns = size
     if x < 0 or y < 0 or width < 1 or height < 1 or x + width > columns or y + height > rows:
         raise RequestError(
-            "crop leaves the picture",
+            "crop extends beyond the picture",
             expected=f"within {columns} x {rows}",
             found=f"{width} x {height} at x {x}, y {y}",
         )
@@ -49,15 +49,15 @@ def _check(size: tuple[int, ...], x: int, y: int, width: int, height: int) -> No
 def copy_make_border(
     picture: np.ndarray, *, top: int, bottom: int, left: int, right: int, border_val: int | Sequence[int] = 0
 ) -> np.ndarray:
-    """uint8 [..., H, W, C] with a border of one colour, the only border that TNN knows here.
+    """uint8 [..., H, W, C] with a border of one colour, the only border that TNN supports here.
 
     Args:
         picture: uint8 [..., H, W, C].
         top, bottom, left, right: pixels to add.
-        border_val: a byte for all channels (TNN's form), or one a channel.
+        border_val: one byte for all channels (TNN's form), or one per channel.
 
     Raises:
-        RequestError: a negative border, or a value that is no byte.
+        RequestError: a negative border, or a value that is not a byte.
     """
     if min(top, bottom, left, right) < 0:
         raise RequestError("a border cannot be negative", found=f"{top}, {bottom}, {left}, {right}")

@@ -1,9 +1,8 @@
 """Encoded pictures to uint8 arrays.
 
-Pillow does the decoding: it is the library that knows CMYK JPEGs, palettes, 16-bit PNGs and EXIF, refuses truncated
-files, tells the size before anything is decoded, and releases the interpreter lock while it works. Its own way into
-numpy copies twice with the lock held, for a large JPEG about as long as the decoding takes; the Arrow interface hands
-out the memory itself.
+Pillow decodes: it supports CMYK JPEGs, palettes, 16-bit PNGs and EXIF, refuses truncated files, reports the size before
+it decodes, and releases the interpreter lock. Its conversion to numpy copies twice while it holds the lock, which for a
+large JPEG takes about as long as decoding. Its Arrow interface exposes the memory without a copy.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from PIL import Image, UnidentifiedImageError, _imaging
 from tnn_serving.errors import RequestError
 from tnn_serving.pictures.color import with_channels
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-"""What is taken, by Pillow's names; other decoders of Pillow are not reachable from a request."""
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+"""Accepted formats, by Pillow's names. A request cannot reach Pillow's other decoders."""
 
 OTHER_FORMATS = {
     b"\xff\xd8\xff": "a JPEG with a broken header",
@@ -43,23 +42,23 @@ OTHER_FORMATS = {
     b"<?xml": "XML",
     b"\x1f\x8b": "gzip",
 }
-"""First bytes of what may come instead of a picture; HEIF and AVIF have theirs at byte 4, WebP at byte 8."""
+"""First bytes of other files, for error messages. HEIF and AVIF are recognised at byte 4, WebP at byte 8."""
 
 MAX_PIXELS = 50_000_000
-"""Default cap on width x height: 200 MB while it is decoded."""
+"""Default limit of width x height: 200 MB while it is decoded."""
 
-PILLOWS_MAX_PIXELS = 2 * 89_478_485
-"""Pillow refuses what is larger, whatever it is told (twice its default ``MAX_IMAGE_PIXELS``)."""
+PILLOW_MAX_PIXELS = 2 * 89_478_485
+"""Pillow's hard limit of width x height (twice its default ``MAX_IMAGE_PIXELS``)."""
 
 MAX_SCANS = 50
-"""Scans of a JPEG: progressive ones have about 10. Each may be a few bytes long and cost a pass over all pixels."""
+"""Limit of the scans of a JPEG: a progressive one has about 10. A scan of a few bytes costs a pass over all pixels."""
 
 SCAN = b"\xff\xda"
 AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-"""The next marker behind a scan's data, in which 0xff is stuffed with 0 or starts a restart marker."""
+"""The next marker after a scan's data, in which 0xff is followed by 0 or is part of a restart marker."""
 
-# Arrow hands out pictures that lie in one piece. Pillow's default cuts them into pieces of 16 MB.
-# (Its documentation calls this module Image.core.)
+# Arrow needs pictures in one block of memory; by default Pillow splits them into blocks of 16 MB.
+# (Pillow's documentation calls this module Image.core.)
 _imaging.set_use_block_allocator(1)
 
 ORIENTATION_TAG = 0x0112
@@ -72,9 +71,9 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF 2.32, tag Orientation: what turns the stored picture upright."""
+"""EXIF 2.32, tag Orientation: how to turn the stored picture upright."""
 
-BROKEN = (
+DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -91,45 +90,45 @@ BROKEN = (
     Image.DecompressionBombWarning,
     UserWarning,
 )
-"""What Pillow's decoders raise for files that are not what they claim; the warnings only where they are errors."""
+"""Exceptions of Pillow's decoders for damaged files; the warnings only where warnings are errors."""
 
 
 def decode(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The first picture of a JPEG, PNG, WebP or BMP file, upright, as uint8 [H, W, 3] in the order R, G, B.
 
-    Grey becomes three equal channels; for the rest see :func:`decode_mat`.
+    Grey becomes three equal channels; otherwise as :func:`decode_mat`.
 
     Args:
         data: the whole file.
-        max_pixels: cap on width x height, checked before decoding.
+        max_pixels: limit of width x height, checked before decoding.
 
     Raises:
-        RequestError: no such file, too large, damaged or cut short.
+        RequestError: another kind of file, too large, damaged or truncated.
     """
     return with_channels(decode_mat(data, max_pixels=max_pixels), 3)
 
 
 def decode_mat(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Like :func:`decode`, in the form that costs no conversion: TNN's NGRAY or N8UC4.
+    """Like :func:`decode`, in the forms that need no conversion: TNN's NGRAY or N8UC4.
 
-    Of 16 bits the upper 8 are kept, CMYK is converted without colour management, EXIF orientation is applied.
+    16 bits are cut to the upper 8, CMYK is converted without colour management, EXIF orientation is applied.
 
     Returns:
-        uint8 [H, W, 1] of a grey picture, else [H, W, 4]: R, G, B and alpha, which is 255 where the file has none.
-        It is read-only: the memory is the decoder's.
+        uint8 [H, W, 1] for a grey picture, otherwise [H, W, 4]: R, G, B and alpha, which is 255 if the file has none.
+        Read-only: the memory belongs to the decoder.
 
     Raises:
-        RequestError: no such file, too large, damaged or cut short.
+        RequestError: another kind of file, too large, damaged or truncated.
     """
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=PICTURE_FORMATS)
     except UnidentifiedImageError:
         raise RequestError(
-            "not a picture", expected=", ".join(FORMATS), found=_guess(bytes(data[:16]), len(data))
+            "not a picture", expected=", ".join(PICTURE_FORMATS), found=_guess(bytes(data[:16]), len(data))
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(max_pixels, str(error)) from None
-    except BROKEN as error:
+    except DECODE_ERRORS as error:
         raise RequestError("picture cannot be read", found=_reason(error)) from None
     with image:
         width, height = image.size
@@ -141,18 +140,18 @@ def decode_mat(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PI
             image.load()
             turn = UPRIGHT.get(_orientation(image))
             return _mat(image if turn is None else image.transpose(turn))
-        except BROKEN as error:
-            raise RequestError("picture is damaged or cut short", found=_reason(error)) from None
+        except DECODE_ERRORS as error:
+            raise RequestError("picture is damaged or truncated", found=_reason(error)) from None
 
 
 def _scans(data: bytes) -> int:
-    """How many scans the first JPEG in the file has; 0 where there are certainly few."""
+    """How many scans the first JPEG in the file has; 0 if they are certainly few."""
     if not data.startswith(b"\xff\xd8") or data.count(SCAN) <= MAX_SCANS:
         return 0
     count, at = 0, 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xD9:
         is_scan = data[at : at + 2] == SCAN
-        # A marker may be preceded by any number of 0xff.
+        # A marker may be padded with 0xff bytes in front.
         at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         if is_scan:
             count += 1
@@ -169,7 +168,7 @@ def _too_large(max_pixels: int, found: str) -> RequestError:
 
 
 def _guess(start: bytes, size: int) -> str:
-    """What the bytes are instead."""
+    """The probable format of another file."""
     if start[4:8] == b"ftyp":
         return "HEIF or AVIF"
     if start[8:12] == b"WEBP":
@@ -179,17 +178,17 @@ def _guess(start: bytes, size: int) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 if there is none or the block cannot be read: a picture is not refused for its metadata."""
+    """EXIF orientation; 1 if it is missing or unreadable: broken metadata does not make the picture invalid."""
     try:
         found = image.getexif().get(ORIENTATION_TAG, 1)
-    except BROKEN:
+    except DECODE_ERRORS:
         return 1
     return found if isinstance(found, int) else 1
 
 
 def _mat(image: Image.Image) -> np.ndarray:
     if image.mode == "I;16":
-        # Arrow calls these numbers signed.
+        # Arrow declares these numbers as signed.
         return (_memory(image).view(np.uint16) >> 8).astype(np.uint8)
     if image.mode in ("P", "PA") or (image.mode in ("L", "RGB") and "transparency" in image.info):
         return _memory(image.convert("RGBA"))
@@ -198,9 +197,9 @@ def _mat(image: Image.Image) -> np.ndarray:
 
 
 def _memory(image: Image.Image) -> np.ndarray:
-    """The picture's own memory, [H, W, 1] or [H, W, 4]; the array keeps it alive."""
+    """The picture's memory without a copy, [H, W, 1] or [H, W, 4]; the array keeps it alive."""
     array = nanoarrow.c_array(image)
-    # A view of the child, not the child of a view: only the former holds on to the whole.
+    # A view of the child, not the child of a view: only the former keeps the parent alive.
     storage = array.child(0) if array.n_children else array
     return np.asarray(storage.view().buffer(1)).reshape(image.height, image.width, -1)
 

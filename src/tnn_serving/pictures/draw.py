@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tnn_serving.pictures.planes import checked_picture
 
 PALETTE = ((0, 200, 83), (255, 145, 0), (41, 121, 255), (255, 23, 68), (213, 0, 249), (0, 184, 212), (255, 214, 0))
-"""Saturated colours that stand out on photographs; one a label, in order of appearance."""
+"""Saturated colours that are visible on photographs; one per label, in order of appearance."""
 
 
 def draw_detections(
@@ -21,7 +21,7 @@ def draw_detections(
     labels: Sequence[str] | None = None,
     landmarks: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A copy of ``picture`` with every detection drawn on it; lines and text grow with the picture.
+    """A copy of ``picture`` with all detections drawn on it; lines and text scale with the picture.
 
     Args:
         picture: uint8 [H, W, 3], R, G, B.
@@ -64,7 +64,7 @@ def _tag(
     size: tuple[int, int],
     line: int,
 ) -> None:
-    """A filled label above the box, or inside its upper edge where there is no room above."""
+    """A filled label above the box, or inside its upper edge if there is no room above."""
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     wide, high = right - left + 2 * line, bottom - top + 2 * line
     x = min(max(corner[0], 0), max(size[0] - wide, 0))

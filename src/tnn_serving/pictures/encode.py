@@ -1,4 +1,4 @@
-"""Pictures to files."""
+"""Encoding of pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tnn_serving.errors import RequestError
 from tnn_serving.pictures.planes import checked_picture
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
-"""File name endings and the formats they mean."""
+"""Formats by file name suffix."""
 
 
 def encode_png(picture: np.ndarray) -> bytes:
@@ -28,10 +28,10 @@ def encode_png(picture: np.ndarray) -> bytes:
 
 
 def write_picture(path: str | os.PathLike[str], picture: np.ndarray) -> None:
-    """Writes uint8 [H, W, 3] (R, G, B) to ``path`` in the format of its ending.
+    """Writes uint8 [H, W, 3] (R, G, B) to ``path`` in the format of its suffix.
 
     Raises:
-        RequestError: an ending that is not in :data:`SUFFIXES`, or a file that cannot be written.
+        RequestError: a suffix that is not in :data:`SUFFIXES`, or a file that cannot be written.
     """
     target = Path(path)
     form = SUFFIXES.get(target.suffix.lower())

@@ -1,7 +1,7 @@
-"""Bringing pictures to the size that a network takes: stretched, letterboxed, covering, cropped.
+"""Fitting pictures to a network's input size: stretch, letterbox, cover, crop.
 
-All of it is TNN's ``MatUtils``: ``Resize``, ``Crop`` and ``CopyMakeBorder``, in this order. What is added here are the
-sizes and offsets.
+The pixels come from TNN's ``MatUtils``: ``Resize``, ``Crop`` and ``CopyMakeBorder``, in this order. This module
+computes sizes and offsets.
 """
 
 from __future__ import annotations
@@ -14,61 +14,61 @@ import numpy as np
 from tnn_serving.errors import RequestError
 from tnn_serving.pictures.color import with_channels
 from tnn_serving.pictures.crop import copy_make_border
-from tnn_serving.pictures.resize import Interp, Window, resize
+from tnn_serving.pictures.resize import Interp, Rectangle, resize
 
 ResizeMode = Literal["stretch", "letterbox", "cover"]
 
-Size = tuple[int, int]
+PictureSize = tuple[int, int]
 """Height and width in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a picture of a certain size goes.
+    """How a picture of a certain size is fitted.
 
     Attributes:
-        scaled: size that the whole picture is scaled to.
-        window: the part of the scaled picture that is kept.
+        scaled: size of the whole picture after scaling.
+        window: the part of the scaled picture that is used.
         size: of the result.
-        top, left: where the window lies in the result; the rest is border.
+        top, left: position of the window in the result; the rest is border.
     """
 
-    scaled: Size
-    window: Window
-    size: Size
+    scaled: PictureSize
+    window: Rectangle
+    size: PictureSize
     top: int = 0
     left: int = 0
 
-    def leaves(self, height: int, width: int) -> bool:
-        """Whether a picture of this size stays as it is."""
+    def is_identity(self, height: int, width: int) -> bool:
+        """Whether a picture of this size is unchanged."""
         return self.scaled == self.size == (height, width)
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How pictures of any size become pictures of one.
+    """How pictures of any size are fitted to one size.
 
     Attributes:
-        resize: (height, width), or ``None`` to leave the picture's own.
-        mode: how a picture of another aspect ratio gets there.
+        resize: (height, width), or ``None`` to keep the picture's size.
+        mode: how a picture of another aspect ratio is resized.
         interpolation: TNN's InterpType.
-        crop: (height, width) cut out of the middle afterwards, or ``None``.
-        border: bytes around a letterboxed picture: one for all channels, or one a channel.
+        crop: (height, width) of a centre crop afterwards, or ``None``.
+        border: bytes around a letterboxed picture: one for all channels, or one per channel.
     """
 
-    resize: Size | None = None
+    resize: PictureSize | None = None
     mode: ResizeMode = "stretch"
     interpolation: Interp = "linear"
-    crop: Size | None = None
+    crop: PictureSize | None = None
     border: tuple[int, ...] = (0,)
 
     @property
-    def size(self) -> Size | None:
-        """Height and width of every result; ``None`` if pictures keep theirs."""
+    def size(self) -> PictureSize | None:
+        """Height and width of every result; ``None`` if pictures keep their size."""
         return self.crop or self.resize
 
     def placement(self, height: int, width: int) -> Placement:
-        """Where a picture of this size goes. Divisions round halves up, offsets round down.
+        """The placement of a picture of this size. Divisions round halves up, offsets round down.
 
         Raises:
             RequestError: the picture is smaller than the crop.
@@ -81,7 +81,7 @@ class Fit:
             else:
                 scaled = (max(1, _rounded(height * columns, width)), columns)
             top, left = (rows - scaled[0]) // 2, (columns - scaled[1]) // 2
-            return Placement(scaled, Window(0, 0, *scaled), (rows, columns), top, left)
+            return Placement(scaled, Rectangle(0, 0, *scaled), (rows, columns), top, left)
         scaled = (rows, columns)
         if self.mode == "cover":
             # The side that is relatively shorter fills the size.
@@ -89,7 +89,7 @@ class Fit:
                 scaled = (rows, max(columns, _rounded(width * rows, height)))
             else:
                 scaled = (max(rows, _rounded(height * columns, width)), columns)
-        window = _middle(Window(0, 0, *scaled), (rows, columns))
+        window = _middle(Rectangle(0, 0, *scaled), (rows, columns))
         if self.crop is not None:
             if self.crop[0] > rows or self.crop[1] > columns:
                 raise RequestError(
@@ -101,28 +101,28 @@ class Fit:
         return Placement(scaled, window, (window.height, window.width))
 
     def apply(self, mat: np.ndarray, channels: int) -> np.ndarray:
-        """The picture in its new size.
+        """The fitted picture.
 
         Args:
-            mat: uint8 [H, W, channels], or [H, W, 1 or 4] as :func:`tnn_serving.pictures.decode.decode_mat` gives it.
+            mat: uint8 [H, W, channels], or [H, W, 1 or 4] as from :func:`tnn_serving.pictures.decode.decode_mat`.
             channels: of the result; colours are converted after resizing.
 
         Returns:
             uint8 [H', W', channels].
 
         Raises:
-            RequestError: no pixels, or fewer than the crop takes.
+            RequestError: no pixels, or fewer than the crop needs.
         """
         height, width = mat.shape[:2]
         if 0 in mat.shape:
             raise RequestError("picture is empty", found=list(mat.shape))
         place = self.placement(height, width)
         scaled = resize(mat, *place.scaled, self.interpolation, window=place.window)
-        kept = with_channels(scaled, channels)
+        inner = with_channels(scaled, channels)
         if place.size == (place.window.height, place.window.width):
-            return kept
+            return inner
         return copy_make_border(
-            kept,
+            inner,
             top=place.top,
             bottom=place.size[0] - place.top - place.window.height,
             left=place.left,
@@ -136,7 +136,7 @@ def _rounded(dividend: int, divisor: int) -> int:
     return (2 * dividend + divisor) // (2 * divisor)
 
 
-def _middle(outer: Window, size: Size) -> Window:
-    """A window in the middle of another, the odd pixel at the bottom and right."""
+def _middle(outer: Rectangle, size: PictureSize) -> Rectangle:
+    """A rectangle centred in another; an odd pixel remains at the bottom and right."""
     height, width = size
-    return Window(outer.top + (outer.height - height) // 2, outer.left + (outer.width - width) // 2, height, width)
+    return Rectangle(outer.top + (outer.height - height) // 2, outer.left + (outer.width - width) // 2, height, width)

@@ -1,8 +1,8 @@
-"""TNN's Mat: how pictures and arrays become blobs, and blobs become pictures.
+"""TNN's Mat: conversion of pictures and arrays to blobs and back.
 
 ``blob[c] = scale[c] * value + bias[c]`` in float32. ``reverse_channel`` swaps bytes 0 and 2 of a pixel before scale
-and bias, so that ``scale[0]`` always belongs to the first channel of the blob. Where TNN reads or writes out of bounds,
-or returns bits of another type, an error is raised here instead.
+and bias, so ``scale[0]`` always belongs to the first channel of the blob. Where TNN reads or writes out of bounds, or
+returns bits of another type, these functions raise an error.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class MatType(IntEnum):
 
 
 PIXEL_CHANNELS = {MatType.N8UC3: 3, MatType.N8UC4: 4, MatType.NGRAY: 1}
-"""Bytes a pixel of the interleaved types."""
+"""Bytes per pixel of the interleaved types."""
 
 
 @dataclass(frozen=True, slots=True)
 class MatConvertParam:
-    """TNN's conversion parameters with TNN's defaults: one scale and bias a channel."""
+    """TNN's conversion parameters with TNN's defaults: one scale and bias per channel."""
 
     scale: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     bias: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
@@ -44,11 +44,11 @@ class MatConvertParam:
 
     @property
     def identity(self) -> bool:
-        """All scales are 1 and all biases 0."""
+        """Whether all scales are 1 and all biases 0."""
         return all(s == 1 for s in self.scale) and all(b == 0 for b in self.bias)
 
     def channels(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """float32 scale and bias of ``count`` channels; lists of nothing but 1 and 0 are extended.
+        """float32 scale and bias of ``count`` channels; the identity is extended to any number of channels.
 
         Raises:
             RequestError: fewer values than channels.
@@ -58,33 +58,33 @@ class MatConvertParam:
             return np.ones(count, np.float32), np.zeros(count, np.float32)
         if min(scale.size, bias.size) < count:
             raise RequestError(
-                "scale and bias need one value a channel",
+                "scale and bias need one value per channel",
                 expected=f"{count} values",
                 found=f"{scale.size} scales, {bias.size} biases",
             )
         return scale[:count], bias[:count]
 
 
-DEFAULT = MatConvertParam()
+DEFAULT_PARAM = MatConvertParam()
 
 
 def mat_to_blob(
     mat: np.ndarray,
     kind: MatType,
-    param: MatConvertParam = DEFAULT,
+    param: MatConvertParam = DEFAULT_PARAM,
     *,
     channels: int | None = None,
     blob_scale: np.ndarray | None = None,
     zero_point: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The blob that TNN makes of a mat.
+    """The blob that TNN makes from a mat.
 
     Args:
         mat: uint8 [N, H, W, C] of N8UC3 (C = 3), N8UC4 (4) and NGRAY (1); uint8 [N, H*3/2, W] of NNV12 and NNV21, which
             become B, G, R; float32 [N, C, ...] of NCHW_FLOAT; int32 of NC_INT32.
-        kind: what the mat is.
+        kind: type of the mat.
         param: scale, bias and channel order.
-        channels: of the blob; only an N8UC4 mat leaves the choice of 4 (default) or 3, which drops the fourth byte.
+        channels: of the blob; only for an N8UC4 mat there is a choice: 4 (default), or 3, which drops the fourth byte.
         blob_scale, zero_point: float32 and int8 [1] or [C] of an int8 blob.
 
     Returns:
@@ -111,25 +111,25 @@ def mat_to_blob(
         if wanted != expected and (kind, wanted) != (MatType.N8UC4, 3):
             raise RequestError("mat and blob differ in channels", expected=f"{wanted} channels", found=kind.name)
         blob = _planar(mat, param, wanted)
-    return blob if blob_scale is None else quantize(blob, blob_scale, zero_point)
+    return blob if blob_scale is None else quantize_blob(blob, blob_scale, zero_point)
 
 
 def blob_to_mat(
     blob: np.ndarray,
     kind: MatType,
-    param: MatConvertParam = DEFAULT,
+    param: MatConvertParam = DEFAULT_PARAM,
     *,
     blob_scale: np.ndarray | None = None,
     zero_point: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The mat that TNN makes of a blob.
+    """The mat that TNN makes from a blob.
 
     Pixels are ``trunc(clamp(scale * x + bias + 0.5, 0, 255))``; channels are swapped after that. The fourth byte of an
-    N8UC4 mat made of three channels is 0.
+    N8UC4 mat made from three channels is 0.
 
     Args:
         blob: float32 [N, C, H, W] (any rank for NCHW_FLOAT), int32 for NC_INT32, int8 with its ``blob_scale``.
-        kind: what to make: N8UC3, N8UC4, NGRAY, NCHW_FLOAT or NC_INT32.
+        kind: type of the mat: N8UC3, N8UC4, NGRAY, NCHW_FLOAT or NC_INT32.
         param: scale, bias and channel order.
         blob_scale, zero_point: of an int8 blob.
 
@@ -139,23 +139,23 @@ def blob_to_mat(
     if kind is MatType.NC_INT32:
         return np.array(_typed(blob, np.int32, kind))
     if blob_scale is not None:
-        blob = dequantize(_typed(blob, np.int8, kind), blob_scale, zero_point)
+        blob = dequantize_blob(_typed(blob, np.int8, kind), blob_scale, zero_point)
     values = _typed(blob, np.float32, kind)
     if kind is MatType.NCHW_FLOAT:
         return _scaled(values, param)
-    bytes_a_pixel = PIXEL_CHANNELS.get(kind)
-    if bytes_a_pixel is None:
+    pixel_bytes = PIXEL_CHANNELS.get(kind)
+    if pixel_bytes is None:
         raise RequestError(
-            "blobs do not become this mat type", expected="N8UC3, N8UC4, NGRAY, NCHW_FLOAT", found=kind.name
+            "blobs cannot be converted to this mat type", expected="N8UC3, N8UC4, NGRAY, NCHW_FLOAT", found=kind.name
         )
-    fits = values.ndim == 4 and (values.shape[1] == bytes_a_pixel or (kind is MatType.N8UC4 and values.shape[1] == 3))
+    fits = values.ndim == 4 and (values.shape[1] == pixel_bytes or (kind is MatType.N8UC4 and values.shape[1] == 3))
     if not fits:
         raise RequestError(
             "blob and mat differ in channels", expected=f"[N, C, H, W] for {kind.name}", found=values.shape
         )
     batch, count, height, width = values.shape
     scale, bias = param.channels(count)
-    mat = np.zeros((batch, height, width, bytes_a_pixel), np.uint8)
+    mat = np.zeros((batch, height, width, pixel_bytes), np.uint8)
     for c in range(count):
         value = values[:, c] * scale[c] + bias[c] + np.float32(0.5)
         target = 2 - c if param.reverse_channel and count >= 3 and c < 3 else c
@@ -163,8 +163,9 @@ def blob_to_mat(
     return mat
 
 
-def quantize(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None = None) -> np.ndarray:
-    """int8 codes of float32 [N, C, ...]: ``x / scale + zero_point``, halves away from zero, saturated; 0 at scale 0."""
+def quantize_blob(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None = None) -> np.ndarray:
+    """int8 codes of float32 [N, C, ...]: ``x / scale + zero_point``, rounded half away from zero, saturated; 0 where
+    the scale is 0."""
     s, z = _per_channel(values, scale, zero_point)
     with np.errstate(divide="ignore", invalid="ignore"):
         code = values / s + z
@@ -174,7 +175,7 @@ def quantize(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | Non
     return codes
 
 
-def dequantize(codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None = None) -> np.ndarray:
+def dequantize_blob(codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None = None) -> np.ndarray:
     """float32 values of int8 [N, C, ...]: ``scale * (code - zero_point)``."""
     s, z = _per_channel(codes, scale, zero_point)
     values: np.ndarray = s * (codes.astype(np.float32) - z)

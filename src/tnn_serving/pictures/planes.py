@@ -14,7 +14,7 @@ def checked_picture(picture: np.ndarray) -> np.ndarray:
         RequestError: it is not.
     """
     if picture.dtype != np.uint8:
-        raise RequestError("a picture must hold bytes", expected="uint8", found=picture.dtype)
+        raise RequestError("a picture must consist of bytes", expected="uint8", found=picture.dtype)
     if picture.ndim < 3 or not 1 <= picture.shape[-1] <= 4:
         raise RequestError(
             "a picture has height, width and channels", expected="[..., H, W, 1..4]", found=picture.shape
@@ -28,7 +28,7 @@ def split_yuv(yuv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Luma [..., H, W] and chroma [..., H/2, W/2, 2] views of an NV12 or NV21 picture [..., H*3/2, W].
 
     Raises:
-        RequestError: the bytes cannot be a picture of even height and width.
+        RequestError: the array is not a picture of even height and width.
     """
     if yuv.dtype != np.uint8 or yuv.ndim < 2:
         raise RequestError(

@@ -1,7 +1,7 @@
 """TNN's ``MatUtils::Resize``: fixed-point linear and nearest-neighbour scaling of 8-bit pictures.
 
-Only the pixels that are needed are read, and the work is done in blocks that stay in the processor's cache, by calls
-that release the interpreter lock.
+Only the pixels that are needed are read. The work is done in blocks that fit into the processor's cache, by calls that
+release the interpreter lock.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COEFFICIENT_SCALE = 2048
 """Weights have 11 fractional bits (TNN: ``INTER_RESIZE_COEF_BITS``)."""
 
 BLOCK_BYTES = 1 << 17
-"""Of intermediate values worked on at a time; measured: half is as good, a quarter or no blocks at all are slower."""
+"""Intermediate values per block. Measured: half is as fast; a quarter, or no blocks, is slower."""
 
 PIXEL_TYPE: dict[int, np.dtype[Any]] = {
     1: np.dtype(np.uint8),
@@ -29,11 +29,11 @@ PIXEL_TYPE: dict[int, np.dtype[Any]] = {
     3: np.dtype("V3"),
     4: np.dtype(np.uint32),
 }
-"""What moves a pixel of so many bytes as one element."""
+"""A type of one element per pixel, by bytes per pixel."""
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class Rectangle:
     """A rectangle of pixels."""
 
     top: int
@@ -43,41 +43,41 @@ class Window:
 
 
 def scaled_size(height: int, width: int, scale_h: float, scale_w: float) -> tuple[int, int]:
-    """Target height and width for scales, halves rounded up; TNN then scales by source/target, not by the scales."""
+    """Target height and width for scales, halves rounded up. TNN then scales by source/target, not by the scales."""
     return math.floor(scale_h * height + 0.5), math.floor(scale_w * width + 0.5)
 
 
 def resize(
-    picture: np.ndarray, height: int, width: int, interp: Interp = "linear", *, window: Window | None = None
+    picture: np.ndarray, height: int, width: int, interp: Interp = "linear", *, window: Rectangle | None = None
 ) -> np.ndarray:
-    """A picture of another size, equal to the bit to TNN's.
+    """A resized picture, bit-identical to TNN's.
 
     Args:
         picture: uint8 [..., H, W, C], C from 1 to 4. TNN reads out of bounds for a side of one pixel; here that pixel
             is repeated.
         height, width: of the result.
         interp: "linear" (2 x 2 taps, no anti-aliasing) or "nearest".
-        window: the part of the result to compute, the same as cropping it afterwards.
+        window: the part of the result to compute; equal to a crop afterwards.
 
     Returns:
-        uint8 [..., height, width, C], or what the window leaves of it; the picture itself if nothing changes.
+        uint8 [..., height, width, C], or the window's part of it; the picture itself if nothing changes.
 
     Raises:
-        RequestError: not a picture, an empty target, or a window that leaves it.
+        RequestError: not a picture, an empty target, or a window that extends beyond the target.
     """
     _check_target(height, width)
     rows, columns, channels = checked_picture(picture).shape[-3:]
-    seen = window or Window(0, 0, height, width)
+    seen = window or Rectangle(0, 0, height, width)
     if min(seen.top, seen.left, seen.height - 1, seen.width - 1, height - seen.top - seen.height) < 0 or (
         seen.left + seen.width > width
     ):
-        raise RequestError("window leaves the picture", expected=f"within {height} x {width}", found=seen)
+        raise RequestError("window extends beyond the picture", expected=f"within {height} x {width}", found=seen)
     if (rows, columns) == (height, width):
         return picture[..., seen.top : seen.top + seen.height, seen.left : seen.left + seen.width, :]
     vertical = _Taps.of(rows, height, seen.top, seen.height)
     horizontal = _Taps.of(columns, width, seen.left, seen.width)
     sample = _linear if interp == "linear" else _nearest
-    # One element a pixel, so that a pixel is moved at once.
+    # One element per pixel, so that a pixel is moved at once.
     pixels = np.ascontiguousarray(picture).reshape(-1, rows, columns * channels).view(PIXEL_TYPE[channels])
     resized = np.empty((pixels.shape[0], seen.height, seen.width * channels), np.uint8)
     for source, target in zip(pixels, resized, strict=True):
@@ -107,8 +107,8 @@ def _check_target(height: int, width: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Taps:
-    """The two source pixels of each target pixel along one axis, ascending (int64 [n]), and how far the target is
-    from the first to the second (float32 [n])."""
+    """The two source pixels of each target pixel along one axis, ascending (int64 [n]), and the target's position
+    between the first and the second, 0 to 1 (float32 [n])."""
 
     first: np.ndarray
     second: np.ndarray
@@ -116,7 +116,7 @@ class _Taps:
 
     @classmethod
     def of(cls, source: int, target: int, start: int, count: int) -> _Taps:
-        """Those of ``count`` target pixels from ``start`` on, scaling ``source`` pixels to ``target``."""
+        """The taps of ``count`` target pixels from ``start``, scaling ``source`` pixels to ``target``."""
         centre = (np.arange(start, start + count) + 0.5) * (source / target) - 0.5
         position = centre.astype(np.float32)
         first = np.floor(position).astype(np.int64)
@@ -128,12 +128,12 @@ class _Taps:
         return cls(first, np.minimum(first + 1, source - 1), ratio)
 
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """Integer weights of both taps, halves rounded up, float32 arithmetic; int32 [n]."""
+        """Integer weights of both taps (int32 [n]), halves rounded up, computed in float32."""
         half, unit = np.float32(0.5), np.float32(COEFFICIENT_SCALE)
         return ((1 - self.ratio) * unit + half).astype(np.int32), (self.ratio * unit + half).astype(np.int32)
 
     def nearest(self) -> np.ndarray:
-        """The nearer tap, the first at the same distance."""
+        """The nearer tap; the first if both are equally near."""
         return np.where(self.ratio <= 0.5, self.first, self.second)
 
 

@@ -25,16 +25,16 @@ def warp_affine(
     border: Border = "constant",
     border_val: int = 0,
 ) -> np.ndarray:
-    """A picture moved by an affine transform, equal to the bit to TNN's.
+    """A picture under an affine transform, bit-identical to TNN's.
 
-    Positions have 10 fractional bits, of which 5 choose the weights.
+    Positions have 10 fractional bits; the upper 5 select the weights.
 
     Args:
         picture: uint8 [..., H, W, C].
-        transform: 2 x 3, maps source x, y, 1 to target x, y. One that cannot be inverted counts as all zero.
+        transform: 2 x 3, maps source x, y, 1 to target x, y. A singular one has an inverse of all zeros.
         height, width: of the result.
         interp: "linear" or "nearest".
-        border: what lies outside the picture: ``border_val``, or its nearest pixel.
+        border: pixels outside the picture: ``border_val`` ("constant"), or the nearest pixel ("replicate").
 
     Returns:
         uint8 [..., height, width, C].
@@ -81,7 +81,7 @@ def warp_affine_yuv(
 ) -> np.ndarray:
     """Like :func:`warp_affine` for NV12 and NV21 [..., H*3/2, W], with a constant border.
 
-    Luma and chroma are moved by the same transform, as TNN does, although chroma has half the size.
+    Like TNN, it applies the same transform to luma and chroma, although chroma has half the size.
 
     Raises:
         RequestError: an odd height or width, before or after.
@@ -117,7 +117,7 @@ def _positions(axis: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _round_int32(values: np.ndarray) -> np.ndarray:
-    """Halves away from zero, saturated to 32 bits; int64."""
+    """Rounded half away from zero and saturated to 32 bits, as int64."""
     rounded = np.trunc(values + np.where(values >= 0, 0.5, -0.5))
     clipped: np.ndarray = np.clip(rounded, INT32_MIN, INT32_MAX).astype(np.int64)
     return clipped

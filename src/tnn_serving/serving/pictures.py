@@ -72,7 +72,7 @@ class PictureReader:
         if 0 in batch.shape:
             raise RequestError("picture is empty", found=list(pixels.shape))
         height, width = batch.shape[1:3]
-        if self.fit.placement(height, width).leaves(height, width):
+        if self.fit.placement(height, width).is_identity(height, width):
             return batch
         return self._stacked(self._resized, list(batch))
 

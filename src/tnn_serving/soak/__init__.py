@@ -1,7 +1,7 @@
-"""A long mixed load on a server of its own, and whether its memory grows.
+"""Soak test: a long mixed load on a temporary server, with a verdict on memory growth.
 
-In: a repository, or none for a small made set; a time or a number of requests.  Out: :class:`Soak`.  Imports clients
-and the supervised server; is imported by the command line only.
+In: a repository, or none for a small generated one; a duration or a number of requests.  Out: :class:`Soak`.  Imports
+the client and the supervised server; only the command line imports it.
 """
 
 from __future__ import annotations

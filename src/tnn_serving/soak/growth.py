@@ -1,10 +1,10 @@
-"""Whether memory grows: a slope, and how sure it is.
+"""Memory growth: a slope and its confidence interval.
 
-Samples of a process' memory come in steps and are much alike from one second to the next, so ordinary least squares
-would be far too sure of itself. Two things are done about it. The samples after the warm-up are cut into equal windows
-of which the median is taken: what a reload takes for a moment disappears, what leaks stays. And the confidence interval
-counts only as many independent windows as there are: n (1 - r) / (1 + r), r being the correlation of neighbouring
-residuals (Santer et al. 2000, J. Geophys. Res. 105, 7337-7356).
+A process's memory changes in steps, and successive samples are strongly correlated, so the confidence interval of
+ordinary least squares is far too narrow. Two corrections are made. First, the samples after the warm-up are divided
+into equal windows, and the median of each is used: short peaks during a reload disappear, leaks remain. Second, the
+confidence interval uses the effective number of independent windows, n (1 - r) / (1 + r), where r is the lag-1
+correlation of the residuals (Santer et al. 2000, J. Geophys. Res. 105, 7337-7356).
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from enum import Enum
 
 import numpy as np
 
-WARM_UP = 1 / 3
-"""Share of the time that does not count: caches fill, and every arena of memory is used for the first time."""
+WARM_UP_SHARE = 1 / 3
+"""Share of the time that is ignored: caches fill, and every memory arena is used for the first time."""
 
-WINDOWS = 40
-"""At most; fewer where there are not :data:`LEAST_SAMPLES` for each."""
+MAX_WINDOWS = 40
+"""Number of windows; fewer if they would have less than :data:`MIN_SAMPLES` samples each."""
 
-LEAST_SAMPLES = 3
+MIN_SAMPLES = 3
 
-MOST_ALIKE = 0.95
-"""Largest correlation of neighbours that is believed; more would leave nothing to say."""
+MAX_CORRELATION = 0.95
+"""Upper limit of the lag-1 correlation; above it, too few independent windows remain for a verdict."""
 
 
 class Verdict(str, Enum):
-    """What the slope's confidence interval says of a threshold."""
+    """The slope's confidence interval compared with a threshold."""
 
     FLAT = "flat"
-    """All of it lies below."""
+    """All of the interval is below the threshold."""
     GROWS = "grows"
-    """All of it lies above."""
+    """All of the interval is above the threshold."""
     UNCLEAR = "unclear"
-    """The threshold lies within: a longer run would tell."""
+    """The threshold is within the interval: a longer run is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class Growth:
         slope_mb_per_hour: of the line, MB being 10^6 bytes.
         low_mb_per_hour, high_mb_per_hour: 95 % confidence interval of the slope.
         start_mb: the line's value at the end of the warm-up.
-        from_s, to_s: the time that counts.
-        correlation: of neighbouring windows' residuals.
+        from_s, to_s: the time span of the line, without the warm-up.
+        correlation: lag-1 correlation of the windows' residuals.
         windows: number of windows.
     """
 
@@ -62,21 +62,21 @@ class Growth:
     windows: int
 
     def verdict(self, allowed_mb_per_hour: float) -> Verdict:
-        """Whether memory grows faster than is allowed."""
+        """Whether memory grows faster than allowed."""
         if self.low_mb_per_hour > allowed_mb_per_hour:
             return Verdict.GROWS
         return Verdict.FLAT if self.high_mb_per_hour <= allowed_mb_per_hour else Verdict.UNCLEAR
 
 
-def growth(times_s: Sequence[float], memory_bytes: Sequence[float]) -> Growth | None:
-    """The line through samples of memory after the warm-up; ``None`` if there are too few to say anything."""
+def fit_growth(times_s: Sequence[float], memory_bytes: Sequence[float]) -> Growth | None:
+    """The line through the samples of memory after the warm-up; ``None`` if there are too few."""
     times, memory = np.asarray(times_s, float), np.asarray(memory_bytes, float) / 1e6
     if len(times) < 2:
         return None
-    from_s = float(times[0] + WARM_UP * (times[-1] - times[0]))
+    from_s = float(times[0] + WARM_UP_SHARE * (times[-1] - times[0]))
     steady = times >= from_s
     times, memory = times[steady], memory[steady]
-    count = min(WINDOWS, len(times) // LEAST_SAMPLES)
+    count = min(MAX_WINDOWS, len(times) // MIN_SAMPLES)
     if count < 4:
         return None
     x = np.array([part.mean() for part in np.array_split(times, count)])
@@ -86,9 +86,9 @@ def growth(times_s: Sequence[float], memory_bytes: Sequence[float]) -> Growth | 
     slope = float(centred @ y) / spread
     residuals = y - y.mean() - slope * centred
     squares = float(residuals @ residuals)
-    alike = float(residuals[1:] @ residuals[:-1]) / squares if squares > 0 else 0.0
-    alike = min(max(alike, 0.0), MOST_ALIKE)
-    independent = count * (1 - alike) / (1 + alike)
+    correlation = float(residuals[1:] @ residuals[:-1]) / squares if squares > 0 else 0.0
+    correlation = min(max(correlation, 0.0), MAX_CORRELATION)
+    independent = count * (1 - correlation) / (1 + correlation)
     freedom = independent - 2
     error = math.sqrt(squares / freedom / spread) * _t(freedom) if freedom > 1 else math.inf
     hour = 3600.0
@@ -99,13 +99,14 @@ def growth(times_s: Sequence[float], memory_bytes: Sequence[float]) -> Growth | 
         float(y.mean() + slope * (from_s - x.mean())),
         from_s,
         float(times[-1]),
-        alike,
+        correlation,
         count,
     )
 
 
 def _t(freedom: float) -> float:
-    """The 97.5 % point of Student's distribution (Abramowitz & Stegun 26.7.5), within 2 % from 2 degrees on."""
+    """The 97.5 % quantile of Student's distribution (Abramowitz & Stegun 26.7.5), within 2 % from 2 degrees of freedom
+    upwards."""
     z, n = 1.959963984540054, freedom
     terms = (
         (z**3 + z) / 4,

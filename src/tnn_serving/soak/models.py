@@ -1,4 +1,4 @@
-"""A small repository of made networks that between them use every road through the backend."""
+"""A small repository of generated networks that together use every code path of the backend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tnn_serving.layers import make
 from tnn_serving.network.formats import Tnn
 from tnn_serving.random_weights import fill_random_weights
 
-CONVOLUTIONS = (
+CONVOLUTION_LAYERS = (
     "Convolution c1 1 1 x a 1 3 16 3 3 2 2 1 1 1 -1 1 1 1",
     "Convolution c2 1 1 a b 1 16 32 3 3 1 1 1 1 1 -1 1 1 1",
     "Convolution c3 1 1 b y 1 32 8 1 1 1 1 0 0 1 -1 1 1 0",
@@ -20,35 +20,35 @@ CONVOLUTIONS = (
 """x [N, 3, H, W] -> y [N, 8, H/2, W/2]"""
 
 
-DENSE = ("InnerProduct f1 1 1 x a 256 1 0 1", "ReLU r 1 1 a b", "InnerProduct f2 1 1 b y 16 1 0 1")
+DENSE_LAYERS = ("InnerProduct f1 1 1 x a 256 1 0 1", "ReLU r 1 1 a b", "InnerProduct f2 1 1 b y 16 1 0 1")
 
-PIXELS = """
+PIXEL_CONFIG = """
 input [ { name: "x" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] } ]
 parameters [ { key: "scale" value: { string_value: "0.0078125" } } ]
 """
 
-FILES = """
+FILE_CONFIG = """
 input [ { name: "x" data_type: TYPE_STRING dims: [ 1 ] } ]
 parameters [ { key: "scale" value: { string_value: "0.0078125" } }, { key: "resize" value: { string_value: "64,64" } } ]
 """
 
-ENGINE = 'parameters [ { key: "engine" value: { string_value: "%s" } } ]\n'
-SQUARE = (1, 3, 64, 64)
+ENGINE_CONFIG = 'parameters [ { key: "engine" value: { string_value: "%s" } } ]\n'
+SQUARE_DIMS = (1, 3, 64, 64)
 
-MODELS: dict[str, tuple[Sequence[str], tuple[int, ...], str]] = {
-    **{f"shapes_{name}": (CONVOLUTIONS, SQUARE, ENGINE % name) for name in ENGINES.built_in},
-    "measured": (CONVOLUTIONS, SQUARE, ""),
-    "pixels": (CONVOLUTIONS, SQUARE, PIXELS),
-    "pictures": (CONVOLUTIONS, SQUARE, FILES),
-    "dense": (DENSE, (1, 128), ""),
-    "unloaded": (CONVOLUTIONS, SQUARE, ""),
+SOAK_MODELS: dict[str, tuple[Sequence[str], tuple[int, ...], str]] = {
+    **{f"shapes_{name}": (CONVOLUTION_LAYERS, SQUARE_DIMS, ENGINE_CONFIG % name) for name in ENGINES.built_in},
+    "measured": (CONVOLUTION_LAYERS, SQUARE_DIMS, ""),
+    "pixels": (CONVOLUTION_LAYERS, SQUARE_DIMS, PIXEL_CONFIG),
+    "pictures": (CONVOLUTION_LAYERS, SQUARE_DIMS, FILE_CONFIG),
+    "dense": (DENSE_LAYERS, (1, 128), ""),
+    "unloaded": (CONVOLUTION_LAYERS, SQUARE_DIMS, ""),
 }
-"""Name, layers, dims of the input, configuration."""
+"""Layers, dims of the input, and configuration of each model."""
 
 
 def write_models(repository: Path) -> None:
     """Writes the repository."""
-    for name, (layers, dims, config) in MODELS.items():
+    for name, (layers, dims, config) in SOAK_MODELS.items():
         folder = repository / name / "1"
         folder.mkdir(parents=True)
         graph = fill_random_weights(_graph(layers, dims), name=name)

@@ -1,4 +1,4 @@
-"""A soak as a page or a picture: no scripts, nothing from elsewhere."""
+"""The report of a soak test as a self-contained page or plot, without scripts."""
 
 from __future__ import annotations
 
@@ -23,59 +23,60 @@ def write_report(soak: Soak, path: Path) -> None:
     """Writes an .html page with table and plot, or an .svg with the plot.
 
     Raises:
-        ConfigError: another ending, or a file that cannot be written.
+        ConfigError: another suffix, or the file cannot be written.
     """
-    makers = {".html": page, ".svg": plot}
+    makers = {".html": soak_page, ".svg": memory_plot}
     if path.suffix not in makers:
-        raise ConfigError("a report has an unknown ending", expected=", ".join(makers), found=path.name)
+        raise ConfigError("unknown format of a report", expected=", ".join(makers), found=path.name)
     try:
         path.write_text(makers[path.suffix](soak), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def said(soak: Soak) -> str:
+def verdict_sentence(soak: Soak) -> str:
     """The verdict as a sentence."""
     line = soak.growth
     if line is None or soak.verdict is None:
         return "The run was too short for a verdict on memory."
     return (
-        f"Memory: {soak.verdict.value}. {line.slope_mb_per_hour:+.1f} MB an hour, 95 % confidence "
+        f"Memory: {soak.verdict.value}. {line.slope_mb_per_hour:+.1f} MB per hour, 95 % confidence interval "
         f"{line.low_mb_per_hour:+.1f} to {line.high_mb_per_hour:+.1f}, allowed {soak.allowed_mb_per_hour:g}; "
-        f"{line.windows} windows from {line.from_s:.0f} s on, neighbours correlated {line.correlation:.2f}."
+        f"{line.windows} windows from {line.from_s:.0f} s, lag-1 correlation {line.correlation:.2f}."
     )
 
 
-def rows(soak: Soak) -> list[tuple[str, str]]:
-    """What was done, as label and value."""
+def summary_rows(soak: Soak) -> list[tuple[str, str]]:
+    """Labels and values of the summary."""
     memory = soak.memory_mb
     return [
         ("seconds", f"{soak.seconds:.0f}"),
         ("requests", f"{soak.requests:,}"),
         ("answered", f"{soak.answered:,}, {soak.shared:,} of them from shared memory"),
-        ("refused, as they should be", f"{soak.refused:,}"),
+        ("refused as expected", f"{soak.refused:,}"),
         ("cancelled", f"{soak.cancelled:,}"),
-        ("models loaded anew", f"{soak.reloads:,}"),
+        ("model reloads", f"{soak.reloads:,}"),
         ("shapes", f"{sum(soak.shapes.values()):,} of {len(soak.shapes)} models"),
         ("failures", f"{sum(soak.failures.values()):,}"),
         ("memory (PSS)", f"{memory[0]:.0f} MB at the start, {max(memory):.0f} at most, {memory[-1]:.0f} at the end"),
     ]
 
 
-def page(soak: Soak) -> str:
+def soak_page(soak: Soak) -> str:
     """The report as HTML."""
     facts = "".join(
-        f"<tr><th>{html.escape(label)}</th><td>{html.escape(value)}</td></tr>" for label, value in rows(soak)
+        f"<tr><th>{html.escape(label)}</th><td>{html.escape(value)}</td></tr>" for label, value in summary_rows(soak)
     )
     failures = "".join(f"<li>{count} times: {html.escape(text)}</li>" for text, count in soak.failures.items())
     return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Soak</title>'
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Soak test</title>'
         f"<style>body{{{STYLE};margin:2em;max-width:60em}}th{{text-align:left;padding-right:2em}}</style>"
-        f"<h1>Soak</h1><p>{html.escape(said(soak))}</p>{plot(soak)}<table>{facts}</table><ul>{failures}</ul></html>\n"
+        f"<h1>Soak test</h1><p>{html.escape(verdict_sentence(soak))}</p>{memory_plot(soak)}<table>{facts}</table>"
+        f"<ul>{failures}</ul></html>\n"
     )
 
 
-def plot(soak: Soak) -> str:
+def memory_plot(soak: Soak) -> str:
     """Memory over time as SVG, with the warm-up shaded and the line through the rest."""
     times, memory = soak.times_s, soak.memory_mb
     right, low, high = max(times[-1], 1.0), 0.0, max(memory) * 1.1

@@ -1,4 +1,4 @@
-"""What a soak asks of each model: inputs of many shapes that it takes, and requests that it must refuse."""
+"""The requests of a soak test: inputs of many valid shapes, and invalid requests that must be refused."""
 
 from __future__ import annotations
 
@@ -12,21 +12,18 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from tnn_serving.client.connection import ModelInfo, TensorInfo
+from tnn_serving.pictures.decode import PICTURE_FORMATS
 
-SHAPES = 150
-"""Shapes that are tried with each model that leaves dims free."""
+SHAPES_TRIED = 150
+"""Shapes that are tried per model with free dims."""
 
 SIDES = (32, 320)
-"""Height and width of pictures: at least, and less than."""
-
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-
-Arrays = Mapping[str, np.ndarray]
+"""Height and width of pictures: minimum, and exclusive maximum."""
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """A model, and inputs that it is known to answer."""
+class SoakModel:
+    """A model, and input shapes that it accepts."""
 
     info: ModelInfo
     shapes: list[dict[str, tuple[int, ...]]]
@@ -36,40 +33,40 @@ class Target:
         return any(item.datatype == "BYTES" for item in self.info.inputs)
 
     def inputs(self, random: np.random.Generator) -> dict[str, np.ndarray]:
-        """Random values of a random one of the shapes."""
+        """Random values of a random shape."""
         shapes = self.shapes[random.integers(len(self.shapes))]
-        return {item.name: values(item, shapes[item.name], random) for item in needed(self.info)}
+        return {item.name: random_values(item, shapes[item.name], random) for item in needed(self.info)}
 
 
 def needed(info: ModelInfo) -> list[TensorInfo]:
-    """The inputs that may not be left out."""
+    """The required inputs."""
     return [item for item in info.inputs if not item.optional]
 
 
-def find_shapes(module: Any, client: Any, info: ModelInfo, random: np.random.Generator) -> Target:
-    """Tries shapes, each once, and keeps those that the model answers."""
+def find_shapes(module: Any, client: Any, info: ModelInfo, random: np.random.Generator) -> SoakModel:
+    """Sends one request per candidate shape, and returns the shapes that the model accepts."""
     answered = []
     for shapes in _candidates(info, random):
-        arrays = {item.name: values(item, shapes[item.name], random) for item in needed(info)}
+        arrays = {item.name: random_values(item, shapes[item.name], random) for item in needed(info)}
         try:
-            client.infer(info.name, tensors(module, arrays))
+            client.infer(info.name, infer_inputs(module, arrays))
         except InferenceServerException:
             continue
         answered.append(shapes)
-    return Target(info, answered)
+    return SoakModel(info, answered)
 
 
 def _candidates(info: ModelInfo, random: np.random.Generator) -> Iterator[dict[str, tuple[int, ...]]]:
     seen = set()
-    for _ in range(SHAPES):
+    for _ in range(SHAPES_TRIED):
         shapes = {item.name: _dims(item, random) for item in needed(info)}
-        if tuple(shapes.values()) not in seen:
-            seen.add(tuple(shapes.values()))
+        if tuple(shapes.random_values()) not in seen:
+            seen.add(tuple(shapes.random_values()))
             yield shapes
 
 
 def _dims(item: TensorInfo, random: np.random.Generator) -> tuple[int, ...]:
-    """Free dims filled: the last two, or those before the channels of pixels, are a picture's sides."""
+    """Random sizes for free dims. The last two dims, or those before the channels of pixels, are a picture's sides."""
     rank = len(item.shape)
     sides = range(rank - 3, rank - 1) if item.datatype == "UINT8" else range(rank - 2, rank)
     small = {k: 1 + int(random.integers(3)) for k in range(rank)}
@@ -81,8 +78,8 @@ def _dims(item: TensorInfo, random: np.random.Generator) -> tuple[int, ...]:
     )
 
 
-def values(item: TensorInfo, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """Random numbers, pixels, or files of pictures."""
+def random_values(item: TensorInfo, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+    """Random numbers, pixels or picture files."""
     if item.datatype == "BYTES":
         flat = np.array([picture_file(random) for _ in range(int(np.prod(shape)))], np.object_)
         return flat.reshape(shape)
@@ -97,11 +94,11 @@ def picture_file(random: np.random.Generator) -> bytes:
     height, width = random.integers(*SIDES, 2)
     file = io.BytesIO()
     pixels = np.broadcast_to(random.integers(0, 256, (height, 1, 3), np.uint8), (height, width, 3))
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, FORMATS[random.integers(len(FORMATS))])
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, PICTURE_FORMATS[random.integers(len(PICTURE_FORMATS))])
     return file.getvalue()
 
 
-def tensors(module: Any, arrays: Arrays) -> list[Any]:
+def infer_inputs(module: Any, arrays: Mapping[str, np.ndarray]) -> list[Any]:
     """Inputs for a client; ``module`` is tritonclient.http or tritonclient.grpc."""
     from tritonclient.utils import np_to_triton_dtype
 
@@ -113,18 +110,18 @@ def tensors(module: Any, arrays: Arrays) -> list[Any]:
     return made
 
 
-def spoiled(target: Target, random: np.random.Generator) -> tuple[str, dict[str, np.ndarray]]:
-    """A model name and inputs that must be refused."""
+def invalid_request(target: SoakModel, random: np.random.Generator) -> tuple[str, dict[str, np.ndarray]]:
+    """A random invalid request: a model name and inputs that must be refused."""
     arrays = target.inputs(random)
     name = next(iter(arrays))
-    ways = [
-        (f"{target.info.name}-that-is-not-there", arrays),
-        (target.info.name, {f"{name}-that-is-not-there": arrays[name]}),
+    requests = [
+        (f"{target.info.name}-unknown", arrays),
+        (target.info.name, {f"{name}-unknown": arrays[name]}),
         (target.info.name, {name: np.zeros(arrays[name].shape, np.float64)}),
         (target.info.name, {name: arrays[name].reshape(1, 1, 1, 1, 1, -1)}),
     ]
     if target.takes_files:
         whole = picture_file(random)
-        ways.append((target.info.name, {name: np.full(arrays[name].shape, whole[: len(whole) // 20], np.object_)}))
-        ways.append((target.info.name, {name: np.full(arrays[name].shape, random.bytes(100), np.object_)}))
-    return ways[random.integers(len(ways))]
+        requests.append((target.info.name, {name: np.full(arrays[name].shape, whole[: len(whole) // 20], np.object_)}))
+        requests.append((target.info.name, {name: np.full(arrays[name].shape, random.bytes(100), np.object_)}))
+    return requests[random.integers(len(requests))]

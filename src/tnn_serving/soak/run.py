@@ -1,4 +1,4 @@
-"""Starts a server, keeps it busy, watches its memory."""
+"""The soak test: starts a server, puts it under load, samples its memory."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ import tritonclient.http
 
 from tnn_serving.client.connection import connect
 from tnn_serving.errors import ServerError
-from tnn_serving.soak.growth import Growth, Verdict, growth
+from tnn_serving.soak.growth import Growth, Verdict, fit_growth
 from tnn_serving.soak.models import write_models
-from tnn_serving.soak.requests import Target, find_shapes
+from tnn_serving.soak.requests import SoakModel, find_shapes
 from tnn_serving.soak.traffic import Counts, Traffic
 from tnn_serving.triton.background import Background
 
-SAMPLE_EVERY_S = 1.0
-LAST_LINES = 60
-"""Of the server's log, to be shown if it ends."""
+SAMPLE_INTERVAL_S = 1.0
+LOG_LINES_SHOWN = 60
+"""Last lines of the server's log, shown if the server ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Soak:
-    """What a soak saw.
+    """The result of a soak test.
 
     Attributes:
-        seconds: how long load was on.
-        requests: sent in all; of these ``answered``, ``refused`` and ``cancelled`` as was wanted.
-        shared: answered ones whose inputs lay in shared memory.
-        reloads: models loaded anew.
-        failures: everything that should not have been, with how often.
-        shapes: different input shapes that were sent, by model.
+        seconds: duration of the load.
+        requests: total; of these, ``answered``, ``refused`` and ``cancelled`` as expected.
+        shared: answered requests whose inputs were in shared memory.
+        reloads: how often models were loaded again.
+        failures: how often each unexpected outcome occurred.
+        shapes: number of different input shapes by model.
         times_s, memory_mb: samples of the memory (PSS) of all server processes; MB are 10^6 bytes.
-        growth: the line through them; ``None`` if the run was too short for one.
+        growth: the line through them; ``None`` if the run was too short.
         allowed_mb_per_hour: threshold of the verdict.
-        verdict: what the line says; ``None`` without one.
-        interrupted: it was ended early.
+        verdict: on the line; ``None`` without one.
+        interrupted: by Ctrl-C.
     """
 
     seconds: float
@@ -65,12 +65,12 @@ class Soak:
 
     @property
     def good(self) -> bool:
-        """Memory is not known to grow, and nothing failed."""
+        """Whether no memory growth was detected and nothing failed."""
         return self.verdict is not Verdict.GROWS and not self.failures
 
 
-Progress = Callable[[float, int, float], None]
-"""Told seconds since the start, requests sent, and the memory in MB."""
+OnSample = Callable[[float, int, float], None]
+"""Called with the seconds since the start, the number of requests, and the memory in MB."""
 
 
 def _silent(seconds: float, requests: int, memory_mb: float) -> None:
@@ -84,26 +84,26 @@ def soak(
     requests: int | None = None,
     clients: int = 8,
     allowed_mb_per_hour: float = 10.0,
-    progress: Progress = _silent,
+    on_sample: OnSample = _silent,
 ) -> Soak:
     """Serves a repository under mixed load until one of the limits is reached; Ctrl-C ends it early.
 
     Args:
-        repository: folder of model folders; a made one if left out.
+        repository: folder of model folders; a generated one by default.
         seconds, requests: limits; at least one is needed.
-        clients: threads that send.
-        allowed_mb_per_hour: growth that is no growth yet.
-        progress: told about once a second.
+        clients: threads that send requests.
+        allowed_mb_per_hour: largest slope that does not count as growth.
+        on_sample: called about once per second.
 
     Raises:
-        ServerError: the server does not start, no model can be asked, or the server ended.
+        ServerError: the server does not start, no model accepts generated inputs, or the server ended.
     """
     with ExitStack() as stack:
-        made = repository is None
+        generated = repository is None
         if repository is None:
             repository = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tnn-serving-")))
             write_models(repository)
-        log: deque[str] = deque(maxlen=LAST_LINES)
+        log: deque[str] = deque(maxlen=LOG_LINES_SHOWN)
         flags = ["--model-control-mode=explicit", "--load-model=*"]
         server = stack.enter_context(Background(repository, flags, log.append))
         pid = server.pid
@@ -112,20 +112,20 @@ def soak(
         address, grpc_address = (url.partition("://")[2] for url in (server.http_url, server.grpc_url))
         targets = _targets(address)
         if not targets:
-            raise ServerError("no model answers anything that can be made up", found="\n".join(["", *log]))
-        # The last one comes and goes, unless it is the only one.
-        moving = targets.pop().info.name if len(targets) > 1 else None
+            raise ServerError("no model accepts generated inputs", found="\n".join(["", *log]))
+        # The last model is loaded and unloaded repeatedly, unless it is the only one.
+        unloaded = targets.pop().info.name if len(targets) > 1 else None
         traffic = Traffic(
             address,
             grpc_address,
             targets,
-            reloaded=[repository / target.info.name for target in targets] if made else [],
-            come_and_go=[] if moving is None else [moving],
+            reloaded=[repository / target.info.name for target in targets] if generated else [],
+            unloaded=[] if unloaded is None else [unloaded],
             clients=clients,
         )
         watch = _Watch(pid)
         try:
-            interrupted = _until(traffic, watch, seconds, requests, progress)
+            interrupted = _until(traffic, watch, seconds, requests, on_sample)
         except psutil.NoSuchProcess:
             raise ServerError("tritonserver ended during the soak", found="\n".join(["", *log])) from None
         finally:
@@ -133,7 +133,7 @@ def soak(
         return _report(traffic.counts, watch, targets, allowed_mb_per_hour, interrupted)
 
 
-def _targets(address: str) -> list[Target]:
+def _targets(address: str) -> list[SoakModel]:
     random = np.random.default_rng(0)
     with connect(f"http://{address}") as connection, tritonclient.http.InferenceServerClient(address) as client:
         models = [connection.model(name) for name in connection.ready_models()]
@@ -141,18 +141,18 @@ def _targets(address: str) -> list[Target]:
     return sorted((target for target in found if target.shapes), key=lambda target: str(target.info.name))
 
 
-def _until(traffic: Traffic, watch: _Watch, seconds: float | None, requests: int | None, progress: Progress) -> bool:
-    """Watches until a limit is reached; true if somebody interrupted."""
+def _until(traffic: Traffic, watch: _Watch, seconds: float | None, requests: int | None, on_sample: OnSample) -> bool:
+    """Samples memory until a limit is reached; True if Ctrl-C ended it."""
     ticks = threading.Event()
     try:
         while True:
             watch.sample()
-            progress(watch.times_s[-1], traffic.counts.requests, watch.memory_bytes[-1] / 1e6)
+            on_sample(watch.times_s[-1], traffic.counts.requests, watch.memory_bytes[-1] / 1e6)
             if seconds is not None and watch.times_s[-1] >= seconds:
                 return False
             if requests is not None and traffic.counts.requests >= requests:
                 return False
-            ticks.wait(SAMPLE_EVERY_S)
+            ticks.wait(SAMPLE_INTERVAL_S)
     except KeyboardInterrupt:
         return True
 
@@ -167,27 +167,27 @@ class _Watch:
         self.memory_bytes: list[float] = []
 
     def sample(self) -> None:
-        """Takes one. Raises psutil.NoSuchProcess if the process is gone."""
+        """Takes a sample. Raises psutil.NoSuchProcess if the process has ended."""
         memory = _pss(self._process)
         self.times_s.append(time.monotonic() - self._start)
         self.memory_bytes.append(memory)
 
 
 def _pss(process: psutil.Process) -> float:
-    """Proportional set size of a process and those that it started."""
+    """Proportional set size of a process and its children."""
     total = process.memory_full_info().pss
     for child in process.children(recursive=True):
         try:
             total += child.memory_full_info().pss
         except psutil.NoSuchProcess:
-            continue  # it has ended since
+            continue  # it has just ended
     return float(total)
 
 
 def _report(
-    counts: Counts, watch: _Watch, targets: Sequence[Target], allowed_mb_per_hour: float, interrupted: bool
+    counts: Counts, watch: _Watch, targets: Sequence[SoakModel], allowed_mb_per_hour: float, interrupted: bool
 ) -> Soak:
-    line = growth(watch.times_s, watch.memory_bytes)
+    line = fit_growth(watch.times_s, watch.memory_bytes)
     return Soak(
         seconds=watch.times_s[-1] if watch.times_s else 0.0,
         requests=counts.requests,

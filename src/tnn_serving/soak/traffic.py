@@ -1,4 +1,4 @@
-"""Clients that do all that clients do, at random, until they are told to stop."""
+"""Clients that send requests of every kind at random until they are stopped."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from geventhttpclient.response import HTTPConnectionClosed
 from tritonclient.utils import InferenceServerException
 
 from tnn_serving.client.connection import Connection
-from tnn_serving.client.load.message import Tensor, raw
+from tnn_serving.client.load.message import RequestTensor, raw
 from tnn_serving.client.load.shared_memory import Regions
 from tnn_serving.errors import TnnError
 from tnn_serving.formats.candidates import versions
 from tnn_serving.network.formats import model_files
-from tnn_serving.soak.requests import Target, spoiled, tensors
+from tnn_serving.soak.requests import SoakModel, infer_inputs, invalid_request
 from tnn_serving.triton.index import Endpoint, load_model, unload_model
 
-RELOAD_EVERY_S = 3.0
+RELOAD_INTERVAL_S = 3.0
 RELOAD_S = 120.0
-"""How long one load may take."""
+"""Timeout of one load."""
 
 CANCEL_S = 30.0
 """How long the server may take to accept a connection."""
 
-MOST_TEXTS = 20
-"""Different texts of failures that are kept."""
+MAX_TEXTS = 20
+"""How many different failures are recorded."""
 
 
 @dataclass
 class Counts:
-    """What became of the requests; to be changed under ``lock``.
+    """Counters of the requests, protected by ``lock``.
 
     Attributes:
-        answered, refused, cancelled, shared, reloads: as they should be. ``shared`` ones are answered too.
-        failures: texts of what should not have been, and how often.
+        answered, refused, cancelled, shared, reloads: as expected; ``shared`` requests also count as answered.
+        failures: how often each unexpected outcome occurred.
     """
 
     answered: int = 0
@@ -60,7 +60,7 @@ class Counts:
 
     @property
     def requests(self) -> int:
-        """All that were sent."""
+        """All requests sent."""
         return self.answered + self.refused + self.cancelled + self.failures.total()
 
     def count(self, what: str) -> None:
@@ -69,18 +69,18 @@ class Counts:
 
     def failed(self, text: str) -> None:
         with self.lock:
-            self.failures[text if text in self.failures or len(self.failures) < MOST_TEXTS else "others"] += 1
+            self.failures[text if text in self.failures or len(self.failures) < MAX_TEXTS else "others"] += 1
 
 
 class Traffic:
-    """Threads that send, and one that reloads models.
+    """Threads that send requests, and one that reloads models.
 
     Args:
         http_url, grpc_url: of the server, as ``host:port``.
-        targets: what to send.
-        reloaded: folders of models to load anew while they are used: their files are touched, or the server would see
-            no reason to.
-        come_and_go: names of models, not among the targets, to load and unload.
+        targets: models to send requests to.
+        reloaded: folders of models to reload while they are in use. Their files are touched, since the server does not
+            reload unchanged files.
+        unloaded: names of other models, to load and unload.
         clients: number of threads.
     """
 
@@ -88,10 +88,10 @@ class Traffic:
         self,
         http_url: str,
         grpc_url: str,
-        targets: Sequence[Target],
+        targets: Sequence[SoakModel],
         *,
         reloaded: Sequence[Path],
-        come_and_go: Sequence[str],
+        unloaded: Sequence[str],
         clients: int,
     ) -> None:
         self.counts = Counts()
@@ -100,12 +100,12 @@ class Traffic:
         self._stopping = threading.Event()
         server = Endpoint(f"http://{http_url}")
         self._threads = [threading.Thread(target=self._send, args=[k], name=f"client {k}") for k in range(clients)]
-        self._threads.append(threading.Thread(target=self._reload, args=[server, list(reloaded), list(come_and_go)]))
+        self._threads.append(threading.Thread(target=self._reload, args=[server, list(reloaded), list(unloaded)]))
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Stops sending and waits for what is under way."""
+        """Stops sending and waits for requests in flight."""
         self._stopping.set()
         for thread in self._threads:
             thread.join()
@@ -118,44 +118,44 @@ class Traffic:
             )
             grpc = stack.enter_context(tritonclient.grpc.InferenceServerClient(self._grpc_url))
             clients = ((tritonclient.http, http), (tritonclient.grpc, grpc))
-            ways: tuple[tuple[float, Callable[[Target], None]], ...] = (
+            kinds: tuple[tuple[float, Callable[[SoakModel], None]], ...] = (
                 (0.80, lambda target: self._infer(*clients[random.integers(2)], target, random)),
                 (0.12, lambda target: self._refused(*clients[random.integers(2)], target, random)),
                 (0.05, lambda target: self._cancel(target, random)),
                 (0.03, lambda target: self._shared(http, target, random)),
             )
-            shares = [share for share, _ in ways]
+            shares = [share for share, _ in kinds]
             while not self._stopping.is_set():
                 target = self._targets[random.integers(len(self._targets))]
                 try:
-                    ways[random.choice(len(ways), p=shares)][1](target)
+                    kinds[random.choice(len(kinds), p=shares)][1](target)
                 except (InferenceServerException, TnnError, OSError, HTTPException, HTTPConnectionClosed) as error:
                     self.counts.failed(f"{target.info.name}: {str(error)[:300]}")
 
-    def _infer(self, module: Any, client: Any, target: Target, random: np.random.Generator) -> None:
-        client.infer(target.info.name, tensors(module, target.inputs(random)))
+    def _infer(self, module: Any, client: Any, target: SoakModel, random: np.random.Generator) -> None:
+        client.infer(target.info.name, infer_inputs(module, target.inputs(random)))
         self.counts.count("answered")
 
-    def _refused(self, module: Any, client: Any, target: Target, random: np.random.Generator) -> None:
-        name, arrays = spoiled(target, random)
+    def _refused(self, module: Any, client: Any, target: SoakModel, random: np.random.Generator) -> None:
+        name, arrays = invalid_request(target, random)
         try:
-            client.infer(name, tensors(module, arrays))
+            client.infer(name, infer_inputs(module, arrays))
         except InferenceServerException as error:
             if not str(error.message()).strip():
-                self.counts.failed(f"{name}: a refusal without a word")
+                self.counts.failed(f"{name}: a refusal without a message")
             else:
                 self.counts.count("refused")
         else:
-            self.counts.failed(f"{name}: a wrong request was answered")
+            self.counts.failed(f"{name}: an invalid request was answered")
 
-    def _cancel(self, target: Target, random: np.random.Generator) -> None:
-        """Goes away over HTTP before the answer can be there, or while it is read.
+    def _cancel(self, target: SoakModel, random: np.random.Generator) -> None:
+        """Closes an HTTP connection before the answer is complete.
 
-        Not over gRPC: there a call that is cancelled at the wrong moment crashes tritonserver's own front end
-        (2.51, with any backend), which would end every soak.
+        Not over gRPC: a call cancelled at the wrong moment crashes the gRPC front end of tritonserver (2.51, with any
+        backend), which would end the soak test.
         """
         body, header_length = tritonclient.http.InferenceServerClient.generate_request_body(
-            tensors(tritonclient.http, target.inputs(random))
+            infer_inputs(tritonclient.http, target.inputs(random))
         )
         split = "" if header_length is None else f"Inference-Header-Content-Length: {header_length}\r\n"
         head = (
@@ -165,13 +165,13 @@ class Traffic:
         content = head.encode() + body
         host, _, port = self._http_url.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=CANCEL_S) as connection:
-            # All of it, or a part only: the server waits for the rest.
+            # The whole request, or a part of it: the server waits for the rest.
             connection.sendall(content[: int(random.integers(len(content) // 2, len(content) + 1))])
-            time.sleep(random.uniform(0, 0.004))  # before, within, and after the execution
+            time.sleep(random.uniform(0, 0.004))  # before, during or after the execution
         self.counts.count("cancelled")
 
-    def _shared(self, client: Any, target: Target, random: np.random.Generator) -> None:
-        """A request whose inputs lie in a region of its own, which is unregistered afterwards."""
+    def _shared(self, client: Any, target: SoakModel, random: np.random.Generator) -> None:
+        """A request with inputs in its own region of shared memory, which is unregistered afterwards."""
         if target.takes_files:
             self._infer(tritonclient.http, client, target, random)
             return
@@ -181,17 +181,19 @@ class Traffic:
         with connect(f"http://{self._http_url}") as connection:
             self._send_shared(connection, client, target, arrays)
 
-    def _send_shared(self, connection: Connection, client: Any, target: Target, arrays: dict[str, np.ndarray]) -> None:
+    def _send_shared(
+        self, connection: Connection, client: Any, target: SoakModel, arrays: dict[str, np.ndarray]
+    ) -> None:
         from tritonclient.utils import np_to_triton_dtype
 
         kinds = {name: np_to_triton_dtype(array.dtype) for name, array in arrays.items()}
-        sent = [Tensor(name, kinds[name], array.shape, bytes(raw(array))) for name, array in arrays.items()]
+        sent = [RequestTensor(name, kinds[name], array.shape, bytes(raw(array))) for name, array in arrays.items()]
         regions = Regions(connection, sent, {}, 0)
         try:
             inputs = []
-            for name, place in regions.places(0).inputs.items():
+            for name, part in regions.slices(0).inputs.items():
                 tensor = tritonclient.http.InferInput(name, list(arrays[name].shape), kinds[name])
-                tensor.set_shared_memory(place.region, place.size_bytes, place.offset_bytes)
+                tensor.set_shared_memory(part.region, part.size_bytes, part.offset_bytes)
                 inputs.append(tensor)
             client.infer(target.info.name, inputs)
         finally:
@@ -199,22 +201,22 @@ class Traffic:
         self.counts.count("shared")
         self.counts.count("answered")
 
-    def _reload(self, server: Endpoint, reloaded: Sequence[Path], come_and_go: Sequence[str]) -> None:
-        """Models go no sooner than 0.1 s after they came (``unload_model`` waits): tritonserver's core demands it."""
+    def _reload(self, server: Endpoint, reloaded: Sequence[Path], unloaded: Sequence[str]) -> None:
+        """Reloads one model and loads and unloads another one in turn."""
         turn = 0
-        while not self._stopping.wait(RELOAD_EVERY_S):
-            replaced, moved = reloaded[turn % len(reloaded)] if reloaded else None, turn % 2 and come_and_go
+        while not self._stopping.wait(RELOAD_INTERVAL_S):
+            replaced, unloads = reloaded[turn % len(reloaded)] if reloaded else None, turn % 2 and unloaded
             turn += 1
-            name = come_and_go[turn % len(come_and_go)] if moved else replaced.name if replaced else ""
+            name = unloaded[turn % len(unloaded)] if unloads else replaced.name if replaced else ""
             if not name:
                 continue
             try:
-                if not moved and replaced is not None:
+                if not unloads and replaced is not None:
                     for version in versions(replaced):
                         for file in model_files(version):
                             os.utime(file)
                 load_model(server, name, timeout_s=RELOAD_S)
-                if moved:
+                if unloads:
                     unload_model(server, name, timeout_s=RELOAD_S)
                 self.counts.count("reloads")
             except OSError as error:

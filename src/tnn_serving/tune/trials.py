@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from tnn_serving.client import connect
-from tnn_serving.client.load import Measurement, Target, measure
-from tnn_serving.client.load.answers import TOLERANCE
+from tnn_serving.client.load import LoadTarget, Measurement, measure_load
+from tnn_serving.client.load.answers import ANSWER_TOLERANCE
 from tnn_serving.client.load.inputs import file_shapes
 from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig
 from tnn_serving.config.prototext import top_level_fields
@@ -76,7 +76,7 @@ class _Served:
     """A loaded candidate."""
 
     name: str
-    target: Target
+    target: LoadTarget
     loaded: float
     error: float
 
@@ -270,13 +270,13 @@ class Trials:
             text += f'\nbackend: "{BACKEND}"\n'
         (folder / CONFIG_FILE).write_bytes(text.encode("utf-8", "surrogateescape"))
 
-    def _checked(self, name: str, candidate: Candidate) -> tuple[Target, float]:
+    def _checked(self, name: str, candidate: Candidate) -> tuple[LoadTarget, float]:
         verifying = self._target(name, verify=True)
         with verifying:
             if not self._expected:
                 self._expected = verifying.outputs
             error = relative_error(verifying.outputs, self._expected)
-            allowed = BF16_ERROR if candidate.precision == "bf16" else TOLERANCE
+            allowed = BF16_ERROR if candidate.precision == "bf16" else ANSWER_TOLERANCE
             if not error <= allowed:
                 raise ServerError(
                     "its answers differ from the default's",
@@ -288,13 +288,13 @@ class Trials:
                 _check_answers(tried)
         return self._target(name), error
 
-    def _target(self, name: str, *, verify: bool = False) -> Target:
+    def _target(self, name: str, *, verify: bool = False) -> LoadTarget:
         url = self._server.http_url
         if self._shapes is None:
             with connect(url) as connection:
                 info = connection.model(name)
             self._shapes = {**file_shapes(info, self._place.model, self._load.batch), **self._load.shapes}
-        return Target(
+        return LoadTarget(
             url,
             name,
             shapes=self._shapes,
@@ -337,9 +337,9 @@ class Trials:
         shutil.rmtree(self._folder / "models" / name, ignore_errors=True)
 
 
-def _run(target: Target, level: int, window_s: float, *, max_windows: int) -> Measurement:
-    """One level of load. Raises KeyboardInterrupt, which ``measure`` by itself takes for the end."""
-    measured = measure(target, concurrency=level, window_s=window_s, max_windows=max_windows)
+def _run(target: LoadTarget, level: int, window_s: float, *, max_windows: int) -> Measurement:
+    """One level of load. Raises KeyboardInterrupt, which ``measure_load`` by itself takes for the end."""
+    measured = measure_load(target, concurrency=level, window_s=window_s, max_windows=max_windows)
     if measured.interrupted:
         raise KeyboardInterrupt
     return measured

@@ -1,13 +1,13 @@
-"""Load on a running server, and what it does under it.
+"""Load generator: puts load on a running server and measures it.
 
 In: the address of a server, a model's name, a level of load.  Out: :class:`Measurement`.  The client shares the cores
-with the server, so requests are built once and sent over raw sockets; nothing is decoded that need not be.
+with the server, so requests are built once and sent over raw sockets, and answers are decoded only where necessary.
 """
 
 from __future__ import annotations
 
-from tnn_serving.client.load.measure import Target, measure
+from tnn_serving.client.load.measure import LoadTarget, measure_load
 from tnn_serving.client.load.measurement import ClientSide, Latency, Measurement, Window
-from tnn_serving.client.load.server import ServerSide
+from tnn_serving.client.load.server_statistics import ServerSide
 
-__all__ = ["ClientSide", "Latency", "Measurement", "ServerSide", "Target", "Window", "measure"]
+__all__ = ["ClientSide", "Latency", "LoadTarget", "Measurement", "ServerSide", "Window", "measure_load"]

@@ -1,4 +1,4 @@
-"""Whether an answer is the expected one."""
+"""Verification of answers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from tnn_serving.client.load.message import raw
 from tnn_serving.deviation import deviation
 
-TOLERANCE = 1e-3
-"""Largest difference, as a share of the output's largest value, that counts as equal: inferences of another batch size
-round otherwise."""
+ANSWER_TOLERANCE = 1e-3
+"""Largest difference that counts as equal, as a share of the output's largest value: rounding depends on the batch
+size."""
 
-Shared = Callable[[int, str], memoryview]
-"""The bytes of an output of a connection that lies in shared memory."""
+ReadShared = Callable[[int, str], memoryview]
+"""Reads an output in shared memory: called with the connection's number and the output's name."""
 
 
 def _nothing_shared(slot: int, name: str) -> memoryview:
@@ -24,20 +24,20 @@ def _nothing_shared(slot: int, name: str) -> memoryview:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The outputs that every answer must have, in the order in which requests ask for them.
+    """The outputs that every answer must have, in the order of the request.
 
     Attributes:
         outputs: arrays by name.
-        shared: names of those that are not in the answer but in shared memory.
-        read_shared: gives the bytes of one of these.
+        shared: names of the outputs in shared memory.
+        read_shared: reads one of these.
     """
 
     outputs: Mapping[str, np.ndarray]
     shared: Collection[str] = ()
-    read_shared: Shared = _nothing_shared
+    read_shared: ReadShared = _nothing_shared
 
-    def of_http(self, slot: int, body: memoryview) -> str | None:
-        """What is wrong with the body of an HTTP answer, whose tensors stand one after the other at its end."""
+    def check_http(self, slot: int, body: memoryview) -> str | None:
+        """The error in the body of an HTTP answer, if any. Its tensors are concatenated at the end of the body."""
         inline = {name: raw(array) for name, array in self.outputs.items() if name not in self.shared}
         at = len(body) - sum(map(len, inline.values()))
         if at < 0:
@@ -48,14 +48,14 @@ class Expected:
             at += len(content)
         return self._compared(slot, found)
 
-    def of_grpc(self, slot: int, body: memoryview) -> str | None:
-        """What is wrong with a serialised ``ModelInferResponse``."""
+    def check_grpc(self, slot: int, body: memoryview) -> str | None:
+        """The error in a serialised ``ModelInferResponse``, if any."""
         from tritonclient.grpc import service_pb2
 
         response = service_pb2.ModelInferResponse.FromString(bytes(body))
         names = [item.name for item in response.outputs]
         contents = [memoryview(content) for content in response.raw_output_contents]
-        if len(names) != len(contents):  # an output in shared memory has an empty entry
+        if len(names) != len(contents):  # outputs in shared memory have empty entries
             return f"answer has {len(contents)} tensors for {len(names)} outputs"
         return self._compared(slot, dict(zip(names, contents, strict=True)))
 
@@ -73,4 +73,4 @@ def _close(content: memoryview, expected: np.ndarray) -> bool:
     if expected.dtype.kind != "f" or len(content) != expected.nbytes:
         return False
     found = np.frombuffer(content, expected.dtype).reshape(expected.shape)
-    return deviation(found, expected).relative <= TOLERANCE
+    return deviation(found, expected).relative <= ANSWER_TOLERANCE

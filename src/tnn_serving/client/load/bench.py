@@ -1,4 +1,4 @@
-"""A bench from beginning to end: one measurement per level of load, on a running server or on one for the while."""
+"""A complete benchmark: one measurement per level of load, on a running server or on a temporary one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from tnn_serving.client.connection import Protocol, connect
 from tnn_serving.client.load.inputs import file_shapes
-from tnn_serving.client.load.measure import OPEN_LOOP_CONNECTIONS, SharedMemory, Target, measure
+from tnn_serving.client.load.measure import OPEN_LOOP_CONNECTIONS, LoadTarget, SharedMemory, measure_load
 from tnn_serving.client.load.measurement import Measurement, Window
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A level of load: requests in flight all the time, or requests per second."""
+    """A level of load: concurrent requests, or requests per second."""
 
     concurrency: int | None = None
     rate: float | None = None
@@ -27,8 +27,8 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
-class Requests:
-    """What is sent: see :class:`~tnn_serving.client.load.measure.Target`."""
+class BenchRequests:
+    """The requests to send; see :class:`~tnn_serving.client.load.measure.LoadTarget`."""
 
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     data: Path | None = None
@@ -40,7 +40,7 @@ class Requests:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How it is sent and measured: see :func:`~tnn_serving.client.load.measure.measure`."""
+    """How to send and measure; see :func:`~tnn_serving.client.load.measure.measure_load`."""
 
     poisson: bool = False
     connections: int = OPEN_LOOP_CONNECTIONS
@@ -53,11 +53,11 @@ OnWindow = Callable[[Level, Window], None]
 
 
 def bench_model(
-    model: Path, protocol: Protocol, levels: Iterable[Level], requests: Requests, pace: Pace, on_window: OnWindow
+    model: Path, protocol: Protocol, levels: Iterable[Level], requests: BenchRequests, pace: Pace, on_window: OnWindow
 ) -> list[Measurement]:
-    """Serves a model for the while and measures it, at the shapes of its file where ``requests`` give none.
+    """Serves a model on a temporary server and measures it, at the shapes of its file unless ``requests`` has others.
 
-    Ctrl-C ends it with what there is; the last measurement is marked then.
+    Ctrl-C ends it with the measurements so far; the last one is marked as interrupted.
 
     Args:
         model: a model folder, a version folder, or the file of a model.
@@ -81,7 +81,7 @@ def bench_server(
     url: str,
     model: str,
     levels: Iterable[Level],
-    requests: Requests,
+    requests: BenchRequests,
     pace: Pace,
     on_window: OnWindow,
     *,
@@ -90,14 +90,14 @@ def bench_server(
     """Measures a model of a running server; see :func:`bench_model`.
 
     Args:
-        pid: of the server, where it is known.
+        pid: of the server, if known.
 
     Raises:
-        ServerError, RequestError, ConfigError: as :class:`~tnn_serving.client.load.measure.Target` and
-            :func:`~tnn_serving.client.load.measure.measure`.
+        ServerError, RequestError, ConfigError: as :class:`~tnn_serving.client.load.measure.LoadTarget` and
+            :func:`~tnn_serving.client.load.measure.measure_load`.
     """
     done: list[Measurement] = []
-    target = Target(
+    target = LoadTarget(
         url,
         model,
         shapes=requests.shapes,
@@ -110,7 +110,7 @@ def bench_server(
     )
     with target:
         for level in levels:
-            found = measure(
+            found = measure_load(
                 target,
                 concurrency=level.concurrency,
                 rate=level.rate,

@@ -1,4 +1,4 @@
-"""Requests over HTTP/1.1 with binary tensors: prebuilt bytes, and answers of which as little as possible is read."""
+"""Requests over HTTP/1.1 with binary tensors: requests are prebuilt, answers are parsed as little as possible."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tnn_serving.client.connection import Address
-from tnn_serving.client.load.loop import Check, Connection
+from tnn_serving.client.load.loop import Check, LoadConnection
 
 _END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 def request_bytes(address: Address, model: str, body: Mapping[str, Any], binary: Sequence[bytes]) -> bytes:
-    """A whole ``POST /v2/models/MODEL/infer``: the JSON ``body``, and behind it the tensors that it announces."""
+    """A complete ``POST /v2/models/MODEL/infer``: the JSON ``body``, followed by its binary tensors."""
     host, _, prefix = address.target.partition("/")
     header = json.dumps(body, separators=(",", ":")).encode()
     content = b"".join([header, *binary])
@@ -29,14 +29,14 @@ def request_bytes(address: Address, model: str, body: Mapping[str, Any], binary:
     return "\r\n".join(lines).encode() + _END + content
 
 
-class HttpConnection(Connection):
-    """A connection that stays open.
+class HttpConnection(LoadConnection):
+    """A persistent HTTP/1.1 connection.
 
     Args:
         address: of a server without encryption.
         slot: number of the connection, for ``check``.
-        request: the bytes that it sends.
-        check: looks at the body of each good answer.
+        request: the complete request.
+        check: verifies the body of each successful answer.
     """
 
     def __init__(self, address: Address, slot: int, request: bytes, check: Check | None = None) -> None:
@@ -45,15 +45,15 @@ class HttpConnection(Connection):
         self._request = request
         self._rest = memoryview(b"")
         self._check = check
-        # The head of the last good answer: one that is the same says the same length, and need not be read again.
+        # The head of the last successful answer: an equal head has the same length and need not be parsed again.
         self._head = b""
         self._whole = -1
 
-    def _greet(self) -> None:
-        """Nothing: a connection begins with its first request."""
+    def _send_preface(self) -> None:
+        """HTTP/1.1 has no preface."""
 
     def send(self) -> None:
-        """Sends the request, or as much of it as the socket takes. Raises OSError."""
+        """Sends the request, or the part that the socket accepts. Raises OSError."""
         try:
             sent = self._socket.send(self._request)
         except BlockingIOError:
@@ -63,7 +63,7 @@ class HttpConnection(Connection):
             self.blocked = True
 
     def send_rest(self) -> None:
-        """Sends on. Raises OSError."""
+        """Sends the rest of the request. Raises OSError."""
         self._rest = self._rest[self._socket.send(self._rest) :]
         self.blocked = bool(self._rest)
 
@@ -76,20 +76,20 @@ class HttpConnection(Connection):
         return self._read_head()
 
     def _read_head(self) -> bool:
-        """The same for an answer whose head is another one than before, or that is not whole yet."""
+        """Reads an answer with a new head, or one that is incomplete."""
         have = self._have
         if len(self._head) <= have < self._whole and self._buffer.startswith(self._head):
             return False
         end = self._buffer.find(_END, 0, have)
         if end < 0:
             if have == len(self._buffer):
-                raise OSError("what answers is no HTTP server")
+                raise OSError("it is not an HTTP server")
             return False
         start = end + len(_END)
         head = bytes(self._view[:start])
         length = _LENGTH.search(head)
         if not head.startswith(b"HTTP/1.") or length is None:
-            raise OSError("the answer does not begin as one of an HTTP/1.1 server with its length")
+            raise OSError("the answer does not start with an HTTP/1.1 head that has a Content-Length")
         whole = start + int(length[1])
         if whole > len(self._buffer):
             self._grow(whole)
@@ -108,10 +108,10 @@ class HttpConnection(Connection):
 
 
 def _reason(head: bytes, content: bytes) -> str:
-    """The server's words on a request that it refused, after its status."""
+    """Status and message of a refused request."""
     status = head.split(b"\r\n", 1)[0].decode("latin-1").partition(" ")[2]
     try:
-        said = json.loads(content)["error"]
+        message = json.loads(content)["error"]
     except (ValueError, KeyError, TypeError):
-        said = content[:200].decode("utf-8", "replace")
-    return f"{status}: {said}"
+        message = content[:200].decode("utf-8", "replace")
+    return f"{status}: {message}"

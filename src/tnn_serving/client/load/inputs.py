@@ -1,4 +1,4 @@
-"""What is sent: input tensors made from what the server says of a model."""
+"""Input tensors for a model, made from its metadata."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ def make_inputs(
     batch: int = 1,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """An array for each input of a model that must be given: random, or from a file.
+    """An array for each required input of a model: random, or from a file.
 
     Args:
-        shapes: dims by input, with or without the batch of a model that has one.
-        data: an .npz file with an array for each input, or for a model whose only input takes encoded files (BYTES)
-            a file that is sent as it is.
+        shapes: dims by input; the batch dim of a batched model may be left out.
+        data: an .npz file with an array per input. For a model whose only input takes encoded files (BYTES): the file
+            to send.
         batch: size of the first dim, where it is free.
-        seed: of the random numbers: normal ones for floats, 0 and 1 for integers, all values for UINT8.
+        seed: of the random numbers: normally distributed for floats, 0 or 1 for integers, all values for UINT8.
 
     Raises:
-        RequestError: an input whose dims are not known, does not fit, or cannot be made up; a file that cannot be read.
+        RequestError: an input's dims are unknown, do not fit, or its type cannot be generated; or ``data`` cannot be
+            read.
     """
     needed = [item for item in model.inputs if not item.optional or item.name in (shapes or {})]
     unknown = set(shapes or {}) - {item.name for item in model.inputs}
@@ -47,19 +48,19 @@ def make_inputs(
         made = {item.name: _random(random, item, dims[item.name]) for item in needed}
     if batch > 1 and not any(array.shape[:1] == (batch,) for array in made.values()):
         raise RequestError(
-            f"model `{model.name}` gets no batch of {batch}",
-            expected="an input whose first dim is free, or as large",
+            f"model `{model.name}` does not take a batch of {batch}",
+            expected=f"an input whose first dim is free or {batch}",
             found=", ".join(f"{name} {list(array.shape)}" for name, array in made.items()),
         )
     return made
 
 
 def file_shapes(info: ModelInfo, model: Path, batch: int) -> dict[str, Sequence[int]]:
-    """Shapes that the model itself gives, for inputs that the server leaves free."""
+    """The shapes in a model's files, for inputs whose dims are free on the server."""
     try:
         known: Mapping[str, Sequence[int]] = open_network(model).default_shapes
     except FormatError:
-        return {}  # a model of another backend: the server knows what it loads
+        return {}  # a model of another backend
     shapes: dict[str, Sequence[int]] = {}
     for item in info.inputs:
         dims = known.get(item.name)
@@ -99,7 +100,7 @@ def _random(random: np.random.Generator, item: TensorInfo, dims: tuple[int, ...]
 
     if item.datatype in ("BYTES", "BF16"):
         raise RequestError(
-            f"input `{item.name}` takes {item.datatype}, which cannot be made up",
+            f"input `{item.name}` takes {item.datatype}, which cannot be generated",
             expected="a file with --data: a picture, or an .npz with arrays",
         )
     dtype = np.dtype(triton_to_np_dtype(item.datatype))
@@ -131,7 +132,7 @@ def _from_file(path: Path, needed: Sequence[TensorInfo], model: ModelInfo, batch
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """Arrays by name; those of a recording are called ``in.NAME``."""
+    """Arrays by name; the inputs of a recording are named ``in.NAME``."""
     with np.load(path, allow_pickle=False) as file:
         return {name.removeprefix("in."): file[name] for name in file.files if not name.startswith("out.")}
 

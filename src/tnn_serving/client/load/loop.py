@@ -1,4 +1,4 @@
-"""The loop that keeps connections busy: one thread, one epoll, as few steps a request as there can be."""
+"""The loop that keeps connections busy: one thread, one epoll, as few steps per request as possible."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from tnn_serving.client.connection import Address
 from tnn_serving.client.load.schedule import Record, Schedule, clock
 from tnn_serving.errors import ServerError
 
-LOOK_UP_S = 0.1
-"""How often a loop that waits for answers looks whether it is to stop."""
+STOP_POLL_S = 0.1
+"""How often a loop that waits for answers checks whether to stop."""
 
-DRAIN_S = 10.0
+LAST_ANSWERS_S = 10.0
+"""How long a stopped loop waits for the answers to requests in flight."""
 
 BUFFER_BYTES = 1 << 16
 
 Check = Callable[[int, memoryview], "str | None"]
-"""What is wrong with the body of a connection's answer, if anything: called with the connection's number."""
+"""The error in the body of an answer, if any; called with the connection's number and the body."""
 
 
-class Connection(ABC):
-    """One socket that carries one request at a time, the same one again and again.
+class LoadConnection(ABC):
+    """A socket that sends the same request again and again, one at a time.
 
-    What is sent and how answers are read is for the protocols to say.
+    A subclass per protocol sends requests and reads answers.
 
     Attributes:
         due: when the request in flight was due.
-        error: what was wrong with the last answer, ``None`` for nothing.
-        blocked: the socket takes no more bytes for now; :meth:`send_rest` is to be called when it does.
-        watched: the loop waits for that.
+        error: the error in the last answer, or ``None``.
+        blocked: the socket's send buffer is full; :meth:`send_rest` must be called when there is room.
+        watched: the loop waits for room in the send buffer.
     """
 
     def __init__(self, address: Address) -> None:
@@ -49,18 +50,18 @@ class Connection(ABC):
         self.watched = False
 
     def open(self) -> int:
-        """Connects; gives the descriptor. Raises OSError."""
+        """Connects; returns the file descriptor. Raises OSError."""
         self._socket = socket.create_connection(self._endpoint, timeout=10)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._have = 0
         self.blocked = self.watched = False
-        self._greet()
+        self._send_preface()
         self._socket.setblocking(False)
         return self._socket.fileno()
 
     @property
     def descriptor(self) -> int:
-        """The socket's number; -1 when it is closed."""
+        """The file descriptor; -1 if the socket is closed."""
         return self._socket.fileno()
 
     def close(self) -> None:
@@ -68,19 +69,19 @@ class Connection(ABC):
         self._socket.close()
 
     @abstractmethod
-    def _greet(self) -> None:
-        """What is said before the first request."""
+    def _send_preface(self) -> None:
+        """Sends what the protocol requires before the first request."""
 
     @abstractmethod
     def send(self) -> None:
-        """Sends the request, or as much of it as the socket takes. Raises OSError."""
+        """Sends the request, or the part that the socket accepts. Raises OSError."""
 
     @abstractmethod
     def send_rest(self) -> None:
-        """Sends on. Raises OSError."""
+        """Sends the rest of the request. Raises OSError."""
 
     def receive(self) -> bool:
-        """Reads what has come; True when the answer is whole. Raises OSError when the connection is lost."""
+        """Reads what has arrived; True if the answer is complete. Raises OSError if the connection is lost."""
         have = self._have
         try:
             count = self._socket.recv_into(self._view[have:] if have else self._view)
@@ -92,57 +93,58 @@ class Connection(ABC):
 
     @abstractmethod
     def _read(self, have: int) -> bool:
-        """Looks at the ``have`` bytes in the buffer and leaves in it what is not used; True when the answer is whole.
+        """Parses the ``have`` bytes in the buffer and leaves unused bytes there; True if the answer is complete.
 
         Raises:
-            OSError: they are none that such a server sends.
+            OSError: the bytes do not follow the protocol.
         """
 
     def _grow(self, size: int) -> None:
-        """Makes the buffer larger and keeps what is in it."""
+        """Enlarges the buffer and keeps its content."""
         larger = bytearray(size)
         larger[: self._have] = self._view[: self._have]
         self._buffer, self._view = larger, memoryview(larger)
 
 
 class Loop:
-    """Connections that are kept busy by whatever thread calls :meth:`run`.
+    """Connections that are kept busy by the thread that calls :meth:`run`.
 
     Raises:
         ServerError: the server cannot be reached.
     """
 
-    def __init__(self, address: Address, connections: Sequence[Connection]) -> None:
+    def __init__(self, address: Address, connections: Sequence[LoadConnection]) -> None:
         self._url = address.url
         self._epoll = select.epoll()
-        self._connections: dict[int, Connection] = {}
+        self._connections: dict[int, LoadConnection] = {}
         try:
             for connection in connections:
                 self._add(connection)
         except OSError as error:
             self.close()
-            raise self._gone(error) from error
+            raise self._no_answer(error) from error
 
-    def _add(self, connection: Connection) -> None:
+    def _add(self, connection: LoadConnection) -> None:
         descriptor = connection.open()
         self._connections[descriptor] = connection
         self._epoll.register(descriptor, select.EPOLLIN)
 
-    def _gone(self, error: OSError) -> ServerError:
+    def _no_answer(self, error: OSError) -> ServerError:
         return ServerError(f"no answer from {self._url}", found=error.strerror or str(error))
 
     def close(self) -> None:
-        """Closes the connections, with whatever is in flight. Not to be called while :meth:`run` runs."""
+        """Closes the connections and drops requests in flight. Must not be called while :meth:`run` runs."""
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()
         self._epoll.close()
 
     def run(self, schedule: Schedule, record: Record, stopped: Callable[[], bool]) -> None:
-        """Sends what is due until ``stopped()``; then waits for the answers to what is in flight, which don't count.
+        """Sends requests when they are due until ``stopped()``; then waits for the answers in flight, without recording
+        them.
 
         Raises:
-            ServerError: a lost connection cannot be opened again.
+            ServerError: a lost connection cannot be reopened.
         """
         idle = deque(self._connections.values())
         connections, poll, take = self._connections, self._epoll.poll, schedule.take
@@ -152,10 +154,10 @@ class Loop:
                 if due is None:
                     break
                 self._send(idle.popleft(), due)
-            wait_s = LOOK_UP_S
+            wait_s = STOP_POLL_S
             if idle:
-                # epoll counts whole milliseconds, too coarse to send by; a select on it does not.
-                select.select([self._epoll], (), (), min(schedule.wait_s(clock()), LOOK_UP_S))
+                # epoll's timeout is in whole milliseconds, too coarse here; select's is not.
+                select.select([self._epoll], (), (), min(schedule.wait_s(clock()), STOP_POLL_S))
                 wait_s = 0.0
             for descriptor, event in poll(wait_s):
                 connection = connections[descriptor]
@@ -179,11 +181,11 @@ class Loop:
                     self._watch(connection)
         self._drain(set(connections.values()).difference(idle))
 
-    def _drain(self, busy: set[Connection]) -> None:
-        """Waits for the last answers, or for the end of :data:`DRAIN_S`: the server still uses what belongs to them."""
-        deadline = clock() + DRAIN_S
+    def _drain(self, busy: set[LoadConnection]) -> None:
+        """Waits up to :data:`LAST_ANSWERS_S` for the last answers: the server still uses their shared memory."""
+        deadline = clock() + LAST_ANSWERS_S
         while busy and clock() < deadline:
-            for descriptor, event in self._epoll.poll(LOOK_UP_S):
+            for descriptor, event in self._epoll.poll(STOP_POLL_S):
                 connection = self._connections[descriptor]
                 try:
                     if event & select.EPOLLOUT:
@@ -197,24 +199,24 @@ class Loop:
                 if connection.blocked is not connection.watched:
                     self._watch(connection)
 
-    def _send(self, connection: Connection, due: float) -> None:
+    def _send(self, connection: LoadConnection, due: float) -> None:
         connection.due = due
         try:
             connection.send()
         except OSError:
-            return  # the socket is readable now, and reading tells what happened
+            return  # the socket is readable now; reading reports the error
         if connection.blocked:
             self._watch(connection)
 
-    def _watch(self, connection: Connection) -> None:
+    def _watch(self, connection: LoadConnection) -> None:
         connection.watched = connection.blocked
         events = select.EPOLLIN | select.EPOLLOUT if connection.blocked else select.EPOLLIN
         self._epoll.modify(connection.descriptor, events)
 
-    def _reopen(self, connection: Connection) -> None:
+    def _reopen(self, connection: LoadConnection) -> None:
         del self._connections[connection.descriptor]
         connection.close()
         try:
             self._add(connection)
         except OSError as error:
-            raise self._gone(error) from error
+            raise self._no_answer(error) from error

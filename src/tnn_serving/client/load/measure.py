@@ -1,4 +1,4 @@
-"""Puts a model under load and measures it, window after window, until the numbers settle."""
+"""Puts a model under load and measures it in windows until the figures are stable."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from tnn_serving.client.load.answers import Expected
 from tnn_serving.client.load.grpc import GrpcConnection
 from tnn_serving.client.load.http import HttpConnection
 from tnn_serving.client.load.inputs import make_inputs
-from tnn_serving.client.load.loop import Check, Loop
-from tnn_serving.client.load.loop import Connection as LoadConnection
+from tnn_serving.client.load.loop import Check, LoadConnection, Loop
 from tnn_serving.client.load.measurement import (
     AGREEING,
     Cut,
@@ -23,41 +22,42 @@ from tnn_serving.client.load.measurement import (
     Measurement,
     Window,
     agree,
-    counted,
-    sides,
-    window,
+    error_counts,
+    sides_between,
+    window_between,
 )
-from tnn_serving.client.load.message import INLINE, Places, grpc_request, http_request, tensors
+from tnn_serving.client.load.message import INLINE, RegionSlices, grpc_request, http_request, request_tensors
 from tnn_serving.client.load.schedule import ClosedLoop, OpenLoop, Record, Schedule, clock
-from tnn_serving.client.load.server import Observer
+from tnn_serving.client.load.server_statistics import ServerObserver
 from tnn_serving.errors import ConfigError, ServerError, TnnError
 
 SharedMemory = Literal["none", "system"]
 
 FEWEST_ANSWERS = 10
-"""A window is not closed before so many answers, however long they take."""
+"""A window has at least this many answers, however long they take."""
 
 OPEN_LOOP_CONNECTIONS = 64
-"""So many requests of an open loop can be in flight; the rest wait, and their latency counts the wait."""
+"""Default of how many requests of an open loop can be in flight; the others wait, and their latency includes the
+wait."""
 
 
-class Target:
-    """A model of a running server with the request that is sent to it.
+class LoadTarget:
+    """A model of a running server, and the request to send to it.
 
     Args:
         url: of the server, see :func:`tnn_serving.client.connection.parse_url`.
         model: its name.
-        protocol: of a ``url`` without a scheme.
+        protocol: for a ``url`` without a scheme.
         shapes, data, batch, seed: see :func:`tnn_serving.client.load.inputs.make_inputs`.
-        shared_memory: "system" passes tensors through shared memory, to a server on this machine.
+        shared_memory: "system" passes tensors through shared memory to a server on this machine.
         verify: compare every answer with the first one.
-        pid: of the server, where it is known; its processor time is measured.
+        pid: of the server, if known; its CPU time is measured.
         timeout_s: longest time without any answer.
 
     Raises:
-        ConfigError: the address cannot be read, or is encrypted.
+        ConfigError: the address cannot be parsed, or is encrypted.
         ServerError: no answer.
-        RequestError: no such model, inputs that cannot be made, or the server refuses them.
+        RequestError: there is no such model, inputs cannot be made, or the server refuses them.
     """
 
     def __init__(
@@ -82,25 +82,25 @@ class Target:
                 "load is sent over plain connections only",
                 expected="http:// or grpc://",
                 found=self.address.url,
-                hint="encryption would be measured as well; ask the server behind the proxy that adds it",
+                hint="encryption would be measured too; use the server behind the proxy that adds it",
             )
         self.timeout_s = timeout_s
         try:
             self.info = self.connection.model(model)
             self.inputs = inputs = make_inputs(self.info, shapes=shapes, data=data, batch=batch, seed=seed)
-            # Also the first request, which may be the slow one.
+            # This is also the first request, which may be slow.
             self.outputs = self.connection.infer(self.info, inputs)
         except BaseException:
             self.close()
             raise
         batched = self.info.max_batch_size > 0
         self.batch = next((array.shape[0] for array in inputs.values() if array.ndim), 1) if batched else batch
-        self.observer = Observer(self.connection, model, pid)
-        self._sent = tensors(self.info, inputs)
+        self.observer = ServerObserver(self.connection, model, pid)
+        self._sent = request_tensors(self.info, inputs)
         self._shared_memory = shared_memory
         self._verify = verify
 
-    def __enter__(self) -> Target:
+    def __enter__(self) -> LoadTarget:
         return self
 
     def __exit__(
@@ -109,37 +109,37 @@ class Target:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection to the server."""
+        """Closes the connection to the server."""
         self.connection.close()
 
     @contextmanager
     def loop(self, slots: int) -> Iterator[Loop]:
-        """So many open connections, each with its request. Shared memory is removed at the end."""
+        """A loop with ``slots`` open connections. Shared memory is removed at the end."""
         with ExitStack() as stack:
-            places: list[Places] = [INLINE] * slots
+            slices: list[RegionSlices] = [INLINE] * slots
             expected = Expected(self.outputs)
             if self._shared_memory == "system":
                 from tnn_serving.client.load.shared_memory import Regions
 
                 regions = Regions(self.connection, self._sent, self.outputs, slots)
                 stack.callback(regions.close)
-                places = [regions.places(slot) for slot in range(slots)]
-                expected = Expected(self.outputs, places[0].outputs, regions.output)
-            loop = Loop(self.address, [self._connection(slot, places[slot], expected) for slot in range(slots)])
+                slices = [regions.slices(slot) for slot in range(slots)]
+                expected = Expected(self.outputs, slices[0].outputs, regions.output)
+            loop = Loop(self.address, [self._connection(slot, slices[slot], expected) for slot in range(slots)])
             stack.callback(loop.close)
             yield loop
 
-    def _connection(self, slot: int, places: Places, expected: Expected) -> LoadConnection:
+    def _connection(self, slot: int, slices: RegionSlices, expected: Expected) -> LoadConnection:
         check: Check | None
         if self.address.protocol == "http":
-            check = expected.of_http if self._verify else None
-            return HttpConnection(self.address, slot, http_request(self.address, self.info, self._sent, places), check)
-        check = expected.of_grpc if self._verify else None
-        return GrpcConnection(self.address, slot, grpc_request(self.info, self._sent, places), check)
+            check = expected.check_http if self._verify else None
+            return HttpConnection(self.address, slot, http_request(self.address, self.info, self._sent, slices), check)
+        check = expected.check_grpc if self._verify else None
+        return GrpcConnection(self.address, slot, grpc_request(self.info, self._sent, slices), check)
 
 
-def measure(
-    target: Target,
+def measure_load(
+    target: LoadTarget,
     *,
     concurrency: int | None = None,
     rate: float | None = None,
@@ -152,25 +152,25 @@ def measure(
 ) -> Measurement:
     """Measures one level of load: a concurrency (closed loop), or a rate of requests (open loop).
 
-    Load is kept up without a pause while time is cut into windows. When the last three agree in rate and p50, these
-    three together are the result; when ``max_windows`` did not suffice, the last three are, marked as not stable.
-    Ctrl-C ends the measurement with what there is, marked as interrupted.
+    The load is continuous; time is divided into windows. The result is the last three windows together, as soon as they
+    agree in rate and p50, or after ``max_windows``, then marked as not stable. Ctrl-C ends the measurement with the
+    windows so far, marked as interrupted.
 
     Args:
-        concurrency: requests in flight all the time.
-        rate: requests a second. Latency counts from the moment at which a request was due, sent or not.
-        poisson: at a ``rate``, let requests come at random moments, as from many users, instead of evenly.
+        concurrency: concurrent requests.
+        rate: requests per second. Latency counts from the moment when a request was due, sent or not.
+        poisson: at a ``rate``, send requests at random moments, as from many users, instead of evenly spaced.
         connections: at a ``rate``, how many requests can be in flight.
-        window_s: shortest duration of a window; one has at least :data:`FEWEST_ANSWERS` answers.
-        stability: windows agree when each is within this share of their mean.
-        on_window: told about each window when it ends.
+        window_s: shortest duration of a window, which has at least :data:`FEWEST_ANSWERS` answers.
+        stability: windows agree if each is within this share of their mean.
+        on_window: called with each window when it ends.
 
     Raises:
-        ConfigError: not just one of ``concurrency`` and ``rate``, or a number that makes no sense.
-        ServerError: the server goes away, or gives no answer for the target's ``timeout_s``.
+        ConfigError: neither or both of ``concurrency`` and ``rate``, or a number that is not positive.
+        ServerError: the server stops, or sends no answer for the target's ``timeout_s``.
     """
     if (concurrency is None) == (rate is None):
-        raise ConfigError("one of concurrency and rate must be given")
+        raise ConfigError("give either a concurrency or a rate")
     if min(concurrency or 1, rate or 1, connections, window_s, max_windows) <= 0:
         raise ConfigError("concurrency, rate, connections and windows must be positive")
     run = _Run(target, window_s)
@@ -183,18 +183,18 @@ def measure(
                 on_window(run.window())
         except KeyboardInterrupt:
             interrupted = True
-            with suppress(TnnError):  # the interrupt may have come while the server was asked for its statistics
+            with suppress(TnnError):  # the interrupt may have arrived during a statistics request
                 run.cut()
         finally:
             backlog = schedule.backlog(clock())
             run.stop()
     first, last = run.cuts[-1 - min(AGREEING, len(run.windows))], run.cuts[-1]
     latencies = run.record.between(first.answers, last.answers)[1]
-    errors = counted(run.record.errors[first.errors : last.errors])
+    errors = error_counts(run.record.errors[first.errors : last.errors])
     duration_s = last.end - first.end
     requests = last.answers - first.answers
     requests_per_s = requests / duration_s if duration_s > 0 else 0.0
-    server, client = sides(first, last)
+    server, client = sides_between(first, last)
     return Measurement(
         model=target.info.name,
         protocol=target.address.protocol,
@@ -218,15 +218,15 @@ def measure(
 
 
 class _Run:
-    """The thread that sends, watched from another one.
+    """A thread that sends load, and its windows so far.
 
     Attributes:
-        record: what it has been answered.
-        cuts: the start and the end of each window.
-        windows: those that have ended.
+        record: the answers.
+        cuts: the start of the first window, then the end of each.
+        windows: the completed windows.
     """
 
-    def __init__(self, target: Target, window_s: float) -> None:
+    def __init__(self, target: LoadTarget, window_s: float) -> None:
         self._target = target
         self._window_s = window_s
         self._stopped = threading.Event()
@@ -257,8 +257,8 @@ class _Run:
     def window(self) -> Window:
         """Waits for the end of the next window. Raises ServerError."""
         before = self.cuts[-1]
-        heard = clock()
-        wait_s = max(0.0, before.end + self._window_s - heard)
+        last_answer = clock()
+        wait_s = max(0.0, before.end + self._window_s - last_answer)
         count = 0
         while True:
             if self._ended.wait(wait_s) and self._failure is not None:
@@ -267,18 +267,18 @@ class _Run:
             if answered >= FEWEST_ANSWERS:
                 return self.cut()
             if answered > count:
-                count, heard = answered, clock()
-            elif clock() - heard > self._target.timeout_s:
+                count, last_answer = answered, clock()
+            elif clock() - last_answer > self._target.timeout_s:
                 raise ServerError(f"no answer from {self._target.address.url} for {self._target.timeout_s:g} s")
             wait_s = min(0.1, self._window_s)
 
     def cut(self) -> Window:
-        """Ends a window here."""
+        """Ends the current window."""
         before = self.cuts[-1]
         answers, errors = len(self.record.ends), len(self.record.errors)
         ends, latencies = self.record.between(before.answers, answers)
         end = max([before.end, *ends[-1:], *(at for at, _ in self.record.errors[errors - 1 : errors])])
         after = Cut(float(end), answers, errors, self._target.observer.snapshot())
         self.cuts.append(after)
-        self.windows.append(window(before, after, latencies))
+        self.windows.append(window_between(before, after, latencies))
         return self.windows[-1]

@@ -1,4 +1,4 @@
-"""What a measurement says, computed from the times of answers."""
+"""The figures of a measurement, computed from the times of answers."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tnn_serving.client.load.server import ServerSide, Snapshot, difference
+from tnn_serving.client.load.server_statistics import ServerSide, Snapshot, server_side
 
 AGREEING = 3
-"""So many windows in a row must agree, and are what is reported."""
+"""How many successive windows must agree; these are reported."""
 
 BUSY_CLIENT = 0.9
-"""From this share of a core on, the client may be what is measured: its loop runs on one."""
+"""At this share of a core and above, the client may be the bottleneck: its loop uses one core."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Of the right answers, in milliseconds, from the moment at which a request was due."""
+    """Latency of successful requests in milliseconds, from the moment when a request was due."""
 
     mean_ms: float
     p50_ms: float
@@ -41,7 +41,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One stretch of time, from the last answer of the one before to its own last answer."""
+    """A period of time, from the last answer of the previous window to its own last answer."""
 
     duration_s: float
     requests: int
@@ -52,11 +52,11 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class ClientSide:
-    """What sending cost on this machine.
+    """CPU time of the client.
 
     Attributes:
-        cpu_us: processor time of the client a request, in microseconds.
-        cpu_share: of one core. Near 1, the client is the bottleneck.
+        cpu_us: microseconds per request.
+        cpu_share: share of one core. Near 1, the client is the bottleneck.
     """
 
     cpu_us: float
@@ -68,17 +68,18 @@ class Measurement:
     """One level of load.
 
     Attributes:
-        concurrency: requests in flight all the time; ``None`` with a rate.
-        rate: requests a second that were due; ``None`` with a concurrency.
-        batch: inferences a request.
-        requests: right answers in the windows that are reported.
-        errors: failed requests in them; their texts with how often each came.
-        duration_s: of these windows together.
-        backlog: requests that were due at the end but could not be sent yet: the rate was too high.
+        concurrency: concurrent requests; ``None`` with a rate.
+        rate: requests per second that were due; ``None`` with a concurrency.
+        batch: inferences per request.
+        requests: successful requests in the reported windows.
+        errors: failed requests in these windows.
+        error_texts: how often each error occurred.
+        duration_s: total duration of these windows.
+        backlog: requests that were due at the end but could not be sent: the rate was too high.
         stable: the last windows agree.
         interrupted: by Ctrl-C.
         windows: all windows, the reported ones last.
-        server: ``None`` if the server counted nothing.
+        server: ``None`` if the server error_counts nothing.
     """
 
     model: str
@@ -111,10 +112,10 @@ class Cut:
     """The end of a window.
 
     Attributes:
-        end: of its last answer.
-        answers: so many right ones since the start.
-        errors: so many failed ones since the start.
-        snapshot: taken then.
+        end: time of its last answer.
+        answers: successful requests since the start.
+        errors: failed requests since the start.
+        snapshot: the counters at that time.
     """
 
     end: float
@@ -123,8 +124,8 @@ class Cut:
     snapshot: Snapshot
 
 
-def window(before: Cut, after: Cut, latencies: np.ndarray) -> Window:
-    """The window between two cuts with the latencies in it."""
+def window_between(before: Cut, after: Cut, latencies: np.ndarray) -> Window:
+    """The window between two cuts, from its latencies."""
     duration_s = after.end - before.end
     requests = after.answers - before.answers
     return Window(
@@ -151,15 +152,15 @@ def _within(values: Sequence[float], stability: float) -> bool:
     return all(abs(value - mean) <= stability * mean for value in values)
 
 
-def sides(first: Cut, last: Cut) -> tuple[ServerSide | None, ClientSide]:
+def sides_between(first: Cut, last: Cut) -> tuple[ServerSide | None, ClientSide]:
     """Server and client between two cuts."""
     before, after = first.snapshot, last.snapshot
     answered = last.answers - first.answers + last.errors - first.errors
     cpu_s = after.client_cpu_s - before.client_cpu_s
     client = ClientSide(cpu_s / max(1, answered) * 1e6, cpu_s / max(1e-9, after.at - before.at))
-    return difference(before, after, answered), client
+    return server_side(before, after, answered), client
 
 
-def counted(errors: Sequence[tuple[float, str]]) -> dict[str, int]:
-    """Texts with how often each came, most frequent first."""
+def error_counts(errors: Sequence[tuple[float, str]]) -> dict[str, int]:
+    """How often each error text occurred, most frequent first."""
     return dict(Counter(text for _, text in errors).most_common())

@@ -1,4 +1,4 @@
-"""The bytes of a request: the same tensors for HTTP or gRPC, in the request or in shared memory."""
+"""The bytes of a request over HTTP or gRPC, with its tensors in the request or in shared memory."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tnn_serving.client.load.http import request_bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a tensor lies in a registered region of shared memory."""
+class RegionSlice:
+    """A tensor's bytes in a registered region of shared memory."""
 
     region: str
     offset_bytes: int
     size_bytes: int
 
     def parameters(self) -> dict[str, str | int]:
-        """Triton's parameters of a tensor that lies there."""
+        """Triton's parameters of a tensor in shared memory."""
         return {
             "shared_memory_region": self.region,
             "shared_memory_offset": self.offset_bytes,
@@ -30,19 +30,19 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """The inputs and outputs that lie in shared memory, by name; the others travel with request and answer."""
+class RegionSlices:
+    """The inputs and outputs in shared memory, by name; the others are in request and answer."""
 
-    inputs: Mapping[str, Place] = field(default_factory=dict)
-    outputs: Mapping[str, Place] = field(default_factory=dict)
+    inputs: Mapping[str, RegionSlice] = field(default_factory=dict)
+    outputs: Mapping[str, RegionSlice] = field(default_factory=dict)
 
 
-INLINE = Places()
+INLINE = RegionSlices()
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
-    """An input as it is sent: Triton's type, dims, and raw bytes in Triton's layout."""
+class RequestTensor:
+    """An input of a request: Triton's type, dims, and the bytes in Triton's layout."""
 
     name: str
     datatype: str
@@ -50,14 +50,14 @@ class Tensor:
     content: bytes
 
 
-def tensors(model: ModelInfo, inputs: Mapping[str, np.ndarray]) -> list[Tensor]:
-    """The inputs with their bytes."""
+def request_tensors(model: ModelInfo, inputs: Mapping[str, np.ndarray]) -> list[RequestTensor]:
+    """The inputs of a request."""
     types = {item.name: item.datatype for item in model.inputs}
-    return [Tensor(name, types[name], array.shape, raw(array)) for name, array in inputs.items()]
+    return [RequestTensor(name, types[name], array.shape, raw(array)) for name, array in inputs.items()]
 
 
 def raw(array: np.ndarray) -> bytes:
-    """An array's bytes as Triton lays them out."""
+    """An array's bytes in Triton's layout."""
     if array.dtype.kind != "O":
         return array.tobytes()
     from tritonclient.utils import serialize_byte_tensor
@@ -65,13 +65,13 @@ def raw(array: np.ndarray) -> bytes:
     return bytes(serialize_byte_tensor(array).item()) if array.size else b""
 
 
-def http_request(address: Address, model: ModelInfo, sent: Sequence[Tensor], places: Places) -> bytes:
-    """A whole HTTP request. Tensors that have a place, inputs or outputs, are not in it or its answer."""
+def http_request(address: Address, model: ModelInfo, sent: Sequence[RequestTensor], shared: RegionSlices) -> bytes:
+    """A complete HTTP request. Inputs and outputs in ``shared`` are not in the request and its answer."""
     inputs: list[dict[str, Any]] = []
     for tensor in sent:
         parameters = (
-            places.inputs[tensor.name].parameters()
-            if tensor.name in places.inputs
+            shared.inputs[tensor.name].parameters()
+            if tensor.name in shared.inputs
             else {"binary_data_size": len(tensor.content)}
         )
         inputs.append(
@@ -81,35 +81,35 @@ def http_request(address: Address, model: ModelInfo, sent: Sequence[Tensor], pla
         {
             "name": item.name,
             "parameters": (
-                places.outputs[item.name].parameters() if item.name in places.outputs else {"binary_data": True}
+                shared.outputs[item.name].parameters() if item.name in shared.outputs else {"binary_data": True}
             ),
         }
         for item in model.outputs
     ]
-    binary = [tensor.content for tensor in sent if tensor.name not in places.inputs]
+    binary = [tensor.content for tensor in sent if tensor.name not in shared.inputs]
     return request_bytes(address, model.name, {"inputs": inputs, "outputs": outputs}, binary)
 
 
-def grpc_request(model: ModelInfo, sent: Sequence[Tensor], places: Places) -> bytes:
-    """A serialised ``ModelInferRequest``, likewise."""
+def grpc_request(model: ModelInfo, sent: Sequence[RequestTensor], shared: RegionSlices) -> bytes:
+    """A serialised ``ModelInferRequest``. Inputs and outputs in ``shared`` are not in the request and its answer."""
     from tritonclient.grpc import service_pb2
 
     request = service_pb2.ModelInferRequest(model_name=model.name)
     for tensor in sent:
         entry = request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        if tensor.name in places.inputs:
-            _set_parameters(entry, places.inputs[tensor.name])
+        if tensor.name in shared.inputs:
+            _set_parameters(entry, shared.inputs[tensor.name])
         else:
             request.raw_input_contents.append(tensor.content)
     for item in model.outputs:
         entry = request.outputs.add(name=item.name)
-        if item.name in places.outputs:
-            _set_parameters(entry, places.outputs[item.name])
+        if item.name in shared.outputs:
+            _set_parameters(entry, shared.outputs[item.name])
     return bytes(request.SerializeToString())
 
 
-def _set_parameters(entry: Any, place: Place) -> None:
-    for key, value in place.parameters().items():
+def _set_parameters(entry: Any, region: RegionSlice) -> None:
+    for key, value in region.parameters().items():
         if isinstance(value, str):
             entry.parameters[key].string_param = value
         else:

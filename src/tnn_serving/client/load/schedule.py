@@ -1,4 +1,4 @@
-"""When requests are sent, and what is kept of each: the two arrays that everything else is computed from."""
+"""When requests are sent, and the record of their answers."""
 
 from __future__ import annotations
 
@@ -9,50 +9,49 @@ from typing import Protocol
 import numpy as np
 
 clock = time.perf_counter
-"""Seconds; the clock of all times here."""
+"""The clock of all times here, in seconds."""
 
 
 class Schedule(Protocol):
-    """Says when requests are due. Asked by one thread only."""
+    """When requests are due. Not thread-safe."""
 
     def take(self, now: float) -> float | None:
-        """The moment that a request was due, if one is due by ``now``; it counts as taken. ``None`` if none is."""
+        """Removes the next request if it is due by ``now`` and returns when it was due; otherwise ``None``."""
 
     def wait_s(self, now: float) -> float:
         """Seconds until the next request is due."""
 
     def backlog(self, now: float) -> int:
-        """How many requests are due but have not been taken."""
+        """How many requests are due but not sent."""
 
 
 class ClosedLoop:
-    """A request is due whenever a connection is free: as many in flight as there are connections."""
+    """A request is due whenever a connection is free: there are as many in flight as connections."""
 
     def take(self, now: float) -> float | None:
         """Always ``now``."""
         return now
 
     def wait_s(self, now: float) -> float:
-        """Nothing to wait for."""
+        """Always 0."""
         return 0.0
 
     def backlog(self, now: float) -> int:
-        """None: who waits for answers is never late."""
+        """Always 0."""
         return 0
 
 
 class OpenLoop:
-    """Requests are due at moments that do not depend on the answers, as those of independent users.
+    """Requests are due at times that do not depend on the answers, like those of independent users.
 
-    A request that cannot be sent when it is due, because every connection is busy, is sent later; its latency still
-    counts from the moment that it was due. Leaving that wait out is known as coordinated omission: it hides exactly
-    the moments at which a server is slow.
+    If every connection is busy, a request is sent late; its latency still counts from the time when it was due.
+    Ignoring that wait is known as coordinated omission: it hides the times when a server is slow.
 
     Args:
-        rate: requests a second.
-        poisson: gaps between requests are drawn from an exponential distribution, instead of all being equal.
-        seed: of the gaps.
-        start: when the first request is due; now, if left out.
+        rate: requests per second.
+        poisson: intervals are drawn from an exponential distribution, instead of being equal.
+        seed: of the intervals.
+        start: when the first request is due; now by default.
     """
 
     def __init__(self, rate: float, *, poisson: bool = False, seed: int = 0, start: float | None = None) -> None:
@@ -61,7 +60,7 @@ class OpenLoop:
         self._due = clock() if start is None else start
 
     def take(self, now: float) -> float | None:
-        """The moment that the next request was due, if that is past."""
+        """See :class:`Schedule`."""
         due = self._due
         if due > now:
             return None
@@ -69,21 +68,21 @@ class OpenLoop:
         return due
 
     def wait_s(self, now: float) -> float:
-        """Seconds until the next request is due; 0 if it is."""
+        """Seconds until the next request is due; 0 if it is due."""
         return max(0.0, self._due - now)
 
     def backlog(self, now: float) -> int:
-        """How many requests have been due without a free connection to send them on."""
+        """How many requests are due but have no free connection."""
         return max(0, int((now - self._due) / self._gap_s) + 1) if self._due <= now else 0
 
 
 class Record:
-    """The answers so far, in the order in which they came. One thread adds, another one may read what has been added.
+    """The answers so far, in order of arrival. One thread adds; another may read what has been added.
 
     Attributes:
-        ends: when each right answer had been read, in seconds of :data:`clock`.
-        latencies: seconds from the moment that the request was due.
-        errors: moment and text of each request that failed.
+        ends: when each successful answer was complete, in seconds of :data:`clock`.
+        latencies: seconds from when the request was due to ``ends``.
+        errors: time and text of each failed request.
     """
 
     def __init__(self) -> None:
@@ -92,13 +91,13 @@ class Record:
         self.errors: list[tuple[float, str]] = []
 
     def add(self, due: float, end: float, error: str | None = None) -> None:
-        """Keeps one answer."""
+        """Records one answer."""
         if error is not None:
             self.errors.append((end, error))
             return
         self.latencies.append(end - due)
-        self.ends.append(end)  # last, since readers go by its length
+        self.ends.append(end)  # last, since readers use its length
 
     def between(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ends and latencies of the answers from number ``first`` up to ``last``, as copies."""
+        """Copies of ends and latencies of the answers from number ``first`` to before ``last``."""
         return np.array(self.ends[first:last]), np.array(self.latencies[first:last])

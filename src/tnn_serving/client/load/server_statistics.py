@@ -1,4 +1,4 @@
-"""What the server says of itself while it is under load: Triton's statistics, and the processor time it takes."""
+"""The server's side of a measurement: Triton's statistics and the server's CPU time."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Snapshot:
     Attributes:
         at: in seconds of :data:`tnn_serving.client.load.schedule.clock`.
         statistics: see :meth:`tnn_serving.client.Connection.statistics`.
-        server_cpu_s: processor time of the server and its children so far; ``None`` if it cannot be told.
-        client_cpu_s: processor time of this process so far.
+        server_cpu_s: CPU time of the server and its children so far; ``None`` if unknown.
+        client_cpu_s: CPU time of this process so far.
     """
 
     at: float
@@ -36,15 +36,15 @@ class ServerSide:
     """The server's share of the requests between two snapshots.
 
     Attributes:
-        requests: that it counted as successful.
-        executions: of the backend; with dynamic batching one may hold several requests.
-        average_batch: rows an execution.
-        total_ms: mean time of a request inside Triton, of which these are parts:
-        queue_ms: waiting for an instance;
-        compute_input_ms: gathering inputs;
-        compute_infer_ms: inside the backend;
-        compute_output_ms: handing over outputs.
-        cpu_us: processor time of the server a request, in microseconds; ``None`` if it cannot be told.
+        requests: successful requests.
+        executions: of the backend; with dynamic batching, one execution may contain several requests.
+        average_batch: rows per execution.
+        total_ms: mean time of a request inside Triton. The following times are parts of it.
+        queue_ms: waiting for an instance.
+        compute_input_ms: gathering inputs.
+        compute_infer_ms: inside the backend.
+        compute_output_ms: returning outputs.
+        cpu_us: CPU time of the server per request, in microseconds; ``None`` if unknown.
     """
 
     requests: int
@@ -58,13 +58,13 @@ class ServerSide:
     cpu_us: float | None
 
 
-class Observer:
+class ServerObserver:
     """Takes snapshots of a model's server.
 
     Args:
         connection: to the server.
         model: name of the model.
-        pid: of the server process; found by its port if it is left out and the server is on this machine.
+        pid: of the server process; by default found by its port, if the server is on this machine.
     """
 
     def __init__(self, connection: Connection, model: str, pid: int | None = None) -> None:
@@ -75,15 +75,15 @@ class Observer:
     def snapshot(self) -> Snapshot:
         """The counters now. Raises ServerError, RequestError."""
         statistics = self._connection.statistics(self._model)
-        cpu_s = None if self._pid is None else processor_time_s(self._pid)
+        cpu_s = None if self._pid is None else cpu_time_s(self._pid)
         return Snapshot(clock(), statistics, cpu_s, time.process_time())
 
 
-def difference(before: Snapshot, after: Snapshot, answered: int) -> ServerSide | None:
-    """What happened between two snapshots; ``None`` if the server counted no request.
+def server_side(before: Snapshot, after: Snapshot, answered: int) -> ServerSide | None:
+    """The server's figures between two snapshots; ``None`` if the server counted no request.
 
     Args:
-        answered: requests that the client saw answered in the same time, to which processor time is related.
+        answered: requests that the client counted in the same time; CPU time is divided by it.
     """
     count = {key: after.statistics[key] - before.statistics[key] for key in after.statistics}
     requests, executions = count["requests"], count["executions"]
@@ -110,7 +110,7 @@ def difference(before: Snapshot, after: Snapshot, answered: int) -> ServerSide |
 
 
 def local_server(address: Address) -> int | None:
-    """The process id of the tritonserver behind an address of this machine; ``None`` if that cannot be told."""
+    """The process id of the tritonserver at an address of this machine; ``None`` if unknown."""
     host, _, port = address.target.partition("/")[0].rpartition(":")
     try:
         local = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
@@ -130,7 +130,7 @@ def local_server(address: Address) -> int | None:
     return named[0] if len(named) == 1 else None
 
 
-def processor_time_s(pid: int) -> float | None:
+def cpu_time_s(pid: int) -> float | None:
     """User and system time of a process and its children; ``None`` if it has ended."""
     try:
         process = psutil.Process(pid)
