@@ -59,7 +59,7 @@ def graph() -> Graph:
 def test_the_form_follows_processor_and_engine(
     graph: Graph, flags: frozenset[str], limit: str, engine: str, choice: str, form: Form
 ) -> None:
-    decision = decide(graph, engine, choice, Cpu.of(flags, {"ONEDNN_MAX_CPU_ISA": limit} if limit else {}))
+    decision = decide(graph, ENGINES[engine], choice, Cpu.of(flags, {"ONEDNN_MAX_CPU_ISA": limit} if limit else {}))
     assert decision.form is form
     assert decision.reason
 
@@ -67,7 +67,7 @@ def test_the_form_follows_processor_and_engine(
 def test_weight_zero_points_are_exact() -> None:
     graph = network({"x": (1, 3, 12, 12)}, LAYERS, ["y"])
     graph.layer("c").zero_point = Tensor.of(np.ones(8, np.int8))  # type: ignore[attr-defined]
-    assert decide(graph, "openvino", "auto", Cpu.of(VNNI, {})).form is Form.EXACT
+    assert decide(graph, ENGINES["openvino"], "auto", Cpu.of(VNNI, {})).form is Form.EXACT
 
 
 def test_a_model_says_which_form_it_took(graph: Graph) -> None:
