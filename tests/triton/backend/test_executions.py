@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -66,3 +67,23 @@ def test_a_model_that_is_removed_is_not_asked(ages: Ages) -> None:
     ages.watch.wake()
     ages.watch.stop()
     assert ages.published == [0]
+
+
+def test_it_ends_although_it_was_about_to_fall_asleep() -> None:
+    stopping = threading.Event()
+
+    def oldest(model: int) -> float:
+        if not stopping.is_set():
+            stopping.set()
+            stopper.start()
+            while not watch._stopped.is_set():  # stop() has begun, while this thread has seen that nothing runs
+                time.sleep(0.001)
+        return 0
+
+    watch = Watch(oldest)
+    stopper = threading.Thread(target=watch.stop, daemon=True)
+    watch.add(7, lambda age_s: None)
+    watch.wake()
+    assert stopping.wait(DEADLINE_S)
+    stopper.join(DEADLINE_S)
+    assert not stopper.is_alive()

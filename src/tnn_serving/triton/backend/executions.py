@@ -54,8 +54,8 @@ class Watch:
             if not self._publish():
                 self.sleeps = True
                 self._woken.clear()
-                # What began before `sleeps` was true has not called wake().
-                if self._publish():
+                # What began before `sleeps` was true has not called wake(), and stop() may have come before clear().
+                if self._publish() or self._stopped.is_set():
                     self.wake()
 
     def _publish(self) -> bool:
