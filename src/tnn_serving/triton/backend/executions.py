@@ -52,10 +52,10 @@ class Watch:
     def _run(self) -> None:
         while self._woken.wait() and not self._stopped.wait(PERIOD_S):
             if not self._publish():
-                self.sleeps = True
                 self._woken.clear()
-                # What began before `sleeps` was true has not called wake().
-                if self._publish():
+                self.sleeps = True
+                # What began before `sleeps` was true has not called wake(), and stop() may have come before clear().
+                if self._publish() or self._stopped.is_set():
                     self.wake()
 
     def _publish(self) -> bool:

@@ -21,8 +21,6 @@ struct TRITONSERVER_Metric {
   double value; /* not atomic: calls for one metric must not meet */
 };
 
-atomic_int activities;
-
 TritonResult TRITONBACKEND_RequestTrace(TRITONBACKEND_Request *request, TRITONSERVER_InferenceTrace **trace) {
   static TRITONSERVER_InferenceTrace traces;
   MAY_FAIL(request);

@@ -63,7 +63,7 @@ struct TRITONBACKEND_Model {
 
 static atomic_long counts[KINDS], messages[LOG_VERBOSE + 1];
 const char *backend_fails;
-int api_minor = 19;
+atomic_int activities;
 static char backend_json[] = "{\"cmdline\":{\"auto-complete-config\":\"true\"}}";
 static TRITONSERVER_Message backend_config = {backend_json};
 
@@ -186,15 +186,21 @@ TritonResult server_start(void) { return backend.Initialize(NULL); }
 
 void server_stop(void) { MUST(!backend.Finalize(NULL), "the backend does not end"); }
 
+#define BACKEND_MAY_FAIL() \
+  do { \
+    if (backend_fails && !strcmp(backend_fails, __func__)) return injected(__func__); \
+  } while (0)
+
 TritonResult TRITONBACKEND_ApiVersion(uint32_t *major, uint32_t *minor) {
+  BACKEND_MAY_FAIL();
   *major = 1;
-  *minor = (uint32_t)api_minor;
+  *minor = 19;
   return NULL;
 }
 
 TritonResult TRITONBACKEND_BackendConfig(TRITONBACKEND_Backend *which, TRITONSERVER_Message **message) {
   (void)which;
-  if (backend_fails && !strcmp(backend_fails, __func__)) return injected(__func__);
+  BACKEND_MAY_FAIL();
   *message = &backend_config;
   return NULL;
 }

@@ -81,7 +81,6 @@ void answer_free(Answer *answer);
 /* ---- the server ---- */
 
 extern const char *backend_fails; /* the function of the server that fails at the backend's start, or NULL */
-extern int api_minor;
 extern atomic_int activities;     /* reported to traces so far */
 
 void server_open(const char *library);
