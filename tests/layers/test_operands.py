@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 import tnn_serving as ts
 from tnn_serving.emit.limits import Limits
-from tnn_serving.errors import ShapeError, TnnError, UnsupportedLayer, WeightsError
+from tnn_serving.errors import ShapeError, TnnError, UnsupportedLayer
 from tnn_serving.graph import Graph, Input
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.operands import ANY, Operand, Pattern, patterns, spelled_types
@@ -403,21 +402,3 @@ def test_whatever_a_file_says_works_or_is_refused_by_name(kind: str) -> None:
         attempt(graph)
 
     check()
-
-
-def test_warnings_of_a_layer_come_once(caplog: pytest.LogCaptureFixture) -> None:
-    layer = make("ReLU", "r", ["x", "z"], ["y"], [])
-    with caplog.at_level(logging.WARNING):
-        for _ in range(3):
-            layer.warn("once")
-        layer.warn("and another")
-    assert [record.getMessage() for record in caplog.records] == [
-        "layer `r` (ReLU): once",
-        "layer `r` (ReLU): and another",
-    ]
-
-
-def test_a_weight_that_cannot_be_drawn_is_named() -> None:
-    graph = one_layer("Gather", {"x": INTS}, "0 1 0")
-    with pytest.raises(WeightsError, match=r"layer 0 `n` \(Gather\): no `data` in the model file"):
-        ts.fill_random_weights(graph, name="net")
