@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import tnn_serving as ts
-from tests.formats.compare import differences
-from tests.formats.handmade import MODEL, PROTO, model, proto
+from tests.formats.tnn.compare import differences
+from tests.formats.tnn.handmade import MODEL, PROTO, model, proto
 from tests.recordings import SHARED
 from tnn_serving.errors import LimitError, WeightsError
 from tnn_serving.graph import Graph

@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tnn_serving as ts
-from tests.formats.handmade import MODEL, PROTO, proto
+from tests.formats.tnn.handmade import MODEL, PROTO, proto
 from tnn_serving.check.repository import check
 from tnn_serving.convert import convert_onnx
 from tnn_serving.errors import FormatError, ProtoError, WeightsError

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.models import RELU
-from tests.formats.test_damage import PAIRS, WORDS, damaged
+from tests.formats.tnn.test_damage import PAIRS, WORDS, damaged
 from tests.hostile.conftest import Target, assert_sentence, bounded, write_files
 from tnn_serving.layers import declared
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tests.formats.compare import differences
-from tests.formats.handmade import (
+from tests.formats.tnn.compare import differences
+from tests.formats.tnn.handmade import (
     MODEL,
     PROTO,
     V1,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.formats.compare import differences
+from tests.formats.tnn.compare import differences
 from tnn_serving.formats.tnn import read_model, write_model
 from tnn_serving.graph import Graph, Input
 from tnn_serving.layers.base import Layer

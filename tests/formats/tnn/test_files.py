@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.formats.handmade import MODEL, PROTO, model, proto
+from tests.formats.tnn.handmade import MODEL, PROTO, model, proto
 from tnn_serving.errors import FormatError, ProtoError, WeightsError
 from tnn_serving.formats.reading import unchanged
 from tnn_serving.formats.tnn import read_model, write_model

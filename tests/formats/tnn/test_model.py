@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import tnn_serving as ts
-from tests.formats.compare import differences
-from tests.formats.handmade import (
+from tests.formats.tnn.compare import differences
+from tests.formats.tnn.handmade import (
     MODEL,
     PROTO,
     PROTO_1,

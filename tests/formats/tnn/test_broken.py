@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from tests.formats.handmade import (
+from tests.formats.tnn.handmade import (
     MODEL,
     PROTO,
     V1,

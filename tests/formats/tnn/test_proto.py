@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.formats.compare import differences
-from tests.formats.handmade import PROTO, PROTO_1, V1, V2, proto
+from tests.formats.tnn.compare import differences
+from tests.formats.tnn.handmade import PROTO, PROTO_1, V1, V2, proto
 from tnn_serving.errors import FormatError, ProtoError
 from tnn_serving.formats.tnn.proto import MAX_SEGMENTS, read_proto, write_proto
 from tnn_serving.graph import Graph, Input

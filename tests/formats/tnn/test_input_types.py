@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tnn_serving as ts
-from tests.formats.handmade import entry, floats, int32s, model, proto
+from tests.formats.tnn.handmade import entry, floats, int32s, model, proto
 from tnn_serving.engines import ENGINES
 
 CODES = model(

@@ -8,7 +8,7 @@ import tracemalloc
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.formats.handmade import (
+from tests.formats.tnn.handmade import (
     MODEL,
     PROTO,
     PROTO_1,

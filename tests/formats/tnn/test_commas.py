@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import tnn_serving as ts
-from tests.formats.handmade import PROTO, V1, V2, proto
+from tests.formats.tnn.handmade import PROTO, V1, V2, proto
 from tnn_serving.check.repository import check
 from tnn_serving.errors import ProtoError, TnnError
 from tnn_serving.formats.tnn.proto import read_proto, write_proto

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.formats.compare import differences
+from tests.formats.tnn.compare import differences
 from tests.recordings import SHARED, case_ids, cases, folders
 from tnn_serving.errors import FormatError
 from tnn_serving.formats.tnn import read_model, write_model
