@@ -90,7 +90,7 @@ def test_an_input_that_is_too_large_is_named() -> None:
         (Tensor(DataType.BFP16, (1,), memoryview(b"\x80\x3f")), None, np.float32),
         (Tensor.of(np.int32([1, 2])), None, np.int32),
     ],
-    ids=repr,
+    ids=["number", "integers", "doubles", "bytes", "integers as bytes", "half", "bfp16", "stored integers"],
 )
 def test_element_types_of_constants(g: Builder, source: Any, dtype: Any, wanted: Any) -> None:
     made = g.const(source, dtype)

@@ -13,8 +13,8 @@ import tritonclient.http
 from onnx import helper
 
 from tests.cli.test_commands import run
-from tests.end_to_end.conftest import Running, ask, start
 from tests.onnx_models import convolution, model, random, reference, write
+from tests.servers import Running, ask, start
 from tnn_serving.soak import soak
 
 node = helper.make_node
