@@ -350,6 +350,7 @@ static void end_python(void) {
 static void *python_main(void *backend) {
   PyThreadState *state = NULL;
   bool started = start_python(backend, &state);
+  if (!started) pthread_detach(pthread_self()); /* interpreter_stop waits only for a Python that runs */
   pthread_mutex_lock(&phase_mutex);
   phase = started ? READY : FAILED;
   pthread_cond_broadcast(&phase_changed);
