@@ -8,24 +8,29 @@ the server's objects and the shim's allocations: both must be gone after each sc
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from hatch_build import COMPILE_FLAGS, FLAGS, LINKS, SOURCES
+from tests.pages import ROOT
 from tnn_serving.errors import ServerError
-from tnn_serving.triton import backend
 from tnn_serving.triton.launch import find_libpython
 
-SOURCES = Path(backend.__file__).parent
+pytestmark = pytest.mark.slow
+
+SHIM = ROOT / SOURCES
+UNITS = sorted(SHIM.glob("*.c"))
 STANDIN = Path(__file__).parent / "standin"
-WARNINGS = [f"@{SOURCES / 'compile_flags.txt'}", "-Werror"]
+WARNINGS = [f"@{ROOT / COMPILE_FLAGS}", "-Werror"]
 COUNTED = ("malloc", "calloc", "free", "posix_memalign", "strdup", "vasprintf")
 """Functions of the shim's that ``memory.c`` counts and lets fail."""
 
@@ -107,37 +112,45 @@ def launcher_for(sanitizer: Sequence[str], folder: Path) -> Sequence[str]:
     pytest.skip(f"programs with {sanitizer[0]} do not run here: {errors.strip()}")
 
 
-@pytest.fixture(scope="module")
+def built(name: str, folder: Path) -> Build:
+    sanitizer = SANITIZERS[name]
+    launcher = launcher_for(sanitizer, folder)
+    build = Build(launcher, folder / "standin", folder / "older", folder / "libtriton_tnn.so")
+    flags = [*WARNINGS, *sanitizer, *SANITIZED]
+    wrapped = ",".join(f"--wrap={function}" for function in COUNTED)
+    shared = ["-shared", "-fPIC", "-fvisibility=hidden", f"-Wl,{wrapped}"]
+    compile_c(*flags, *shared, "-o", build.library, *UNITS, *LINKS)
+    objects = [folder / f"{unit.stem}.o" for unit in STANDIN.glob("*.c")]
+    for each in objects:
+        compile_c(*flags, f"-I{SHIM}", "-c", "-o", each, STANDIN / f"{each.stem}.c")
+    for program, without in ((build.program, ""), (build.older, "optional")):
+        compile_c(*sanitizer, "-rdynamic", "-o", program, *(each for each in objects if each.stem != without), *LINKS)
+    return build
+
+
+@pytest.fixture(scope="session")
 def compiler() -> None:
     if not shutil.which("cc"):
         pytest.skip("there is no C compiler")
 
 
-@pytest.fixture(scope="module", params=SANITIZERS)
-def build(compiler: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Build:
+@pytest.fixture(scope="session")
+def builds(compiler: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Build]:
+    """Makes each build once, whatever the order of the tests."""
     try:
         find_libpython()
     except ServerError as error:
         pytest.skip(f"no Python can be started inside a server here: {error}")
-    folder = tmp_path_factory.mktemp(request.param)
-    sanitizer = SANITIZERS[request.param]
-    launcher = launcher_for(sanitizer, folder)
-    made = Build(launcher, folder / "standin", folder / "older", folder / "libtriton_tnn.so")
-    flags = [*WARNINGS, *sanitizer, *SANITIZED]
-    wrapped = ",".join(f"--wrap={name}" for name in COUNTED)
-    shared = ["-shared", "-fPIC", "-fvisibility=hidden", "-Wl,-z,nodelete", f"-Wl,{wrapped}"]
-    compile_c(*flags, *shared, "-o", made.library, *sorted(SOURCES.glob("*.c")), "-lpthread", "-ldl")
-    objects = [folder / f"{unit.stem}.o" for unit in STANDIN.glob("*.c")]
-    for each in objects:
-        compile_c(*flags, f"-I{SOURCES}", "-c", "-o", each, STANDIN / f"{each.stem}.c")
-    for program, without in ((made.program, ""), (made.older, "optional")):
-        units = [each for each in objects if each.stem != without]
-        compile_c(*sanitizer, "-rdynamic", "-o", program, *units, "-lpthread", "-ldl")
-    return made
+    return functools.cache(lambda name: built(name, tmp_path_factory.mktemp(name)))
+
+
+@pytest.fixture(params=SANITIZERS)
+def build(request: pytest.FixtureRequest, builds: Callable[[str], Build]) -> Build:
+    return builds(request.param)
 
 
 def test_the_shim_compiles_without_warnings(compiler: None, tmp_path: Path) -> None:
-    compile_c(*WARNINGS, "-O2", "-shared", "-fPIC", "-o", tmp_path / "library.so", *sorted(SOURCES.glob("*.c")))
+    compile_c(*WARNINGS, *FLAGS, "-o", tmp_path / "library.so", *UNITS, *LINKS)
 
 
 def test_every_scenario(build: Build) -> None:

@@ -14,9 +14,8 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import cast
@@ -25,7 +24,7 @@ from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.engines.background import BACKGROUND
 from tnn_serving.engines.shapes import ShapeCounts
 from tnn_serving.errors import TnnError
-from tnn_serving.serving.servable import Requests, Response, Result, Servable
+from tnn_serving.serving.servable import Requests, Response, Result, Servable, ServerMemory
 from tnn_serving.serving.tensors import RequestTensor
 from tnn_serving.triton.backend.contract import (
     LATER,
@@ -114,7 +113,6 @@ class Backend:
     """What all models share. The shim has the only one, from its :func:`start` until :meth:`close`."""
 
     def __init__(self, shim: Shim, options: Mapping[str, str]) -> None:
-        self._shim = shim
         self._options = options
         self._metrics = Metrics(shim)
         self._watch = Watch(shim.oldest_execution)
@@ -150,7 +148,7 @@ class Backend:
             raise triton_error(error) from None
         finally:
             give_back()
-        return Model(handle, name, version, servable, self._shim, self._watch, metrics)
+        return Model(handle, name, version, servable, self._watch, metrics)
 
     def close(self) -> None:
         """Ends what :func:`start` started; called by the shim when the server ends and all models are closed."""
@@ -192,7 +190,6 @@ class Model:
         name: str,
         version: int,
         servable: Servable,
-        shim: Shim,
         watch: Watch,
         metrics: ModelMetrics,
     ) -> None:
@@ -202,7 +199,6 @@ class Model:
         self._handle = handle
         self._title = f"model {name} version {version}"
         self._servable = servable
-        self._shim = shim
         self._watch = watch
         self._metrics = metrics
         self._failures = Failures(metrics.engine_errors)
@@ -212,31 +208,33 @@ class Model:
 
     def execute(
         self,
-        ticket: int,
-        traced: bool,
-        rows: tuple[int, ...],
         inputs: dict[str, RequestTensor],
         outputs: tuple[str, ...],
+        rows: tuple[int, ...],
+        finish: Callable[[Answers], None],
+        is_cancelled: Callable[[], bool],
+        allocate: ServerMemory | None,
+        span: Callable[[str, int, int], None] | None,
     ) -> ExecuteResult:
         """The answers to a group of requests, or :data:`LATER`; called by the shim in a server thread.
 
+        The functions are those of :class:`~tnn_serving.triton.backend.contract.GroupFunctions`.
+
         Args:
-            ticket: names the group in calls of the shim.
-            traced: whether at least one of the requests is traced.
-            rows: of each request.
             inputs: by name, of all requests, row behind row; their memory is valid until the group is answered.
             outputs: the names that each of the requests asks for.
+            rows: of each request.
+            allocate: ``None`` for several requests, whose memory is not in one piece.
+            span: ``None`` where no request is traced.
         """
-        shim = self._shim
-        allocate = partial(shim.alloc_output, ticket) if len(rows) == 1 else None
-        requests = Requests(inputs, outputs, rows, traced, partial(shim.is_cancelled, ticket), allocate)
-        if traced:
-            requests.span = partial(shim.span, ticket)
+        requests = Requests(inputs, outputs, rows, span is not None, is_cancelled, allocate)
+        if span is not None:
+            requests.span = span
         watch = self._watch
         if watch.sleeps:
             watch.wake()
         try:
-            result = self._servable.execute(requests, partial(self._finish, ticket))
+            result = self._servable.execute(requests, lambda result: finish(self._answers(result)))
         except BaseException as error:  # SystemExit too: a model must not end the server's thread
             log_exception(f"executing {self._title}", error, error.__traceback__)
             return self._error(error)
@@ -249,14 +247,6 @@ class Model:
         self._servable.close()
         del self._servable
         give_back()
-
-    def _finish(self, ticket: int, result: Result) -> None:
-        """Answers a group for which :meth:`execute` gave LATER, or will.
-
-        Raises:
-            RuntimeError: it has been answered before.
-        """
-        self._shim.finish(ticket, self._answers(result))
 
     def _answers(self, result: Result) -> Answers:
         if isinstance(result, tuple):

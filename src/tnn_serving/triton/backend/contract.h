@@ -9,19 +9,22 @@
 
 /* The functions of SHIM_MODULE. */
 #define SHIM_FUNCTIONS(X) \
-  X(log) \
-  X(log_enabled) \
-  X(finish) \
-  X(is_cancelled) \
-  X(alloc_output) \
-  X(span) \
-  X(oldest_execution) \
-  X(metric_family) \
-  X(metric) \
-  X(metric_set) \
-  X(metric_inc) \
-  X(metric_observe) \
-  X(metric_delete)
+  X(log, METH_VARARGS) \
+  X(log_enabled, METH_O) \
+  X(oldest_execution, METH_O) \
+  X(metric_family, METH_VARARGS) \
+  X(metric, METH_VARARGS) \
+  X(metric_set, METH_VARARGS) \
+  X(metric_inc, METH_VARARGS) \
+  X(metric_observe, METH_VARARGS) \
+  X(metric_delete, METH_O)
+
+/* The functions of a group. */
+#define GROUP_FUNCTIONS(X) \
+  X(finish, METH_O) \
+  X(is_cancelled, METH_NOARGS) \
+  X(allocate, METH_VARARGS) \
+  X(span, METH_VARARGS)
 
 /* The attributes of an output: ResponseTensor's. */
 #define OUTPUT_ATTRIBUTES(X) \
@@ -32,11 +35,13 @@
 
 /* The arguments of Model.execute. */
 enum {
-  EXECUTE_TICKET,
-  EXECUTE_TRACED,
-  EXECUTE_ROWS,
   EXECUTE_INPUTS,
   EXECUTE_OUTPUTS,
+  EXECUTE_ROWS,
+  EXECUTE_FINISH,
+  EXECUTE_IS_CANCELLED,
+  EXECUTE_ALLOCATE,
+  EXECUTE_SPAN,
   EXECUTE_ARGUMENTS,
 };
 

@@ -56,7 +56,7 @@ class Deferred(Enum):
 
 
 LATER: Final = Deferred.LATER
-"""The result of an ``execute`` whose group is answered by :meth:`Shim.finish`: later, or already."""
+"""The result of an ``execute`` whose group is answered by :meth:`GroupFunctions.finish`: later, or already."""
 
 
 class TritonError(Exception):
@@ -91,31 +91,35 @@ class MetricFunctions(Protocol):
 
 
 class Shim(MetricFunctions, Protocol):
-    """The functions of :data:`SHIM_MODULE`. A ticket names a group of requests until the group is answered.
+    """The functions of :data:`SHIM_MODULE`. Raises RuntimeError where Triton refuses."""
+
+    def log(self, level: int, file: str, line: int, message: str, /) -> None: ...
+    def log_enabled(self, level: int, /) -> bool: ...
+
+    def oldest_execution(self, model_handle: int, /) -> float:
+        """Age in seconds of the model's oldest group without an answer; 0 if there is none."""
+        ...
+
+
+class GroupFunctions(Protocol):
+    """What Python can do for a group of requests: functions that the shim makes for each group, bound to its ticket.
 
     Raises:
         RuntimeError: Triton refuses, or the group has been answered.
     """
 
-    def log(self, level: int, file: str, line: int, message: str, /) -> None: ...
-    def log_enabled(self, level: int, /) -> bool: ...
-
-    def finish(self, ticket: int, answers: Answers, /) -> None:
-        """Answers a group whose ``execute`` returned :data:`LATER`, or will; from any thread."""
+    def finish(self, answers: Answers, /) -> None:
+        """Answers the group, whose ``execute`` returned :data:`LATER`, or will; from any thread."""
         ...
 
-    def is_cancelled(self, ticket: int, /) -> bool:
-        """Whether all clients of the group have gone."""
+    def is_cancelled(self, /) -> bool:
+        """Whether all requests of the group have been cancelled."""
         ...
 
-    def alloc_output(self, ticket: int, name: str, datatype: str, shape: tuple[int, ...], nbytes: int, /) -> memoryview:
-        """Triton's own memory for an output; only for a group of one request."""
+    def allocate(self, name: str, datatype: str, shape: tuple[int, ...], nbytes: int, /) -> memoryview:
+        """Triton's own memory for an output, which is then not among the answer's."""
         ...
 
-    def span(self, ticket: int, name: str, start_ns: int, end_ns: int, /) -> None:
-        """Adds a step to the traces of the group's requests."""
-        ...
-
-    def oldest_execution(self, model_handle: int, /) -> float:
-        """Age in seconds of the model's oldest group without an answer; 0 if there is none."""
+    def span(self, name: str, start_ns: int, end_ns: int, /) -> None:
+        """Adds a step to the traces of the group's requests; monotonic time."""
         ...

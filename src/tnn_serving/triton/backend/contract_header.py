@@ -16,7 +16,14 @@ from pathlib import Path
 from tnn_serving.serving.tensors import RequestTensor, ResponseTensor
 from tnn_serving.triton.backend import contract
 from tnn_serving.triton.backend.bridge import Model
-from tnn_serving.triton.backend.contract import ErrorCode, LogLevel, MetricFunctions, MetricKind, Shim
+from tnn_serving.triton.backend.contract import (
+    ErrorCode,
+    GroupFunctions,
+    LogLevel,
+    MetricFunctions,
+    MetricKind,
+    Shim,
+)
 
 HEADER = Path(__file__).with_name("contract.h")
 
@@ -28,7 +35,6 @@ def header() -> str:
     _, *execute = inspect.signature(Model.execute).parameters  # the first is self
     inputs = [field.name for field in dataclasses.fields(RequestTensor)]
     outputs = [field.name for field in dataclasses.fields(ResponseTensor)]
-    functions = [name for side in (Shim, MetricFunctions) for name in vars(side) if not name.startswith("_")]
     parts = [
         "/* What C and Python agree on. Generated: python -m tnn_serving.triton.backend.contract_header */",
         "#ifndef TNN_CONTRACT_H",
@@ -39,7 +45,8 @@ def header() -> str:
         f'#define LATER_NAME "{contract.LATER.name}" /* an object of BRIDGE_MODULE */',
         f'#define INPUT_CLASS "{RequestTensor.__name__}" /* likewise */',
         "",
-        *_macro("SHIM_FUNCTIONS", "The functions of SHIM_MODULE.", functions),
+        *_macro("SHIM_FUNCTIONS", "The functions of SHIM_MODULE.", _functions(Shim, MetricFunctions)),
+        *_macro("GROUP_FUNCTIONS", "The functions of a group.", _functions(GroupFunctions)),
         *_macro("OUTPUT_ATTRIBUTES", "The attributes of an output: ResponseTensor's.", outputs),
         *_places("EXECUTE", "The arguments of Model.execute.", execute),
         *_places("INPUT", "The arguments of RequestTensor.", inputs),
@@ -48,6 +55,14 @@ def header() -> str:
         members = (f"{prefix}_{member.name} = {member.value}" for member in numbers)
         parts += _enum(inspect.getdoc(numbers) or "", members)
     return "\n".join([*parts, "#endif", ""])
+
+
+def _functions(*protocols: type) -> list[str]:
+    """Name and calling convention of each."""
+    functions = {name: value for each in protocols for name, value in vars(each).items() if not name.startswith("_")}
+    conventions = {1: "METH_NOARGS", 2: "METH_O"}  # by the number of parameters, of which the first is self
+    counts = {name: len(inspect.signature(function).parameters) for name, function in functions.items()}
+    return [f"{name}, {conventions.get(count, 'METH_VARARGS')}" for name, count in counts.items()]
 
 
 def _macro(name: str, comment: str, names: Iterable[str]) -> list[str]:

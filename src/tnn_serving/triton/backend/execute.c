@@ -70,19 +70,11 @@ TritonResult execute(Instance *instance, TRITONBACKEND_Request **requests, uint3
 
 /* ---- called by Python ---- */
 
-static Group *not_answered(Group *group) {
-  if (!group) py.PyErr_SetString(*py.RuntimeError, "these requests have already been answered");
-  return group;
-}
-
-/* finish(ticket, answers): to a group for which execute returned LATER, or will; from any thread. */
-PyObject *shim_finish(PyObject *module, PyObject *arguments) {
-  (void)module;
-  unsigned long long ticket;
-  PyObject *answers;
-  if (!py.PyArg_ParseTuple(arguments, "KO", &ticket, &answers)) return NULL;
-  Group *group = not_answered(group_take(ticket));
+/* finish(answers): to a group for which execute returned LATER, or will; from any thread. */
+PyObject *group_finish(PyObject *ticket, PyObject *answers) {
+  Group *group = group_of(ticket);
   if (!group) return NULL;
+  group_take(group->ticket);
   py.Py_IncRef(answers);
   answer(group, answers);
   PyThreadState *state = py.PyEval_SaveThread();
@@ -91,12 +83,10 @@ PyObject *shim_finish(PyObject *module, PyObject *arguments) {
   return python_none();
 }
 
-/* is_cancelled(ticket) -> whether all requests of the group have been cancelled */
-PyObject *shim_is_cancelled(PyObject *module, PyObject *arguments) {
-  (void)module;
-  unsigned long long ticket;
-  if (!py.PyArg_ParseTuple(arguments, "K", &ticket)) return NULL;
-  Group *group = not_answered(group_of(ticket));
+/* is_cancelled() -> whether all requests of the group have been cancelled */
+PyObject *group_is_cancelled(PyObject *ticket, PyObject *nothing) {
+  (void)nothing;
+  Group *group = group_of(ticket);
   if (!group) return NULL;
   bool all = true;
   for (uint32_t i = 0; all && i < group->count; i++) {
@@ -107,11 +97,11 @@ PyObject *shim_is_cancelled(PyObject *module, PyObject *arguments) {
 }
 
 /* oldest_execution(model handle) -> age in seconds of the model's oldest group without an answer; 0: there is none */
-PyObject *shim_oldest_execution(PyObject *module, PyObject *arguments) {
+PyObject *shim_oldest_execution(PyObject *module, PyObject *handle) {
   (void)module;
-  unsigned long long model;
-  if (!py.PyArg_ParseTuple(arguments, "K", &model)) return NULL;
-  uint64_t began = group_oldest_ns((TRITONBACKEND_Model *)(uintptr_t)model);
+  const void *model = handle_from(handle);
+  if (!model) return NULL;
+  uint64_t began = group_oldest_ns(model);
   return py.PyFloat_FromDouble(began ? (double)(now_ns() - began) * 1e-9 : 0);
 }
 
@@ -121,14 +111,13 @@ static TritonResult report_activity(TRITONSERVER_InferenceTrace *trace, const ch
   return TRITONSERVER_InferenceTraceReportActivity(trace, at, text);
 }
 
-/* span(ticket, name, start_ns, end_ns): a step of the work in the traces of the requests; monotonic time. Triton's
- * OpenTelemetry mode makes a span of a pair of activities that end in _START and _END. */
-PyObject *shim_span(PyObject *module, PyObject *arguments) {
-  (void)module;
-  unsigned long long ticket, start, end;
+/* span(name, start_ns, end_ns): a step of the work in the traces of the requests; monotonic time. Triton's OpenTelemetry
+ * mode makes a span of a pair of activities that end in _START and _END. */
+PyObject *group_span(PyObject *ticket, PyObject *arguments) {
+  unsigned long long start, end;
   const char *name;
-  if (!py.PyArg_ParseTuple(arguments, "KsKK", &ticket, &name, &start, &end)) return NULL;
-  Group *group = not_answered(group_of(ticket));
+  if (!py.PyArg_ParseTuple(arguments, "sKK", &name, &start, &end)) return NULL;
+  Group *group = group_of(ticket);
   if (!group) return NULL;
   if (!TRITONBACKEND_RequestTrace || !TRITONSERVER_InferenceTraceReportActivity) return python_none();
   for (uint32_t i = 0; i < group->count; i++) {

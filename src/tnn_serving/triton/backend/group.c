@@ -99,9 +99,11 @@ void group_register(Group *group) {
   *bucket = group;
 }
 
-Group *group_of(uint64_t ticket) {
-  Group *group = registered[ticket % BUCKETS];
-  while (group && group->ticket != ticket) group = group->next;
+Group *group_of(PyObject *ticket) {
+  uint64_t number = py.PyLong_AsUnsignedLongLong(ticket);
+  Group *group = registered[number % BUCKETS];
+  while (group && group->ticket != number) group = group->next;
+  if (!group) py.PyErr_SetString(*py.RuntimeError, "these requests have already been answered");
   return group;
 }
 

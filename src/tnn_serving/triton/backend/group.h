@@ -60,7 +60,7 @@ typedef struct {
 } Tensor;
 
 typedef struct Group {
-  uint64_t ticket; /* names the group in calls from Python; never used twice in a process */
+  uint64_t ticket; /* names the group for the functions that Python has of it; never used twice in a process */
   struct Group *next;
   Instance *instance;
   uint64_t exec_start, compute_start, compute_end; /* ns; compute_start 0: Python never saw it */
@@ -71,13 +71,18 @@ typedef struct Group {
   Tensor *inputs;
   int64_t *dims;        /* of all inputs */
   const char **outputs; /* what every one of the requests asks for */
-  bool *allocated;      /* for each of them: Python has written it through alloc_output */
+  bool *allocated;      /* for each of them: group_allocate has given Python its memory */
   char *memory;         /* of inputs that came in several pieces; NULL if none did */
   uint64_t memory_bytes;
-  PyObject *output_views; /* list of the views that alloc_output gave, or NULL; released with the group */
+  PyObject *output_views; /* list of the views that group_allocate gave, or NULL; released with the group */
 } Group;
 
 uint64_t now_ns(void);
+
+/* What Python can call: group_finish and so on, bound to the ticket. */
+#define X(name, convention) PyObject *group_##name(PyObject *ticket, PyObject *arguments);
+GROUP_FUNCTIONS(X)
+#undef X
 
 /* ---- group.c ---- */
 
@@ -90,8 +95,8 @@ bool group_memory(Group *group, uint64_t bytes);
 
 /* These need the GIL. */
 void group_register(Group *group);      /* gives it its ticket */
-Group *group_of(uint64_t ticket);       /* NULL: answered already; no exception */
-Group *group_take(uint64_t ticket);     /* as group_of; the group is the caller's from here on */
+Group *group_of(PyObject *ticket);      /* NULL, with an exception: it has been answered */
+Group *group_take(uint64_t ticket);     /* NULL: likewise, without one. The group is the caller's from here on */
 /* When Python was entered for the oldest group of a model that has no answer yet; 0: all are answered. */
 uint64_t group_oldest_ns(const TRITONBACKEND_Model *model);
 void group_release_views(Group *group); /* before Triton frees their memory */

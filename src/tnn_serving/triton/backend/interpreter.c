@@ -32,7 +32,7 @@ static char start_error[4096];
 static PyObject *bridge, *bridge_backend; /* the module, and its Backend */
 
 static PyMethodDef functions[] = {
-#define X(name) {#name, shim_##name, METH_VARARGS, NULL},
+#define X(name, convention) {#name, shim_##name, convention, NULL},
     SHIM_FUNCTIONS(X)
 #undef X
     {NULL, NULL, 0, NULL},
@@ -115,6 +115,15 @@ TritonResult error_from_pending(const char *where) {
 PyObject *raise_triton(TritonResult error) {
   py.PyErr_SetString(*py.RuntimeError, TRITONSERVER_ErrorMessage(error));
   TRITONSERVER_ErrorDelete(error);
+  return NULL;
+}
+
+PyObject *handle_of(const void *pointer) { return py.PyLong_FromUnsignedLongLong((uintptr_t)pointer); }
+
+void *handle_from(PyObject *number) {
+  uintptr_t pointer = (uintptr_t)py.PyLong_AsUnsignedLongLong(number);
+  if (pointer && !py.PyErr_Occurred()) return (void *)pointer;
+  if (!pointer) py.PyErr_SetString(*py.RuntimeError, "0 is no handle");
   return NULL;
 }
 
@@ -341,6 +350,7 @@ static void end_python(void) {
 static void *python_main(void *backend) {
   PyThreadState *state = NULL;
   bool started = start_python(backend, &state);
+  if (!started) pthread_detach(pthread_self()); /* interpreter_stop waits only for a Python that runs */
   pthread_mutex_lock(&phase_mutex);
   phase = started ? READY : FAILED;
   pthread_cond_broadcast(&phase_changed);

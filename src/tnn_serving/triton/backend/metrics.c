@@ -13,8 +13,6 @@ static bool is_supported(int kind) {
          TRITONSERVER_ParameterDelete && (kind != METRIC_HISTOGRAM || histograms);
 }
 
-static PyObject *handle_of(const void *pointer) { return py.PyLong_FromUnsignedLongLong((uintptr_t)pointer); }
-
 /* metric_family(kind, name, description) -> handle; 0 when this server can't have it. A family stays for ever. */
 PyObject *shim_metric_family(PyObject *module, PyObject *arguments) {
   (void)module;
@@ -99,10 +97,10 @@ PyObject *shim_metric_observe(PyObject *module, PyObject *arguments) {
 }
 
 /* metric_delete(metric): with its series */
-PyObject *shim_metric_delete(PyObject *module, PyObject *arguments) {
+PyObject *shim_metric_delete(PyObject *module, PyObject *handle) {
   (void)module;
-  unsigned long long metric;
-  if (!py.PyArg_ParseTuple(arguments, "K", &metric)) return NULL;
-  TritonResult error = TRITONSERVER_MetricDelete((TRITONSERVER_Metric *)(uintptr_t)metric);
+  TRITONSERVER_Metric *metric = handle_from(handle);
+  if (!metric) return NULL;
+  TritonResult error = TRITONSERVER_MetricDelete(metric);
   return error ? raise_triton(error) : python_none();
 }

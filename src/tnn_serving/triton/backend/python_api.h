@@ -30,7 +30,7 @@ typedef struct {
   const char *doc;
 } PyMethodDef;
 
-enum { METH_VARARGS = 1, PyBUF_SIMPLE = 0, PyBUF_READ = 0x100, PyBUF_WRITE = 0x200 };
+enum { METH_VARARGS = 1, METH_NOARGS = 4, METH_O = 8, PyBUF_SIMPLE = 0, PyBUF_READ = 0x100, PyBUF_WRITE = 0x200 };
 
 #define PYTHON_FUNCTIONS(X) \
   X(void, Py_SetProgramName, (const wchar_t *)) \
@@ -78,6 +78,7 @@ enum { METH_VARARGS = 1, PyBUF_SIMPLE = 0, PyBUF_READ = 0x100, PyBUF_WRITE = 0x2
   X(double, PyFloat_AsDouble, (PyObject *)) \
   X(PyObject *, PyBool_FromLong, (long)) \
   X(long long, PyLong_AsLongLong, (PyObject *)) \
+  X(unsigned long long, PyLong_AsUnsignedLongLong, (PyObject *)) \
   X(PyObject *, PyDict_New, (void)) \
   X(int, PyDict_SetItem, (PyObject *, PyObject *, PyObject *)) \
   X(int, PyDict_SetItemString, (PyObject *, const char *, PyObject *)) \

@@ -276,19 +276,17 @@ static TritonResult allocate(
   return NULL;
 }
 
-/* alloc_output(ticket, name, datatype, shape, nbytes) -> a writable view on Triton's own memory of a lone request */
-PyObject *shim_alloc_output(PyObject *module, PyObject *arguments) {
-  (void)module;
-  unsigned long long ticket;
+/* allocate(name, datatype, shape, nbytes) -> a writable view on Triton's own memory of a lone request */
+PyObject *group_allocate(PyObject *ticket, PyObject *arguments) {
   const char *name, *datatype;
   PyObject *shape;
   long long bytes;
   void *to = NULL;
-  if (!py.PyArg_ParseTuple(arguments, "KssOL", &ticket, &name, &datatype, &shape, &bytes)) return NULL;
+  if (!py.PyArg_ParseTuple(arguments, "ssOL", &name, &datatype, &shape, &bytes)) return NULL;
   Group *group = group_of(ticket);
-  if (!group || bytes < 0) {
-    py.PyErr_SetString(*py.RuntimeError, group ? "an output can't have a negative size"
-                                               : "these requests have already been answered");
+  if (!group) return NULL;
+  if (bytes < 0) {
+    py.PyErr_SetString(*py.RuntimeError, "an output can't have a negative size");
     return NULL;
   }
   if (!group->output_views && !(group->output_views = py.PyList_New(0))) return NULL;

@@ -26,11 +26,11 @@ PyObject *shim_log(PyObject *module, PyObject *arguments) {
 }
 
 /* log_enabled(level) -> bool */
-PyObject *shim_log_enabled(PyObject *module, PyObject *arguments) {
+PyObject *shim_log_enabled(PyObject *module, PyObject *level) {
   (void)module;
-  int level;
-  if (!py.PyArg_ParseTuple(arguments, "i", &level)) return NULL;
-  return py.PyBool_FromLong(TRITONSERVER_LogIsEnabled(level));
+  long long number = py.PyLong_AsLongLong(level);
+  if (py.PyErr_Occurred()) return NULL;
+  return py.PyBool_FromLong(TRITONSERVER_LogIsEnabled((int)number));
 }
 
 /* ---- backend ---- */

@@ -43,6 +43,10 @@ TritonResult error_from_exception(PyObject *exception);
 PyObject *raise_triton(TritonResult error); /* as RuntimeError; deletes the error; returns NULL */
 PyObject *python_none(void);                /* a new reference */
 
+/* A pointer as Python has it: a number. The second gives NULL with an exception for what is none. */
+PyObject *handle_of(const void *pointer);
+void *handle_from(PyObject *number);
+
 PyObject *python_text(const char *utf8); /* never fails for bad UTF-8: Triton does not check names */
 
 /* Neither needs the GIL; they may block on stderr, so don't hold it. */
@@ -53,7 +57,7 @@ TritonResult error_new(int code, const char *format, ...) __attribute__((format(
 
 /* ---- what Python can call: shim_finish and so on, each in the file that it belongs to ---- */
 
-#define X(name) PyObject *shim_##name(PyObject *module, PyObject *arguments);
+#define X(name, convention) PyObject *shim_##name(PyObject *module, PyObject *arguments);
 SHIM_FUNCTIONS(X)
 #undef X
 

@@ -138,13 +138,26 @@ static PyObject *rows_tuple(const Group *group) {
   return filled(rows, complete);
 }
 
+#define X(name, convention) static PyMethodDef name##_definition = {#name, group_##name, convention, NULL};
+GROUP_FUNCTIONS(X)
+#undef X
+
+/* A function of the group; None where it has none. */
+static PyObject *bound(PyMethodDef *definition, PyObject *ticket, bool exists) {
+  return exists ? py.PyCFunction_NewEx(definition, ticket, NULL) : python_none();
+}
+
 PyObject *tuples_group(Group *group) {
-  PyObject *arguments = py.PyTuple_New(EXECUTE_ARGUMENTS);
-  bool complete = put(arguments, EXECUTE_INPUTS, inputs_dict(group)) &&
-                  put(arguments, EXECUTE_TICKET, py.PyLong_FromUnsignedLongLong(group->ticket)) &&
-                  put(arguments, EXECUTE_TRACED, py.PyBool_FromLong(group->traced)) &&
+  PyObject *ticket = py.PyLong_FromUnsignedLongLong(group->ticket);
+  PyObject *arguments = ticket ? py.PyTuple_New(EXECUTE_ARGUMENTS) : NULL;
+  bool complete = arguments && put(arguments, EXECUTE_INPUTS, inputs_dict(group)) &&
+                  put(arguments, EXECUTE_OUTPUTS, outputs_tuple(group)) &&
                   put(arguments, EXECUTE_ROWS, rows_tuple(group)) &&
-                  put(arguments, EXECUTE_OUTPUTS, outputs_tuple(group));
+                  put(arguments, EXECUTE_FINISH, bound(&finish_definition, ticket, true)) &&
+                  put(arguments, EXECUTE_IS_CANCELLED, bound(&is_cancelled_definition, ticket, true)) &&
+                  put(arguments, EXECUTE_ALLOCATE, bound(&allocate_definition, ticket, group->count == 1)) &&
+                  put(arguments, EXECUTE_SPAN, bound(&span_definition, ticket, group->traced));
+  if (ticket) py.Py_DecRef(ticket);
   return filled(arguments, complete);
 }
 
