@@ -138,6 +138,9 @@ class Model:
         typical: the input shapes to measure at, if they are not the default ones.
         samples: inputs to measure the error of bf16 with, instead of random ones.
         facts: further facts that measurements of the model depend on.
+
+    Attributes:
+        sized: inputs that decide a size, an index or a count, with values that the network is likely to take.
     """
 
     def __init__(

@@ -50,7 +50,8 @@ def test_an_engine_that_is_asked_for_is_not_measured() -> None:
 
 def test_the_only_engine_that_can_is_taken() -> None:
     layers = ["RoiAlign r 3 1 x b i y 0 2 2 1 1.0"]  # mode 0: maximum, which OpenVINO computes otherwise
-    model = ts.load(network({"x": (1, 2, 8, 8), "b": (1, 4), "i": (1,)}, layers, ["y"]))
+    made = network({"x": (1, 2, 8, 8), "b": (1, 4)}, layers, ["y"], constants={"i": np.zeros(1, np.int32)})
+    model = ts.load(made)
     assert model.engine == "onnxruntime"
     assert "the only one" in model.choice.reason
 

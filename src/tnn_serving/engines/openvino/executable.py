@@ -89,7 +89,7 @@ class OpenVINOExecutable(Executable):
                     f"input `{name}` has integers that OpenVINO does not compute with",
                     expected=f"{low} to {high}",
                     found=f"{array.min()} to {array.max()}",
-                    hint="another engine may",
+                    hint="run the network on another engine",
                 )
 
     def _answer(self, compilation: _Compilation, feeds: Arrays, into: Arrays | None) -> dict[str, np.ndarray]:

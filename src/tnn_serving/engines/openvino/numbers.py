@@ -36,48 +36,49 @@ INT32 = np.iinfo(np.int32)
 SIZES = {"Bucketize", "NonMaxSuppression", "NonZero", "SearchSorted", "ShapeOf"}
 """Operators whose integers are sizes or indices."""
 
-SIZES_BEHIND_FIRST = {"TopK", "Unique"}
+SIZES_BEHIND_FIRST = {"MaxPool", "TopK", "Unique"}
 """Operators of which that holds for all outputs but the first."""
 
-MOVING = {
-    "Broadcast",
-    "Clamp",
-    "Concat",
-    "DepthToSpace",
-    "Gather",
-    "GatherElements",
-    "GatherND",
-    "Identity",
-    "Maximum",
-    "Minimum",
-    "Mod",
-    "FloorMod",
-    "OneHot",
-    "Pad",
-    "ReduceMax",
-    "ReduceMin",
-    "Reshape",
-    "Result",
-    "Reverse",
-    "ReverseSequence",
-    "Roll",
-    "ScatterElementsUpdate",
-    "ScatterNDUpdate",
-    "ScatterUpdate",
-    "Select",
-    "Slice",
-    "SpaceToDepth",
-    "Split",
-    "Squeeze",
-    "StridedSlice",
-    "Tile",
-    "TopK",
-    "Transpose",
-    "Unique",
-    "Unsqueeze",
-    "VariadicSplit",
+MOVING: dict[str, slice] = {
+    **dict.fromkeys(
+        ("Concat", "FloorMod", "Maximum", "Minimum", "Mod", "Result", "ScatterElementsUpdate"),
+        slice(None),
+    ),
+    **dict.fromkeys(
+        (
+            "Broadcast",
+            "Clamp",
+            "DepthToSpace",
+            "Gather",
+            "GatherElements",
+            "GatherND",
+            "Identity",
+            "ReduceMax",
+            "ReduceMin",
+            "Reshape",
+            "Reverse",
+            "ReverseSequence",
+            "Roll",
+            "Slice",
+            "SpaceToDepth",
+            "Squeeze",
+            "StridedSlice",
+            "Tile",
+            "TopK",
+            "Transpose",
+            "Unique",
+            "Unsqueeze",
+        ),
+        slice(1),
+    ),
+    **dict.fromkeys(("ScatterNDUpdate", "ScatterUpdate"), slice(0, 3, 2)),
+    "OneHot": slice(2, 4),
+    "Pad": slice(0, 4, 3),
+    "Select": slice(1, 3),
+    "Split": slice(1),
+    "VariadicSplit": slice(1),
 }
-"""Operators that give no number beyond those of their operands."""
+"""Operators that give no number beyond those of some operands, and which these are."""
 
 ARITHMETIC = {
     "Abs",
@@ -144,16 +145,17 @@ def _check_types(node: ov.Node) -> None:
     if kind in ARITHMETIC and _is_wide(node) and any(map(_is_beyond, node.input_values())):
         _refuse(node, "integers in int32, with a stored one beyond it")
     if kind == "FakeQuantize" and node.get_attributes()["levels"] > CODES:
-        _refuse(node, "codes of 16 bits in float32")
+        _refuse(readers_of(node)[0], "codes of 16 bits in float32")
 
 
 def _check_results(network: ov.Model) -> None:
     """Follows how far integers reach, from the inputs to the outputs."""
     extents: dict[str, list[Extent]] = {}
     for node in network.get_ordered_ops():
+        values = node.input_values()[MOVING.get(node.get_type_name(), slice(None))]
         operands = [
             extents[value.get_node().get_name()][value.get_index()]
-            for value in node.input_values()
+            for value in values
             if not _is_float(value.get_element_type())
         ]
         extents[node.get_name()] = [_extent(node, index, operands) for index in range(node.get_output_size())]
@@ -172,9 +174,8 @@ def _extent(node: ov.Node, index: int, operands: list[Extent]) -> Extent:
         return Extent.IN_INT32
     if kind == "Convert":
         return Extent.BEYOND if _is_float(node.get_input_element_type(0)) else operands[0]
-    if kind in MOVING and operands:
-        return max(operands)
-    return Extent.SIZE if operands and max(operands) is Extent.SIZE else Extent.BEYOND
+    most = max(operands, default=Extent.BEYOND)
+    return most if kind in MOVING or most is Extent.SIZE else Extent.BEYOND
 
 
 def _stored(constant: ov.Node) -> Extent:

@@ -33,6 +33,12 @@ class Refusal:
     when: Callable[[onnx.NodeProto, Attributes], bool]
     instead: str
 
+    def meets(self, node: onnx.NodeProto) -> bool:
+        """Whether a node is of this kind."""
+        if node.op_type not in self.operators:
+            return False
+        return self.when(node, {item.name: _value(item) for item in node.attribute})
+
 
 REFUSALS = (
     Refusal(
@@ -77,12 +83,11 @@ def check_operators(model: onnx.ModelProto) -> None:
     """Raises EngineError for a node that OpenVINO would compute otherwise."""
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
     for node in _nodes([*model.graph.node, *(node for function in model.functions for node in function.node)]):
-        attributes = {item.name: _value(item) for item in node.attribute}
         for refusal in REFUSALS:
-            if node.op_type in refusal.operators and refusal.when(node, attributes):
+            if refusal.meets(node):
                 _refuse(node, refusal.instead)
         if opset > KNOWN_OPSET and node.domain in ("", "ai.onnx"):
-            unread = _unread(node, attributes)
+            unread = _unread(node, opset)
             if unread:
                 _refuse(node, f"ignores {unread}")
 
@@ -106,10 +111,16 @@ def _value(attribute: onnx.AttributeProto) -> Any:
     return onnx.helper.get_attribute_value(attribute)
 
 
-def _unread(node: onnx.NodeProto, attributes: Attributes) -> str | None:
-    """An attribute that the operator got after :data:`KNOWN_OPSET`."""
+def _unread(node: onnx.NodeProto, opset: int) -> str | None:
+    """An attribute that the operator got after :data:`KNOWN_OPSET`, and that is not what is done without it."""
     try:
         known = onnx.defs.get_schema(node.op_type, KNOWN_OPSET).attributes
+        defaults = {
+            name: item.default_value for name, item in onnx.defs.get_schema(node.op_type, opset).attributes.items()
+        }
     except onnx.defs.SchemaError:
         return None  # OpenVINO does not know the operator, and says so
-    return next((name for name in attributes if name not in known), None)
+    for item in node.attribute:
+        if item.name not in known and (item.name not in defaults or _value(item) != _value(defaults[item.name])):
+            return str(item.name)
+    return None
