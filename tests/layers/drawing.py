@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tnn_serving.graph import Graph, Input
 from tnn_serving.layers.base import Layer
+from tnn_serving.layers.operands import Operand, patterns
 from tnn_serving.layers.parameters import CBool, Parameter
 from tnn_serving.layers.registry import declaration, make
 from tnn_serving.tensor import TNN_TYPE, Tensor
@@ -29,10 +30,11 @@ EIGHTHS = 8
 
 
 class Draw:
-    """Short words for what recipes draw."""
+    """Short words for what recipes draw, and the operands of a layer as they are declared."""
 
-    def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
+    def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any], operands: Sequence[Operand] = ()) -> None:
         self.draw = draw
+        self.operands = {operand.name: operand for operand in operands}
 
     def int(self, least: int, most: int) -> int:
         return int(self.draw(st.integers(least, most)))
@@ -45,6 +47,19 @@ class Draw:
 
     def shape(self, ranks: tuple[int, int] = (1, 5), most: int = 4) -> tuple[int, ...]:
         return tuple(self.int(1, most) for _ in range(self.int(*ranks)))
+
+    def dims(self, operand: Operand, most: int = 4, rank: int = 5) -> tuple[int, ...]:
+        """Dims that an operand may have."""
+        pattern = self.choice(*patterns(operand.shape))
+        least = max(pattern.least_rank, 1)
+        free = self.int(least, rank) - pattern.least_rank if pattern.open else 0
+        entries = (*pattern.front, *[None] * free, *pattern.back)
+        return tuple(self.int(1, most) if size is None else size for size in entries)
+
+    def operand(self, name: str) -> Array:
+        """Elements of a shape and type that the operand of that name may have, of the types that both engines take."""
+        operand = self.operands[name]
+        return self.data(self.dims(operand), *(dtype for dtype in (FLOAT, INT, BYTE) if dtype in operand.types))
 
     def permutation(self, items: Iterable[T]) -> list[T]:
         return list(self.draw(st.permutations(list(items))))
@@ -122,21 +137,14 @@ def per_axis(value: Any) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, tuple) else (value,)
 
 
-def any_type(d: Draw, p: Parameters) -> list[Array]:
-    return [d.data(d.shape(), FLOAT, INT, BYTE)]
-
-
-def floats(d: Draw, p: Parameters) -> list[Array]:
-    return [d.floats(d.shape())]
-
-
-def with_channels(d: Draw, p: Parameters) -> list[Array]:
-    return [d.floats(d.shape((2, 5)))]
+def as_declared(d: Draw, p: Parameters) -> list[Array]:
+    """The one input that a layer needs, of any shape and type that it is declared to take."""
+    return [d.operand(next(iter(d.operands)))]
 
 
 def elementwise(function: Callable[[Array], Array], *, integers: bool = False) -> Recipe:
-    """One input of any type, of whose floats a function is computed; of ``integers`` too, or they are passed on."""
-    return Recipe(any_type, lambda layer, x: function(x) if integers or x.dtype.kind == "f" else x, examples=5)
+    """One input, of whose floats a function is computed; of ``integers`` too, or they are passed on."""
+    return Recipe(as_declared, lambda layer, x: function(x) if integers or x.dtype.kind == "f" else x, examples=5)
 
 
 # ---- a layer as a network ----
@@ -239,7 +247,7 @@ def instances(draw: Callable[[st.SearchStrategy[Any]], Any], kind: str, recipe: 
     """Networks of one layer of a type. Parameters go through their text, as from a proto."""
     cls = declaration(kind)
     parameters = {spec.name: draw(derived(spec)) for spec in cls.parameters}
-    arrays = list(recipe.build(Draw(draw), parameters))
+    arrays = list(recipe.build(Draw(draw, cls.operands), parameters))
     reference = None if parameters.pop(UNCHECKED, False) else recipe.reference
     outputs = [f"y{k}" for k in range(parameters.pop(OUTPUTS, cls.output_range()[0]))]
     operands = parameters.pop(OPERANDS, arrays)

@@ -15,11 +15,9 @@ from tests.layers.drawing import (
     Draw,
     Parameters,
     Recipe,
-    any_type,
+    as_declared,
     elementwise,
-    floats,
     stored,
-    with_channels,
 )
 from tests.layers.properties import agreement
 from tests.layers.reference import erf, relu, relu6, sigmoid, softplus, swish
@@ -105,7 +103,7 @@ def draw_glu(d: Draw, p: Parameters) -> list[Array]:
 
 def draw_signed_mul(d: Draw, p: Parameters) -> list[Array]:
     p["gamma"] = d.choice(0.5, 1.0, -2.0)
-    return with_channels(d, p)
+    return as_declared(d, p)
 
 
 def draw_softmax(d: Draw, p: Parameters) -> list[Array]:
@@ -133,15 +131,15 @@ RECIPES: dict[str, Recipe] = {
     "Swish": elementwise(swish),
     "Tanh": elementwise(np.tanh),
     "Clip": Recipe(draw_clip, clip),
-    "Elu": Recipe(any_type, elu),
-    "GELU": Recipe(floats, gelu),
+    "Elu": Recipe(as_declared, elu),
+    "GELU": Recipe(as_declared, gelu),
     "GLU": Recipe(draw_glu, glu),
-    "HardSigmoid": Recipe(any_type, hard_sigmoid),
+    "HardSigmoid": Recipe(as_declared, hard_sigmoid),
     "HardSwish": Recipe(draw_hard_swish, hard_swish),
     "LogSoftmax": Recipe(draw_softmax, log_softmax),
     "PReLU": Recipe(draw_prelu, prelu),
     "Power": Recipe(draw_power, power, examples=12),
-    "Selu": Recipe(any_type, selu),
+    "Selu": Recipe(as_declared, selu),
     "SignedMul": Recipe(draw_signed_mul, signed_mul),
     "Softmax": Recipe(draw_softmax, softmax),
 }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.layers.drawing import BYTE, FLOAT, INT, OUTPUTS, Array, Draw, Parameters, Recipe, any_type
+from tests.layers.drawing import BYTE, FLOAT, INT, OUTPUTS, Array, Draw, Parameters, Recipe, as_declared
 from tests.layers.properties import agreement
 
 
 def draw_cast(d: Draw, p: Parameters) -> list[Array]:
     p["to"] = d.choice(0, 1, 2, 3, 4, 5)
-    return any_type(d, p)
+    return as_declared(d, p)
 
 
 CAST = {0: FLOAT, 1: FLOAT, 2: BYTE, 3: INT, 4: FLOAT, 5: np.int64}

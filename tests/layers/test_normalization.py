@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.layers.drawing import Array, Draw, Parameters, Recipe, stored, with_channels
+from tests.layers.drawing import Array, Draw, Parameters, Recipe, as_declared, stored
 from tests.layers.properties import agreement
 from tests.layers.reference import parameter
 
@@ -47,10 +47,6 @@ def normalize(layer: Any, x: Array) -> Array:
         return x / np.maximum(np.sqrt((x * x).sum(axis=1, keepdims=True)), layer.epsilon)
     norm = {1: lambda: np.abs(x).sum(axis=1, keepdims=True), 2**31 - 1: lambda: x.max(axis=1, keepdims=True)}
     return x / norm.get(layer.p, lambda: x.min(axis=1, keepdims=True))()
-
-
-def picture(d: Draw, p: Parameters) -> list[Array]:
-    return [d.floats(d.shape((4, 4)))]
 
 
 def draw_affine(d: Draw, p: Parameters, *fields: str) -> list[Array]:
@@ -102,12 +98,12 @@ def draw_layer_norm(d: Draw, p: Parameters) -> list[Array]:
 def draw_lrn(d: Draw, p: Parameters) -> list[Array]:
     p["size"] = d.int(1, 7)
     p["alpha"], p["beta"], p["bias"] = d.choice(0.125, 0.5), d.choice(0.75, 0.5), d.choice(1.0, 2.0, 0.5, 1.5)
-    return picture(d, p)
+    return as_declared(d, p)
 
 
 def draw_normalize(d: Draw, p: Parameters) -> list[Array]:
     p["across_spatial"], p["axis"], p["epsilon"] = 0, 1, d.choice(*EPS)
-    return with_channels(d, p)
+    return as_declared(d, p)
 
 
 RECIPES: dict[str, Recipe] = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.layers.drawing import BYTE, FLOAT, INT, OPERANDS, Array, Draw, Parameters, Recipe, any_type
+from tests.layers.drawing import BYTE, FLOAT, INT, OPERANDS, Array, Draw, Parameters, Recipe, as_declared
 from tests.layers.properties import agreement
 
 
@@ -59,7 +59,7 @@ def draw_histogram(d: Draw, p: Parameters) -> list[Array]:
 
 RECIPES: dict[str, Recipe] = {
     "Histogram": Recipe(draw_histogram, histogram),
-    "NonZero": Recipe(any_type, lambda layer, x: np.array(np.nonzero(x), INT)),
+    "NonZero": Recipe(as_declared, lambda layer, x: np.array(np.nonzero(x), INT)),
     "OneHot": Recipe(draw_one_hot, one_hot),
     "TopK": Recipe(draw_top_k, top_k, constants=(1,)),
     "Where": Recipe(draw_where, lambda layer, a, b, condition: np.where(condition != 0, a, b), constants=(0, 1, 2)),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.layers.drawing import BYTE, FLOAT, INT, OPERANDS, Array, Draw, Parameters, Recipe, any_type, stored
+from tests.layers.drawing import BYTE, FLOAT, INT, OPERANDS, Array, Draw, Parameters, Recipe, as_declared, stored
 from tests.layers.properties import agreement
 
 
@@ -64,8 +64,8 @@ RECIPES: dict[str, Recipe] = {
     "ConstantOfShape": Recipe(draw_constant_of_shape, filled),
     "Expand": Recipe(draw_expand, expanded, constants=(1,)),
     "Range": Recipe(draw_number_range, ranged),
-    "Shape": Recipe(any_type, lambda layer, x: np.array(x.shape, INT)),
-    "Size": Recipe(any_type, lambda layer, x: np.array([x.size], INT)),
+    "Shape": Recipe(as_declared, lambda layer, x: np.array(x.shape, INT)),
+    "Size": Recipe(as_declared, lambda layer, x: np.array([x.size], INT)),
     "Tile": Recipe(draw_tile, tiled, constants=(1,)),
 }
 

@@ -18,7 +18,7 @@ from tests.layers.drawing import (
     Draw,
     Parameters,
     Recipe,
-    any_type,
+    as_declared,
 )
 from tests.layers.properties import agreement
 
@@ -101,7 +101,7 @@ def draw_split_v(d: Draw, p: Parameters) -> list[Array]:
 
 def draw_split(d: Draw, p: Parameters) -> list[Array]:
     p[OUTPUTS] = d.int(1, 3)
-    return any_type(d, p)
+    return as_declared(d, p)
 
 
 def _same(layer: Any, *operands: Array) -> list[Array]:

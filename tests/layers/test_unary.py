@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.layers.drawing import INT32_MAX, INT32_MIN, Array, Draw, Parameters, Recipe, any_type, elementwise
+from tests.layers.drawing import INT32_MAX, INT32_MIN, Array, Draw, Parameters, Recipe, as_declared, elementwise
 from tests.layers.properties import agreement
 from tests.layers.reference import erf
 
@@ -40,7 +40,7 @@ RECIPES: dict[str, Recipe] = {
     "Sqrt": elementwise(np.sqrt),
     "Tan": elementwise(np.tan),
     "BitShift": Recipe(draw_bit_shift, bits),
-    "Not": Recipe(any_type, lambda layer, x: (x == 0).astype(x.dtype)),
+    "Not": Recipe(as_declared, lambda layer, x: (x == 0).astype(x.dtype)),
 }
 
 test_engines_and_reference_agree = agreement(RECIPES)

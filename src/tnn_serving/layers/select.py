@@ -48,7 +48,9 @@ class NonZero(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        return g.cast(g.op("NonZero", g.cast(x, np.bool_) if x.dtype == np.int8 else x), np.int32)
+        # Bytes and unsigned numbers have no kernel of their own in ONNX Runtime.
+        y = g.op("NonZero", g.cast(x, np.bool_) if x.dtype in (np.int8, np.uint32) else x)
+        return g.cast(y, np.int32)
 
 
 @layer(314, "Histogram")
