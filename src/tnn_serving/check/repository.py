@@ -20,6 +20,7 @@ from tnn_serving.check.report import Checked, CheckedModel
 from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig
 from tnn_serving.config.reading import CommandLine, read_settings
 from tnn_serving.config.settings import ModelSettings
+from tnn_serving.engines import ENGINES
 from tnn_serving.engines.cpu import available_cores
 from tnn_serving.errors import TnnError
 from tnn_serving.formats.candidates import versions
@@ -87,7 +88,8 @@ def _checked(
 @cache
 def _workers() -> Workers:
     """The process' own: a second check finds the warm process of the first."""
-    return Workers([TASK_MODULE], available_cores().count)
+    modules = [module for engine in ENGINES.usable() for module in engine.modules]
+    return Workers([TASK_MODULE, *modules], available_cores().count)
 
 
 def _in_worker(folder: Path, options: CommandLine, limits: ModelSettings) -> tuple[CheckedModel, ModelConfig]:

@@ -156,12 +156,15 @@ class Engine(ABC):
         title: as sentences and pictures give it.
         precisions: that it computes in.
         follows_onnx: its answers are what ONNX says: it is taken where engines disagree, or cannot be compared.
+        modules: that :meth:`compile` imports. A process that is going to be confined imports them first: packages may
+            look for files that it cannot read any more.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     precisions: ClassVar[tuple[Precision, ...]] = ("f32",)
     follows_onnx: ClassVar[bool] = False
+    modules: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def version(self) -> str:

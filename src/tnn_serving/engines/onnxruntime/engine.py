@@ -17,6 +17,7 @@ class OnnxRuntime(Engine):
     name = "onnxruntime"
     title = "ONNX Runtime"
     follows_onnx = True
+    modules = ("tnn_serving.engines.onnxruntime.session",)
 
     def version(self) -> str:
         """Version of the package."""

@@ -17,6 +17,7 @@ class OpenVINO(Engine):
     name = "openvino"
     title = "OpenVINO"
     precisions = ("f32", "bf16")
+    modules = ("tnn_serving.engines.openvino.compilation",)
 
     def version(self) -> str:
         """Version of the package."""
