@@ -31,7 +31,7 @@ from machine import Samples, cores, turns
 from processes import Processes
 from results import Result, Target, add_json, integers, words
 from server import check_answer, start_tnn_serving, wait_until
-from tnn_serving.triton.background import free_ports
+from tnn_serving.triton.background_server import free_ports
 
 HERE = Path(__file__).resolve().parent / "peers"
 ENVIRONMENTS = Path.home() / ".cache" / "tnn-serving-peers"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from processes import Processes
-from tnn_serving.triton.background import free_ports
+from tnn_serving.triton.background_server import free_ports
 
 START_S = 120.0
 POLL_S = 0.01

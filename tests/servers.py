@@ -16,11 +16,11 @@ import tritonclient.http
 
 from tnn_serving.errors import ServerError
 from tnn_serving.triton.access import with_token
-from tnn_serving.triton.background import free_ports
-from tnn_serving.triton.health import Limits
+from tnn_serving.triton.background_server import free_ports
+from tnn_serving.triton.health import HealthLimits
 from tnn_serving.triton.index import ServedModel
-from tnn_serving.triton.launch import BACKEND_LIBRARY, find_libpython, find_tritonserver, prepare
-from tnn_serving.triton.monitor import UNSEEN
+from tnn_serving.triton.launch import BACKEND_LIBRARY, build_launch, find_libpython, find_tritonserver
+from tnn_serving.triton.monitor import NOT_POLLED
 from tnn_serving.triton.overlay import Overlay
 from tnn_serving.triton.supervise import Callbacks, Supervisor
 
@@ -84,7 +84,7 @@ def start(
     repositories: Sequence[Path],
     flags: Sequence[str] = (),
     *,
-    limits: Limits | None = None,
+    limits: HealthLimits | None = None,
     token: str | None = None,
     reload: bool = True,
     **options: Any,
@@ -94,11 +94,11 @@ def start(
     overlay = Overlay([str(path) for path in repositories], changing=changing)
     ports = free_ports(4)
     settings = {"http_port": ports[0], "grpc_port": ports[1], "metrics_port": ports[2], "exit_timeout_s": 3}
-    launch = prepare(overlay.locations, flags=flags, **{**settings, **options})
+    launch = build_launch(overlay.locations, flags=flags, **{**settings, **options})
     if token is not None:
         launch = with_token(launch, token)
     supervisor = Supervisor(launch, overlay, reload=reload, token=token)
-    supervisor.monitor.limits = limits or Limits()
+    supervisor.monitor.limits = limits or HealthLimits()
     supervisor.health_address = ("127.0.0.1", ports[3])
     running = Running(supervisor, overlay, *(f"127.0.0.1:{port}" for port in (ports[0], ports[1], ports[3])))
     supervisor.restarts.first_delay_s = 0.1
@@ -119,7 +119,7 @@ def start(
     running.thread.start()
     wait_for(lambda: running.ready or running.outcome, "the server is ready", START_S)
     # On a busy machine the first look may have taken too long.
-    wait_for(lambda: running.outcome or supervisor.monitor.report().reason != UNSEEN, "its models are looked at")
+    wait_for(lambda: running.outcome or supervisor.monitor.report().reason != NOT_POLLED, "its models are looked at")
     return running
 
 

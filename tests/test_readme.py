@@ -22,7 +22,7 @@ import pytest
 from tests.pages import ROOT, blocks, headings, links
 from tests.servers import wait_for
 from tnn_serving.errors import ServerError
-from tnn_serving.triton.background import free_ports
+from tnn_serving.triton.background_server import free_ports
 from tnn_serving.triton.launch import find_libpython, find_tritonserver
 
 README = ROOT / "README.md"

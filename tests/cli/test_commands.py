@@ -1,4 +1,4 @@
-"""Commands that look at a model: what they print, and how they end."""
+"""Commands that inspect a model: their output and exit codes."""
 
 from __future__ import annotations
 

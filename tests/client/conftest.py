@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.models import write_model
-from tnn_serving.triton.background import Background
+from tnn_serving.triton.background_server import BackgroundServer
 
 DELAY_MS = 20
 WAITS = f"max_batch_size: 16\ndynamic_batching {{ max_queue_delay_microseconds: {DELAY_MS * 1000} }}\n"
@@ -32,7 +32,7 @@ def load_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def loaded(installed: None, load_repository: Path) -> Iterator[Background]:
+def loaded(installed: None, load_repository: Path) -> Iterator[BackgroundServer]:
     """The server under load."""
-    with Background(load_repository) as server:
+    with BackgroundServer(load_repository) as server:
         yield server

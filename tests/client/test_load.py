@@ -32,7 +32,7 @@ from tnn_serving.client.load.message import INLINE, RequestTensor, grpc_request,
 from tnn_serving.client.load.schedule import ClosedLoop, Record
 from tnn_serving.client.load.server_statistics import local_server
 from tnn_serving.errors import ConfigError, RequestError, ServerError
-from tnn_serving.triton.background import Background
+from tnn_serving.triton.background_server import BackgroundServer
 
 PROTOCOLS: list[Protocol] = ["http", "grpc"]
 SHAPE = {"x": (1, 3, 8, 8)}
@@ -54,12 +54,12 @@ class Limited(ClosedLoop):
         return 0.01
 
 
-def url(server: Background, protocol: Protocol) -> str:
+def url(server: BackgroundServer, protocol: Protocol) -> str:
     return {"http": server.http_url, "grpc": server.grpc_url}[protocol]
 
 
 @pytest.fixture(params=PROTOCOLS)
-def address(request: pytest.FixtureRequest, loaded: Background) -> str:
+def address(request: pytest.FixtureRequest, loaded: BackgroundServer) -> str:
     """The server's address for each protocol in turn."""
     return url(loaded, request.param)
 
@@ -111,7 +111,7 @@ def test_rounding_is_no_error() -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_refused_requests_are_counted_with_the_servers_message(loaded: Background, protocol: Protocol) -> None:
+def test_refused_requests_are_counted_with_the_servers_message(loaded: BackgroundServer, protocol: Protocol) -> None:
     with LoadTarget(url(loaded, protocol), "relu", shapes=SHAPE) as target:
         # Larger than what gRPC sends at once, so the refusal may arrive before the end of the request.
         sent = [RequestTensor("x", "INT32", (1, 3, 256, 256), bytes(4 * 3 * 256 * 256))]
@@ -159,7 +159,7 @@ def test_a_measurement_agrees_with_itself_and_the_server(address: str, shared_me
     assert found.client.cpu_us > 0
 
 
-def test_batches_count_as_inferences(loaded: Background) -> None:
+def test_batches_count_as_inferences(loaded: BackgroundServer) -> None:
     with LoadTarget(loaded.http_url, "waits", shapes={"x": (3, 8, 8)}, batch=4) as target:
         found = measure_load(target, concurrency=2, **QUICK)
     assert found.batch == 4
@@ -169,7 +169,7 @@ def test_batches_count_as_inferences(loaded: Background) -> None:
     assert found.server.queue_ms > DELAY_MS / 2
 
 
-def test_requests_that_fail_under_load(loaded: Background) -> None:
+def test_requests_that_fail_under_load(loaded: BackgroundServer) -> None:
     with LoadTarget(loaded.http_url, "bounded", shapes={"x": (3, 8, 8)}) as target:
         found = measure_load(target, concurrency=6, **QUICK)
     assert found.requests > 0
@@ -186,7 +186,7 @@ def test_a_rate_that_can_be_reached(address: str, poisson: bool) -> None:
     assert found.requests_per_s == pytest.approx(100, rel=0.1 if not poisson else 0.4)
 
 
-def test_a_rate_that_is_too_high_shows_in_latency_and_backlog(loaded: Background) -> None:
+def test_a_rate_that_is_too_high_shows_in_latency_and_backlog(loaded: BackgroundServer) -> None:
     """One connection sends one request per DELAY_MS; ten times as many are due. The latency includes the wait."""
     rate = 10_000 / DELAY_MS
     with LoadTarget(loaded.http_url, "waits", shapes={"x": (3, 8, 8)}) as target:
@@ -199,7 +199,7 @@ def test_a_rate_that_is_too_high_shows_in_latency_and_backlog(loaded: Background
     assert not found.stable
 
 
-def regions(server: Background) -> list[Any]:
+def regions(server: BackgroundServer) -> list[Any]:
     with tritonclient.http.InferenceServerClient(server.http_url.removeprefix("http://")) as client:
         return list(client.get_system_shared_memory_status())
 
@@ -210,14 +210,14 @@ def region_files(pid: int) -> list[Path]:
 
 
 @pytest.fixture
-def no_region_is_left(loaded: Background) -> Iterator[None]:
+def no_region_is_left(loaded: BackgroundServer) -> Iterator[None]:
     yield
     assert regions(loaded) == []
     assert region_files(os.getpid()) == []
 
 
 @pytest.mark.usefixtures("no_region_is_left")
-def test_shared_memory_is_there_and_removed(loaded: Background, address: str) -> None:
+def test_shared_memory_is_there_and_removed(loaded: BackgroundServer, address: str) -> None:
     with LoadTarget(address, "relu", shapes=SHAPE, shared_memory="system") as target:
         with target.loop(2) as loop:
             assert len(regions(loaded)) == len(region_files(os.getpid())) == 3
@@ -226,7 +226,7 @@ def test_shared_memory_is_there_and_removed(loaded: Background, address: str) ->
 
 
 @pytest.mark.usefixtures("no_region_is_left")
-def test_ctrl_c_keeps_what_was_measured(loaded: Background) -> None:
+def test_ctrl_c_keeps_what_was_measured(loaded: BackgroundServer) -> None:
     def interrupt(window: Window) -> None:
         raise KeyboardInterrupt
 
@@ -239,20 +239,20 @@ def test_ctrl_c_keeps_what_was_measured(loaded: Background) -> None:
 def test_a_server_that_goes_away(tmp_path: Path, installed: None) -> None:
     write_model(tmp_path, "relu")
     with (
-        Background(tmp_path) as server,
+        BackgroundServer(tmp_path) as server,
         LoadTarget(server.http_url, "relu", shapes=SHAPE, timeout_s=5) as target,
         pytest.raises(ServerError, match="no answer"),
     ):
         measure_load(target, concurrency=2, window_s=0.1, stability=1e-9, on_window=lambda window: server.close())
 
 
-def test_the_server_process_is_found_by_its_port(loaded: Background) -> None:
+def test_the_server_process_is_found_by_its_port(loaded: BackgroundServer) -> None:
     with connect(loaded.http_url) as connection:
         assert local_server(connection.address) == loaded.pid
     assert psutil.Process(loaded.pid).name() == "tritonserver"
 
 
-def test_inputs_that_cannot_be_made(loaded: Background, tmp_path: Path) -> None:
+def test_inputs_that_cannot_be_made(loaded: BackgroundServer, tmp_path: Path) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({}, "free dims.*--shape x=1x"),
         ({"shapes": {"z": (1,)}}, "no input `z`.*expected x"),
@@ -268,7 +268,7 @@ def test_inputs_that_cannot_be_made(loaded: Background, tmp_path: Path) -> None:
             LoadTarget(loaded.http_url, "relu", **options)
 
 
-def test_inputs_from_a_file(loaded: Background, tmp_path: Path) -> None:
+def test_inputs_from_a_file(loaded: BackgroundServer, tmp_path: Path) -> None:
     x = np.linspace(-1, 1, 12, dtype=np.float64).reshape(1, 3, 2, 2)
     np.savez(tmp_path / "data.npz", **{"in.x": x, "out.y": x})
     with LoadTarget(loaded.http_url, "relu", data=tmp_path / "data.npz", verify=True) as target, target.loop(1) as loop:
@@ -276,7 +276,7 @@ def test_inputs_from_a_file(loaded: Background, tmp_path: Path) -> None:
         assert send(loop, 3).errors == []
 
 
-def test_invalid_levels(loaded: Background) -> None:
+def test_invalid_levels(loaded: BackgroundServer) -> None:
     with LoadTarget(loaded.http_url, "relu", shapes=SHAPE) as target:
         for options in ({}, {"concurrency": 1, "rate": 1.0}, {"concurrency": -1}, {"rate": 1.0, "connections": 0}):
             with pytest.raises(ConfigError):
@@ -304,7 +304,7 @@ def test_bench_serves_a_model_and_prints_json(installed: None, load_repository: 
         assert level["server"]["cpu_us"] > 0
 
 
-def test_bench_of_a_running_server_as_table(loaded: Background) -> None:
+def test_bench_of_a_running_server_as_table(loaded: BackgroundServer) -> None:
     quick = ("--window", 0.1, "--max-windows", 3, "--shape", "x=1x3x8x8")
     done = run("bench", loaded.grpc_url, "--model", "relu", "--rate", "50", *quick)
     assert done.returncode == 0, done.stderr
@@ -314,7 +314,7 @@ def test_bench_of_a_running_server_as_table(loaded: Background) -> None:
     assert row.split()[0] == "50"
 
 
-def test_bench_ends_with_1_when_requests_failed(loaded: Background) -> None:
+def test_bench_ends_with_1_when_requests_failed(loaded: BackgroundServer) -> None:
     quick = ("--window", 0.1, "--max-windows", 3, "--shape", "x=3x8x8")
     done = run("bench", loaded.http_url, "--model", "bounded", "--concurrency", 6, *quick)
     assert done.returncode == 1
@@ -324,7 +324,7 @@ def test_bench_ends_with_1_when_requests_failed(loaded: Background) -> None:
 
 
 @pytest.mark.usefixtures("no_region_is_left")
-def test_bench_is_interrupted(loaded: Background) -> None:
+def test_bench_is_interrupted(loaded: BackgroundServer) -> None:
     options = ("--window", 0.2, "--max-windows", 10_000, "--stability", 0.001, "--shared-memory", "system")
     words = command(
         "bench", loaded.http_url, "--model", "interrupted", "--shape", "x=1x3x8x8", "--concurrency", "2,4", *options
@@ -358,7 +358,7 @@ def test_bench_is_interrupted(loaded: Background) -> None:
     ],
 )
 def test_errors_of_bench(
-    loaded: Background, load_repository: Path, arguments: list[str], code: int, message: str
+    loaded: BackgroundServer, load_repository: Path, arguments: list[str], code: int, message: str
 ) -> None:
     words = [word.format(url=loaded.http_url, model=load_repository / "relu") for word in arguments]
     done = run("bench", *words)

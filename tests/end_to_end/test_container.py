@@ -13,7 +13,7 @@ import pytest
 from tests.end_to_end.image import instructions
 from tests.end_to_end.models import write_model
 from tests.servers import Running
-from tnn_serving.triton.background import free_ports
+from tnn_serving.triton.background_server import free_ports
 from tnn_serving.triton.health_port import DEFAULT_PORT
 from tnn_serving.triton.launch import WHEEL_GLIBC
 

@@ -24,7 +24,7 @@ from tests.end_to_end.models import RELU, write_model
 from tests.end_to_end.test_serving import counted, numbers, statistics
 from tests.servers import Running, ask, wait_for
 from tnn_serving.cli.app import app
-from tnn_serving.triton.background import free_ports
+from tnn_serving.triton.background_server import free_ports
 from tnn_serving.triton.launch import find_libpython, find_tritonserver
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "bls" / "choose"

@@ -28,7 +28,7 @@ from tnn_serving.graph import Graph, Input
 from tnn_serving.layers import make
 from tnn_serving.tensor import Tensor
 from tnn_serving.triton.access import TOKEN_HEADER
-from tnn_serving.triton.health import ENGINE_ERRORS, Limits
+from tnn_serving.triton.health import MAX_ENGINE_ERRORS, HealthLimits
 
 Start = Callable[..., Running]
 REPORTED_S = 5.0
@@ -117,7 +117,7 @@ def test_server_that_does_not_answer_is_reported_and_comes_back(start_server: St
 
 
 def test_server_that_never_answers_again_is_restarted(start_server: Start, models: Path) -> None:
-    running = start_server([models], limits=Limits(stall_report_s=1, hang_timeout_s=3))
+    running = start_server([models], limits=HealthLimits(stall_report_s=1, hang_timeout_s=3))
     pid = running.supervisor.pid
     assert pid is not None
     with stopped(pid):
@@ -234,7 +234,7 @@ def test_execution_that_hangs_is_reported_while_others_answer(start_server: Star
         assert "model slow: an execution has been running for" in get(running, "/health/ready")[1]
         assert metric(running, "tnn_supervisor_model_ready", model="slow", version="1") == 0
         assert metric(running, "tnn_supervisor_model_ready", model="relu", version="1") == 1
-        assert report(running)["oldest_execution_s"] > Limits().stall_report_s
+        assert report(running)["oldest_execution_s"] > HealthLimits().stall_report_s
         np.testing.assert_array_equal(ask((tritonclient.http, client), "relu", x).as_numpy("y"), x)
         assert client.is_model_ready("slow")  # what Triton says, and why this test is needed
         assert not running.restarts
@@ -243,7 +243,7 @@ def test_execution_that_hangs_is_reported_while_others_answer(start_server: Star
 
 def test_execution_that_hangs_is_ended_and_its_stacks_are_logged(start_server: Start, models: Path, slow: Path) -> None:
     add_slow(models, slow)
-    running = start_server([models], limits=Limits(stall_report_s=1, hang_timeout_s=3))
+    running = start_server([models], limits=HealthLimits(stall_report_s=1, hang_timeout_s=3))
     with hanging(running):
         wait_for(lambda: len(running.ready) == 2 and ready(running), "another server is ready", 60)
     assert "model slow, version 1: an execution has been running for" in running.restarts[0]
@@ -260,7 +260,7 @@ def test_execution_that_hangs_is_ended_and_its_stacks_are_logged(start_server: S
 
 def test_nothing_is_restarted_when_that_is_switched_off(start_server: Start, models: Path, slow: Path) -> None:
     add_slow(models, slow)
-    running = start_server([models], limits=Limits(stall_report_s=1, hang_timeout_s=0))
+    running = start_server([models], limits=HealthLimits(stall_report_s=1, hang_timeout_s=0))
     with hanging(running):
         wait_for(lambda: report(running)["oldest_execution_s"] > 4, "it has been running for long")
         assert not ready(running)
@@ -293,17 +293,17 @@ def test_engine_that_always_fails_is_reported_and_restarted(start_server: Start,
     running = start_server([models])
     good = np.array([[1, 2]], np.float32)
     with running.http() as client:
-        for _ in range(ENGINE_ERRORS - 1):
+        for _ in range(MAX_ENGINE_ERRORS - 1):
             fail(client, gather)
         rows = ask((tritonclient.http, client), gather, good).as_numpy("y")
         np.testing.assert_array_equal(rows, [[[3, 4, 5], [6, 7, 8]]])
         fail(client, gather)
         wait_for(lambda: any(one["engine_errors"] == 1 for one in report(running)["models"]), "the failure is seen")
         assert ready(running)  # there was an answer in between
-        for _ in range(ENGINE_ERRORS):
+        for _ in range(MAX_ENGINE_ERRORS):
             fail(client, gather)
         wait_for(lambda: not ready(running), "it is reported", REPORTED_S)
-        assert f"model gather: its engine has failed {ENGINE_ERRORS + 1} times" in get(running, "/health/ready")[1]
+        assert f"model gather: its engine has failed {MAX_ENGINE_ERRORS + 1} times" in get(running, "/health/ready")[1]
         assert client.is_model_ready("relu")
     wait_for(lambda: len(running.ready) == 2 and ready(running), "another server is ready", 60)
     assert report(running)["restarts"]["engine"] == 1
@@ -314,7 +314,7 @@ def test_wrong_requests_are_no_failures_of_the_engine(start_server: Start, model
     write_model(models, "encoded", config='input [ { name: "x" data_type: TYPE_STRING dims: [ 1 ] } ]')
     running = start_server([models])
     with running.http() as client:
-        for _ in range(2 * ENGINE_ERRORS):
+        for _ in range(2 * MAX_ENGINE_ERRORS):
             with pytest.raises(InferenceServerException, match="not a picture"):
                 ask((tritonclient.http, client), "encoded", np.array([b"hello"], np.object_))
         fail(client, gather)

@@ -27,7 +27,7 @@ from tritonclient.utils import InferenceServerException
 from tests.end_to_end.models import BROKEN, write_model
 from tests.servers import Running, ask, wait_for
 from tnn_serving.errors import ServerError
-from tnn_serving.triton.background import free_ports
+from tnn_serving.triton.background_server import free_ports
 
 Start = Callable[..., Running]
 PROGRAM = "from tnn_serving.cli.app import main; main()"

@@ -20,7 +20,7 @@ from tnn_serving.formats.onnx import onnx_file
 from tnn_serving.formats.tnn.files import model_files
 from tnn_serving.random_weights import network_name
 from tnn_serving.repository import check_repository, is_ours, model_folders
-from tnn_serving.triton.background import OneModel
+from tnn_serving.triton.background_server import SingleModelRepository
 from tnn_serving.triton.overlay import Overlay
 
 APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(60)
@@ -69,7 +69,7 @@ def test_suffixes_in_any_case(tmp_path: Path, names: tuple[str, str], first: str
 def test_weights_beside_a_proto(tmp_path: Path, name: str, beside: str) -> None:
     put(tmp_path, name, beside, "other.tnnmodel", "._net.tnnmodel")
     assert ts.read_model(tmp_path / name).layer("mul").stored
-    with OneModel(tmp_path / name) as served:
+    with SingleModelRepository(tmp_path / name) as served:
         version = served.repository / served.name / "1"
         assert model_files(version) == (version / "proto.tnnproto", version / "model.tnnmodel")
         assert (version / "model.tnnmodel").resolve() == (tmp_path / beside).resolve()

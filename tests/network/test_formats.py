@@ -27,7 +27,7 @@ from tnn_serving.network.base import Network
 from tnn_serving.network.formats import model_files, open_network
 from tnn_serving.network.tnn import TnnNetwork
 from tnn_serving.repository import is_ours
-from tnn_serving.triton.background import OneModel
+from tnn_serving.triton.background_server import SingleModelRepository
 from tnn_serving.triton.overlay import config_of
 
 SOURCES = Path(ts.__file__).parent
@@ -117,7 +117,7 @@ def test_tensors_in_files_of_their_own_belong_to_the_model(tmp_path: Path) -> No
     checked, _ = check_model(tmp_path / "m", {})
     assert [found.name for found in checked.versions[0].files] == ["net.onnx", "net.data"]
     x = random(2, 4, seed=1)
-    with OneModel(file) as one:  # behind links, as the server gets it
+    with SingleModelRepository(file) as one:  # behind links, as the server gets it
         answer = ts.load(one.repository / one.name, "onnxruntime").run({"x": x})
     np.testing.assert_allclose(answer["y"], x * random(2, 4), rtol=1e-6)
     (tmp_path / "m" / "1" / "net.data").unlink()
@@ -197,7 +197,7 @@ def test_a_third_format_is_a_package_and_a_line(lines: Path) -> None:
     checked, _ = check_model(lines, {})
     (version,) = checked.versions
     assert ([file.name for file in version.files], version.layers, version.engine != "") == (["any.lines"], 2, True)
-    with OneModel(lines / "1" / "any.lines") as one:
+    with SingleModelRepository(lines / "1" / "any.lines") as one:
         assert one.name == "any"
         assert [file.name for file in (one.repository / "any" / "1").iterdir()] == ["model.lines"]
     shutil.copy(lines / "1" / "any.lines", lines / "1" / "other.onnx")

@@ -1,4 +1,4 @@
-"""Tokens, restrictions, and when a server counts as open."""
+"""Tokens, restrictions, and which servers are open."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_restrictions_of_the_user_stay_and_are_honoured() -> None:
     assert http_headers(launch) == {"mine": "secret", TOKEN_HEADER: TOKEN}
 
 
-def test_made_tokens_differ_and_are_usable() -> None:
+def test_new_tokens_differ_and_are_valid() -> None:
     first, second = new_token(), new_token()
     assert first != second
     assert checked_token(first, "here") == first
@@ -74,7 +74,7 @@ def test_made_tokens_differ_and_are_usable() -> None:
 @pytest.mark.parametrize(
     "text", ["", "short", "a token with spaces in it", "comma,comma,comma,comma", "ü" * 20, "a" * 257]
 )
-def test_unusable_tokens_are_refused(text: str) -> None:
+def test_invalid_tokens_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="in the file") as caught:
         checked_token(text, "the file")
     assert not text.strip() or text not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What counts as healthy, as far as that needs no server."""
+"""The health of models, without a server."""
 
 from __future__ import annotations
 
@@ -6,28 +6,35 @@ import math
 
 import pytest
 
-from tnn_serving.triton.health import ENGINE_ERRORS, Limits, Measured, VersionHealth, judged, missing_models
-from tnn_serving.triton.probe import measured
+from tnn_serving.triton.health import (
+    MAX_ENGINE_ERRORS,
+    HealthLimits,
+    VersionHealth,
+    VersionMetrics,
+    missing_models,
+    version_health,
+)
+from tnn_serving.triton.probe import parse_metrics
 
-LIMITS = Limits(stall_report_s=3, hang_timeout_s=60)
+LIMITS = HealthLimits(stall_report_s=3, hang_timeout_s=60)
 
 
 def version(
     state: str = "READY", reason: str = "", *, name: str = "m", number: str = "1", **values: float
 ) -> VersionHealth:
-    return judged(name, number, state, reason, Measured(**values), LIMITS)  # type: ignore[arg-type]
+    return version_health(name, number, state, reason, VersionMetrics(**values), LIMITS)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("usual_s", "report_s", "restart_s"), [(0, 3, 60), (0.1, 3, 60), (1, 20, 60), (2, 40, 80), (10, 200, 400)]
 )
-def test_limits_follow_what_a_model_usually_takes(usual_s: float, report_s: float, restart_s: float) -> None:
+def test_limits_depend_on_the_usual_time_of_a_model(usual_s: float, report_s: float, restart_s: float) -> None:
     assert LIMITS.report_after_s(usual_s) == report_s
     assert LIMITS.restart_after_s(usual_s) == restart_s
 
 
-def test_restarts_can_be_switched_off() -> None:
-    assert Limits(hang_timeout_s=0).restart_after_s(1) == math.inf
+def test_restarts_can_be_disabled() -> None:
+    assert HealthLimits(hang_timeout_s=0).restart_after_s(1) == math.inf
 
 
 @pytest.mark.parametrize(
@@ -38,8 +45,8 @@ def test_restarts_can_be_switched_off() -> None:
         ({"oldest_execution_s": 3.1}, False),
         ({"oldest_execution_s": 3.1, "usual_execution_s": 0.2}, True),
         ({"oldest_execution_s": 4.1, "usual_execution_s": 0.2}, False),
-        ({"engine_errors": ENGINE_ERRORS - 1}, True),
-        ({"engine_errors": ENGINE_ERRORS}, False),
+        ({"engine_errors": MAX_ENGINE_ERRORS - 1}, True),
+        ({"engine_errors": MAX_ENGINE_ERRORS}, False),
     ],
 )
 def test_a_version_is_judged_by_its_executions(values: dict[str, float], ready: bool) -> None:
@@ -48,13 +55,13 @@ def test_a_version_is_judged_by_its_executions(values: dict[str, float], ready: 
     assert bool(one.reason) is not ready
 
 
-def test_what_triton_calls_unavailable_is_not_ready() -> None:
+def test_an_unavailable_model_is_not_ready() -> None:
     one = version("UNAVAILABLE", "Unsupported: no such layer")
     assert not one.ready
     assert one.reason == "Unsupported: no such layer"
 
 
-def test_models_are_missed_when_they_do_not_answer() -> None:
+def test_models_that_do_not_answer_are_missing() -> None:
     broken = version("UNAVAILABLE", "broken files", number="2")
     assert missing_models([], []) == {}
     assert missing_models([version()], ["m"]) == {}
@@ -81,5 +88,5 @@ tnn_engine_errors_in_a_row{model="relu",version="1"} 2
 
 
 def test_metrics_are_read() -> None:
-    assert measured(METRICS) == {("relu", "1"): Measured(1.75, 0.5, 2), ("idle", "3"): Measured()}
-    assert measured("") == {}
+    assert parse_metrics(METRICS) == {("relu", "1"): VersionMetrics(1.75, 0.5, 2), ("idle", "3"): VersionMetrics()}
+    assert parse_metrics("") == {}

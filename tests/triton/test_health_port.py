@@ -1,4 +1,4 @@
-"""The health endpoint as a server on a network: whoever holds connections, probes are answered."""
+"""The health endpoint as a network server: probes are answered although other callers hold connections."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_nothing_can_be_changed(port: int, method: str) -> None:
     assert get(port, "/health", method)[0] == 501
 
 
-def test_one_request_a_connection(port: int) -> None:
+def test_one_request_per_connection(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(b"GET /health/live HTTP/1.1\r\nConnection: keep-alive\r\n\r\n" * 2)
         received = b""
@@ -70,7 +70,7 @@ def test_slow_callers_are_cut_off(port: int, monkeypatch: pytest.MonkeyPatch) ->
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         deadline = time.monotonic() + 10
         connection.settimeout(0.05)
-        while time.monotonic() < deadline:  # a byte now and then keeps any timeout of a single read away
+        while time.monotonic() < deadline:  # occasional bytes prevent the timeout of a single read
             try:
                 connection.sendall(b"G")
                 if connection.recv(1) == b"":
@@ -84,7 +84,7 @@ def test_slow_callers_are_cut_off(port: int, monkeypatch: pytest.MonkeyPatch) ->
     assert get(port, "/health/live")[0] == 200
 
 
-def test_callers_who_hold_connections_keep_nobody_out(port: int) -> None:
+def test_held_connections_do_not_block_other_callers(port: int) -> None:
     with ExitStack() as stack:
         held = [
             stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
@@ -97,13 +97,13 @@ def test_callers_who_hold_connections_keep_nobody_out(port: int) -> None:
 @pytest.mark.parametrize(
     "request_text", [b"\r\n\r\n", b"GET\r\n\r\n", b"\x00\xff\x80\r\n\r\n", b"GET /" + b"a" * 100_000]
 )
-def test_nonsense_does_no_harm(port: int, request_text: bytes) -> None:
+def test_invalid_requests_do_no_harm(port: int, request_text: bytes) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         try:
             connection.sendall(request_text)
             connection.shutdown(socket.SHUT_WR)
             while connection.recv(65536):
                 pass
-        except OSError:  # it may have hung up already
+        except OSError:  # it may have closed the connection
             pass
     assert get(port, "/health/live")[0] == 200

@@ -1,4 +1,4 @@
-"""Putting the backend into another Triton's directory, and what is left alone there."""
+"""Installing the backend into another Triton's backend directory, without changing other files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def backends(tmp_path: Path) -> Path:
     return tmp_path / "backends"
 
 
-def test_library_and_settings_are_put_there(backends: Path) -> None:
+def test_library_and_settings_are_installed(backends: Path) -> None:
     folder = install(backends, SOME)
     assert folder == backends / "tnn"
     assert sorted(os.listdir(folder)) == ["libtriton_tnn.so", "python.conf"]
@@ -54,7 +54,7 @@ def test_uninstalling_leaves_nothing_and_touches_nothing_else(backends: Path) ->
 
 
 @pytest.mark.parametrize("names", [["libtriton_tnn.so"], ["python.conf"], ["model.py", "libtriton_tnn.so"]])
-def test_files_of_others_are_left_alone(backends: Path, names: list[str]) -> None:
+def test_files_of_others_are_not_changed(backends: Path, names: list[str]) -> None:
     (backends / "tnn").mkdir()
     for name in names:
         (backends / "tnn" / name).write_text("theirs")
@@ -65,7 +65,7 @@ def test_files_of_others_are_left_alone(backends: Path, names: list[str]) -> Non
     assert {path.read_text() for path in (backends / "tnn").iterdir()} == {"theirs"}
 
 
-def test_what_somebody_added_to_ours_is_kept(backends: Path) -> None:
+def test_files_added_to_our_folder_are_kept(backends: Path) -> None:
     folder = install(backends, SOME)
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not ours") as raised:
@@ -74,7 +74,7 @@ def test_what_somebody_added_to_ours_is_kept(backends: Path) -> None:
     assert (folder / "libtriton_tnn.so").exists()
 
 
-def test_wrong_places_are_named(backends: Path, tmp_path: Path) -> None:
+def test_wrong_directories_are_named(backends: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such backend directory"):
         install(tmp_path / "missing", SOME)
     (tmp_path / "bin").mkdir()

@@ -13,14 +13,14 @@ import pytest
 
 from tnn_serving.errors import ServerError
 from tnn_serving.triton import launch
-from tnn_serving.triton.background import free_ports
+from tnn_serving.triton.background_server import free_ports
 from tnn_serving.triton.launch import (
     Launch,
+    build_launch,
     check_ports,
     find_libpython,
     find_tritonserver,
     flag_values,
-    prepare,
     split_arguments,
 )
 
@@ -61,7 +61,7 @@ def with_flags(*flags: str) -> Launch:
         (["s3://host/bucket", "--id="], ["s3://host/bucket"], ["--id="]),
     ],
 )
-def test_command_line_is_parted(arguments: list[str], words: list[str], flags: list[str]) -> None:
+def test_command_line_is_split(arguments: list[str], words: list[str], flags: list[str]) -> None:
     assert split_arguments(arguments) == (words, flags)
 
 
@@ -73,7 +73,7 @@ def test_all_values_of_a_flag_in_order() -> None:
 
 
 def test_defaults_are_local_and_complete(tritonserver: Path, built: None) -> None:
-    made = prepare(["/models", "s3://bucket"])
+    made = build_launch(["/models", "s3://bucket"])
     assert made.command[0] == str(tritonserver)
     assert flag_values(made.command, "model-repository") == ["/models", "s3://bucket"]
     for protocol, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
@@ -87,7 +87,7 @@ def test_defaults_are_local_and_complete(tritonserver: Path, built: None) -> Non
 
 def test_flags_of_the_user_win(tritonserver: Path, built: None) -> None:
     flags = ["--http-port=9000", "--exit-timeout-secs=3", "--model-control-mode=poll", "--allow-metrics=false"]
-    made = prepare(["/models"], host="0.0.0.0", http_port=8500, flags=flags)
+    made = build_launch(["/models"], host="0.0.0.0", http_port=8500, flags=flags)
     assert made.endpoint("http") == ("0.0.0.0", 9000)
     assert made.url == "http://127.0.0.1:9000"
     assert made.endpoint("metrics") is None
@@ -106,8 +106,8 @@ def test_libpython_is_the_library_of_this_python() -> None:
     except ServerError as error:
         pytest.skip(f"this Python has none: {error}")
     code = "import ctypes,sys;f=ctypes.CDLL(sys.argv[1]).Py_GetVersion;f.restype=ctypes.c_char_p;print(f().decode())"
-    said = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout
-    assert said.startswith(".".join(map(str, sys.version_info[:2])) + ".")
+    output = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout
+    assert output.startswith(".".join(map(str, sys.version_info[:2])) + ".")
 
 
 def test_no_libpython_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,9 +118,9 @@ def test_no_libpython_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> N
     assert "--enable-shared" in (raised.value.hint or "")
 
 
-def test_no_tritonserver_says_what_to_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_tritonserver_says_what_to_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if os.path.exists("/opt/tritonserver/bin/tritonserver"):
-        pytest.skip("this machine has a tritonserver of its own")
+        pytest.skip("this machine has a separate tritonserver")
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ServerError, match="not installed") as raised:
@@ -177,8 +177,8 @@ def test_one_port_for_two_endpoints() -> None:
 
 
 @pytest.mark.parametrize("text", ["x", "0", "65536", ""])
-def test_port_that_is_none(text: str) -> None:
-    with pytest.raises(ServerError, match="--http-port is no port"):
+def test_invalid_port(text: str) -> None:
+    with pytest.raises(ServerError, match="--http-port is not a port"):
         check_ports(with_flags(f"--http-port={text}", "--http-address=127.0.0.1"))
 
 

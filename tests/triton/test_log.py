@@ -1,4 +1,4 @@
-"""Reading tritonserver's log; the lines are tritonserver 2.51's."""
+"""Parsing tritonserver's log; the lines are from tritonserver 2.51."""
 
 from __future__ import annotations
 

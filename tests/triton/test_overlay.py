@@ -1,4 +1,4 @@
-"""Overlays: which models get a config.pbtxt, what changes in the sources does, and that nothing is left."""
+"""Overlays: which models get a config.pbtxt, how changes are applied, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tnn_serving.triton.overlay import Overlay
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where overlays are made, so that a test can see what is left."""
+    """The folder of overlays, so that a test can see what is left."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -43,14 +43,14 @@ def add_model(
 
 
 def remote(repository: Path, name: str) -> None:
-    """A model of another backend, which Triton knows by its file."""
+    """A model of another backend, which Triton recognises by its file."""
     folder = repository / name / "1"
     folder.mkdir(parents=True)
     (folder / "model.pt").write_text("")
 
 
 def seen(location: str) -> dict[str, str]:
-    """What Triton sees: every file below a location with its content."""
+    """The content of every file that Triton sees in a location."""
     root = Path(location)
     files = {}
     for model in root.iterdir():
@@ -62,7 +62,7 @@ def seen(location: str) -> dict[str, str]:
     return files
 
 
-def test_repository_that_needs_nothing_is_given_as_it_is(repository: Path, temporary: Path) -> None:
+def test_repository_without_an_overlay_is_passed_unchanged(repository: Path, temporary: Path) -> None:
     add_model(repository, "face", 'backend: "tnn"\n')
     remote(repository, "other")
     with Overlay([str(repository)]) as overlay:
@@ -99,7 +99,7 @@ def test_config_without_backend_is_kept_and_gets_the_line(repository: Path) -> N
     assert (model / "config.pbtxt").read_text() == "max_batch_size: 4 # no newline"
 
 
-def test_other_models_of_an_overlaid_repository_stay_what_they_are(repository: Path) -> None:
+def test_other_models_of_an_overlaid_repository_are_unchanged(repository: Path) -> None:
     add_model(repository, "face")
     add_model(repository, "ready", 'backend: "tnn"\nmax_batch_size: 2\n')
     remote(repository, "resnet")
@@ -148,10 +148,10 @@ def test_changes_are_followed(repository: Path) -> None:
         assert files["face/config.pbtxt"].startswith("max_batch_size: 8\n")
         assert not [name for name in files if name.startswith("old/")]
 
-        (face / "config.pbtxt").write_text('backend: "tnn"\n')  # needs the overlay no more
+        (face / "config.pbtxt").write_text('backend: "tnn"\n')  # no longer needs the overlay
         overlay.sync()
         assert seen(location)["face/config.pbtxt"] == 'backend: "tnn"\n'
-        (face / "config.pbtxt").unlink()  # and again
+        (face / "config.pbtxt").unlink()  # needs it again
         (face / "1" / "proto.tnnproto").write_text("changed")
         overlay.sync()
         assert seen(location)["face/config.pbtxt"] == 'backend: "tnn"\n'
@@ -192,15 +192,15 @@ def test_nothing_is_left_when_a_second_repository_is_wrong(repository: Path, tem
     assert not list(temporary.iterdir())
 
 
-def test_paths_are_told_as_the_user_knows_them(repository: Path) -> None:
+def test_messages_have_the_paths_of_the_user(repository: Path) -> None:
     add_model(repository, "face")
     with Overlay([str(repository)]) as overlay:
         text = f"cannot read {overlay.locations[0]}/face/1/proto.tnnproto"
-        assert overlay.in_source(text) == f"cannot read {repository}/face/1/proto.tnnproto"
+        assert overlay.with_source_paths(text) == f"cannot read {repository}/face/1/proto.tnnproto"
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "model", "version"])
-def test_paths_that_are_no_repository(repository: Path, kind: str) -> None:
+def test_paths_that_are_not_a_repository(repository: Path, kind: str) -> None:
     model = add_model(repository, "face")
     path = {
         "missing": repository / "x",

@@ -23,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Serve TNN models with Triton on CPU, and look into them.",
+    help="Serve TNN models with Triton on CPU, and inspect them.",
 )
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -34,15 +34,15 @@ app.command(rich_help_panel="Serve")(check)
 app.command(rich_help_panel="Serve")(sign)
 app.add_typer(backend, name="backend", rich_help_panel="Serve")
 app.add_typer(demo, name="demo", rich_help_panel="Serve")
-app.command(rich_help_panel="Ask a server")(classify)
-app.command(rich_help_panel="Ask a server")(detect)
-app.command(rich_help_panel="Ask a server")(request)
+app.command(rich_help_panel="Query a server")(classify)
+app.command(rich_help_panel="Query a server")(detect)
+app.command(rich_help_panel="Query a server")(request)
 app.command(rich_help_panel="Measure")(bench)
 app.command(rich_help_panel="Measure")(tune)
 app.command(rich_help_panel="Measure")(soak)
-app.command(rich_help_panel="Look into a model")(inspect)
-app.command(rich_help_panel="Look into a model")(compare)
-app.command(rich_help_panel="Look into a model")(export)
+app.command(rich_help_panel="Inspect a model")(inspect)
+app.command(rich_help_panel="Inspect a model")(compare)
+app.command(rich_help_panel="Inspect a model")(export)
 
 
 def _version(show: bool) -> None:
@@ -54,13 +54,13 @@ def _version(show: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
 
 
 def main() -> None:
-    """Entry point: errors that we raise on purpose become a message and exit code 1."""
+    """Entry point: a TnnError becomes a message and exit code 1."""
     with errors_shown():
         app()

@@ -1,4 +1,4 @@
-"""Commands about the Triton backend itself."""
+"""Commands for the Triton backend itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tnn_serving.cli.output import stderr, stdout
 from tnn_serving.triton.install import find_interpreter, uninstall
 from tnn_serving.triton.install import install as install_backend
 
-backend = typer.Typer(no_args_is_help=True, help="The backend in a Triton that you start yourself.")
+backend = typer.Typer(no_args_is_help=True, help="The backend for a Triton that you start yourself.")
 
 
 @backend.callback()
@@ -27,13 +27,14 @@ def install(
     ],
     python: Annotated[
         str | None,
-        typer.Option(help="The Python that the backend starts inside the server; by default the one of this command."),
+        typer.Option(help="The Python that the backend starts inside the server; this command's by default."),
     ] = None,
-    remove: Annotated[bool, typer.Option("--uninstall", help="Remove the backend from there instead.")] = False,
+    remove: Annotated[bool, typer.Option("--uninstall", help="Remove the backend from the directory.")] = False,
 ) -> None:
-    """Put the backend into any Triton's backend directory.
+    """Install the backend into the backend directory of any Triton.
 
-    The library is copied, and beside it stands which Python it starts. Models need a config.pbtxt with backend: "tnn".
+    Copies the library, and writes a file with the Python that it starts. Models need a config.pbtxt with
+    backend: "tnn".
 
     Examples:
 
@@ -52,7 +53,7 @@ def install(
     stdout.print(str(folder), highlight=False, markup=False)
     stderr.print(
         f"it starts {interpreter.executable} with {interpreter.libpython}; next: start tritonserver with models whose "
-        'config.pbtxt says backend: "tnn"',
+        'config.pbtxt has backend: "tnn"',
         highlight=False,
         markup=False,
     )

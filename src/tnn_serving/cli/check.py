@@ -1,4 +1,4 @@
-"""Commands that look at model folders before they are served: check and sign."""
+"""Commands for model folders before they are served: check and sign."""
 
 from __future__ import annotations
 
@@ -20,18 +20,16 @@ COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
 def check(
-    repositories: Annotated[
-        list[Path], typer.Argument(metavar="REPOSITORY...", help="Folders that one server is to serve together.")
-    ],
+    repositories: Annotated[list[Path], typer.Argument(metavar="REPOSITORY...", help="Repositories for one server.")],
     backend_config: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="A parameter of the server's command line; may be repeated."),
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Say everything that is wrong with a model repository, before it is served.
+    """Report all errors in a model repository before it is served.
 
-    No server is needed. Exit code 1 if there is an error. Memory is an estimate at the default shapes.
+    Needs no server. Exit code 1 if there is an error. Memory is an estimate at the default shapes.
 
     Examples:
 
@@ -45,7 +43,7 @@ def check(
     with Status("checking", console=stderr) as status:
 
         def show(done: int, total: int, name: str) -> None:
-            status.update(f"{done} of {total} models checked, the last one: {escape(printable(name))}")
+            status.update(f"{done} of {total} models checked; last: {escape(printable(name))}")
 
         found = check_repositories(repositories, options, on_progress=show)
     if json:
@@ -59,9 +57,9 @@ def check(
 def sign(
     folders: Annotated[list[Path], typer.Argument(metavar="MODEL_FOLDER...", help="Model folders, REPOSITORY/NAME.")],
 ) -> None:
-    """Write the SHA-256 sums of a model folder's files into its SHA256SUMS.
+    """Write the SHA-256 sums of a model folder's files to its SHA256SUMS.
 
-    A model with such a file is only loaded if every file is as it was signed. The format is that of sha256sum.
+    A model with this file is loaded only if no file has changed since. The format is that of sha256sum.
 
     Examples:
 
@@ -87,11 +85,11 @@ def _show(found: Checked) -> None:
         _show_model(model)
     for line in found.skipped:
         stdout.print(f"[dim]note:[/] not served: {escape(line)}", highlight=False)
-    told = [
+    counts = [
         f"{count} {word}{'' if count == 1 else 's'}"
         for count, word in ((len(found.models), "model"), (found.errors, "error"), (found.warnings, "warning"))
     ]
-    stdout.print(", ".join(told), highlight=False)
+    stdout.print(", ".join(counts), highlight=False)
 
 
 def _table(found: Checked) -> Table:

@@ -1,4 +1,4 @@
-"""How every command speaks: data to stdout, talk to stderr, one edge where errors become exit codes."""
+"""Output of all commands: data to stdout, messages to stderr, errors to exit codes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from rich.markup import escape
 from tnn_serving.errors import TnnError
 
 EXIT_BAD = 1
-"""The model or the answer is bad."""
+"""The model, the answer or the server is bad."""
 
 EXIT_INTERRUPTED = 130
 
 WIDE = 240
-"""Columns for a file or a pipe: wide enough that no name is cut."""
+"""Columns for a file or a pipe: wide enough not to truncate names."""
 
 stdout = Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 stderr = Console(stderr=True, soft_wrap=True)
@@ -45,13 +45,13 @@ def _plain(value: Any) -> Any:
 
 
 def printable(text: str) -> str:
-    """``text`` without control characters but line feeds: names come from files, and this goes to a terminal."""
+    """``text`` without control characters except line feeds: names come from files, and the text goes to a terminal."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 @contextmanager
 def errors_shown() -> Iterator[None]:
-    """Turns what we raise on purpose into a message and an exit code."""
+    """Turns a TnnError into a message and an exit code."""
     try:
         yield
     except TnnError as error:

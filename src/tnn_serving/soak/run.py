@@ -22,7 +22,7 @@ from tnn_serving.soak.growth import Growth, Verdict, fit_growth
 from tnn_serving.soak.models import write_models
 from tnn_serving.soak.requests import SoakModel, find_shapes
 from tnn_serving.soak.traffic import Counts, Traffic
-from tnn_serving.triton.background import Background
+from tnn_serving.triton.background_server import BackgroundServer
 
 SAMPLE_INTERVAL_S = 1.0
 LOG_LINES_SHOWN = 60
@@ -105,7 +105,7 @@ def soak(
             write_models(repository)
         log: deque[str] = deque(maxlen=LOG_LINES_SHOWN)
         flags = ["--model-control-mode=explicit", "--load-model=*"]
-        server = stack.enter_context(Background(repository, flags, log.append))
+        server = stack.enter_context(BackgroundServer(repository, flags, log.append))
         pid = server.pid
         if pid is None:
             raise ServerError("tritonserver ended right after its start")

@@ -28,7 +28,7 @@ from tnn_serving.errors import TnnError
 from tnn_serving.formats.candidates import versions
 from tnn_serving.network.formats import model_files
 from tnn_serving.soak.requests import SoakModel, infer_inputs, invalid_request
-from tnn_serving.triton.index import Endpoint, load_model, unload_model
+from tnn_serving.triton.index import Endpoint, request_load, request_unload
 
 RELOAD_INTERVAL_S = 3.0
 RELOAD_S = 120.0
@@ -215,9 +215,9 @@ class Traffic:
                     for version in versions(replaced):
                         for file in model_files(version):
                             os.utime(file)
-                load_model(server, name, timeout_s=RELOAD_S)
+                request_load(server, name, timeout_s=RELOAD_S)
                 if unloads:
-                    unload_model(server, name, timeout_s=RELOAD_S)
+                    request_unload(server, name, timeout_s=RELOAD_S)
                 self.counts.count("reloads")
             except OSError as error:
                 reason = error.read().decode("utf-8", "replace") if hasattr(error, "read") else str(error)

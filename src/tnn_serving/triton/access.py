@@ -1,7 +1,7 @@
-"""Who may do what: the token that administration needs when the server can be reached from other machines.
+"""Access control: the token for administrative requests when other machines can reach the server.
 
-Triton restricts groups of endpoints to callers that send a header. Its flags for that are the only way in, so the
-token stands on tritonserver's command line.
+Triton can restrict groups of endpoints to callers that send a header. This can be set only with flags, so the token is
+on tritonserver's command line.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from tnn_serving.errors import ConfigError
 from tnn_serving.triton.launch import Launch, flag_values
 
 ADMIN_APIS = ("model-repository", "shared-memory", "trace", "logging")
-"""What takes a token: loading and unloading models, reading and writing this machine's shared memory, and having
-traces and logs written to files here."""
+"""APIs that need a token: loading and unloading models, reading and writing this machine's shared memory, and writing
+traces and logs to files on it."""
 
 TOKEN_HEADER = "tnn-admin-token"
 GRPC_PREFIX = "triton-grpc-protocol-"
-"""What Triton puts before the name of a header in gRPC metadata."""
+"""Triton's prefix of a header's name in gRPC metadata."""
 
 _FLAGS = {"http": "http-restricted-api", "grpc": "grpc-restricted-protocol"}
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,256}")
@@ -41,7 +41,7 @@ class Restriction:
 
 
 def restrictions(launch: Launch, protocol: str) -> list[Restriction]:
-    """Every restriction of "http" or "grpc" on a command line that can be read; tritonserver complains of others."""
+    """The restrictions of "http" or "grpc" on a command line. Malformed ones are left for tritonserver to report."""
     found = []
     for text in flag_values(launch.command, _FLAGS[protocol]):
         apis, _, pair = text.partition(":")
@@ -51,18 +51,18 @@ def restrictions(launch: Launch, protocol: str) -> list[Restriction]:
 
 
 def http_headers(launch: Launch) -> dict[str, str]:
-    """What to send with each HTTP request in order to be let in everywhere."""
+    """HTTP headers that give access to all restricted APIs."""
     return {one.header: one.value for one in restrictions(launch, "http") if one.header}
 
 
 def is_open(launch: Launch) -> bool:
-    """Whether HTTP or gRPC can be reached from other machines."""
+    """Whether other machines can reach HTTP or gRPC."""
     endpoints = (launch.endpoint("http"), launch.endpoint("grpc"))
     return any(endpoint is not None and not is_loopback(endpoint[0]) for endpoint in endpoints)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address reaches this machine only; False for one that can't be looked up."""
+    """Whether only this machine can reach an address; False if the address cannot be resolved."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
@@ -71,35 +71,35 @@ def is_loopback(host: str) -> bool:
 
 
 def with_token(launch: Launch, token: str) -> Launch:
-    """The launch with :data:`ADMIN_APIS` restricted to callers with the token, except those that the user's own flags
-    restrict already."""
+    """The launch with :data:`ADMIN_APIS` restricted to callers with the token, except APIs that are already restricted
+    by the user's flags."""
     command = list(launch.command)
     for protocol, flag in _FLAGS.items():
-        taken = {api for one in restrictions(launch, protocol) for api in one.apis}
-        apis = tuple(api for api in ADMIN_APIS if api not in taken)
+        restricted = {api for one in restrictions(launch, protocol) for api in one.apis}
+        apis = tuple(api for api in ADMIN_APIS if api not in restricted)
         if apis:
             command.append(f"--{flag}={Restriction(apis, TOKEN_HEADER, token)}")
     return replace(launch, command=tuple(command))
 
 
 def new_token() -> str:
-    """A token that nobody guesses."""
+    """A new random token."""
     return secrets.token_urlsafe(24)
 
 
 def checked_token(text: str, source: str) -> str:
-    """A token that somebody chose, without the white space around it.
+    """A user's token without surrounding white space.
 
     Raises:
-        ConfigError: too short, or with characters that a flag or a header could not carry.
+        ConfigError: it is too short, or has characters that a flag or a header cannot contain.
     """
     token = text.strip()
     if not _TOKEN.fullmatch(token):
         raise ConfigError(
-            f"the admin token in {source} can't be used",
+            f"the admin token in {source} is invalid",
             expected="16 to 256 of the characters A-Z a-z 0-9 . _ ~ -",
             found=f"{len(token)} characters",
-            hint="make one with: openssl rand -hex 24",
+            hint="create one with: openssl rand -hex 24",
         )
     return token
 
@@ -108,10 +108,10 @@ def read_token(file: Path) -> str:
     """The token in a file.
 
     Raises:
-        ConfigError: the file can't be read, or holds no usable token.
+        ConfigError: the file cannot be read, or contains no valid token.
     """
     try:
         text = file.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("the file with the admin token can't be read", found=f"{file}: {error}") from error
+        raise ConfigError("the admin token file cannot be read", found=f"{file}: {error}") from error
     return checked_token(text, str(file))

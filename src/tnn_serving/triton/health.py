@@ -1,7 +1,7 @@
-"""What counts as healthy: plain data and the judgement over it, without a server.
+"""The health of models, from plain data, without a server.
 
-Triton goes on to call a model READY when an execution of it never returns or its engine fails every request, and a
-backend has no way to withdraw that word. So the supervisor judges by what it can measure.
+Triton reports a model as READY even if an execution never returns or its engine fails every request, and a backend
+cannot change that state. So the supervisor derives the health from measurements.
 """
 
 from __future__ import annotations
@@ -11,30 +11,28 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 CAUSES = ("crash", "exit", "hang", "unresponsive", "engine")
-"""Why a server is restarted: a signal ended it; it ended by itself; an execution does not return; it does not answer;
+"""Causes of a restart: a signal ended the server; it exited; an execution does not return; the server does not answer;
 an engine fails every request."""
 
 UNLOADED = "unloaded"
-"""Triton's reason for a model that somebody has unloaded on purpose."""
+"""Triton's reason for a model that was unloaded on request."""
 
-ENGINE_ERRORS = 5
-"""As many failures of the engine in a row, without an answer between, and the model is not ready. Requests that were
-refused because they are wrong do not count."""
+MAX_ENGINE_ERRORS = 5
+"""A model is not ready after this many successive failures of its engine. Refused invalid requests do not count."""
 
-USUAL_TIMES = 20
-"""An execution has not stalled before it takes so many times what the model usually takes."""
+STALL_FACTOR = 20
+"""An execution counts as stalled only if it takes more than this many times the usual time of its model."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """How long what may take.
+class HealthLimits:
+    """Time limits of executions and answers.
 
     Attributes:
-        stall_report_s: an execution or a server's answer that takes longer is reported. With the second between two
-            looks and the backend's half second between two measurements, 3 reports a hang within 5.
-        hang_timeout_s: one that takes longer is ended, by a restart of the server; 0 for never. Twenty times the other
-            limit: the longest single inference on a few CPU cores takes seconds, and to kill a slow one by mistake
-            costs all requests under way.
+        stall_report_s: a longer execution or answer is reported as not ready. As the monitor polls every second, and
+            the backend measures every half second, the default reports a hang within 5 s.
+        hang_timeout_s: after a longer execution or answer, the server is restarted; 0 for never. The default is long,
+            because a single inference on a few CPU cores can take seconds, and a restart loses all running requests.
     """
 
     stall_report_s: float = 3.0
@@ -42,20 +40,20 @@ class Limits:
 
     def report_after_s(self, usual_s: float = 0.0) -> float:
         """The age at which an execution of a model that usually takes ``usual_s`` is reported."""
-        return max(self.stall_report_s, USUAL_TIMES * usual_s)
+        return max(self.stall_report_s, STALL_FACTOR * usual_s)
 
     def restart_after_s(self, usual_s: float = 0.0) -> float:
-        """The age at which it is ended; a model is reported well before."""
+        """The age at which the server is restarted, at least twice :meth:`report_after_s`."""
         return max(self.hang_timeout_s, 2 * self.report_after_s(usual_s)) if self.hang_timeout_s else math.inf
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What the server's metrics tell of one version of a model.
+class VersionMetrics:
+    """Metrics of one version of a model.
 
     Attributes:
-        oldest_execution_s: how long its oldest running execution has been running; 0 when none is.
-        usual_execution_s: the mean of its finished ones; 0 before the first.
+        oldest_execution_s: age of the oldest running execution; 0 if there is none.
+        usual_execution_s: mean duration of completed executions; 0 before the first.
         engine_errors: failures of its engine since its last answer.
     """
 
@@ -66,11 +64,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class VersionHealth:
-    """One version of a model.
+    """Health of one version of a model.
 
     Attributes:
-        state: Triton's word.
-        ready: it answers requests, as far as can be known.
+        state: Triton's state.
+        ready: whether it answers requests, as far as is known.
         reason: why it is not ready, or could not be loaded.
     """
 
@@ -84,28 +82,30 @@ class VersionHealth:
     engine_errors: int = 0
 
 
-def judged(name: str, version: str, state: str, reason: str, measured: Measured, limits: Limits) -> VersionHealth:
-    """The health of a version with Triton's ``state`` and ``reason``."""
+def version_health(
+    name: str, version: str, state: str, reason: str, measured: VersionMetrics, limits: HealthLimits
+) -> VersionHealth:
+    """The health of a version, from Triton's ``state`` and ``reason`` and its metrics."""
     ready = state == "READY"
     age_s, usual_s = measured.oldest_execution_s, measured.usual_execution_s
     if ready and age_s > limits.report_after_s(usual_s):
         usually = f", usually {usual_s:.3g} s" if usual_s else ""
         ready, reason = False, f"an execution has been running for {age_s:.1f} s{usually}"
-    elif ready and measured.engine_errors >= ENGINE_ERRORS:
+    elif ready and measured.engine_errors >= MAX_ENGINE_ERRORS:
         ready, reason = False, f"its engine has failed {measured.engine_errors} times in a row"
     return VersionHealth(name, version, state, ready, reason, age_s, usual_s, measured.engine_errors)
 
 
-def missing_models(versions: Sequence[VersionHealth], wanted: Iterable[str]) -> dict[str, str]:
-    """The models that should answer and don't, each with the reason.
+def missing_models(versions: Sequence[VersionHealth], expected: Iterable[str]) -> dict[str, str]:
+    """The models that should answer but do not, with the reason.
 
-    A version that could not be loaded takes nothing away from another one of its model that answers; one that was
-    loaded and fails does.
+    A model is also missing if one of its loaded versions fails, but not if a version could not be loaded while another
+    version answers.
 
     Args:
-        wanted: names of models that should answer, beside those that are loaded.
+        expected: names of models that should answer, in addition to those that are loaded.
     """
-    missing = dict.fromkeys(wanted, "it is not loaded")
+    missing = dict.fromkeys(expected, "it is not loaded")
     missing |= {one.name: one.reason for one in versions if one.name in missing and one.reason not in ("", UNLOADED)}
     for one in versions:
         if one.ready:
@@ -115,7 +115,14 @@ def missing_models(versions: Sequence[VersionHealth], wanted: Iterable[str]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """One restart: when (UTC, ISO 8601), why, and how long after the end the server was started again."""
+    """A restart.
+
+    Attributes:
+        at: UTC, ISO 8601.
+        cause: one of :data:`CAUSES`.
+        what: a description.
+        delay_s: time between the end of the server and its next start.
+    """
 
     at: str
     cause: str
@@ -125,18 +132,18 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How the server and its models are.
+    """Health of the server and its models.
 
     Attributes:
-        ready: the server answers, and so does each model that should.
+        ready: whether the server and all expected models answer.
         reason: why not.
-        up: the server answers.
+        up: whether the server answers.
         state: "starting", "running", "restarting" or "stopping".
-        pid: tritonserver's process; None when there is none.
-        answered_s_ago: how long ago the server was last heard of; None when it has not been heard of since its start.
-        oldest_execution_s: that of all models.
-        restarts: how many for each cause since the supervisor started.
-        last_restarts: the last of them, the newest at the end.
+        pid: tritonserver's process; None if there is none.
+        answered_s_ago: time since the server's last answer; None if it has not answered since its start.
+        oldest_execution_s: maximum over all models.
+        restarts: count per cause since the supervisor started.
+        last_restarts: the latest restarts, the newest last.
     """
 
     ready: bool
@@ -153,7 +160,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a server must be restarted: one of :data:`CAUSES`, and a sentence."""
+    """Why a server must be restarted: one of :data:`CAUSES`, and a description."""
 
     cause: str
     what: str

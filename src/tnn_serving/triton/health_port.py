@@ -1,7 +1,7 @@
-"""The supervisor's own HTTP endpoint: what probes, Prometheus and people ask about the server's health.
+"""The supervisor's HTTP endpoint for the server's health, for probes, Prometheus and users.
 
-It stays up while tritonserver starts, hangs, or is started again. Whoever can reach it may ask, so a connection serves
-one request, has a few seconds for it, and there are never many.
+It is available while tritonserver starts, hangs or restarts. It needs no authentication, so each connection serves one
+request within a few seconds, and the number of connections is limited.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from tnn_serving.triton.monitor import Monitor
 
 DEFAULT_PORT = 8003
 REQUEST_S = 5.0
-"""How long a connection may last, from first to last byte."""
+"""Maximum duration of a connection."""
 CONNECTIONS = 64
-"""As many at a time; one more, and the oldest is closed: a new probe is served, whoever holds the others."""
+"""Maximum number of connections. Another one closes the oldest, so a new probe is always served."""
 
 
 class HealthPort(ThreadingHTTPServer):
-    """Serves ``/health/live``, ``/health/ready``, ``/health`` and ``/metrics`` in threads of its own until closed.
+    """Serves ``/health/live``, ``/health/ready``, ``/health`` and ``/metrics`` in background threads until closed.
 
     Args:
-        host, port: where to listen.
-        monitor: knows the answers.
-        token: what ``/health`` needs in the header :data:`TOKEN_HEADER`, since reasons name files; None for nothing.
+        host, port: address to listen on.
+        monitor: provides the health.
+        token: required by ``/health`` in the header :data:`TOKEN_HEADER`, since reasons name files; None for no token.
 
     Raises:
-        OSError: the port can't be listened on.
+        OSError: the port cannot be used.
     """
 
     request_queue_size = CONNECTIONS
@@ -68,7 +68,7 @@ class HealthPort(ThreadingHTTPServer):
         self._thread.join()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Hands a connection to its thread, and makes room for it."""
+        """Starts a thread for a connection; closes the oldest connection if there are too many."""
         with self._open_lock:
             if len(self._open) >= CONNECTIONS:
                 _cut(min(self._open, key=self._open.__getitem__))
@@ -82,7 +82,7 @@ class HealthPort(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Called twice a second: cuts connections that have lasted too long, however busily they send."""
+        """Called twice per second: closes connections that last too long, even if they are active."""
         oldest_s = time.monotonic() - REQUEST_S
         with self._open_lock:
             for connection, since_s in self._open.items():
@@ -90,12 +90,12 @@ class HealthPort(ThreadingHTTPServer):
                     _cut(connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that went away is no news."""
+        """Ignores callers that disconnect."""
 
 
 def _cut(connection: socket.socket) -> None:
-    """Wakes the thread that reads from or writes to a connection; the thread then closes it."""
-    with suppress(OSError):  # the caller was faster
+    """Shuts a connection down; its thread wakes up and closes it."""
+    with suppress(OSError):  # the caller has already closed it
         connection.shutdown(socket.SHUT_RDWR)
 
 
@@ -115,8 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
             health = self.server.monitor.report()
             status = HTTPStatus.OK if health.ready else HTTPStatus.SERVICE_UNAVAILABLE
             # Without the token, no details: reasons may name files.
-            told = "ready" if health.ready else health.reason if self._trusted() else f"not ready ({health.state})"
-            self._answer(status, f"{told}\n")
+            text = "ready" if health.ready else health.reason if self._trusted() else f"not ready ({health.state})"
+            self._answer(status, f"{text}\n")
         elif path == "/health":
             if self._trusted():
                 report = json.dumps(asdict(self.server.monitor.report()), indent=2)
@@ -126,14 +126,14 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/metrics":
             self._answer(HTTPStatus.OK, generate_latest(self.server.registry).decode(), CONTENT_TYPE_LATEST)
         else:
-            self._answer(HTTPStatus.NOT_FOUND, "there are /health/live, /health/ready, /health and /metrics\n")
+            self._answer(HTTPStatus.NOT_FOUND, "available: /health/live, /health/ready, /health, /metrics\n")
 
     do_HEAD = do_GET
 
     def _trusted(self) -> bool:
         token = self.server.token
-        given = self.headers.get(TOKEN_HEADER, "")
-        return token is None or hmac.compare_digest(given.encode(), token.encode())
+        sent = self.headers.get(TOKEN_HEADER, "")
+        return token is None or hmac.compare_digest(sent.encode(), token.encode())
 
     def _answer(self, status: HTTPStatus, text: str, content_type: str = "text/plain; charset=utf-8") -> None:
         content = text.encode()
@@ -146,25 +146,25 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Probes come every few seconds: nothing is logged."""
+        """Logs nothing: probes arrive every few seconds."""
 
 
 class SupervisorMetrics(Collector):
-    """The supervisor's metrics, made from the monitor's report whenever somebody asks."""
+    """The supervisor's metrics, from the monitor's report at each request."""
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
 
     def collect(self) -> Iterable[Metric]:
         health = self._monitor.report()
-        yield GaugeMetricFamily("tnn_supervisor_up", "1 while tritonserver answers", value=health.up)
-        yield GaugeMetricFamily("tnn_supervisor_ready", "1 when /health/ready answers 200", value=health.ready)
+        yield GaugeMetricFamily("tnn_supervisor_up", "1 if tritonserver answers", value=health.up)
+        yield GaugeMetricFamily("tnn_supervisor_ready", "1 if /health/ready answers 200", value=health.ready)
         restarts = CounterMetricFamily("tnn_supervisor_restarts", "Restarts of tritonserver by cause", labels=["cause"])
         for cause, count in health.restarts.items():
             restarts.add_metric([cause], count)
         yield restarts
         models = GaugeMetricFamily(
-            "tnn_supervisor_model_ready", "1 when a version of a model answers requests", labels=["model", "version"]
+            "tnn_supervisor_model_ready", "1 if a version of a model answers requests", labels=["model", "version"]
         )
         for one in health.models:
             models.add_metric([one.name, one.version], one.ready)

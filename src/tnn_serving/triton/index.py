@@ -1,4 +1,4 @@
-"""Asks a running tritonserver what it serves."""
+"""Requests to a running tritonserver's repository API."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 UNLOAD_PAUSE_S = 0.1
-"""Time to let pass between a model's load and its unload: tritonserver's core crashes when a model goes within some
-30 ms of its load, while the thread of its instance is not yet back on the list on which the unload looks for it."""
+"""Pause between a model's load and its unload: tritonserver's core crashes if a model is unloaded within about 30 ms of
+its load, before the thread of its instance is back in the list that the unload searches."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One version of a model as the repository index and the model's metadata show it.
+    """One version of a model, from the repository index and the model's metadata.
 
     Attributes:
-        version: empty when no version could be looked at.
-        state: Triton's word: READY, UNAVAILABLE, LOADING, UNLOADING; empty for a folder that was not to be loaded.
+        version: empty if no version could be read.
+        state: Triton's state: READY, UNAVAILABLE, LOADING, UNLOADING; empty for a folder that was not requested.
         reason: why it is not ready.
-        inputs, outputs: as ``name TYPE [dims]``, with -1 for a free dim; empty when it is not ready.
+        inputs, outputs: as ``name TYPE [dims]``, with -1 for a free dim; empty if it is not ready.
     """
 
     name: str
@@ -39,19 +39,19 @@ class ServedModel:
         return self.state == "READY"
 
 
-# Never through a proxy: the server is this machine's.
+# Never through a proxy: the server is on this machine.
 _http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a server is asked, e.g. ``http://127.0.0.1:8000``, and the headers that let us in."""
+    """The URL of a server, e.g. ``http://127.0.0.1:8000``, and the headers for its restricted APIs."""
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def ask(self, path: str, *, post: bool = False, timeout_s: float = 5.0) -> bytes:
-        """What a GET, or an empty POST, answers.
+        """The body of the answer to a GET, or to an empty POST.
 
         Raises:
             OSError: no connection, no answer in time, or an HTTP error (urllib.error.HTTPError).
@@ -68,7 +68,7 @@ def repository_index(server: Endpoint, *, timeout_s: float = 5.0) -> list[Served
     """Every entry of the repository index, without tensors.
 
     Raises:
-        OSError: the server can't be reached or doesn't let us ask.
+        OSError: the server cannot be reached, or refuses the request.
     """
     entries = json.loads(server.ask("/v2/repository/index", post=True, timeout_s=timeout_s) or b"[]")
     return [
@@ -86,25 +86,25 @@ def list_models(server: Endpoint) -> list[ServedModel]:
     """Every entry of the repository index, with the tensors of those that are ready.
 
     Raises:
-        OSError: the server can't be reached or doesn't let us ask.
+        OSError: the server cannot be reached, or refuses the request.
     """
     return [_with_tensors(server, model) if model.ready else model for model in repository_index(server)]
 
 
-def load_model(server: Endpoint, name: str, *, timeout_s: float) -> None:
-    """Has the server load a model, and waits until it has.
+def request_load(server: Endpoint, name: str, *, timeout_s: float) -> None:
+    """Makes the server load a model, and waits until it is loaded.
 
     Raises:
-        OSError: the server can't be reached, or the model can't be loaded: then an HTTPError with Triton's reason.
+        OSError: the server cannot be reached; HTTPError with Triton's reason if the model cannot be loaded.
     """
     server.ask(f"/v2/repository/models/{urllib.parse.quote(name, safe='')}/load", post=True, timeout_s=timeout_s)
 
 
-def unload_model(server: Endpoint, name: str, *, timeout_s: float) -> None:
-    """Has the server take a model out of service, not before :data:`UNLOAD_PAUSE_S` have passed.
+def request_unload(server: Endpoint, name: str, *, timeout_s: float) -> None:
+    """Makes the server unload a model, after a pause of :data:`UNLOAD_PAUSE_S`.
 
     Raises:
-        OSError: the server can't be reached, or refuses.
+        OSError: the server cannot be reached, or refuses the request.
     """
     time.sleep(UNLOAD_PAUSE_S)
     server.ask(f"/v2/repository/models/{urllib.parse.quote(name, safe='')}/unload", post=True, timeout_s=timeout_s)

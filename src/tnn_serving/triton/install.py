@@ -1,7 +1,7 @@
-"""Puts the backend into a Triton that somebody else starts, such as one in a container.
+"""Installs the backend into a Triton that is started without this package's launcher, such as one in a container.
 
-Triton looks for ``BACKENDS/tnn/libtriton_tnn.so``. The library learns from the file ``python.conf`` beside it which
-Python to start, since there is no launcher of ours that would put it into the environment.
+Triton looks for ``BACKENDS/tnn/libtriton_tnn.so``. As no launcher sets the environment, the library reads the Python to
+start from the file ``python.conf`` beside it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tnn_serving.config.model_config import BACKEND
 from tnn_serving.errors import ConfigError, ServerError
 from tnn_serving.triton.launch import BACKEND_LIBRARY
 from tnn_serving.version import VERSION
 
-BACKEND = "tnn"
-SETTINGS = "python.conf"
-SIGN = "# Written by `tnn-serving backend install`"
-"""How the settings begin: a folder with them is ours."""
+SETTINGS_FILE = "python.conf"
+SIGNATURE = "# Written by `tnn-serving backend install`"
+"""First line of the settings: marks a folder as ours."""
 
 _PROBE = """
 import json, sys
@@ -34,7 +34,7 @@ try:
 except TnnError as error:
     sys.exit(str(error))
 """
-"""What a Python is asked: whether it can serve, and for its shared library."""
+"""Checks whether a Python can serve, and prints its shared library."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Interpreter:
     """A Python with this package.
 
     Attributes:
-        executable: as in ``<venv>/bin/python``; links are not followed, since that would lead out of the environment.
+        executable: as in ``<venv>/bin/python``; links are not resolved, since they lead out of the environment.
         libpython: its shared library.
     """
 
@@ -52,18 +52,18 @@ class Interpreter:
     @property
     def settings(self) -> str:
         """Content of ``python.conf``."""
-        return f"{SIGN} {VERSION}\nTNN_LIBPYTHON={self.libpython}\nTNN_PYTHON={self.executable}\n"
+        return f"{SIGNATURE} {VERSION}\nTNN_LIBPYTHON={self.libpython}\nTNN_PYTHON={self.executable}\n"
 
 
 def find_interpreter(python: str = sys.executable) -> Interpreter:
-    """A Python that can serve, asked in a process of its own as a server would see it.
+    """A Python that can serve, checked in a separate process.
 
     Args:
-        python: its path, or a name to look for on PATH.
+        python: its path, or a name on PATH.
 
     Raises:
-        ServerError: there is none, this package can't be imported there or is of another version, or the Python has no
-            shared library.
+        ServerError: there is no such Python, this package cannot be imported there or has another version, or the
+            Python has no shared library.
     """
     found = shutil.which(python)
     if found is None:
@@ -85,18 +85,18 @@ def find_interpreter(python: str = sys.executable) -> Interpreter:
 
 
 def install(backends: Path, interpreter: Interpreter) -> Path:
-    """Puts library and settings into ``backends/tnn``; an earlier installation is replaced.
+    """Writes library and settings to ``backends/tnn``; an earlier installation is replaced.
 
     Args:
-        backends: a Triton's backend directory.
-        interpreter: what the backend is to start.
+        backends: backend directory of a Triton.
+        interpreter: the Python that the backend starts.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: there is no such directory, it is no backend directory, or its ``tnn`` holds files that are not
-            ours.
+        ConfigError: there is no such directory, it is not a backend directory, or its ``tnn`` contains files that are
+            not ours.
         ServerError: the library has not been built.
     """
     folder = _folder(backends)
@@ -104,39 +104,41 @@ def install(backends: Path, interpreter: Interpreter) -> Path:
         raise ServerError("the Triton backend has not been built", expected=BACKEND_LIBRARY)
     try:
         folder.mkdir(exist_ok=True)
-        # A server that runs keeps the file that it has open. The settings come first: they sign the folder as ours.
-        _write(folder / SETTINGS, interpreter.settings.encode())
+        # A running server keeps its open file. The settings are written first: they mark the folder as ours.
+        _write(folder / SETTINGS_FILE, interpreter.settings.encode())
         _write(folder / BACKEND_LIBRARY.name, BACKEND_LIBRARY.read_bytes())
     except OSError as error:
-        raise ConfigError(f"{folder} can't be written: {error.strerror}") from error
+        raise ConfigError(f"{folder} cannot be written: {error.strerror}") from error
     return folder
 
 
 def uninstall(backends: Path) -> Path:
-    """Removes what :func:`install` put there.
+    """Removes what :func:`install` has written.
 
     Raises:
-        ConfigError: nothing of ours is there, or other files are.
+        ConfigError: the backend is not installed there, or the folder contains other files.
     """
     folder = _folder(backends)
     if not folder.exists():
         raise ConfigError("the backend is not installed there", expected=folder, found="nothing")
     try:
-        for name in (BACKEND_LIBRARY.name, SETTINGS):
+        for name in (BACKEND_LIBRARY.name, SETTINGS_FILE):
             (folder / name).unlink(missing_ok=True)
         folder.rmdir()
     except OSError as error:
-        raise ConfigError(f"{folder} can't be removed: {error.strerror}") from error
+        raise ConfigError(f"{folder} cannot be removed: {error.strerror}") from error
     return folder
 
 
 def _folder(backends: Path) -> Path:
-    """The backend's folder, when nothing of others is in it."""
+    """The backend's folder, if it contains no files of others."""
     backends = backends.absolute()
     if not backends.is_dir():
         raise ConfigError("no such backend directory", expected="a folder of backends", found=backends)
     if (backends / "bin" / "tritonserver").exists():
-        raise ConfigError("this is where Triton is, not its backends", found=backends, hint=f"give {backends}/backends")
+        raise ConfigError(
+            "this is Triton's folder, not its backend directory", found=backends, hint=f"give {backends}/backends"
+        )
     folder = backends / BACKEND
     if not folder.exists() and not folder.is_symlink():
         return folder
@@ -144,11 +146,11 @@ def _folder(backends: Path) -> Path:
         raise ConfigError(f"{folder} is in the way", expected="a folder", found="a link or a file")
     foreign = {entry.name for entry in folder.iterdir()}
     if _is_ours(folder):
-        foreign -= {SETTINGS, BACKEND_LIBRARY.name}
+        foreign -= {SETTINGS_FILE, BACKEND_LIBRARY.name}
     if foreign:
         raise ConfigError(
-            f"{folder} holds files that are not ours",
-            expected=f"{BACKEND_LIBRARY.name} and {SETTINGS} of an earlier installation, or nothing",
+            f"{folder} contains files that are not ours",
+            expected=f"{BACKEND_LIBRARY.name} and {SETTINGS_FILE} of an earlier installation, or nothing",
             found=", ".join(sorted(foreign)),
             hint="another backend has this name; move the folder away first",
         )
@@ -156,8 +158,8 @@ def _folder(backends: Path) -> Path:
 
 
 def _is_ours(folder: Path) -> bool:
-    settings = folder / SETTINGS
-    return settings.is_file() and settings.read_bytes().startswith(SIGN.encode())
+    settings = folder / SETTINGS_FILE
+    return settings.is_file() and settings.read_bytes().startswith(SIGNATURE.encode())
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -1,8 +1,8 @@
-"""Finds tritonserver and libpython, and builds the command line and environment that start them together.
+"""Finds tritonserver and libpython, and builds the command line and environment of a server.
 
-Nothing is started here; :mod:`tnn_serving.triton.supervise` does that. tritonserver comes from the wheel
-``nvidia-pytriton``, of which only the binary is used, or from an installation of its own. libpython is the shared
-library of the Python that runs this code: the backend loads it into the server.
+This module starts nothing; :mod:`tnn_serving.triton.supervise` does. tritonserver comes from the wheel
+``nvidia-pytriton``, of which only the binary is used, or from a separate installation. libpython is the shared library
+of the Python that runs this code: the backend loads it into the server.
 """
 
 from __future__ import annotations
@@ -23,23 +23,22 @@ from pathlib import Path
 from tnn_serving.errors import ServerError, located
 
 SERVER_REQUIREMENT = "nvidia-pytriton==0.7.0"
-"""The wheel with tritonserver 2.51.0. Its metadata asks for numpy < 2, which only parts of it need that are not used
-here; hence ``--no-deps``."""
+"""The wheel with tritonserver 2.51.0. It is installed with ``--no-deps``: only unused parts of it need numpy < 2."""
 
 WHEEL_GLIBC = (2, 35)
-"""The oldest glibc for which the wheel was built (its tag is manylinux_2_35)."""
+"""The oldest glibc that the wheel supports (its tag is manylinux_2_35)."""
 
 BACKENDS = Path(__file__).parent / "backends"
 BACKEND_LIBRARY = BACKENDS / "tnn" / "libtriton_tnn.so"
 
 SWITCHES = frozenset({"help", "disable-auto-complete-config"})
-"""tritonserver's flags that take no value."""
+"""Flags of tritonserver without a value."""
 
 log = logging.getLogger(__name__)
 
 
 def install_command(python: str = sys.executable) -> list[str]:
-    """The command that installs tritonserver beside ``python``."""
+    """The command that installs tritonserver into the environment of ``python``."""
     return [python, "-m", "pip", "install", "--no-deps", SERVER_REQUIREMENT]
 
 
@@ -47,14 +46,14 @@ def install_command(python: str = sys.executable) -> list[str]:
 
 
 def find_tritonserver(path: Path | None = None) -> Path:
-    """The tritonserver executable: ``path``, or the wheel's in this environment, or one on PATH.
+    """The tritonserver executable: ``path``, or from the wheel in this environment, or on PATH.
 
     Raises:
-        ServerError: there is none, it can't be executed, or the wheel's doesn't suit this system.
+        ServerError: there is none, it is not executable, or the wheel does not support this system.
     """
     if path is not None:
         if not os.access(path, os.X_OK) or path.is_dir():
-            raise ServerError("no executable tritonserver there", expected="an executable file", found=path)
+            raise ServerError("no executable tritonserver at this path", expected="an executable file", found=path)
         return path.absolute()
     in_wheel = _wheel_tritonserver()
     if in_wheel is not None:
@@ -65,12 +64,12 @@ def find_tritonserver(path: Path | None = None) -> Path:
             return Path(candidate)
     raise ServerError(
         "tritonserver is not installed in this environment",
-        hint=f"type: tnn-serving install-server, which is: python {' '.join(install_command()[1:])}",
+        hint=f"run: tnn-serving install-server, which runs: python {' '.join(install_command()[1:])}",
     )
 
 
 def _wheel_tritonserver() -> Path | None:
-    spec = importlib.util.find_spec("pytriton")  # finds without importing: the package needs things that we don't
+    spec = importlib.util.find_spec("pytriton")  # without an import, which needs the package's dependencies
     for folder in (spec.submodule_search_locations or []) if spec else []:
         candidate = Path(folder) / "tritonserver" / "bin" / "tritonserver"
         if os.access(candidate, os.X_OK):
@@ -79,22 +78,22 @@ def _wheel_tritonserver() -> Path | None:
 
 
 def check_wheel_platform() -> None:
-    """Checks that the binaries of the wheel can run here.
+    """Checks that the wheel supports this system.
 
     Raises:
-        ServerError: another machine type, another C library, or too old a glibc.
+        ServerError: another machine type, another C library, or a glibc that is too old.
     """
     expected = f"Linux on x86-64 with glibc {'.'.join(map(str, WHEEL_GLIBC))} or later"
     hint = (
-        "use a newer system (Ubuntu 22.04, Debian 12, RHEL 10 or later) or a Triton container, and give the path of "
-        "its tritonserver with --tritonserver"
+        "use a newer system (Ubuntu 22.04, Debian 12, RHEL 10 or later), or a Triton container with the path of its "
+        "tritonserver in --tritonserver"
     )
     library, version = platform.libc_ver()
     found = f"{platform.system()} on {platform.machine()} with {library or 'an unknown C library'} {version}".strip()
     suits = platform.system() == "Linux" and platform.machine() == "x86_64" and library == "glibc"
     if not suits or _numbers(version) < WHEEL_GLIBC:
         raise ServerError(
-            f"the tritonserver of {SERVER_REQUIREMENT} can't run here", expected=expected, found=found, hint=hint
+            f"the tritonserver of {SERVER_REQUIREMENT} cannot run here", expected=expected, found=found, hint=hint
         )
 
 
@@ -108,11 +107,11 @@ def _numbers(version: str) -> tuple[int, ...]:
 def find_libpython() -> Path:
     """The shared library of the running Python.
 
-    One that belongs to another installation of the same X.Y is taken only when there is no better one, since its
-    built-in modules may differ from this Python's standard library.
+    A library of another installation of the same X.Y is used only if there is no other choice, since its built-in
+    modules may differ from this Python's standard library.
 
     Raises:
-        ServerError: there is none, with what to install.
+        ServerError: there is none; the hint states what to install.
     """
     wanted = ".".join(map(str, sys.version_info[:3]))
     other: Path | None = None
@@ -123,13 +122,13 @@ def find_libpython() -> Path:
             return path
         other = other or path
     if other is not None:
-        log.warning("%s is of Python %s, not %s; it will probably do", other, _libpython_version(other), wanted)
+        log.warning("%s is of Python %s, not %s; it will probably work", other, _libpython_version(other), wanted)
         return other
     short = ".".join(map(str, sys.version_info[:2]))
     raise ServerError(
-        "this Python has no shared library, which tritonserver needs to run Python inside",
+        "this Python has no shared library, which tritonserver needs to run Python",
         expected=_libpython_name(),
-        found=f"none beside {sys.base_prefix} or in the system's library folders",
+        found=f"none in {sys.base_prefix} or in the system's library folders",
         hint=f"Debian, Ubuntu: apt install libpython{short}; "
         f"pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install {wanted}",
     )
@@ -140,7 +139,7 @@ def _libpython_name() -> str:
 
 
 def _libpython_candidates() -> Iterator[tuple[Path, bool]]:
-    """Where it may be (sysconfig names files that need not exist), and whether it is surely of this installation."""
+    """Possible paths (sysconfig names files that may not exist), and whether each is certainly of this installation."""
     name = _libpython_name()
     folder, file = sysconfig.get_config_var("LIBDIR"), str(sysconfig.get_config_var("INSTSONAME"))
     prefix = Path(sys.base_prefix)
@@ -158,7 +157,7 @@ def _libpython_candidates() -> Iterator[tuple[Path, bool]]:
 
 
 def _libpython_version(path: Path) -> str:
-    """Like "3.11.7". The library is asked in a process of its own: two libpythons in one would be one too many."""
+    """Like "3.11.7". The library is loaded in a separate process: one process must not load two libpythons."""
     code = (
         "import ctypes, sys; f = ctypes.CDLL(sys.argv[1]).Py_GetVersion; f.restype = ctypes.c_char_p;"
         "print(f().decode().split()[0])"
@@ -172,19 +171,19 @@ def _libpython_version(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A server ready to be started.
+    """Command line and environment of a server.
 
     Attributes:
-        command: tritonserver and its flags, ours first, so that the user's win.
+        command: tritonserver and its flags, ours first, so that the user's override them.
         environment: the whole environment of the process.
-        exit_timeout_s: how long tritonserver waits for running requests when it is asked to stop.
+        exit_timeout_s: how long tritonserver waits for running requests when it stops.
     """
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(repr=False)
 
     def flag(self, name: str, default: str = "") -> str:
-        """The value that tritonserver will use for ``--name``: the last one given."""
+        """The value that tritonserver uses for ``--name``: the last one on the command line."""
         values = flag_values(self.command[1:], name)
         return values[-1] if values else default
 
@@ -194,35 +193,35 @@ class Launch:
 
     @property
     def control_mode(self) -> str:
-        """How models come and go: "none", "poll" or "explicit"."""
+        """How models are loaded and unloaded: "none", "poll" or "explicit"."""
         return self.flag("model-control-mode", "none")
 
     def endpoint(self, protocol: str) -> tuple[str, int] | None:
-        """Address and port of "http", "grpc" or "metrics"; None when it is switched off.
+        """Address and port of "http", "grpc" or "metrics"; None if it is disabled.
 
         Raises:
-            ServerError: the port is no number.
+            ServerError: the port is not a valid number.
         """
         if not is_true(self.flag(f"allow-{protocol}", "true")):
             return None
         host = self.flag(f"{protocol}-address")
         port = self.flag(f"{protocol}-port")
         if not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ServerError(f"--{protocol}-port is no port", expected="a number from 1 to 65535", found=port)
+            raise ServerError(f"--{protocol}-port is not a port", expected="a number from 1 to 65535", found=port)
         return host, int(port)
 
     @property
     def url(self) -> str | None:
-        """Where this machine reaches the HTTP endpoint, e.g. ``http://127.0.0.1:8000``."""
+        """URL of the HTTP endpoint on this machine, e.g. ``http://127.0.0.1:8000``."""
         return self.url_of("http")
 
     def url_of(self, protocol: str) -> str | None:
-        """Where this machine reaches "http" or "metrics"; None when it is switched off."""
+        """URL of "http" or "metrics" on this machine; None if it is disabled."""
         endpoint = self.endpoint(protocol)
         return None if endpoint is None else local_url(*endpoint)
 
 
-def prepare(
+def build_launch(
     repositories: Sequence[str],
     *,
     host: str = "127.0.0.1",
@@ -237,11 +236,11 @@ def prepare(
     """Builds command line and environment of a server.
 
     Args:
-        repositories: what Triton gets as ``--model-repository``: folders or remote locations.
-        host: the address of all endpoints, metrics included.
-        exit_timeout_s: short by default, since an idle connection that a client keeps open uses it up in full.
-        cache_dir: where models keep what was measured and compiled; ``None`` for nowhere.
-        flags: further flags of tritonserver, each in one piece (``--name=value``); they override ours.
+        repositories: values of ``--model-repository``: folders or remote locations.
+        host: address of all endpoints, including metrics.
+        exit_timeout_s: short by default: if a client keeps an idle connection open, a stop takes all of it.
+        cache_dir: folder for measurements and compiled models; ``None`` for no cache.
+        flags: further flags of tritonserver, as ``--name=value``; they override ours.
 
     Raises:
         ServerError: tritonserver, libpython or the backend is missing.
@@ -262,7 +261,7 @@ def prepare(
     for protocol, port in (("http", http_port), ("grpc", grpc_port), ("metrics", metrics_port)):
         command += [f"--{protocol}-address={host}", f"--{protocol}-port={port}"]
     command += [
-        "--exit-on-error=false",  # a model that can't be loaded does not keep the others from being served
+        "--exit-on-error=false",  # a model that cannot be loaded does not prevent the others from being served
         f"--exit-timeout-secs={exit_timeout_s}",
         "--allow-gpu-metrics=false",
         "--pinned-memory-pool-byte-size=0",
@@ -278,20 +277,20 @@ def prepare(
 
 
 def local_url(host: str, port: int) -> str:
-    """Where this machine reaches what listens at an address."""
+    """URL on this machine of a server that listens on an address."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def is_true(text: str) -> bool:
-    """A boolean flag as tritonserver reads it."""
+    """Whether tritonserver reads the text of a boolean flag as true."""
     return text.lower() in ("true", "1", "on")
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Parts a command line into words and flags: ``repo --log-verbose 1`` -> ``["repo"], ["--log-verbose=1"]``.
+    """Splits a command line into words and flags: ``repo --log-verbose 1`` -> ``["repo"], ["--log-verbose=1"]``.
 
-    A flag without ``=`` takes the next word as its value, as tritonserver does, and is written with one.
+    As in tritonserver, the word after a flag without ``=`` is its value.
     """
     words: list[str] = []
     flags: list[str] = []
@@ -313,26 +312,26 @@ def flag_values(flags: Sequence[str], name: str) -> list[str]:
 
 
 def check_ports(launch: Launch, health: tuple[str, int] | None = None) -> None:
-    """Checks that the ports can be listened on, before a server is started that would fail late and obscurely.
+    """Checks that the ports are available. tritonserver reports this late and unclearly.
 
     Args:
-        health: address and port of the supervisor's own endpoint.
+        health: address and port of the supervisor's endpoint.
 
     Raises:
         ServerError: with the port and the flag that changes it.
     """
-    taken: dict[int, str] = {}
+    used: dict[int, str] = {}
     for protocol in ("http", "grpc", "metrics", "health"):
         endpoint = health if protocol == "health" else launch.endpoint(protocol)
         if endpoint is None or is_true(launch.flag(f"reuse-{protocol}-port", "false")):
             continue
         host, port = endpoint
         flag = f"--{protocol}-port"
-        if port in taken:
+        if port in used:
             raise ServerError(
-                f"{flag} and {taken[port]} are the same port: {port}", hint=f"give another one with {flag}"
+                f"{flag} and {used[port]} are the same port: {port}", hint=f"give another one with {flag}"
             )
-        taken[port] = flag
+        used[port] = flag
         with located(f"{protocol} endpoint {host}:{port}"):
             _check_port(host, port, flag, "--host" if protocol == "health" else f"--{protocol}-address")
 
@@ -340,7 +339,7 @@ def check_ports(launch: Launch, health: tuple[str, int] | None = None) -> None:
 def _check_port(host: str, port: int, flag: str, address_flag: str) -> None:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        # Sets SO_REUSEADDR as tritonserver does: connections of a server that has just ended are no obstacle.
+        # Sets SO_REUSEADDR as tritonserver does: connections of a server that has just ended do not block the port.
         socket.create_server((host, port), family=family).close()
     except socket.gaierror as error:
         raise ServerError("no such address", found=host, hint=f"give another one with {address_flag}") from error
@@ -348,6 +347,6 @@ def _check_port(host: str, port: int, flag: str, address_flag: str) -> None:
         raise ServerError("the port may not be used", hint=f"give one above 1023 with {flag}") from error
     except OSError as error:
         raise ServerError(
-            f"the port can't be used: {error.strerror or error}",
-            hint=f"stop what listens there, or give another port with {flag}",
+            f"the port cannot be used: {error.strerror or error}",
+            hint=f"stop the program that uses it, or give another port with {flag}",
         ) from error

@@ -1,4 +1,4 @@
-"""What tritonserver's log says that its endpoints don't: why it did not start, why a config can't be read."""
+"""Facts that only tritonserver's log has: why it did not start, why a configuration cannot be read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HARMLESS = ("CudaDriverHelper has not been initialized",)
 
 
 def failure_reasons(lines: Sequence[str]) -> list[str]:
-    """What tritonserver's output says went wrong; its final words come first, since they are about the whole server."""
+    """The errors in tritonserver's output. Those from its end come first, since they concern the whole server."""
     found: dict[str, None] = {}
     for pattern in _REASONS:
         for line in lines:
@@ -30,24 +30,24 @@ def failure_reasons(lines: Sequence[str]) -> list[str]:
 
 
 def is_harmless(line: str) -> bool:
-    """Whether a line of the log looks like an error and is none: there is no GPU, and none is needed."""
+    """Whether a line of the log looks like an error but is not: there is no GPU, and none is needed."""
     return any(text in line for text in _HARMLESS)
 
 
 def is_alarming(line: str) -> bool:
-    """Whether an operator should see a line who does not want to see all: warnings, errors, and stacks of threads."""
-    # Triton's lines begin with their level, I, W, E or F, and the date, or with the date in ISO8601 format.
+    """Whether a line is shown even if the rest of the log is not: warnings, errors, and stacks of threads."""
+    # Triton's lines start with level (I, W, E or F) and date, or with the date in ISO 8601 format.
     warns = line[:1] in ("W", "E", "F") or "Z W " in line[:32] or "Z E " in line[:32]
     return (warns and not is_harmless(line)) or _STACK.search(line) is not None
 
 
 def poll_failure(lines: Sequence[str], model: str) -> str:
-    """Why a model's folder could not be read; empty when the log says nothing of it."""
+    """Why a model's folder could not be read; empty if the log does not mention it."""
     matches = (_POLL_FAILED.search(line) for line in lines)
     return next((match["text"] for match in matches if match and match["name"] == model), "")
 
 
 def decision_at_load(line: str) -> str:
-    """What the backend decided for a model when it was loaded, and why; empty for any other line of the log."""
+    """What the backend decided for a model at load, and why; empty for any other line of the log."""
     match = _DECISION.search(line)
     return match["text"] if match else ""

@@ -1,9 +1,9 @@
-"""Repositories that Triton can read, over repositories that lack a ``backend: "tnn"`` line somewhere.
+"""Overlays of repositories in which models lack the line ``backend: "tnn"``.
 
-Triton finds the backend of a model in its ``config.pbtxt``. A TNN model without that file, or with one that names
-neither backend nor platform, is served from an overlay: a temporary folder in which each such model has a
-``config.pbtxt`` with the line and links to everything else. All other folders are linked as they are. Repositories
-that need none of this, and remote ones, are passed to Triton unchanged.
+Triton finds the backend of a model in its ``config.pbtxt``. A TNN model without that file, or whose file has neither
+backend nor platform, is served from an overlay: a temporary folder in which each such model has a ``config.pbtxt`` with
+the line, and links to its other files. All other folders are linked unchanged. Repositories without such models, and
+remote ones, are passed to Triton unchanged.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tnn_serving.repository import BACKEND_LINE, Skipped, check_repository, is_o
 
 REMOTE = ("s3://", "gs://", "as://")
 DEPTH = 2
-"""Folders below a repository: models, versions."""
+"""Levels of folders in a repository: models, versions."""
 
 
 def config_of(model: Path) -> bytes | None:
-    """What ``config.pbtxt`` must be in the overlay; None when the model folder can be used as it is."""
+    """The content of ``config.pbtxt`` in the overlay; None if the model folder can be used unchanged."""
     config = model / CONFIG_FILE
     text = config.read_bytes() if config.is_file() else b""
     if top_level_fields(text.decode("latin-1")) & {"backend", "platform"} or not is_ours(model):
@@ -35,15 +35,15 @@ def config_of(model: Path) -> bytes | None:
 
 
 class Overlay:
-    """The repositories of one server: the location for Triton of each, kept in step with the sources.
+    """The repositories of one server with their overlays, synchronised with the sources.
 
     Args:
         repositories: folders and remote locations.
-        changing: models may come and go while the server runs (its control mode is poll or explicit). Every local
-            repository then gets an overlay, since a model that needs one may be added later.
+        changing: models may be added and removed while the server runs (its control mode is poll or explicit). Every
+            local repository then gets an overlay, since a model that needs one may be added later.
 
     Raises:
-        ServerError: a folder is missing, or is a model and no repository.
+        ServerError: a folder is missing, or is a model instead of a repository.
 
     Attributes:
         locations: what to pass to Triton, in the order of ``repositories``.
@@ -55,7 +55,7 @@ class Overlay:
         self._root: Path | None = None
         self._plain: list[Path] = []
         self._overlays: list[tuple[Path, Path]] = []
-        self._looked_at: dict[str, int] = {}
+        self._synced_times: dict[str, int] = {}
         self.locations: list[str] = []
         try:
             self.locations += [self._location(repository, changing) for repository in repositories]
@@ -82,9 +82,9 @@ class Overlay:
         return str(target)
 
     def sync(self) -> None:
-        """Takes over what has changed in the sources: new, changed and removed models. What is unchanged is not
-        touched, so that Triton's polling sees no change either."""
-        self._looked_at = self._times()
+        """Applies new, changed and removed models of the sources to the overlays. Unchanged models are not touched, so
+        Triton's polling sees no change either."""
+        self._synced_times = self._times()
         self.skipped = [item for source in self._plain for item in model_folders(source)[1]]
         for source, target in self._overlays:
             models, skipped = model_folders(source)
@@ -97,19 +97,19 @@ class Overlay:
                 try:
                     self._sync_model(model, target / model.name)
                 except FileNotFoundError:
-                    continue  # it is being removed; the next sync sees it gone
+                    continue  # it is being removed; the next sync completes that
                 except OSError as error:
-                    self.skipped.append(Skipped(model, f"it can't be read: {error.strerror}"))
+                    self.skipped.append(Skipped(model, f"it cannot be read: {error.strerror}"))
 
     def changed(self) -> bool:
-        """Whether models or versions came or went, or a configuration was written, since the last :meth:`sync`.
+        """Whether models, versions or configurations have changed since the last :meth:`sync`.
 
-        Cheap, and blind to a second change within the same tick of the file system's clock.
+        Cheap; does not see a second change within the same tick of the file system's clock.
         """
-        return self._times() != self._looked_at
+        return self._times() != self._synced_times
 
     def _times(self) -> dict[str, int]:
-        """When the folders that decide what is linked were last written to, by path."""
+        """Modification times by path of the folders and configurations that the overlays depend on."""
         found: dict[str, int] = {}
         waiting = [(str(source), 0) for source, _ in self._overlays]
         while waiting:
@@ -138,8 +138,8 @@ class Overlay:
         _sync_links(model, entry)
 
     def _create(self, model: Path, entry: Path, config: bytes) -> None:
-        # Made elsewhere and moved in whole: Triton must not see half a model.
-        fresh = self._place("staging", entry.name)
+        # Created elsewhere and moved: Triton must not see an incomplete model.
+        fresh = self._scratch_path("staging", entry.name)
         fresh.mkdir()
         (fresh / CONFIG_FILE).write_bytes(config)
         _sync_links(model, fresh)
@@ -147,39 +147,39 @@ class Overlay:
         fresh.rename(entry)
 
     def _replace(self, file: Path, content: bytes) -> None:
-        fresh = self._place("staging", CONFIG_FILE)
+        fresh = self._scratch_path("staging", CONFIG_FILE)
         fresh.write_bytes(content)
         fresh.replace(file)
 
     def _remove(self, entry: Path) -> None:
         if not entry.is_symlink() and not entry.exists():
             return
-        gone = self._place("trash", entry.name)
+        gone = self._scratch_path("trash", entry.name)
         entry.rename(gone)
         self._delete(gone)
 
-    def _place(self, folder: str, name: str) -> Path:
-        """A free place on the same file system, where Triton doesn't look."""
-        assert self._root is not None  # only called with an overlay
-        place = self._root / folder / name
-        self._delete(place)
-        return place
+    def _scratch_path(self, folder: str, name: str) -> Path:
+        """An unused path on the same file system, outside the repositories."""
+        assert self._root is not None  # called only with an overlay
+        path = self._root / folder / name
+        self._delete(path)
+        return path
 
     @staticmethod
     def _delete(path: Path) -> None:
         if path.is_symlink() or path.is_file():
             path.unlink()
         elif path.exists():
-            shutil.rmtree(path)  # removes links, never what they point to
+            shutil.rmtree(path)  # removes links, not their targets
 
-    def in_source(self, text: str) -> str:
-        """``text`` with the paths of overlays replaced by those of the repositories that the user knows."""
+    def with_source_paths(self, text: str) -> str:
+        """``text`` with the paths of overlays replaced by those of the user's repositories."""
         for source, target in self._overlays:
             text = text.replace(str(target), str(source))
         return text
 
     def close(self) -> None:
-        """Removes the temporary folder. To be called when the server has ended."""
+        """Removes the temporary folder. Call it after the server has ended."""
         if self._root is not None:
             shutil.rmtree(self._root, ignore_errors=True)
             self._root = None
@@ -195,7 +195,7 @@ class Overlay:
 
 
 def _sync_links(model: Path, entry: Path) -> None:
-    """Makes ``entry`` hold a link for each file and folder of ``model``, its config.pbtxt excepted."""
+    """Synchronises the links in ``entry`` with the files and folders of ``model``, except config.pbtxt."""
     wanted = {path.name: path for path in model.iterdir() if path.name != CONFIG_FILE}
     for link in list(entry.iterdir()):
         if link.name != CONFIG_FILE and (link.name not in wanted or link.readlink() != wanted[link.name]):

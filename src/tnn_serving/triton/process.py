@@ -1,4 +1,4 @@
-"""One tritonserver process: its start, what it prints, and its end."""
+"""A tritonserver process: its start, its output, and its end."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tnn_serving.triton.launch import Launch
 
 POLL_S = 0.2
 KILL_AFTER_S = 5.0
-"""How long after tritonserver's own exit timeout it is killed."""
-DRAIN_S = 2.0
-"""How long what an ended server has printed may take to be read."""
+"""tritonserver is killed this long after its exit timeout."""
+LOG_DRAIN_S = 2.0
+"""How long reading the rest of an ended server's output may take."""
 STACKS_S = 1.0
-"""How long a server gets to write the stacks of its threads before it is killed."""
-LOG_LINES = 4000  # more than tritonserver's usage text, which follows the word on a bad flag
+"""How long a server may take to write the stacks of its threads before it is killed."""
+LOG_LINES = 4000  # more than tritonserver's usage text, which follows the error about an invalid flag
 
 _DIE_WITH_PARENT = """
 import ctypes, os, signal, sys
@@ -31,20 +31,20 @@ ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
-"""What the child runs before it becomes tritonserver: whatever happens to its parent, no server is left behind.
-SIGKILL, since after SIGTERM one may stay for ever. Not a ``preexec_fn``: that would run in a fork of this process with
-whatever locks other threads (gRPC's, for one) held."""
+"""Runs in the child before it becomes tritonserver: when the parent ends for any reason, the server is killed.
+SIGKILL, since a server may not end after SIGTERM. Not a ``preexec_fn``: that runs in a fork of this process, in which
+locks of other threads (such as gRPC's) may be held forever."""
 
 
 class ServerProcess:
-    """A tritonserver that has been started.
+    """A tritonserver process.
 
     Args:
         launch: command line and environment.
-        on_line: called in a thread of its own with each line that the server prints.
+        on_line: called in a separate thread with each line of the server's output.
 
     Attributes:
-        log: the last lines that it printed.
+        log: the last lines of the output.
     """
 
     def __init__(self, launch: Launch, on_line: Callable[[str], None]) -> None:
@@ -59,7 +59,7 @@ class ServerProcess:
             stderr=subprocess.STDOUT,
             text=True,
             errors="backslashreplace",
-            # A session of its own: Ctrl-C reaches this process only, which then stops the server once.
+            # A separate session: Ctrl-C reaches only this process, which then stops the server.
             start_new_session=True,
         )
         assert self._child.stdout is not None
@@ -85,29 +85,29 @@ class ServerProcess:
 
     @property
     def longest_end_s(self) -> float:
-        """The most seconds that :meth:`end` takes."""
+        """The longest time that :meth:`end` takes."""
         return self._exit_timeout_s + KILL_AFTER_S
 
     def wait(self) -> int:
-        """The exit code as :mod:`subprocess` gives it, when all that the server printed has been read."""
+        """Waits for the end of the server and of its output; returns the exit code of :mod:`subprocess`."""
         code = self._child.wait()
-        self._reader.join(DRAIN_S)
-        if self._reader.is_alive():  # something that it has started lives on, with its end of the pipe
+        self._reader.join(LOG_DRAIN_S)
+        if self._reader.is_alive():  # a child of the server is still running and holds the pipe open
             with suppress(ProcessLookupError):
                 os.killpg(self._child.pid, signal.SIGKILL)
-            self._reader.join(DRAIN_S)
+            self._reader.join(LOG_DRAIN_S)
         return code
 
-    def end(self, in_a_hurry: Callable[[], bool], wake: threading.Event) -> bool:
-        """Asks the server to end; False if it had to be killed since it did not, or since somebody is in a hurry.
+    def end(self, stop_now: Callable[[], bool], wake: threading.Event) -> bool:
+        """Stops the server; False if it had to be killed, because it did not end in time or ``stop_now()`` is true.
 
         Args:
-            wake: set when ``in_a_hurry`` may have changed.
+            wake: set when the result of ``stop_now`` may have changed.
         """
         self._child.terminate()
         deadline = time.monotonic() + self.longest_end_s
         while self.running:
-            if time.monotonic() > deadline or in_a_hurry():
+            if time.monotonic() > deadline or stop_now():
                 self.kill()
                 return False
             wake.clear()
@@ -115,22 +115,22 @@ class ServerProcess:
         return True
 
     def dump_stacks(self) -> None:
-        """Has the backend print the Python stack of every thread, for the log, and gives it a moment to do so. A server
-        without our backend ends by this signal, which is no loss: it is about to be killed."""
+        """Makes the backend write the Python stacks of all threads to the log, and waits briefly. Without our backend,
+        the signal ends the server, which is about to be killed anyway."""
         self._child.send_signal(signal.SIGUSR1)
         deadline = time.monotonic() + STACKS_S
         while self.running and time.monotonic() < deadline:
             time.sleep(POLL_S)
 
     def kill(self) -> None:
-        """Ends the server at once, whatever it does."""
+        """Kills the server."""
         if self.running:
             self._child.kill()
             self._child.wait()
 
 
-def ending(code: int) -> str:
-    """An exit code in words."""
+def describe_exit(code: int) -> str:
+    """A sentence for an exit code."""
     if code >= 0:
         return f"tritonserver ended with code {code}"
     try:

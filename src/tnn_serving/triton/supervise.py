@@ -1,8 +1,9 @@
-"""Runs tritonserver as a child process: waits until it serves, restarts it when it dies, and ends it for good.
+"""Runs tritonserver as a child process: waits until it is ready, restarts it when it dies, and stops it.
 
-tritonserver needs a parent for four reasons. A crash in an engine ends the whole process. It calls its models ready
-whatever hangs inside. After SIGTERM it stays for ever when a gRPC stream is open, and ends with code 1 when an HTTP
-client keeps an idle connection. And what models are served, or why not, is only in its log and its repository index.
+tritonserver needs a supervisor for four reasons. A crash in an engine ends the whole process. It reports models as
+ready even if an execution hangs. After SIGTERM it does not end while a gRPC stream is open, and exits with code 1 if an
+HTTP client keeps an idle connection. Which models are served, and why others are not, is only in its log and its
+repository index.
 """
 
 from __future__ import annotations
@@ -20,65 +21,65 @@ from typing import Any
 from tnn_serving.errors import ServerError
 from tnn_serving.repository import Skipped
 from tnn_serving.triton.access import http_headers
-from tnn_serving.triton.health import Fault, Limits
+from tnn_serving.triton.health import Fault, HealthLimits
 from tnn_serving.triton.health_port import HealthPort
-from tnn_serving.triton.index import Endpoint, ServedModel, list_models, load_model
+from tnn_serving.triton.index import Endpoint, ServedModel, list_models, request_load
 from tnn_serving.triton.launch import Launch, check_ports
 from tnn_serving.triton.log import failure_reasons, poll_failure
 from tnn_serving.triton.monitor import Monitor
 from tnn_serving.triton.overlay import Overlay
 from tnn_serving.triton.probe import answers
-from tnn_serving.triton.process import POLL_S, ServerProcess, ending
+from tnn_serving.triton.process import POLL_S, ServerProcess, describe_exit
 
 SYNC_S = 0.5
-"""How often an overlay follows its repository when models may come and go."""
-LOAD_S = 600.0
-"""How long one model may take to be loaded again."""
+"""Interval at which overlays are synchronised if models may be added and removed."""
+RELOAD_TIMEOUT_S = 600.0
+"""Timeout for loading one model again."""
 HEALTHY_AFTER_S = 60.0
-"""A server that ran this long has started well: its next failure is the first of a new series."""
+"""After a server has run this long, its next failure starts a new series."""
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _CLEAN_CODES = (0, 1, -signal.SIGTERM, -signal.SIGKILL)
-"""How tritonserver may end when it was asked to: 1 when its exit timeout ran out, for which an idle connection
-suffices; by SIGTERM when it was still starting; by SIGKILL when it did not end in time, which is reported."""
+"""Exit codes of tritonserver after a requested stop: 1 if its exit timeout ran out, for which an idle connection is
+enough; SIGTERM if it was still starting; SIGKILL if it did not end in time, which is reported."""
 
 _CRASHED_AT_END = (-signal.SIGSEGV, -signal.SIGABRT)
-"""Its HTTP front end sometimes crashes when connections are still busy as its exit timeout runs out. The stop was asked
-for and the server is gone, which is what matters to whoever waits for us; it is reported."""
+"""tritonserver's HTTP front end sometimes crashes if connections are busy when its exit timeout runs out. As the stop
+was requested, this counts as success; it is reported."""
 
 
-def _nothing(*_: Any) -> None:
+def _ignore(*_: Any) -> None:
     pass
 
 
 @dataclass(slots=True)
 class Callbacks:
-    """What a supervisor reports; each is called in the thread that runs it, ``on_log`` in another one.
+    """Callbacks of a supervisor, called in the thread that runs it; ``on_log`` is called in another thread.
 
     Attributes:
         on_log: a line of tritonserver's output.
-        on_waiting: seconds since the start, about twice a second until the server answers.
-        on_ready: the models, after each (re)start.
+        on_waiting: seconds since the start; called several times per second until the server answers.
+        on_ready: the models, after each start and restart.
         on_restart: what happened, and the seconds until the next start.
-        on_stop: the server has been asked to stop; the most seconds that may take.
-        on_warning: something that does not keep the server from running.
+        on_stop: the server is being stopped; the longest time that may take, in seconds.
+        on_warning: a problem that does not prevent the server from running.
     """
 
-    on_log: Callable[[str], None] = _nothing
-    on_waiting: Callable[[float], None] = _nothing
-    on_ready: Callable[[Sequence[ServedModel]], None] = _nothing
-    on_restart: Callable[[str, float], None] = _nothing
-    on_stop: Callable[[float], None] = _nothing
-    on_warning: Callable[[str], None] = _nothing
+    on_log: Callable[[str], None] = _ignore
+    on_waiting: Callable[[float], None] = _ignore
+    on_ready: Callable[[Sequence[ServedModel]], None] = _ignore
+    on_restart: Callable[[str, float], None] = _ignore
+    on_stop: Callable[[float], None] = _ignore
+    on_warning: Callable[[str], None] = _ignore
 
 
 @dataclass(slots=True)
 class Restarts:
-    """When to start again a server that ended by itself.
+    """When to restart a server that ended unexpectedly.
 
     Attributes:
-        limit: how many times in a row; 0 for never.
-        first_delay_s, longest_delay_s: the delay doubles from one to the other.
+        limit: maximum number of successive restarts; 0 for none.
+        first_delay_s, longest_delay_s: the delay doubles from the first to the longest.
     """
 
     limit: int = 10
@@ -86,61 +87,61 @@ class Restarts:
     longest_delay_s: float = 30.0
 
     def delay_s(self, attempt: int) -> float:
-        """The delay before the ``attempt``-th restart of a series, from 1."""
+        """The delay before a restart; ``attempt`` counts the restarts of a series from 1."""
         doublings = min(attempt - 1, 30)
         return min(self.first_delay_s * 2.0**doublings, self.longest_delay_s)
 
 
 @dataclass(slots=True)
 class Supervisor:
-    """Keeps one tritonserver running. :meth:`run` does everything; :meth:`stop` ends it from another thread.
+    """Keeps one tritonserver running. :meth:`run` blocks; :meth:`stop` ends it from another thread.
 
     Args:
-        launch: what to start.
-        overlay: repositories to keep in step while the server runs.
+        launch: the server's command line and environment.
+        overlay: repositories to synchronise while the server runs.
         limits: how long executions and answers may take.
-        health_address: where to tell how the server is, if anywhere.
-        token: what the details of that need.
-        reload: in explicit mode, load again after a restart what was loaded by request.
+        health_address: address of the health endpoint; None for no endpoint.
+        token: required for the details of the health endpoint.
+        reload: in explicit mode, load models again after a restart that were loaded by request.
     """
 
     launch: Launch
     overlay: Overlay | None = None
     callbacks: Callbacks = field(default_factory=Callbacks)
     restarts: Restarts = field(default_factory=Restarts)
-    limits: Limits = field(default_factory=Limits)
+    limits: HealthLimits = field(default_factory=HealthLimits)
     health_address: tuple[str, int] | None = None
     token: str | None = None
     reload: bool = True
     monitor: Monitor = field(init=False)
     _wake: threading.Event = field(default_factory=threading.Event)
-    _stops_asked: int = 0
+    _stop_requests: int = 0
     _process: ServerProcess | None = None
     _next_sync: float = 0.0
 
     def __post_init__(self) -> None:
-        self.monitor = Monitor(self.launch, self.limits, self._explained)
+        self.monitor = Monitor(self.launch, self.limits, self._with_reasons)
 
     def run(self) -> int:
-        """Serves until asked to stop, by SIGTERM, SIGINT, SIGHUP or :meth:`stop`; a second time kills at once.
+        """Serves until SIGTERM, SIGINT, SIGHUP or :meth:`stop`; the second one kills the server at once.
 
         Returns:
-            0 after a stop that was asked for; 1 when the server died too often.
+            0 after a requested stop; 1 if the server died too often.
 
         Raises:
-            ServerError: a port is taken, the server never came up, or it has not one model to serve.
+            ServerError: a port is in use, the server did not start, or it has no model to serve.
         """
         check_ports(self.launch, self.health_address)
-        with self._signals(), self._told():
+        with self._signals(), self._monitoring():
             try:
                 return self._keep_running()
             finally:
-                if self._process is not None:  # whatever way this ends, no server is left
+                if self._process is not None:  # no server is left running
                     self._process.kill()
 
     def stop(self) -> None:
-        """Asks the server to stop; at the second call it is killed."""
-        self._stops_asked += 1
+        """Stops the server; the second call kills it."""
+        self._stop_requests += 1
         self._wake.set()
 
     @property
@@ -153,7 +154,7 @@ class Supervisor:
     def _keep_running(self) -> int:
         was_ready = False
         failures = 0
-        while not self._stops_asked:
+        while not self._stop_requests:
             started = time.monotonic()
             fault: Fault | None = None
             process = self._spawn()
@@ -161,19 +162,19 @@ class Supervisor:
                 again, was_ready = was_ready, True
                 self.monitor.running()
                 fault = self._watch(process, self._load_again(process)) if again else None
-                if fault is None and process.running and not self._stops_asked:
+                if fault is None and process.running and not self._stop_requests:
                     models = self._models(first=not again)
                     self.callbacks.on_ready(models)
                     fault = self._watch(process, threading.Event())
-            if self._stops_asked:
+            if self._stop_requests:
                 return self._stopped(process)
             fault = fault or _failure(process.wait())
             if not was_ready:
                 raise ServerError(f"tritonserver did not start: {self._reason() or fault.what}", hint=self._log_hint())
-            if fault.cause != "engine":  # such a one has its own delays, and is no reason to take the others down
+            if fault.cause != "engine":  # the monitor limits these; they must not end the server for other models
                 failures = 1 if time.monotonic() - started > HEALTHY_AFTER_S else failures + 1
             if failures > self.restarts.limit:
-                what = f"{fault.what}; it has died {failures} times in a row and is not started again"
+                what = f"{fault.what}; it has died {failures} times in a row and is not restarted"
                 self.callbacks.on_warning(what)
                 return 1
             delay_s = self.restarts.delay_s(max(failures, 1))
@@ -189,12 +190,13 @@ class Supervisor:
         return self._process
 
     def _on_line(self, line: str) -> None:
-        self.callbacks.on_log(self._in_source(line))
+        self.callbacks.on_log(self._with_source_paths(line))
 
     def _wait_until_ready(self, process: ServerProcess) -> bool:
-        """False when the server ended or a stop was asked for first. Triton listens when all models have been tried."""
+        """Waits for the first answer; False if the server ended or a stop was requested before. Triton listens once it
+        has tried to load all models."""
         started = time.monotonic()
-        while process.running and not self._stops_asked:
+        while process.running and not self._stop_requests:
             if self._answers():
                 return True
             self.callbacks.on_waiting(time.monotonic() - started)
@@ -202,14 +204,14 @@ class Supervisor:
         return False
 
     def _watch(self, process: ServerProcess, until: threading.Event) -> Fault | None:
-        """Until the server ends, a stop is asked for, ``until`` is set, or it has to be ended; then, why."""
-        while process.running and not self._stops_asked and not until.is_set():
+        """Waits until the server ends, a stop is requested, ``until`` is set, or a fault occurs, which is returned."""
+        while process.running and not self._stop_requests and not until.is_set():
             if self.launch.control_mode != "none":
                 self._follow()
             fault = self.monitor.fault()
             if fault is not None and (fault.cause != "engine" or self.restarts.limit):
-                # At once: while it drained, it would refuse more requests than it has under way.
-                self.callbacks.on_warning(f"{fault.what}; what its threads do follows in the log, then it is killed")
+                # At once: during a graceful stop it would refuse more requests than are running.
+                self.callbacks.on_warning(f"{fault.what}; it is killed after the stacks of its threads are logged")
                 process.dump_stacks()
                 process.kill()
                 return fault
@@ -217,8 +219,8 @@ class Supervisor:
         return None
 
     def _load_again(self, process: ServerProcess) -> threading.Event:
-        """Has the server load what it had loaded by request before it was restarted; the event is set when that is
-        done. In a thread, so that a stop need not wait for it."""
+        """Loads the models again that were loaded by request before the restart. Runs in a thread, so that a stop does
+        not wait for it; the event is set at the end."""
         done = threading.Event()
         names = self.monitor.lost_models() if self.launch.control_mode == "explicit" else []
         url = self.launch.url
@@ -234,9 +236,9 @@ class Supervisor:
                 if not process.running:
                     break
                 try:
-                    load_model(server, name, timeout_s=LOAD_S)
+                    request_load(server, name, timeout_s=RELOAD_TIMEOUT_S)
                 except urllib.error.HTTPError as error:
-                    reason = self._in_source(error.read().decode("utf-8", "replace"))
+                    reason = self._with_source_paths(error.read().decode("utf-8", "replace"))
                     self.callbacks.on_warning(f"model {name} could not be loaded again: {reason}")
                 except OSError as error:
                     self.callbacks.on_warning(f"model {name} could not be loaded again: {error}")
@@ -247,7 +249,7 @@ class Supervisor:
         return done
 
     def _follow(self) -> None:
-        """Takes over changes of the repository: a load that is asked for right after them should see them."""
+        """Applies changes of the repository, at once if there are any, so that a load request after them sees them."""
         if self.overlay is not None and (time.monotonic() >= self._next_sync or self.overlay.changed()):
             self._sync()
 
@@ -257,24 +259,26 @@ class Supervisor:
         try:
             self.overlay.sync()
         except OSError as error:
-            self.callbacks.on_warning(f"cannot follow the repository: {error}")
+            self.callbacks.on_warning(f"changes of the repository cannot be read: {error}")
         self._next_sync = time.monotonic() + SYNC_S
 
     def _stopped(self, process: ServerProcess) -> int:
-        """Ends the server as somebody has asked, and says how that went: 0 or 1."""
+        """Stops the server on request. Returns 0, or 1 if it failed."""
         self.monitor.stopping()
         self.callbacks.on_stop(process.longest_end_s)
-        if not process.end(lambda: self._stops_asked > 1, self._wake):
+        if not process.end(lambda: self._stop_requests > 1, self._wake):
             self.callbacks.on_warning("tritonserver did not end in time and is killed")
         code = process.wait()
         if code in _CRASHED_AT_END:
-            self.callbacks.on_warning(f"{ending(code)} while it was stopping; it had answered or dropped every request")
+            self.callbacks.on_warning(
+                f"{describe_exit(code)} during the stop; it had answered or dropped every request"
+            )
             return 0
         return 0 if code in _CLEAN_CODES else 1
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Watches the server's health, and tells it where that was wished."""
+    def _monitoring(self) -> Iterator[None]:
+        """Runs the monitor, and the health endpoint if there is one."""
         port = HealthPort(*self.health_address, self.monitor, self.token) if self.health_address else None
         self.monitor.start()
         try:
@@ -290,42 +294,42 @@ class Supervisor:
             yield
             return
 
-        def asked(number: int, frame: FrameType | None) -> None:
+        def on_signal(number: int, frame: FrameType | None) -> None:
             self.stop()
 
-        before = {number: signal.signal(number, asked) for number in _STOP_SIGNALS}
+        before = {number: signal.signal(number, on_signal) for number in _STOP_SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    # ---- what the server says ----
+    # ---- the state of the server ----
 
     def _answers(self) -> bool:
         url = self.launch.url
-        if url is None:  # without HTTP, Triton's own word that gRPC has started must do
+        if url is None:  # without HTTP, the log has to show that gRPC has started
             return any("Started GRPCInferenceService" in line for line in self._log())
         return answers(self._endpoint(url))
 
     def _models(self, *, first: bool) -> list[ServedModel]:
-        """The models, on the first start with the demand that there be one to serve."""
+        """The models. Raises ServerError if there is none to serve at the first start."""
         if self.launch.url is None:
             return []
         try:
-            models = self._explained(list_models(self._endpoint(self.launch.url)))
+            models = self._with_reasons(list_models(self._endpoint(self.launch.url)))
         except OSError as error:
-            self.callbacks.on_warning(f"the server runs, but won't tell its models: {error}")
+            self.callbacks.on_warning(f"the server runs, but its models cannot be listed: {error}")
             return []
-        # Folders without a version, and in explicit mode those that nobody has asked to load.
+        # Without folders that have no version, and in explicit mode without those that were not requested.
         none = {item.folder.name for item in self.overlay.skipped} if self.overlay is not None else set()
         models = [model for model in models if model.state and (model.version or model.name not in none)]
         if first and self.launch.control_mode == "none" and not any(model.ready for model in models):
             raise self._no_model(models)
         return models
 
-    def _explained(self, models: Sequence[ServedModel]) -> list[ServedModel]:
-        """The models with the reason that only the log tells (its config.pbtxt can't be read), and the user's paths."""
+    def _with_reasons(self, models: Sequence[ServedModel]) -> list[ServedModel]:
+        """The models with reasons that only the log has (a config.pbtxt that cannot be read), and the user's paths."""
         log = self._log()
         explained = []
         for model in models:
@@ -333,7 +337,7 @@ class Supervisor:
             if not model.state and self.launch.control_mode != "explicit":
                 reason = poll_failure(log, model.name) or reason
             state = model.state or ("UNAVAILABLE" if reason else "")
-            explained.append(replace(model, reason=self._in_source(reason), state=state))
+            explained.append(replace(model, reason=self._with_source_paths(reason), state=state))
         return explained
 
     def _endpoint(self, url: str) -> Endpoint:
@@ -342,14 +346,14 @@ class Supervisor:
     def _log(self) -> list[str]:
         return list(self._process.log) if self._process is not None else []
 
-    def _in_source(self, text: str) -> str:
-        """``text`` with the user's paths instead of those that Triton sees."""
-        return text if self.overlay is None else self.overlay.in_source(text)
+    def _with_source_paths(self, text: str) -> str:
+        """``text`` with the user's paths instead of those of overlays."""
+        return text if self.overlay is None else self.overlay.with_source_paths(text)
 
     def _no_model(self, models: Sequence[ServedModel]) -> ServerError:
         if models:
             reasons = "; ".join(f"`{model.name}`: {model.reason or model.state}" for model in models)
-            return ServerError(f"not one model could be loaded: {reasons}")
+            return ServerError(f"no model could be loaded: {reasons}")
         reason = self._reason()
         skipped: Sequence[Skipped] = self.overlay.skipped if self.overlay is not None else ()
         found = ", ".join(f"{item.folder.name} ({item.reason})" for item in skipped) or "no model folder"
@@ -360,13 +364,13 @@ class Supervisor:
         )
 
     def _reason(self) -> str:
-        """The first error lines of the log since the last start, in tritonserver's words."""
-        return "; ".join(failure_reasons([self._in_source(line) for line in self._log()])[:3])
+        """The first errors in the log since the last start."""
+        return "; ".join(failure_reasons([self._with_source_paths(line) for line in self._log()])[:3])
 
     def _log_hint(self) -> str | None:
         return "see the file given with --log-file" if self.launch.flag("log-file") else None
 
 
 def _failure(code: int) -> Fault:
-    """What to call the end of a server that nobody asked for."""
-    return Fault("crash" if code < 0 else "exit", ending(code))
+    """The fault of a server that ended unexpectedly."""
+    return Fault("crash" if code < 0 else "exit", describe_exit(code))

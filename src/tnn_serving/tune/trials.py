@@ -25,8 +25,8 @@ from tnn_serving.config.prototext import top_level_fields
 from tnn_serving.deviation import relative_error
 from tnn_serving.engines.choose import BF16_ERROR
 from tnn_serving.errors import ServerError, TnnError
-from tnn_serving.triton.background import Background, OneModel
-from tnn_serving.triton.index import Endpoint, load_model, repository_index, unload_model
+from tnn_serving.triton.background_server import BackgroundServer, SingleModelRepository
+from tnn_serving.triton.index import Endpoint, repository_index, request_load, request_unload
 from tnn_serving.tune.goal import Point, Trial
 from tnn_serving.tune.place import Place
 from tnn_serving.tune.space import DEFAULT, Candidate
@@ -112,7 +112,7 @@ class Trials:
         self._shapes: dict[str, Sequence[int]] | None = None
         self._stack = ExitStack()
         try:
-            self._source = self._stack.enter_context(OneModel(place.model))
+            self._source = self._stack.enter_context(SingleModelRepository(place.model))
             self._folder = Path(tempfile.mkdtemp(prefix="tnn-serving-"))
             self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
             (self._folder / "models").mkdir()
@@ -190,8 +190,8 @@ class Trials:
 
     # ---- the server ----
 
-    def _start(self) -> Background:
-        return Background(
+    def _start(self) -> BackgroundServer:
+        return BackgroundServer(
             self._folder / "models",
             [
                 "--model-control-mode=explicit",
@@ -245,7 +245,7 @@ class Trials:
         name = f"{self.name}-{self._loads}"
         self._write(name, candidate)
         try:
-            load_model(self._endpoint, name, timeout_s=LOAD_S)
+            request_load(self._endpoint, name, timeout_s=LOAD_S)
         except urllib.error.HTTPError as error:
             raise ServerError(f"it cannot be loaded: {_reason(error)}") from error
         except OSError as error:
@@ -325,7 +325,7 @@ class Trials:
         time.sleep(max(0.0, loaded + SETTLE_S - time.monotonic()))
         end = time.monotonic() + UNLOAD_S
         try:
-            unload_model(self._endpoint, name, timeout_s=UNLOAD_S)
+            request_unload(self._endpoint, name, timeout_s=UNLOAD_S)
             # Triton answers before it is done, and the rest would disturb the next measurement.
             while time.monotonic() < end and any(
                 model.name == name and model.state in ("READY", "UNLOADING")

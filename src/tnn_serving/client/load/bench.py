@@ -67,9 +67,12 @@ def bench_model(
         FormatError: there is no model.
         ServerError, RequestError, ConfigError: as :func:`bench_server`, or the server does not start.
     """
-    from tnn_serving.triton.background import Background, OneModel  # not needed for a server that runs already
+    from tnn_serving.triton.background_server import (  # not needed for a server that runs already
+        BackgroundServer,
+        SingleModelRepository,
+    )
 
-    with OneModel(model) as one, Background(one.repository) as server:
+    with SingleModelRepository(model) as one, BackgroundServer(one.repository) as server:
         url = server.http_url if protocol == "http" else server.grpc_url
         with connect(url) as connection:
             shapes = file_shapes(connection.model(one.name), model, requests.batch)

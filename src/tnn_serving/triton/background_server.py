@@ -1,4 +1,4 @@
-"""A server of this process' own, for as long as something is measured on it: free ports, one model, gone afterwards."""
+"""A temporary server in the background of this process, and a temporary repository with one model."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from types import TracebackType
 from tnn_serving.formats.candidates import versions
 from tnn_serving.network.formats import format_at
 from tnn_serving.triton.index import ServedModel
-from tnn_serving.triton.launch import prepare
+from tnn_serving.triton.launch import build_launch
 from tnn_serving.triton.overlay import Overlay
 from tnn_serving.triton.supervise import Callbacks, Restarts, Supervisor
 
 
-class Background:
-    """A supervised server in a thread, on free ports of 127.0.0.1. Stopped at the end of the context.
+class BackgroundServer:
+    """A supervised server on free ports of 127.0.0.1. It stops at the end of the context.
 
     Args:
         repository: folder of model folders.
         flags: further flags of tritonserver.
-        on_log: told each line of its log.
+        on_log: called with each line of the server's log.
 
     Raises:
-        ServerError: it does not start, or not one model can be loaded.
+        ServerError: the server does not start, or no model can be loaded.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Background:
         self._settled = threading.Event()
         self._overlay = Overlay([str(repository)])
         try:
-            launch = prepare(
+            launch = build_launch(
                 self._overlay.locations,
                 http_port=http_port,
                 grpc_port=grpc_port,
@@ -80,12 +80,12 @@ class Background:
         return self._supervisor.pid
 
     def close(self) -> None:
-        """Stops the server and waits for its end."""
+        """Stops the server and waits until it has ended."""
         self._supervisor.stop()
         self._thread.join()
         self._overlay.close()
 
-    def __enter__(self) -> Background:
+    def __enter__(self) -> BackgroundServer:
         return self
 
     def __exit__(
@@ -94,8 +94,8 @@ class Background:
         self.close()
 
 
-class OneModel:
-    """A temporary repository with one model, as links to where it is. Removed at the end of the context.
+class SingleModelRepository:
+    """A temporary repository with links to one model. It is removed at the end of the context.
 
     Args:
         model: a model folder with its versions, a version folder, or the first file of a model.
@@ -152,7 +152,7 @@ class OneModel:
         """Removes the links."""
         shutil.rmtree(self.repository, ignore_errors=True)
 
-    def __enter__(self) -> OneModel:
+    def __enter__(self) -> SingleModelRepository:
         return self
 
     def __exit__(
