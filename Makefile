@@ -1,6 +1,10 @@
 # make serve   set up, build the demo models, serve them
 # make test    set up, run every check and test
-# make bench   set up, measure everything and write docs/benchmarks.md; ZOO: folder of TNN's benchmark networks
+# make bench   set up, measure everything and write docs/reference/benchmarks.md; ZOO: folder of TNN's benchmark networks
+# make docs    write the pages that are made from the code
+# make dist    build the sdist and the wheel into dist/, and try the wheel in a fresh environment
+# make hooks   have git run the quick checks of .pre-commit-config.yaml before each commit
+# make constraints   pin what pyproject.toml needs in constraints.txt; UPGRADE=--upgrade takes the newest versions
 PYTHON     ?= python3
 VENV       ?= .venv
 HOST       ?= 127.0.0.1
@@ -12,13 +16,16 @@ DEMO       ?= demo
 ZOO        ?=
 LOADED     ?= squeezenet_v1.1,mobilenet_v2,resnet50,inception_v3,quant_squeezenet_v1.1,quant_resnet50
 PEERS      ?= $(HOME)/.cache/tnn-serving-peers
+UPGRADE    ?=
 
 BIN := $(VENV)/bin
 BENCH := $(BIN)/python benchmarks
 RESULTS := benchmarks/results
 SOURCES := pyproject.toml hatch_build.py $(wildcard src/tnn_serving/triton/backend/*.[ch])
+# The versions that the tests ran with; pyproject.toml says which others will do.
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: serve test bench lint types docs clean
+.PHONY: serve test bench lint types docs dist constraints hooks clean
 
 serve: $(VENV)/.server
 	$(BIN)/tnn-serving demo build $(DEMO)
@@ -48,6 +55,27 @@ lint: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/mypy
 
+docs: $(VENV)/.test
+	$(BIN)/python docs/generate_layers.py
+	$(BIN)/python docs/generate_parameters.py
+	$(BIN)/python docs/generate_cli.py
+
+# zig links against an old glibc, so that the wheel is good for other machines than this one.
+dist: $(VENV)/.dev
+	rm -rf dist build/wheel
+	TNN_SERVING_COMPILER=zig $(BIN)/python -m build
+	$(BIN)/python -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd build && wheel/bin/tnn-serving --version
+	rm -rf build/wheel
+
+hooks: $(VENV)/.dev $(VENV)/.test
+	$(BIN)/pre-commit install
+
+constraints: $(VENV)/.dev
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra test --extra bench --extra dev $(UPGRADE) \
+	  --no-annotate --custom-compile-command "make constraints" --output-file constraints.txt pyproject.toml
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
 	  { echo "Python 3.10 to 3.13 is needed; name one with: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
@@ -56,8 +84,8 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-$(VENV)/.installed: $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet --editable .
+$(VENV)/.installed: $(BIN)/python $(SOURCES) constraints.txt
+	$(INSTALL) --editable .
 	@touch $@
 
 $(VENV)/.server: $(VENV)/.installed
@@ -65,12 +93,16 @@ $(VENV)/.server: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.server
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(INSTALL) --editable '.[test]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.server
 	@command -v h2load >/dev/null || { echo "h2load makes the load; on Debian and Ubuntu: apt install nghttp2-client" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(INSTALL) --editable '.[bench]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(INSTALL) --editable '.[dev]'
 	@touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md and its plots from the results in benchmarks/results.
+"""Writes docs/reference/benchmarks.md and its plots from the results in benchmarks/results.
 
 python benchmarks/report.py            write them; needs matplotlib
 python benchmarks/report.py --check    tell whether the page is what the results say, and write nothing
@@ -17,14 +17,14 @@ from results import Result, Row, heading, number, read
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
 IMAGES = ROOT / "docs" / "images"
 
 HEAD = """\
 <!-- Written by benchmarks/report.py from benchmarks/results/*.json; do not edit. -->
 # Benchmarks
 
-Every figure comes from a program in [benchmarks](../benchmarks), which runs what it compares alternately. Client and
+Every figure comes from a program in [benchmarks](../../benchmarks), which runs what it compares alternately. Client and
 server share the machine's cores, so read ratios, not absolutes. `make bench` measures all of it anew and writes this
 page; the other servers are installed first, with `python benchmarks/peers.py install`.
 """
@@ -61,9 +61,9 @@ inference. `auto to best` is the quotient of auto's time and the better engine's
         "Int8 and bf16",
         """\
 Int8 networks in exact form (TNN's codes) and fast form (int8 kernels), beside the same network in float32 and in
-bf16; see [int8.md](int8.md). `speedup` is float32's time divided by that of the fast form, `deviation` the largest
-difference of the fast form's output from the exact one's, relative to the largest value; `bf16 deviation` the same
-from float32.""",
+bf16; see [int8.md](../concepts/int8.md). `speedup` is float32's time divided by that of the fast form, `deviation`
+the largest difference of the fast form's output from the exact one's, relative to the largest value; `bf16 deviation`
+the same from float32.""",
     ),
     "load_time": (
         "Load time",
@@ -99,7 +99,7 @@ def page(found: dict[str, Result]) -> str:
     for name, result in found.items():
         title, words = TITLES[name]
         parts += [f"## {title}\n", words + "\n"]
-        parts += [f"![{title}](images/{image_name(name)})\n"]
+        parts += [f"![{title}](../images/{image_name(name)})\n"]
         if result.targets:
             parts.append(table(["target", "wanted", "measured", ""], [target.cells() for target in result.targets]))
         for heads, rows in result.tables.items():

@@ -1,4 +1,4 @@
-"""Writes layers.md, the reference of layers, from their declarations and from what the recorded cases gave.
+"""Writes reference/layers.md, the reference of layers, from their declarations and from what the recorded cases gave.
 
     python docs/generate_layers.py            write it
     python docs/generate_layers.py --check    exit with 1 if it is not up to date
@@ -8,7 +8,6 @@ The counts come from conformance.json, which ``pytest tests/conformance --record
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import json
 import re
@@ -17,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from generated import run
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -28,7 +29,7 @@ from tnn_serving.layers.parameters import REQUIRED, Parameter  # noqa: E402
 from tnn_serving.layers.registry import declared, reserved  # noqa: E402
 from tnn_serving.layers.weights import Stored  # noqa: E402
 
-PAGE = HERE / "layers.md"
+PAGE = HERE / "reference" / "layers.md"
 COUNTS = HERE / "conformance.json"
 
 ENGINES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", "auto": "auto"}
@@ -400,20 +401,9 @@ def _layout(spec: Stored) -> str:
     return "; ".join(told)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is stale")
-    parser.add_argument("page", nargs="?", type=Path, default=PAGE)
-    options = parser.parse_args(arguments)
-    fresh = page(Counts(json.loads(COUNTS.read_text(encoding="utf-8")))).rstrip() + "\n"
-    if options.check:
-        if not options.page.is_file() or options.page.read_text(encoding="utf-8") != fresh:
-            print(f"{options.page} is stale; run: python docs/generate_layers.py", file=sys.stderr)
-            return 1
-        return 0
-    options.page.write_text(fresh, encoding="utf-8")
-    return 0
+def fresh(_: str) -> str:
+    return page(Counts(json.loads(COUNTS.read_text(encoding="utf-8")))).rstrip() + "\n"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, PAGE, fresh))

@@ -1,4 +1,4 @@
-"""The programs under benchmarks/ can be asked what they do, and docs/benchmarks.md says what their results say."""
+"""The programs under benchmarks/ show how to call them, and the benchmarks page says what their results say."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -11,7 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import generate_cli
+import generate_parameters
 import tnn_serving
+from tests.pages import DOCS, GENERATED, ROOT, anchors, blocks, code_spans, links, pages, read, relative, rows, section
+from tests.recordings import cases
 from tnn_serving import load, read_model, write_model
 from tnn_serving.check import report as checked
 from tnn_serving.cli.pictures import Classified, Detected
@@ -25,53 +31,127 @@ from tnn_serving.layers.registry import declared
 from tnn_serving.look import compare, profile, summary
 from tnn_serving.network import views
 from tnn_serving.soak.run import Soak
+from tnn_serving.triton.backend.metrics import FAMILIES
+from tnn_serving.triton.health_port import SupervisorMetrics
+from tnn_serving.triton.launch import Launch
+from tnn_serving.triton.monitor import Monitor
 from tnn_serving.tune import goal as tune_goal
 from tnn_serving.tune import report as tune_report
 
-DOCS = Path(__file__).parent.parent / "docs"
-GENERATOR = DOCS / "generate_parameters.py"
+PACKAGE = ROOT / "src" / "tnn_serving"
+CLI = DOCS / "reference" / "cli.md"
+SERVING = DOCS / "guides" / "serving.md"
+FORMATS = DOCS / "reference" / "formats.md"
+STABILITY = DOCS / "reference" / "stability.md"
 
 
-def section(page: str, title: str) -> str:
-    """The text of a section up to the next heading of its level."""
-    text = (DOCS / page).read_text(encoding="utf-8")
-    return re.split(r"^## ", text.split(f"\n## {title}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+@pytest.mark.parametrize("page", pages(), ids=relative)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), target
+        assert there.is_relative_to(ROOT.resolve()), f"{target} leads out of the repository"
+        assert not anchor or (there.suffix == ".md" and anchor in anchors(there)), target
 
 
-def rows(text: str) -> list[list[str]]:
-    """Cells of the tables' rows, without their heads."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-    return [row for row, following in zip(cells, [*cells[1:], [""]], strict=True) if not is_rule(row + following)]
+@pytest.mark.parametrize("page", pages(), ids=relative)
+def test_files_that_are_named_exist(page: Path) -> None:
+    """Sources and folders in inline code, from the root, from the package, or by a bare name that only one file has."""
+    missing = [span for span in code_spans(page) if re.fullmatch(r"[\w./-]+(\.(py|c|h)|/)", span) and not named(span)]
+    assert missing == []
 
 
-def is_rule(cells: list[str]) -> bool:
-    return any(re.fullmatch(r"\|?-+(\|-+)*\|?", cell) for cell in cells)
+def named(span: str) -> bool:
+    """Whether the repository has it; capitals stand for a name that the reader chooses."""
+    if re.search("[A-Z]{3}", span) or any((folder / span).exists() for folder in (ROOT, ROOT / "src", PACKAGE)):
+        return True
+    return "/" not in span and bool([*PACKAGE.rglob(span), *ROOT.glob(f"benchmarks/{span}")])
 
 
-def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(GENERATOR), *arguments], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("page", pages(), ids=relative)
+def test_examples_import_names_that_exist(page: Path) -> None:
+    for block in blocks(page):
+        if block.language != "python" or "import" not in block.text:
+            continue
+        for statement in ast.walk(ast.parse(block.text)):
+            if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("tnn_serving"):
+                module = importlib.import_module(statement.module or "")
+                assert [alias.name for alias in statement.names if not hasattr(module, alias.name)] == []
 
 
-def test_parameters_are_in_step() -> None:
-    done = generate("--check")
+@pytest.mark.slow
+def test_forms_of_an_int8_network_are_compared(tmp_path: Path) -> None:
+    case = next(iter(cases("_int8_networks")))
+    folder = tmp_path / "face_int8" / "1"
+    folder.mkdir(parents=True)
+    (folder / "proto.tnnproto").write_bytes(case.proto)
+    (folder / "model.tnnmodel").write_bytes(case.model)
+    (block,) = [block.text for block in blocks(DOCS / "concepts" / "int8.md") if block.language == "python"]
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    page = (DOCS / "serving.md").read_text(encoding="utf-8")
-    for parameter in SETTINGS.values():
-        assert parameter.doc in page
+    assert done.stdout.startswith(("None", "Difference("))
 
 
-def test_stale_parameters_are_noticed_and_written(tmp_path: Path) -> None:
-    page = tmp_path / "serving.md"
-    page.write_text((DOCS / "serving.md").read_text(encoding="utf-8").replace("`openvino` or", "`abacus` or"))
-    assert generate("--check", str(page)).returncode == 1
-    assert "abacus" in page.read_text()
-    assert generate(str(page)).returncode == 0
-    assert page.read_text() == (DOCS / "serving.md").read_text(encoding="utf-8")
+def test_every_page_is_in_the_index() -> None:
+    index = DOCS / "README.md"
+    listed = {(DOCS / target.partition("#")[0]).resolve() for target in links(index)}
+    missing = [relative(page) for page in DOCS.rglob("*.md") if page != index and page.resolve() not in listed]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if page not in GENERATED], ids=relative)
+def test_lines_are_not_too_long(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```$", "", read(page), flags=re.DOTALL | re.MULTILINE)
+    # A row of a table cannot be broken.
+    assert [line for line in prose.splitlines() if len(line) > 128 and not line.startswith("|")] == []
+
+
+def generate(what: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    program = DOCS / f"generate_{what}.py"
+    return subprocess.run([sys.executable, program, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_generated_text_is_up_to_date() -> None:
+    assert read(CLI) == generate_cli.page(), "run: make docs"
+    assert read(SERVING) == generate_parameters.with_table(read(SERVING)), "run: make docs"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "page", "said"), [("parameters", SERVING, "one inference per thread"), ("cli", CLI, "## Ask a server")]
+)
+def test_stale_text_is_noticed_and_written(what: str, page: Path, said: str, tmp_path: Path) -> None:
+    copy = tmp_path / page.name
+    stale = read(page).replace(said, "abacus")
+    assert stale != read(page)
+    copy.write_text(stale, encoding="utf-8")
+    done = generate(what, "--check", copy)
+    assert done.returncode == 1
+    assert f"run: python docs/generate_{what}.py" in done.stderr
+    assert read(copy) == stale
+    assert generate(what, copy).returncode == 0
+    assert read(copy) == read(page)
+
+
+def test_every_parameter_is_described() -> None:
+    page = read(SERVING)
+    assert all(parameter.doc in page for parameter in SETTINGS.values())
+
+
+def test_metrics_are_listed() -> None:
+    page = section(DOCS / "guides" / "operations.md", "Metrics, alerts, dashboard")
+    listed = {cells[0].strip("`").partition("{")[0] for cells in rows(page)}
+    assert listed >= {family.name for family in FAMILIES}
+    labels = {name.strip("`"): re.findall(r"`(\w+)`", cell) for name, cell, _ in (r for r in rows(page) if len(r) == 3)}
+    assert labels == {family.name: list(family.labels) for family in FAMILIES}
+    monitor = Monitor(Launch(("tritonserver",), {}))
+    families = SupervisorMetrics(monitor).collect()
+    assert listed - labels.keys() == {one.name + "_total" * (one.type == "counter") for one in families}
 
 
 def test_format_example_has_the_documented_answer() -> None:
-    text, dump = re.findall(r"^```text\n(.*?)^```$", section("formats.md", "Example"), re.MULTILINE | re.DOTALL)
+    text, dump = re.findall(r"^```text\n(.*?)^```$", section(FORMATS, "Example"), re.MULTILINE | re.DOTALL)
     proto = text.encode()
     model = b""
     for line in dump.splitlines():
@@ -87,7 +167,7 @@ def test_format_example_has_the_documented_answer() -> None:
 
 def test_every_type_with_an_entry_is_described() -> None:
     described: dict[str, int] = {}
-    for names, numbers, _ in rows(section("formats.md", "Entries by layer type")):
+    for names, numbers, _ in rows(section(FORMATS, "Entries by layer type")):
         types, values = names.split(", "), [int(number) for number in numbers.split(", ")]
         described.update(zip(types, values if len(values) > 1 else values * len(types), strict=True))
     assert described.pop(SCALE_TYPE) == SCALE_NUMBER
@@ -101,7 +181,7 @@ def plain_names() -> list[str]:
 
 
 def test_type_numbers_are_listed() -> None:
-    listed = dict(re.findall(r"(\w+) (\d+)[,.]", section("formats.md", "Type numbers")))
+    listed = dict(re.findall(r"(\w+) (\d+)[,.]", section(FORMATS, "Type numbers")))
     numbers = {name: int(number) for name, number in listed.items()}
     assert all(is_known(name) and type_number(name) == number for name, number in numbers.items())
     assert {name for name in numbers if declaration(name) is not Reserved} == set(plain_names())
@@ -140,7 +220,7 @@ KEYS = {
 
 def test_stable_keys_are_the_ones_printed() -> None:
     found: list[tuple[str, list[str]]] = []
-    for title, keys, *_ in rows(section("stability.md", "Command line")):
+    for title, keys, *_ in rows(section(STABILITY, "Command line")):
         if title.isdecimal():
             continue
         if title:
@@ -153,11 +233,11 @@ def test_stable_keys_are_the_ones_printed() -> None:
 
 
 def test_stable_names_are_the_public_ones() -> None:
-    named = {re.match(r"`(\w+)", name)[1] for name, *_ in rows(section("stability.md", "Python"))}  # type: ignore[index]
+    named = {re.match(r"`(\w+)", name)[1] for name, *_ in rows(section(STABILITY, "Python"))}  # type: ignore[index]
     assert named == set(tnn_serving.__all__)
 
 
 @pytest.mark.parametrize("name", ["run", "inputs", "outputs", "optional_inputs", "default_shapes", "engine"])
 def test_stable_parts_of_a_model_exist(name: str) -> None:
-    assert f"`{name}`" in section("stability.md", "Python")
+    assert f"`{name}`" in section(STABILITY, "Python")
     assert getattr(tnn_serving.Model, name).__doc__

@@ -19,15 +19,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.pages import ROOT, blocks, headings, links
 from tests.servers import wait_for
 from tnn_serving.errors import ServerError
 from tnn_serving.triton.background import free_ports
 from tnn_serving.triton.launch import find_libpython, find_tritonserver
 
-ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CHINESE = ROOT / "README.zh-CN.md"
-PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")])
 BIN = Path(sys.executable).parent
 PORTS = {"HTTP_PORT": "8000", "GRPC_PORT": "8001", "METRICS_PORT": "8002", "HEALTH_PORT": "8003"}
 """Variables of the Makefile, with the ports that the README shows."""
@@ -36,23 +35,6 @@ START_S = 120.0
 
 
 # ---- the text ----
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    line: int
-    language: str
-    text: str
-
-
-def blocks(page: Path) -> list[Block]:
-    text = page.read_text(encoding="utf-8")
-    return [
-        Block(text.count("\n", 0, match.start()) + 1, match[1], match[2])
-        for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    ]
 
 
 def block(start: str, language: str) -> str:
@@ -86,52 +68,15 @@ def test_no_block_is_left_out() -> None:
             assert text.startswith(start)
 
 
-def headings(page: Path) -> list[str]:
-    prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    return re.findall(r"^(#+) ", prose, re.MULTILINE)
-
-
 def test_the_translation_has_the_same_blocks_and_sections() -> None:
     assert [(b.language, b.text) for b in blocks(CHINESE)] == [(b.language, b.text) for b in blocks(README)]
-    assert headings(CHINESE) == headings(README)
-    assert "(README.md)" in CHINESE.read_text(encoding="utf-8")
-    assert "(README.zh-CN.md)" in README.read_text(encoding="utf-8")
-
-
-def targets(page: Path) -> set[str]:
-    """Where the links of both READMEs and of the pages lead; those into the web are not followed."""
-    found = set(re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")))
-    return {target for target in found if not re.match(r"[a-z]+:", target)}
-
-
-def anchors(page: Path) -> set[str]:
-    """The names that GitHub gives to the headings of a page."""
-    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+    assert [level for level, _ in headings(CHINESE)] == [level for level, _ in headings(README)]
+    assert "README.md" in links(CHINESE)
+    assert "README.zh-CN.md" in links(README)
 
 
 def test_translation_links_where_the_readme_does() -> None:
-    assert targets(CHINESE) - {"README.md"} == targets(README) - {"README.zh-CN.md"}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
-    for target in targets(page):
-        path, _, anchor = target.partition("#")
-        there = (page.parent / path) if path else page
-        assert there.exists(), target
-        assert not anchor or anchor in anchors(there), target
-
-
-WRITTEN = [page for page in PAGES if page.name not in ("layers.md", "benchmarks.md")]
-"""Pages that somebody types; the others are generated."""
-
-
-@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
-def test_lines_are_not_too_long(page: Path) -> None:
-    prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    # A row of a table cannot be broken.
-    assert [line for line in prose.splitlines() if len(line) > 128 and not line.startswith("|")] == []
+    assert links(CHINESE) - {"README.md"} == links(README) - {"README.zh-CN.md"}
 
 
 # ---- what it says, done ----

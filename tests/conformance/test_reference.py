@@ -46,7 +46,7 @@ def test_counts_are_those_of_the_recordings(folder: str) -> None:
 
 
 def test_every_type_name_is_in_the_reference() -> None:
-    page = (DOCS / "layers.md").read_text(encoding="utf-8")
+    page = (DOCS / "reference" / "layers.md").read_text(encoding="utf-8")
     missing = [name for name in (*declared(), *reserved()) if f"\n| `{name}` |" not in page]
     assert not missing
 

@@ -40,7 +40,7 @@ def test_the_image_is_the_last_of_two_stages_and_has_no_root() -> None:
 
 
 def test_what_is_copied_is_what_the_package_is_built_from() -> None:
-    assert set(kept()) == {"pyproject.toml", "hatch_build.py", "LICENSE", "README.md", "src"}
+    assert set(kept()) == {"pyproject.toml", "hatch_build.py", "LICENSE", "README.md", "constraints.txt", "src"}
     assert all((ROOT / name).exists() for name in kept())
 
 
@@ -75,6 +75,6 @@ def port_of(running: Running) -> int:
 @pytest.mark.parametrize("words", ["ENTRYPOINT", "CMD"])
 def test_options_exist(words: str) -> None:
     (text,) = of(words)
-    page = (ROOT / "docs" / "serving.md").read_text()
+    page = (ROOT / "docs" / "guides" / "serving.md").read_text()
     for option in (word for word in json.loads(text) if word.startswith("--")):
         assert f"`{option.partition('=')[0]}`" in page

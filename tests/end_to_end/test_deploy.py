@@ -145,7 +145,7 @@ def test_options_in_the_files_exist() -> None:
     files = [DEPLOY / "systemd" / "tnn-serving.service", DEPLOY / "kubernetes" / "tnn-serving.yaml"]
     lines = [line for file in files for line in file.read_text().splitlines() if "serve " in line or "- --" in line]
     used = {option for line in lines for option in options(line) if "pip" not in line}
-    page = (DEPLOY.parent / "docs" / "serving.md").read_text()
+    page = (DEPLOY.parent / "docs" / "guides" / "serving.md").read_text()
     assert used
     assert {option for option in used if f"`{option}`" not in page} == set()
-    assert TOKEN_HEADER in (DEPLOY.parent / "docs" / "operations.md").read_text()
+    assert TOKEN_HEADER in (DEPLOY.parent / "docs" / "guides" / "operations.md").read_text()

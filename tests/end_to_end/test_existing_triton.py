@@ -136,7 +136,7 @@ def test_a_copied_library_says_what_is_missing(serve: Start, tree: Path, tmp_pat
 def test_a_python_model_asks_ours(
     start_server: Callable[..., Running], tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Business logic scripting, as docs/serving.md says how, with the numpy that is installed here."""
+    """Business logic scripting, as docs/guides/serving.md says how, with the numpy that is installed here."""
     version = ".".join(map(str, sys.version_info[:2]))
     stub = f"../../python_backend_stubs/{version}/triton_python_backend_stub"
     (tree / "backends" / "python" / "triton_python_backend_stub").symlink_to(stub)

@@ -52,7 +52,7 @@ def test_series_of_a_model_come_and_go(server: Running, http: Any, repository: P
     assert after[one] - before.get(one, 0) == 1
     assert after[four] - before.get(four, 0) == 3
     assert [value for name, value in after.items() if name.startswith("tnn_engine_info")] == [1]
-    assert after["tnn_compile_seconds"] > 0
+    assert after["tnn_load_seconds"] > 0
     assert "tnn_oldest_execution_seconds" in after
     unload(http, "observed")
     wait_for(lambda: not series(server, "observed"), "its series are gone")

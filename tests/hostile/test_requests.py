@@ -175,7 +175,7 @@ def test_particular_bodies(target: Target, body: bytes) -> None:
 
 
 def test_nested_data(target: Target) -> None:
-    """Up to some ten thousand levels tritonserver flattens it; docs/security.md says what more of them does."""
+    """tritonserver flattens up to some ten thousand levels; the security page says what deeper nesting does."""
     body = b'{"inputs":[{"name":"x","shape":[1,1,1,1],"datatype":"FP32","data":' + b"[" * 1000 + b"-1" + b"]" * 1000
     status, text = target.post("/v2/models/relu/infer", body + b"}]}")
     assert (status, json.loads(text)["outputs"][0]["data"]) == (200, [0.0])

@@ -103,4 +103,4 @@ def test_a_python_that_can_not_serve_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="can't serve models") as raised:
         find_interpreter(str(bare))
     assert "tnn_serving" in str(raised.value.found)
-    assert f"{bare} -m pip install tnn-serving=={VERSION}" in str(raised.value.hint)
+    assert f"{bare} -m pip install tnn_serving-{VERSION}-*.whl" in str(raised.value.hint)

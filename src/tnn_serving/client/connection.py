@@ -122,7 +122,7 @@ class ModelInfo:
                 f"model `{self.name}` does not take one picture",
                 expected="one input of type UINT8 [height, width, 3], or BYTES",
                 found=", ".join(f"{i.name} {i.datatype} {list(i.shape)}" for i in self.inputs),
-                hint="a picture input is declared in config.pbtxt, see docs/serving.md",
+                hint="a picture input is declared in config.pbtxt, see docs/guides/serving.md",
             )
         return found[0]
 

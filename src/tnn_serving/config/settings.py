@@ -221,4 +221,4 @@ class ModelSettings:
 
 
 SETTINGS: dict[str, Setting] = {one.key: one for one in declared(ModelSettings)}
-"""Every parameter of config.pbtxt that has a meaning here, by key; docs/serving.md is made from it."""
+"""Every parameter of config.pbtxt that has a meaning here, by key; docs/guides/serving.md is made from it."""

@@ -263,7 +263,7 @@ class Layer(_Declared):
         Raises UnsupportedLayer for what TNN cannot run either, ShapeError for inputs that do not fit.
         """
         raise UnsupportedLayer(
-            f"type `{self.type}` has no translation", hint="docs/layers.md lists what can be executed"
+            f"type `{self.type}` has no translation", hint="docs/reference/layers.md lists what can be executed"
         )
 
     def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
@@ -275,7 +275,7 @@ class Layer(_Declared):
             out: scale of the output.
         """
         raise UnsupportedLayer(
-            f"type `{self.type}` has no int8 form", hint="docs/layers.md lists what can be executed in int8"
+            f"type `{self.type}` has no int8 form", hint="docs/reference/layers.md lists what can be executed in int8"
         )
 
     # ---- what a network may change about it ----
@@ -323,5 +323,5 @@ class Reserved(Layer):
         raise UnsupportedLayer(
             f"type `{self.type}` cannot be executed" if self.known else f"type `{self.type}` is unknown",
             found="a name that TNN reserves but has no code for" if self.known else None,
-            hint="docs/layers.md lists what can be executed",
+            hint="docs/reference/layers.md lists what can be executed",
         )

@@ -11,7 +11,7 @@ class Observer(Protocol):
     def engine(self, name: str, precision: str, int8: str) -> None:
         """The network runs on engine ``name``: once, after loading."""
 
-    def compiled(self, seconds: float) -> None:
+    def loaded(self, seconds: float) -> None:
         """The model has been loaded, in this time."""
 
     def batch(self, rows: int) -> None:
@@ -33,7 +33,7 @@ class Silent:
     def engine(self, name: str, precision: str, int8: str) -> None:
         pass
 
-    def compiled(self, seconds: float) -> None:
+    def loaded(self, seconds: float) -> None:
         pass
 
     def batch(self, rows: int) -> None:

@@ -124,7 +124,7 @@ class Servable:
         with located(f"model `{name}`, version {version}"):
             started = time.monotonic()
             loaded = load_model(name, folder, config, version=version, completes=complete, options=options)
-            observer.compiled(time.monotonic() - started)
+            observer.loaded(time.monotonic() - started)
             model = loaded.model
             form = model.int8.form.value if model.int8 is not None else "none"
             observer.engine(model.engine, model.choice.precision, form)

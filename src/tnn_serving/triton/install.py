@@ -74,7 +74,7 @@ def find_interpreter(python: str = sys.executable) -> Interpreter:
         raise ServerError(
             f"{executable} can't serve models",
             found=(done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1],
-            hint=f"install this package there: {executable} -m pip install tnn-serving=={VERSION}",
+            hint=f"install this package there: {executable} -m pip install tnn_serving-{VERSION}-*.whl",
         )
     answer = json.loads(done.stdout.splitlines()[-1])
     if answer["version"] != VERSION:

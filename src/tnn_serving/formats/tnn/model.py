@@ -194,7 +194,7 @@ def write_weights(graph: Graph, *, canonical: bool = False) -> bytes:
 
     Args:
         canonical: write exactly what the packer writes, version 2 throughout, keeping nothing of the file that was
-            read. It leaves out what it does not know of: see docs/formats.md.
+            read. It leaves out what it does not know of: see docs/reference/formats.md.
 
     Raises:
         FormatError: the graph cannot be said in this format.

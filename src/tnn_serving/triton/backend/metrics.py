@@ -30,22 +30,22 @@ class Family:
 
 
 ENGINE = Family("tnn_engine_info", MetricKind.GAUGE, "What runs the model; always 1", ("engine", "precision", "int8"))
-COMPILE_SECONDS = Family(
-    "tnn_compile_seconds", MetricKind.GAUGE, "Time that compilations of the model took, all together"
+LOAD_SECONDS = Family(
+    "tnn_load_seconds", MetricKind.GAUGE, "Time that loading took: reading, translating, compiling, measuring, checking"
 )
 SHAPE_CACHE_HITS = Family(
-    "tnn_shape_cache_hits_total", MetricKind.COUNTER, "Requests whose shapes had a compilation of their own"
+    "tnn_shape_cache_hits_total", MetricKind.COUNTER, "Inferences on an executable of their own input shape"
 )
-SHAPE_CACHE_MISSES = Family(
-    "tnn_shape_cache_misses_total", MetricKind.COUNTER, "Requests that the dynamic form answered"
-)
-SHAPE_CACHE_SIZE = Family("tnn_shape_cache_size", MetricKind.GAUGE, "Compilations for particular shapes that are kept")
+SHAPE_CACHE_MISSES = Family("tnn_shape_cache_misses_total", MetricKind.COUNTER, "Inferences on the general executable")
+SHAPE_CACHE_SIZE = Family("tnn_shape_cache_size", MetricKind.GAUGE, "Input shapes that have an executable now")
 BATCH_ROWS = Family(
     "tnn_batch_rows", MetricKind.HISTOGRAM, "Rows of each inference", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
 )
-DECODE_SECONDS = Family("tnn_decode_seconds_total", MetricKind.COUNTER, "Time spent on decoding pictures")
-DECODE_COUNT = Family("tnn_decode_count", MetricKind.COUNTER, "Decoded pictures")
-MEMORY_BYTES = Family("tnn_model_memory_bytes", MetricKind.GAUGE, "Memory that the model takes")
+DECODE_SECONDS = Family("tnn_decode_seconds_total", MetricKind.COUNTER, "Time spent on decoding and resizing pictures")
+DECODE_COUNT = Family("tnn_decode_count", MetricKind.COUNTER, "Inferences whose pictures were decoded")
+MEMORY_BYTES = Family(
+    "tnn_model_memory_bytes", MetricKind.GAUGE, "Estimated memory of the weights and of what is compiled"
+)
 OLDEST_EXECUTION = Family(
     "tnn_oldest_execution_seconds", MetricKind.GAUGE, "Age of the oldest execution that still runs; 0 when none does"
 )
@@ -55,7 +55,7 @@ ENGINE_ERRORS = Family(
 
 FAMILIES = (
     ENGINE,
-    COMPILE_SECONDS,
+    LOAD_SECONDS,
     SHAPE_CACHE_HITS,
     SHAPE_CACHE_MISSES,
     SHAPE_CACHE_SIZE,
@@ -94,8 +94,8 @@ class ModelMetrics:
     def engine(self, name: str, precision: str, int8: str) -> None:
         self._set(ENGINE, 1, (name, precision, int8))
 
-    def compiled(self, seconds: float) -> None:
-        self._add(COMPILE_SECONDS, seconds)
+    def loaded(self, seconds: float) -> None:
+        self._set(LOAD_SECONDS, seconds)
 
     def batch(self, rows: int) -> None:
         with self._lock:
