@@ -12,6 +12,8 @@ import textwrap
 import zlib
 from pathlib import Path
 
+import pytest
+
 from tests.networks import network
 from tests.pages import ROOT, blocks_of, read, rows, section
 from tnn_serving import to_onnx, write_model
@@ -47,6 +49,7 @@ def test_packages_are_those_of_the_import_contract() -> None:
     assert [sorted(names) for names in listed] == [sorted(names) for names in reversed(lines)]
 
 
+@pytest.mark.slow
 def test_a_layer(tmp_path: Path) -> None:
     proto = tmp_path / "net.tnnproto"
     proto.write_text(LEAKY_PROTO)
@@ -61,6 +64,7 @@ def test_a_layer(tmp_path: Path) -> None:
     assert run(code, proto) == "-1.0 -0.5 0.0 3.0\n"
 
 
+@pytest.mark.slow
 def test_the_recipe_of_a_layer() -> None:
     recipe = example("Add a layer", '"LeakyRelu"')
     check = f"""
@@ -78,6 +82,7 @@ def test_an_engine_is_the_one_that_tests_use() -> None:
     assert '[project.entry-points."tnn_serving.engines"]' in example("Add an engine", "[project.entry-points")
 
 
+@pytest.mark.slow
 def test_a_format(tmp_path: Path) -> None:
     model = to_onnx(network({"x": (1, 4)}, ["ReLU r 1 1 x y"], ["y"]))
     (tmp_path / "model.onnxz").write_bytes(zlib.compress(model.SerializeToString()))
@@ -95,6 +100,7 @@ def test_a_format(tmp_path: Path) -> None:
     assert '"Relu"' in summary
 
 
+@pytest.mark.slow
 def test_a_setting() -> None:
     check = f"""
         from dataclasses import dataclass
@@ -109,6 +115,7 @@ def test_a_setting() -> None:
     run(textwrap.dedent(check))
 
 
+@pytest.mark.slow
 def test_a_command(tmp_path: Path) -> None:
     write_model(
         network({"x": (1, 4)}, ["ReLU r 1 1 x y", "Exp e 1 1 y z"], ["y", "z"]),

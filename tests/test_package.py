@@ -61,6 +61,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> ZipFile:
     return ZipFile(made)
 
 
+@pytest.mark.slow
 def test_wheel_has_the_package_with_its_library_and_nothing_else(wheel: ZipFile) -> None:
     names = wheel.namelist()
     assert {name.partition("/")[0] for name in names} == {"tnn_serving", f"tnn_serving-{VERSION}.dist-info"}
@@ -70,6 +71,7 @@ def test_wheel_has_the_package_with_its_library_and_nothing_else(wheel: ZipFile)
     assert modules == {name for name in names if name.endswith(".py")}
 
 
+@pytest.mark.slow
 def test_wheel_says_what_it_is(wheel: ZipFile) -> None:
     metadata = wheel.read(f"tnn_serving-{VERSION}.dist-info/METADATA").decode()
     assert f"\nVersion: {VERSION}\n" in metadata
