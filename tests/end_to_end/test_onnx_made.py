@@ -12,9 +12,9 @@ import pytest
 import tritonclient.http
 from onnx import helper
 
-from tests.cli.test_commands import run
-from tests.end_to_end.conftest import Running, ask, start
 from tests.onnx_models import convolution, model, random, reference, write
+from tests.program import run
+from tests.servers import Running, ask, start
 from tnn_serving.soak import soak
 
 node = helper.make_node
