@@ -247,27 +247,32 @@ class TestTryIt:
             assert any(command.startswith(f"{BIN}/{check}") for command in commands)
 
 
+def python(program: str, folder: Path) -> str:
+    """What a program prints that is run in a folder."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 class TestLookIntoAModel:
     """The blocks that need the demo models and no server."""
 
     def test_python(self, shop: tuple[Shop, str]) -> None:
-        done = subprocess.run(
-            [sys.executable, "-c", block("import numpy", "python")],
-            cwd=shop[0].folder,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == block("openvino", "text")
+        assert python(block("import numpy", "python"), shop[0].folder) == block("openvino", "text")
 
     def test_inspect_compare_export(self, shop: tuple[Shop, str]) -> None:
         here, _ = shop
         done = here.run(block(".venv/bin/tnn-serving inspect", "sh"))
         assert "demo/classification/1/proto.tnnproto" in done.stdout
-        assert "blobs, all within 0.001 of their largest value" in done.stdout
+        assert done.stdout.count("blobs, all within 0.001 of their largest value") == 2
         import onnx
 
         onnx.checker.check_model(onnx.load(here.folder / "classification.onnx"))
@@ -315,3 +320,84 @@ class TestServeMyModel:
         (output,) = mine.ask("/v2/models/my_pictures/infer", body)["outputs"]  # type: ignore[misc]
         best = words(block("probability", "text"))[1]
         assert output["data"].index(max(output["data"])) == int(best[1])
+
+
+@pytest.fixture(scope="module")
+def onnx_shop(shop: tuple[Shop, str]) -> Iterator[Shop]:
+    """A folder where the reader's models are ONNX: the same names, ``model.onnx`` in place of TNN's files; served."""
+    tnn = shop[0].folder
+    folder = tnn / "onnx"
+    folder.mkdir()
+    (folder / "examples").symlink_to(tnn / "examples")
+    for name in ("classification", "face_detection"):
+        model = folder / "demo" / name
+        shutil.copytree(tnn / "demo" / name, model, ignore=shutil.ignore_patterns("*.tnn*", "SHA256SUMS"))
+        shop[0].run(f".venv/bin/tnn-serving export demo/{name}/1 -o {model / '1' / 'model.onnx'}")
+    for name in ("my_model", "my_pictures"):
+        shutil.copytree(folder / "demo" / "classification" / "1", folder / "repository" / name / "1")
+    config = block("input [", "text").replace('"data"', '"input"')
+    (folder / "repository" / "my_pictures" / "config.pbtxt").write_text(config)
+    assert sorted(path.name for path in folder.rglob("*.onnx")) == ["model.onnx"] * 4
+    assert not [path for path in folder.rglob("*.tnn*") if not path.is_symlink()]
+    here = Shop(folder, dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True)))
+    flags = " ".join(f"--{name.lower().replace('_', '-')} {port}" for name, port in here.ports.items())
+    here.serve(f"{block('.venv/bin/tnn-serving serve', 'sh').strip()} demo {flags}")
+    yield here
+    assert here.stop() == 0
+
+
+class TestMyModelIsOnnx:
+    """Everything on the page again, with ONNX models."""
+
+    def test_the_section_promises_it(self) -> None:
+        text = " ".join(README.read_text(encoding="utf-8").split())
+        assert "Put `model.onnx` into the version folder" in text
+        assert "Everything else on this page holds for it" in text
+
+    def test_classify(self, onnx_shop: Shop) -> None:
+        printed = words(onnx_shop.run(block(".venv/bin/tnn-serving classify", "sh")).stdout)
+        assert [row[1:] for row in printed] == [row[1:] for row in words(block("probability", "text"))]
+
+    def test_detect(self, onnx_shop: Shop) -> None:
+        done = onnx_shop.run(block(".venv/bin/tnn-serving detect", "sh"))
+        assert len(done.stdout.splitlines()) == 2
+        assert (onnx_shop.folder / "annotated.png").read_bytes().startswith(b"\x89PNG")
+
+    @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+    def test_request_and_curl(self, onnx_shop: Shop) -> None:
+        (output,) = json.loads(onnx_shop.run(block(".venv/bin/tnn-serving request", "sh")).stdout)["outputs"]
+        best = words(block("probability", "text"))[1]
+        assert output["data"].index(max(output["data"])) == int(best[1])
+
+    def test_inputs_and_outputs_come_from_the_model(self, onnx_shop: Shop) -> None:
+        described = onnx_shop.ask("/v2/models/my_model")
+        assert described["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 3, -1, -1]}]
+        assert described["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 1000]}]
+
+    def test_pictures(self, onnx_shop: Shop) -> None:
+        body = onnx_shop.run(".venv/bin/tnn-serving request examples/pictures/cat.jpg --model my_pictures").stdout
+        (output,) = onnx_shop.ask("/v2/models/my_pictures/infer", body.encode())["outputs"]  # type: ignore[misc]
+        best = words(block("probability", "text"))[1]
+        assert output["data"].index(max(output["data"])) == int(best[1])
+
+    def test_python(self, onnx_shop: Shop) -> None:
+        assert python(block("import numpy", "python"), onnx_shop.folder) == block("openvino", "text")
+
+    def test_inspect_compare_export(self, onnx_shop: Shop) -> None:
+        done = onnx_shop.run(block(".venv/bin/tnn-serving inspect", "sh"))
+        assert "demo/classification/1/model.onnx" in done.stdout
+        assert done.stdout.count("blobs, all within 0.001 of their largest value") == 2
+        import onnx
+
+        onnx.checker.check_model(onnx.load(onnx_shop.folder / "classification.onnx"))
+
+    def test_tune(self, onnx_shop: Shop) -> None:
+        onnx_shop.run(block(".venv/bin/tnn-serving tune", "sh").replace("--budget 2m", "--budget 10s"))
+        assert "chosen" in (onnx_shop.folder / "tuned.html").read_text(encoding="utf-8")
+
+    def test_check_and_bench(self, onnx_shop: Shop) -> None:
+        """Commands that the page leads to."""
+        checked = onnx_shop.run(".venv/bin/tnn-serving check demo --json")
+        assert json.loads(checked.stdout)["errors"] == 0
+        layers = onnx_shop.run(".venv/bin/tnn-serving bench demo/classification/1 --layers --runs 2 --json")
+        assert len(json.loads(layers.stdout)["layers"]) > 50
