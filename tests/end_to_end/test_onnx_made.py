@@ -12,8 +12,8 @@ import pytest
 import tritonclient.http
 from onnx import helper
 
-from tests.cli.test_commands import run
 from tests.onnx_models import convolution, model, random, reference, write
+from tests.program import run
 from tests.servers import Running, ask, start
 from tnn_serving.soak import soak
 

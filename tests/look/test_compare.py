@@ -11,8 +11,8 @@ import pytest
 from onnx import helper
 
 import tnn_serving as ts
-from tests.cli.test_commands import run
 from tests.onnx_models import CONV_B, CONV_W, convolution, model, random, write
+from tests.program import run
 from tnn_serving.convert import convert_onnx
 from tnn_serving.errors import RequestError, ShapeError
 from tnn_serving.look.compare import compare, differences

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import tnn_serving as ts
-from tests.cli.test_commands import run
 from tests.networks import network
+from tests.program import run
 from tnn_serving.engines import NodeTime
 from tnn_serving.errors import EngineError
 from tnn_serving.graph import Graph
