@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tritonclient.grpc
+import tritonclient.http
 
-from tests.servers import Running, skip_unless_installed, start
+from tests.end_to_end.models import BROKEN, write_model
+from tests.servers import Running, load, skip_unless_installed, start
 from tnn_serving.engines.cpu import this_cpu
 
 WITHOUT_VNNI = "the processor, or the limit set for oneDNN, lacks VNNI: fast int8 saturates its 16-bit sums"
+
+
+DELAY_MS = 20
+WAITS = f"max_batch_size: 16\ndynamic_batching {{ max_queue_delay_microseconds: {DELAY_MS * 1000} }}\n"
+"""Every request waits for others so long."""
+
+BOUNDED = (
+    "max_batch_size: 16\ndynamic_batching { max_queue_delay_microseconds: 20000 "
+    "default_queue_policy { max_queue_size: 1 } }\n"
+)
+"""One request waits, the others are refused."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,3 +59,67 @@ def start_server(installed: None) -> Iterator[Callable[..., Running]]:
     for running in started:
         running.finish()
         running.overlay.close()
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The session server's repository; tests add models of their own to it."""
+    folder = tmp_path_factory.mktemp("repository")
+    write_model(folder, "relu")
+    write_model(folder, "named.with.dots")
+    write_model(folder, "configured", config='backend: "tnn"\n')
+    write_model(folder, "batched", config="max_batch_size: 16\ndynamic_batching { }\n")
+    write_model(folder, "broken", proto=BROKEN)
+    (folder / "not_a_model").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(installed: None, repository: Path) -> Iterator[Running]:
+    """The session's server, in explicit mode with everything in the repository loaded."""
+    running = start([repository], ["--model-control-mode=explicit", "--load-model=*"])
+    assert running.ready, f"{running.outcome}\n" + "\n".join(running.log[-50:])
+    yield running
+    pid = running.supervisor.pid
+    outcome = running.finish()
+    running.overlay.close()
+    assert outcome == 0
+    assert pid is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.fixture
+def http(server: Running) -> Iterator[tritonclient.http.InferenceServerClient]:
+    with server.http() as client:
+        yield client
+
+
+@pytest.fixture
+def grpc(server: Running) -> Iterator[tritonclient.grpc.InferenceServerClient]:
+    with server.grpc() as client:
+        yield client
+
+
+@pytest.fixture(params=["http", "grpc"])
+def protocol(request: pytest.FixtureRequest) -> Any:
+    """The module and a client of each protocol in turn: ``(tritonclient.http, client)``."""
+    return {"http": tritonclient.http, "grpc": tritonclient.grpc}[request.param], request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def loaded(server: Running, repository: Path) -> Running:
+    """The session's server with models to put under load: fast, slow, or refusing what is too much."""
+    write_model(repository, "counted")
+    write_model(repository, "waits", config=WAITS)
+    write_model(repository, "bounded", config=BOUNDED)
+    with server.http() as client:
+        for name in ("counted", "waits", "bounded"):
+            load(client, name)
+    return server
+
+
+@pytest.fixture(params=["http", "grpc"])
+def address(request: pytest.FixtureRequest, loaded: Running) -> str:
+    """The server's address for each protocol in turn."""
+    return loaded.address(request.param)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from tnn_serving.errors import ServerError
 from tnn_serving.triton.access import with_token
@@ -64,6 +65,10 @@ class Running:
     restarts: list[str] = field(default_factory=list)
     outcome: list[int | Exception] = field(default_factory=list)
     thread: threading.Thread | None = None
+
+    def address(self, protocol: str) -> str:
+        """The server's address with its scheme."""
+        return {"http": f"http://{self.http_url}", "grpc": f"grpc://{self.grpc_url}"}[protocol]
 
     def http(self) -> tritonclient.http.InferenceServerClient:
         return tritonclient.http.InferenceServerClient(self.http_url, connection_timeout=10, network_timeout=30)
@@ -126,7 +131,30 @@ def start(
 def ask(protocol: Any, model: str, array: np.ndarray, name: str = "x", **options: Any) -> Any:
     """Sends one tensor and returns the client's result."""
     module, client = protocol
-    kind = tritonclient.utils.np_to_triton_dtype(array.dtype)
+    kind = np_to_triton_dtype(array.dtype)
     tensor = module.InferInput(name, list(array.shape), kind)
     tensor.set_data_from_numpy(array)
     return client.infer(model, [tensor], **options)
+
+
+def load(client: Any, name: str) -> None:
+    """Loads a model that has just been written; the overlay follows the repository within half a second."""
+
+    def loaded() -> bool:
+        try:
+            client.load_model(name)
+        except InferenceServerException as error:
+            if "failed to poll" not in error.message():
+                raise
+            return False
+        return True
+
+    wait_for(loaded, f"{name} is loaded", 10)
+
+
+def unload(client: Any, name: str) -> None:
+    # tritonserver crashes when a model is unloaded within some 30 ms of its load: its worker thread is still on its
+    # way back to the queue.
+    time.sleep(0.1)
+    client.unload_model(name)
+    wait_for(lambda: not client.is_model_ready(name), f"{name} is gone", 10)

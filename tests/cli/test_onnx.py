@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.cli.test_commands import LAYER_KEYS, SUMMARY_KEYS
+from tests.cli.test_model import LAYER_KEYS, SUMMARY_KEYS
 from tests.onnx_models import convolution, random, reference, write
 from tests.program import run
 from tnn_serving.look.profile import LayerTime, Profile

@@ -11,8 +11,7 @@ import tritonclient.http
 
 from tests.end_to_end.models import write_slow_model
 from tests.end_to_end.test_observed import series
-from tests.end_to_end.test_serving import load, unload
-from tests.servers import Running, ask, wait_for
+from tests.servers import Running, ask, load, unload, wait_for
 
 CLIENTS = 8
 REQUESTS = 15

@@ -12,9 +12,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests.end_to_end.test_serving import counted, load, unload
+from tests.end_to_end.test_serving import counted
 from tests.networks import network
-from tests.servers import Running
+from tests.servers import Running, load, unload
 from tnn_serving import write_model
 
 PICTURES = Path(__file__).parents[2] / "examples" / "pictures"

@@ -17,8 +17,8 @@ import pytest
 import tritonclient.grpc
 
 from tests.end_to_end.models import write_slow_model
-from tests.end_to_end.test_serving import counted, load, statistics, unload
-from tests.servers import Running, wait_for
+from tests.end_to_end.test_serving import counted, statistics
+from tests.servers import Running, load, unload, wait_for
 
 SLOW = (768, 768)
 QUICK = (32, 32)

@@ -15,8 +15,8 @@ import tritonclient.utils.shared_memory as shared_memory
 from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.models import RELU, joining, write_model
-from tests.end_to_end.test_serving import counted, load, numbers, statistics, unload
-from tests.servers import Running, ask, wait_for
+from tests.end_to_end.test_serving import counted, numbers, statistics
+from tests.servers import Running, ask, load, unload, wait_for
 
 WARM_UP = """
 max_batch_size: 4

@@ -20,8 +20,7 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.models import BROKEN, times, write_matrix, write_model
-from tests.end_to_end.test_serving import load
-from tests.servers import Running, ask, wait_for
+from tests.servers import Running, ask, load, wait_for
 from tnn_serving.triton.index import UNLOAD_PAUSE_S
 
 Start = Callable[..., Running]

@@ -16,8 +16,7 @@ import pytest
 import tritonclient.http
 
 from tests.end_to_end.models import write_model, write_slow_model
-from tests.end_to_end.test_serving import load, unload
-from tests.servers import Running, ask, wait_for
+from tests.servers import Running, ask, load, unload, wait_for
 
 X = np.ones((1, 3, 8, 8), np.float32)
 

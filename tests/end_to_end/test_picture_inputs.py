@@ -16,8 +16,7 @@ from PIL import Image, ImageOps
 from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.models import RELU, write_model
-from tests.end_to_end.test_serving import load, unload
-from tests.servers import Running, ask
+from tests.servers import Running, ask, load, unload
 from tnn_serving.pictures import copy_make_border, crop, cvt_color, resize
 
 HEIGHT, WIDTH = 48, 80

@@ -18,7 +18,7 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.models import BROKEN, gathering, joining, write_model
-from tests.servers import Running, ask, wait_for
+from tests.servers import Running, ask, load, unload, wait_for
 
 MODELS = ["relu", "named.with.dots", "configured"]
 
@@ -233,29 +233,6 @@ def test_encoded_pictures_as_bytes(http: Any, repository: Path) -> None:
             ask(client, "pictures", np.array([bad], dtype=object))
         assert raised.value.status() == "400"
     unload(http, "pictures")
-
-
-def load(client: Any, name: str) -> None:
-    """Loads a model that has just been written; the overlay follows the repository within half a second."""
-
-    def loaded() -> bool:
-        try:
-            client.load_model(name)
-        except InferenceServerException as error:
-            if "failed to poll" not in error.message():
-                raise
-            return False
-        return True
-
-    wait_for(loaded, f"{name} is loaded", 10)
-
-
-def unload(client: Any, name: str) -> None:
-    # tritonserver crashes when a model is unloaded within some 30 ms of its load: its worker thread is still on its
-    # way back to the queue.
-    time.sleep(0.1)
-    client.unload_model(name)
-    wait_for(lambda: not client.is_model_ready(name), f"{name} is gone", 10)
 
 
 def test_load_change_and_unload(http: Any, repository: Path) -> None:

@@ -16,8 +16,8 @@ import tritonclient.utils.shared_memory as shared_memory
 from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from tests.end_to_end.conftest import Running
-from tests.end_to_end.test_serving import counted, load, png, unload
+from tests.end_to_end.test_serving import counted, png
+from tests.servers import Running, load, unload
 from tnn_serving.check.repository import check
 
 Dims = Sequence[int | str]

@@ -14,9 +14,8 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.models import write_matrix
-from tests.end_to_end.test_serving import load
 from tests.faults.conftest import MATRIX, Served
-from tests.servers import wait_for
+from tests.servers import load, wait_for
 from tnn_serving.triton.index import UNLOAD_PAUSE_S
 
 Serve = Callable[..., Served]

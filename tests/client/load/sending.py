@@ -1,0 +1,49 @@
+"""Requests in a fixed number, and the shared memory that they may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.servers import Running
+from tnn_serving.client.connection import Protocol
+from tnn_serving.client.load.loop import Loop
+from tnn_serving.client.load.schedule import ClosedLoop, Record
+
+PROTOCOLS: list[Protocol] = ["http", "grpc"]
+
+SHAPE = {"x": (1, 3, 8, 8)}
+
+
+class Limited(ClosedLoop):
+    """``count`` requests, then no more."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def take(self, now: float) -> float | None:
+        self.left -= 1
+        return now if self.left >= 0 else None
+
+    def wait_s(self, now: float) -> float:
+        return 0.01
+
+
+def send(loop: Loop, count: int) -> Record:
+    """Sends exactly ``count`` requests and waits for all answers."""
+    record = Record()
+    loop.run(Limited(count), record, lambda: len(record.ends) + len(record.errors) >= count)
+    return record
+
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def regions(server: Running) -> list[Any]:
+    with server.http() as client:
+        return list(client.get_system_shared_memory_status())
+
+
+def region_files(pid: int) -> list[Path]:
+    """The regions that a process has created."""
+    return list(SHARED_MEMORY.glob(f"tnn-serving-bench-{pid}-*"))

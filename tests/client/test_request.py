@@ -1,0 +1,18 @@
+"""Bodies of requests as text."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from tnn_serving.client import request_body
+
+
+def test_a_body_holds_nested_pixels() -> None:
+    pixels = np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)
+    body = json.loads(json.dumps(request_body("data", pixels)))
+    assert body == {
+        "inputs": [{"name": "data", "datatype": "UINT8", "shape": [1, 2, 3], "data": [[[1, 2, 3], [4, 5, 6]]]}]
+    }
+    assert request_body("data", pixels, batch=True)["inputs"][0]["shape"] == [1, 1, 2, 3]
