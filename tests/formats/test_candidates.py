@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import tnn_serving as ts
-from tests.formats.tnn.handmade import MODEL, PROTO, X, Y, proto
 from tests.formats.test_content import onnx_bytes
+from tests.formats.tnn.handmade import MODEL, PROTO, X, Y, proto
 from tnn_serving.check.repository import check
 from tnn_serving.errors import FormatError, ServerError
 from tnn_serving.formats.candidates import copies, has_suffix
