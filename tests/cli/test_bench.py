@@ -54,17 +54,8 @@ def test_bench_ends_with_1_when_requests_failed(loaded: Running) -> None:
 
 def test_bench_is_interrupted(loaded: Running) -> None:
     options = ("--window", 0.2, "--max-windows", 10_000, "--stability", 0.001, "--shared-memory", "system")
-    words = command(
-        "bench",
-        loaded.address("http"),
-        "--model",
-        "interrupted",
-        "--shape",
-        "x=1x3x8x8",
-        "--concurrency",
-        "2,4",
-        *options,
-    )
+    target = (loaded.address("http"), "--model", "counted", "--shape", "x=1x3x8x8")
+    words = command("bench", *target, "--concurrency", "2,4", *options)
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             with connect(loaded.address("http")) as connection:
