@@ -17,6 +17,8 @@ from tnn_serving.translate.graph import Translation
 def layer_views(graph: Graph, translation: Translation | None) -> list[LayerView]:
     """The layers in file order, with the dims and multiply-accumulates of a translation where there is one."""
     counts = None if translation is None else _macs_by_layer(translation)
+    # Between layers that are translated as one there is no blob.
+    dims = {} if translation is None else {name: list(blob.dims) for name, blob in translation.blobs.items()}
     views = []
     for index, layer in enumerate(graph.layers):
         parameters = {spec.name: _plain(getattr(layer, spec.name)) for spec in layer.parameters}
@@ -29,7 +31,7 @@ def layer_views(graph: Graph, translation: Translation | None) -> list[LayerView
                 layer.name,
                 list(layer.inputs),
                 list(layer.outputs),
-                [None if translation is None else list(translation.blobs[name].dims) for name in layer.outputs],
+                [dims.get(name) for name in layer.outputs],
                 parameters,
                 [_weight(spec.name, tensor) for spec, tensor in layer.weights()],
                 None if counts is None else counts[layer.name],
