@@ -30,7 +30,7 @@ def shuffled(g: Builder, x: Value, group: int) -> Value:
 
 def _depth_to_space(g: Builder, x: Value, block: int, mode: str) -> Value:
     """Raises ShapeError for channels that the block's area does not divide."""
-    if block < 1 or x.dim(1) % (block * block):
+    if block < 1 or not x.dim(1) or x.dim(1) % (block * block):
         raise ShapeError(
             "channels do not fit the block", expected=f"a multiple of {block} x {block}", found=f"{x.dim(1)} channels"
         )

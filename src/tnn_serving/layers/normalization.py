@@ -14,6 +14,7 @@ from tnn_serving.layers.operands import FLOAT, LIKE_X, Operand
 from tnn_serving.layers.parameters import token
 from tnn_serving.layers.registry import layer
 from tnn_serving.layers.weights import buffer, entry_label, flag
+from tnn_serving.layers.window import check_filled
 from tnn_serving.tensor import Tensor
 
 X = Operand("x", "[N, C, ...]", FLOAT)
@@ -227,6 +228,7 @@ class LRN(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
+        check_filled(x)
         if self.size < 1:
             raise ShapeError("size makes no sense", expected="1 or more", found=self.size)
         reach = (self.size - 1) // 2

@@ -14,7 +14,7 @@ from tnn_serving.layers.base import Layer
 from tnn_serving.layers.operands import FLOAT, Operand
 from tnn_serving.layers.parameters import DHW, HW, token
 from tnn_serving.layers.registry import layer
-from tnn_serving.layers.window import PAD_TYPES, check_extent
+from tnn_serving.layers.window import PAD_TYPES, check_extent, check_filled
 
 POOL_TYPES = {0: "maximum", 1: "average"}
 LOWEST = float(np.finfo(np.float32).min)
@@ -35,6 +35,7 @@ def pooled(g: Builder, x: Value, average: bool, axes: Sequence[Axis], pad_type: 
 
     Whole axes become reductions, which hold at any size. Raises ShapeError and UnsupportedLayer.
     """
+    check_filled(x)
     axes = _fixed(g, x, axes, pad_type)
     if not any(a.kernel for a in axes):
         return g.op("GlobalAveragePool" if average else "GlobalMaxPool", x)
@@ -157,6 +158,7 @@ def adaptive(g: Builder, x: Value, average: bool, out: HW) -> Value:
 
     Averages are two products with averaging matrices made from the size at run time, maxima two masked maxima.
     """
+    check_filled(x)
     if out.h < 1 or out.w < 1:
         raise ShapeError("adaptive output size must be at least 1", found=tuple(out))
     if out == (1, 1):
@@ -319,6 +321,7 @@ def old_pooled(
     g: Builder, x: Value, average: bool, axes: Sequence[Axis], pad_type: int, ceil: bool, divisor: int
 ) -> Value:
     """Pooling as TNN's 1-D and 3-D layers do it: SAME and VALID put ceil(total/divisor) in front."""
+    check_filled(x)
     if pad_type not in (SAME, VALID):
         return pooled(g, x, average, axes, pad_type, ceil)
     x, axes = _reduced(g, x, average, _fixed(g, x, axes, pad_type))

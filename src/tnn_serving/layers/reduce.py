@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
+from tnn_serving.errors import ShapeError
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.operands import FLOAT, INT32, Operand
 from tnn_serving.layers.parameters import rest, token
@@ -22,13 +23,17 @@ class Reduce(Layer):
     operands = (X,)
     results = (Operand("y", like="x", doc="the axes have size 1 or are dropped"),)
     operator: ClassVar[str]
+    needs_elements: ClassVar[bool] = False
+    """It has no value for an axis of size 0."""
 
     keep_dims: int = token("0 drops the reduced axes, anything else keeps them with size 1")
     axes: tuple[int, ...] = rest("axes to reduce, negative ones from the end; all if there are none")
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
-        """See the class. Raises ShapeError for axes that x does not have."""
+        """See the class. Raises ShapeError for axes that x does not have, or that have no elements to reduce."""
         axes = sorted({x.axis(axis) for axis in self.axes}) or list(range(x.rank))
+        if self.needs_elements:
+            check_elements(x, axes)
         if x.dtype == np.float32:
             return over(g, self.operator, x, axes, keep=self.keep_dims != 0)
         y = self.on_integers(g, x, axes)
@@ -37,6 +42,12 @@ class Reduce(Layer):
     def on_integers(self, g: Builder, x: Value, axes: list[int]) -> Value:
         """The reduction of int32 elements over rising axes, which are kept."""
         return over(g, self.operator, x, axes)
+
+
+def check_elements(x: Value, axes: list[int]) -> None:
+    """Raises ShapeError if one of the axes has size 0."""
+    if any(x.dims[axis] == 0 for axis in axes):
+        raise ShapeError("there are no elements to reduce", expected=f"at least 1 on axes {axes}", found=list(x.dims))
 
 
 def over(g: Builder, operator: str, x: Value, axes: list[int], *, keep: bool = True) -> Value:
@@ -68,6 +79,7 @@ for _number, _types, _doc, _differs in (
         doc=contract(_doc, onnx=f"{_types[0]}.", differs=_differs),
         module=__name__,
         operator=_types[0],
+        needs_elements=_types[0] in ("ReduceMax", "ReduceMin"),
     )
 
 
@@ -110,6 +122,7 @@ class ReduceLogSumExp(Reduce):
     """
 
     operator = "ReduceLogSumExp"
+    needs_elements = True
 
     def on_integers(self, g: Builder, x: Value, axes: list[int]) -> Value:
         """See the class."""
@@ -128,6 +141,7 @@ class ReduceMean(Reduce):
     """
 
     operator = "ReduceMean"
+    needs_elements = True
 
     def on_integers(self, g: Builder, x: Value, axes: list[int]) -> Value:
         """See the class."""
@@ -168,5 +182,6 @@ class ArgMaxOrMin(Layer):
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
-        operator = "ArgMax" if self.mode else "ArgMin"
-        return g.cast(g.op(operator, x, axis=x.axis(self.axis), keepdims=int(self.keep_dims != 0)), np.int32)
+        operator, axis = "ArgMax" if self.mode else "ArgMin", x.axis(self.axis)
+        check_elements(x, [axis])
+        return g.cast(g.op(operator, x, axis=axis, keepdims=int(self.keep_dims != 0)), np.int32)

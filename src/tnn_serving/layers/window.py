@@ -99,6 +99,12 @@ def window(
     raise UnsupportedLayer("padding type is not supported", expected=PAD_TYPES, found=pad_type)
 
 
+def check_filled(x: Value) -> None:
+    """Raises ShapeError for an input without elements: OpenVINO's pooling gives other dims, or ends the process."""
+    if 0 in x.dims:
+        raise ShapeError("input has no elements", expected="at least 1 on each axis", found=list(x.dims))
+
+
 def check_extent(y: Value) -> Value:
     """The result of a window operator. Raises ShapeError if the window does not fit the input anywhere."""
     if any(size is not None and size < 1 for size in y.dims[2:]):
