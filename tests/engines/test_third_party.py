@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from tnn_serving.triton.background import Background
 
 import tnn_serving as ts
 from tests.end_to_end.conftest import installed
@@ -28,7 +29,6 @@ from tests.test_int8 import LAYERS as INT8_LAYERS
 from tnn_serving.client import connect
 from tnn_serving.engines import ENGINES
 from tnn_serving.engines.registry import GROUP
-from tnn_serving.triton.background import Background
 from tnn_serving.tune import Load, Place
 from tnn_serving.tune.space import Candidate, Space
 from tnn_serving.tune.trials import Trials
