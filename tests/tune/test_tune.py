@@ -1,4 +1,4 @@
-"""The command itself: a real server, a small network, files as they are written."""
+"""The tune command with a real server, a small network and real files."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from tests.servers import wait_for
 from tests.tune.test_search import point
 from tnn_serving.config.text import read_config
 from tnn_serving.errors import ConfigError
-from tnn_serving.tune import Goal, Load, Place, write
-from tnn_serving.tune.page import page
-from tnn_serving.tune.plot import Axis, plot
-from tnn_serving.tune.report import Machine, Report, Result
+from tnn_serving.tune import Goal, ModelPaths, TrialLoad, write
+from tnn_serving.tune.page import tuning_page
+from tnn_serving.tune.plot import PlotAxis, latency_plot
+from tnn_serving.tune.report import CandidateResult, Machine, Report
 from tnn_serving.tune.space import DEFAULT, Candidate
-from tnn_serving.tune.trials import Trials
+from tnn_serving.tune.trials import TrialServer
 
 LAYERS = [
     "Convolution c1 1 1 x a 1 3 8 3 3 1 1 1 1 1 -1 1 1 1",
@@ -56,17 +56,17 @@ def write_network(folder: Path, config: str | None = None) -> Path:
 
 @dataclass(frozen=True)
 class Done:
-    """What a run left behind."""
+    """The result of a run."""
 
     model: Path
     found: dict[str, Any]
     html: str
-    told: str
+    messages: str
 
 
 @pytest.fixture(scope="module")
 def done(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """A run with which everything is asked for, over a configuration with a comment."""
+    """A run with all outputs, for a configuration with a comment."""
     folder = tmp_path_factory.mktemp("tuned")
     model = write_network(folder / "small", MINE)
     html = folder / "report.html"
@@ -80,7 +80,7 @@ def done(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Done:
 def test_json_has_everything(done: Done) -> None:
     found = done.found
     assert set(found) == {field.name for field in fields(Report)}
-    assert set(found["default"]) == {field.name for field in fields(Result)}
+    assert set(found["default"]) == {field.name for field in fields(CandidateResult)}
     assert (found["model"], found["goal"], found["concurrency"]) == ("small", "throughput", [1, 4])
     assert found["inputs"] == {"x": [1, 3, 16, 16]}
     assert found["default"]["label"] == "default"
@@ -99,7 +99,7 @@ def test_json_has_everything(done: Done) -> None:
     assert not found["interrupted"]
 
 
-def test_what_is_chosen_is_written_and_the_rest_stays(done: Done) -> None:
+def test_chosen_settings_are_written_and_the_rest_is_unchanged(done: Done) -> None:
     file = done.model / "config.pbtxt"
     text = write.read(file)
     assert text.startswith(MINE)
@@ -144,12 +144,12 @@ class Balanced(HTMLParser):
 # ---- candidates on a server ----
 
 
-def test_candidates_are_served_as_they_would_be_written(installed: None, tmp_path: Path) -> None:
+def test_candidates_are_served_with_the_configuration_to_write(installed: None, tmp_path: Path) -> None:
     mine = 'parameters { key: "shape_cache_size" value { string_value: "4" } }\n'
     model = write_network(tmp_path / "small", f'name: "small"\n{MINE}{mine}')
     text = write.read(model / "config.pbtxt")
     candidate = Candidate(engine="onnxruntime", hint="THROUGHPUT", rows=2, instances=2)
-    with Trials(Place.of(model), text, Load((2,))) as trials:
+    with TrialServer(ModelPaths.of(model), text, TrialLoad((2,))) as trials:
         trials.start()
         assert trials.inputs() == {"x": [1, 3, 16, 16]}
         trial = trials.measure(candidate, 0.2)
@@ -178,7 +178,7 @@ def test_candidates_are_served_as_they_would_be_written(installed: None, tmp_pat
     assert not psutil.pid_exists(int(after or 0))
 
 
-def test_a_model_that_cannot_be_served_is_told(installed: None, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_served_is_an_error(installed: None, tmp_path: Path) -> None:
     model = write_model(tmp_path, "broken", proto=b"no proto")
     made = run("tune", model, "--budget", "10s")
     assert made.returncode == 1
@@ -186,11 +186,11 @@ def test_a_model_that_cannot_be_served_is_told(installed: None, tmp_path: Path) 
     assert not (model / "config.pbtxt").exists()
 
 
-def test_a_bound_that_nothing_keeps(installed: None, tmp_path: Path) -> None:
+def test_a_limit_that_all_candidates_exceed(installed: None, tmp_path: Path) -> None:
     model = write_network(tmp_path / "small")
     made = run("tune", model, "--p99", "0.001", "--budget", "5s")
     assert made.returncode == 1
-    assert re.search(r"nothing keeps p99 at 0\.001 ms; the lowest that was reached is \d+\.\d+ ms", made.stderr)
+    assert re.search(r"all candidates exceed the p99 limit of 0\.001 ms; the lowest is \d+\.\d+ ms", made.stderr)
     assert not (model / "config.pbtxt").exists()
 
 
@@ -198,7 +198,7 @@ def test_a_bound_that_nothing_keeps(installed: None, tmp_path: Path) -> None:
 
 
 class Terminal:
-    """The command on a terminal, so that its progress can be seen."""
+    """The command on a terminal, which shows its progress."""
 
     def __init__(self, *arguments: object) -> None:
         self._master, slave = pty.openpty()
@@ -222,7 +222,7 @@ class Terminal:
                 return
 
     def interrupt(self) -> tuple[int, str, str]:
-        """Exit code, what was printed, what was shown."""
+        """Exit code, stdout, and the terminal's content."""
         servers = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGINT)
         printed, _ = self.process.communicate(timeout=60)
@@ -261,7 +261,7 @@ def test_ctrl_c_while_the_server_starts(installed: None, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--budget", "soon"], "expected at least 5s"),
         (["--budget", "1s"], "expected at least 5s"),
@@ -269,31 +269,35 @@ def test_ctrl_c_while_the_server_starts(installed: None, tmp_path: Path) -> None
         (["--concurrency", "1,x"], "expected positive numbers"),
     ],
 )
-def test_wrong_usage(tmp_path: Path, arguments: Sequence[str], told: str) -> None:
+def test_wrong_usage(tmp_path: Path, arguments: Sequence[str], message: str) -> None:
     made = run("tune", write_network(tmp_path / "small"), *arguments)
     assert made.returncode == 2
-    assert told in re.sub(r"[\s│]+", " ", made.stderr)
+    assert message in re.sub(r"[\s│]+", " ", made.stderr)
 
 
-def test_places(tmp_path: Path) -> None:
+def test_model_paths(tmp_path: Path) -> None:
     model = write_network(tmp_path / "small")
-    assert Place.of(model) == Place(model, model / "config.pbtxt")
-    assert Place.of(model / "1") == Place(model / "1", model / "config.pbtxt")
+    assert ModelPaths.of(model) == ModelPaths(model, model / "config.pbtxt")
+    assert ModelPaths.of(model / "1") == ModelPaths(model / "1", model / "config.pbtxt")
     bare = (model / "1").rename(tmp_path / "bare")
-    assert Place.of(bare) == Place(bare, None)
+    assert ModelPaths.of(bare) == ModelPaths(bare, None)
     with pytest.raises(ConfigError, match="no model at"):
-        Place.of(tmp_path / "nowhere")
+        ModelPaths.of(tmp_path / "nowhere")
 
 
 # ---- the report ----
 
 
-def result(label: str, *points: tuple[int, float], engine: str = "openvino", problem: str | None = None) -> Result:
+def result(
+    label: str, *points: tuple[int, float], engine: str = "openvino", problem: str | None = None
+) -> CandidateResult:
     made = tuple(point(level, ms) for level, ms in points)
-    return Result(label, {"engine": engine} if engine else {}, None, made, 0.0, problem, 1)
+    return CandidateResult(label, {"engine": engine} if engine else {}, None, made, 0.0, problem, 1)
 
 
-def report(default: Result, chosen: Result, *others: Result, p99_ms: float | None = None) -> Report:
+def report(
+    default: CandidateResult, chosen: CandidateResult, *others: CandidateResult, p99_ms: float | None = None
+) -> Report:
     return Report(
         model="<face>",
         goal="throughput",
@@ -322,17 +326,17 @@ AFTER = result("openvino, 2 streams", (1, 3.0), (4, 6.0))
 
 
 def circles(drawing: str) -> Iterator[tuple[float, float]]:
-    """Centres of the rings around what is chosen."""
+    """Centres of the rings around the chosen candidate's points."""
     for x, y in re.findall(r'<g data-mark="chosen"><circle cx="([\d.]+)" cy="([\d.]+)"', drawing):
         yield float(x), float(y)
 
 
-def test_the_chosen_point_is_marked_where_it_lies() -> None:
+def test_the_chosen_point_is_marked() -> None:
     slow = result("onnxruntime", (1, 9.0), (4, 30.0), engine="onnxruntime")
-    drawing = plot(report(BEFORE, AFTER, slow))
+    drawing = latency_plot(report(BEFORE, AFTER, slow))
     root = ElementTree.fromstring(drawing)
     titles = {element.text for element in root.iter("{http://www.w3.org/2000/svg}title")}
-    assert "openvino, 2 streams; 4 in flight: 666.7/s, p50 6.00 ms, p99 12.00 ms" in titles
+    assert "openvino, 2 streams; concurrency 4: 666.7/s, p50 6.00 ms, p99 12.00 ms" in titles
     rings = list(circles(drawing))
     assert len(rings) == 2
     for x, y in rings:  # in both panels the ring is around the candidate's own point
@@ -340,15 +344,15 @@ def test_the_chosen_point_is_marked_where_it_lies() -> None:
     assert drawing.count('data-mark="default"') == 2
 
 
-def test_where_nothing_is_better_one_mark_says_both() -> None:
-    drawing = plot(report(BEFORE, BEFORE, AFTER, p99_ms=50))
+def test_one_mark_for_both_if_nothing_is_better() -> None:
+    drawing = latency_plot(report(BEFORE, BEFORE, AFTER, p99_ms=50))
     assert drawing.count('data-mark="default, chosen"') == 2
-    assert drawing.count("bound 50 ms") == 1
+    assert drawing.count("limit 50 ms") == 1
 
 
-def test_a_page_escapes_what_it_shows_and_tells_problems() -> None:
+def test_a_page_escapes_text_and_shows_problems() -> None:
     failed = replace(result("onnxruntime"), problem="no <kernel> & nothing else")
-    html = page(report(BEFORE, AFTER, failed), 'parameters [ { key: "engine" } ]')
+    html = tuning_page(report(BEFORE, AFTER, failed), 'parameters [ { key: "engine" } ]')
     Balanced().feed(html)
     assert "<h1>&lt;face&gt;</h1>" in html
     assert "no &lt;kernel&gt; &amp; nothing else" in html
@@ -358,7 +362,7 @@ def test_a_page_escapes_what_it_shows_and_tells_problems() -> None:
 
 @pytest.mark.parametrize("values", [[1.0], [0.2, 0.9], [3.0, 700.0], [120.0, 155.0], [0.004, 0.9]])
 def test_an_axis_has_room_and_round_numbers(values: list[float]) -> None:
-    axis = Axis.of(values, 10, 110)
+    axis = PlotAxis.of(values, 10, 110)
     assert all(10 <= axis(value) <= 110 for value in values)
     assert axis(min(values)) <= axis(max(values))
     ticks = axis.ticks()
@@ -367,6 +371,6 @@ def test_an_axis_has_room_and_round_numbers(values: list[float]) -> None:
     assert all(f"{tick:.6e}"[0] in "0123456789" for tick in ticks)
 
 
-def test_goals_are_written_in_words() -> None:
+def test_goals_as_text() -> None:
     assert str(Goal("latency")) == "latency"
     assert str(Goal("throughput", 50)) == "throughput, p99 at most 50 ms"
