@@ -1,4 +1,4 @@
-"""The search on machines whose speeds are known: numbers only, and a clock that the machine moves."""
+"""The search on simulated machines of known speed, with a simulated clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tnn_serving.engines import ENGINES
 from tnn_serving.tune.goal import Goal, Point, Trial
-from tnn_serving.tune.search import ENOUGH_ROUNDS, Outcome, search
+from tnn_serving.tune.search import MIN_ROUNDS, Outcome, search
 from tnn_serving.tune.space import DEFAULT, PARAMETER, Candidate, Space
 
 EVERY = list(ENGINES.values())
@@ -31,7 +31,7 @@ def point(concurrency: int, p50_ms: float, *, p99_ms: float | None = None, rate:
 
 @dataclass
 class Machine:
-    """A bench on which a candidate takes ``p50_ms``, and loading ``load_s``. ``noise`` multiplies the n-th trial."""
+    """A machine on which a candidate takes ``p50_ms``, and loading ``load_s``. ``noise`` multiplies the n-th trial."""
 
     p50_ms: Callable[[Candidate], float]
     load_s: float = 1.0
@@ -94,7 +94,7 @@ def test_the_best_is_found_step_by_step_and_confirmed() -> None:
 
 @pytest.mark.parametrize("budget_s", [5, 20, 60, 120, 600])
 @pytest.mark.parametrize("load_s", [0.1, 2.0, 10.0])
-def test_a_budget_is_kept_to_but_for_what_the_first_candidates_tell(budget_s: float, load_s: float) -> None:
+def test_a_budget_is_exceeded_by_at_most_one_load(budget_s: float, load_s: float) -> None:
     machine = Machine(speed, load_s=load_s)
     run(machine, SPACE, budget_s)
     assert machine.measured[0] == DEFAULT
@@ -112,14 +112,14 @@ def test_half_of_the_candidates_are_dropped_at_a_time() -> None:
     assert machine.most_loaded <= 1 + len(corners)
 
 
-def test_the_default_stays_where_all_is_alike() -> None:
+def test_the_default_is_chosen_if_all_candidates_are_equal() -> None:
     outcome = run(Machine(lambda candidate: 5.0, noise=lambda n: 1 + 0.02 * (n % 3)), SPACE)
     assert outcome.chosen == DEFAULT
     assert outcome.confirmed
 
 
-def test_a_lucky_moment_decides_nothing() -> None:
-    """Somewhere in the middle the machine is twice as fast for a while; at the end the default is measured beside."""
+def test_a_short_disturbance_decides_nothing() -> None:
+    """The machine is twice as fast for a while; the final rounds compare with the default."""
     outcome = run(Machine(lambda candidate: 5.0, noise=lambda n: 0.5 if n in (3, 4) else 1.0), SPACE)
     assert outcome.chosen == DEFAULT
 
@@ -134,7 +134,7 @@ def test_a_gain_in_little_more_than_half_of_the_rounds_is_not_trusted() -> None:
     outcome = run(Machine(flickering), SPACE)
     (rival,) = [one for one in list(outcome.rounds[0]) if one != DEFAULT][:1]
     speeds = [trials[rival].points[0].p50_ms for trials in outcome.rounds]
-    assert len(speeds) >= 2 * ENOUGH_ROUNDS
+    assert len(speeds) >= 2 * MIN_ROUNDS
     assert abs(speeds.count(4.5) - speeds.count(5.5)) <= 1
     assert outcome.chosen == DEFAULT
 
@@ -148,7 +148,7 @@ def test_of_equals_the_one_that_changes_least_is_chosen() -> None:
     assert any(one.rows for one in outcome.rounds[0])
 
 
-def test_finalists_and_default_are_measured_in_turn_there_and_back() -> None:
+def test_finalists_and_default_are_measured_alternately() -> None:
     machine = Machine(speed)
     outcome = run(machine, SPACE)
     turn = list(outcome.rounds[0])
@@ -221,8 +221,8 @@ def test_throughput_is_the_best_level_within_the_bound() -> None:
 
 def test_a_candidate_within_the_bound_beats_a_faster_one_outside() -> None:
     goal = Goal("latency", 20)
-    kept, broken = goal.score([point(1, 9.0, p99_ms=19)]), goal.score([point(1, 5.0, p99_ms=21)])
-    assert kept > 0 > broken == -21
+    within, outside = goal.score([point(1, 9.0, p99_ms=19)]), goal.score([point(1, 5.0, p99_ms=21)])
+    assert within > 0 > outside == -21
     assert goal.score([point(1, 5.0, p99_ms=10), point(4, 15.0, p99_ms=25)]) == -25
 
 
@@ -250,7 +250,7 @@ def test_corners_are_engines_precisions_and_ways_to_divide_the_cores() -> None:
     assert [str(one) for one in Space(cores=1, engines=EVERY).coarse()] == list(ENGINES)
 
 
-def test_what_was_found_before_comes_first() -> None:
+def test_settings_of_an_earlier_tuning_come_first() -> None:
     before = Candidate(engine="onnxruntime", rows=4)
     assert Space(cores=2, engines=EVERY, earlier=before).coarse()[0] == before
 
@@ -286,7 +286,7 @@ def test_rows_are_not_varied_where_requests_are_not_joined() -> None:
 
 
 @pytest.mark.parametrize("name", [*PARAMETER, "instances"])
-def test_what_is_fixed_is_never_set(name: str) -> None:
+def test_fixed_fields_are_never_set(name: str) -> None:
     space = Space(cores=8, engines=EVERY, bf16=True, most_rows=64, fixed=frozenset({name}))
     frontier, seen = space.coarse(), set()
     while frontier:

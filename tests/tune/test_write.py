@@ -1,4 +1,4 @@
-"""Settings in ``config.pbtxt``: however it is written, what the user wrote stays."""
+"""Settings in ``config.pbtxt``: the user's text is preserved, whatever its form."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tnn_serving.tune.space import DEFAULT, PARAMETER, Candidate
 from tnn_serving.tune.write import (
     BEGIN,
     END,
-    difference,
-    earlier,
+    config_diff,
+    earlier_candidate,
     fixed_fields,
     read,
     save,
@@ -48,7 +48,7 @@ SPELLINGS = {
 
 
 @pytest.mark.parametrize("text", SPELLINGS.values(), ids=SPELLINGS.keys())
-def test_settings_are_added_and_everything_else_stays(text: str) -> None:
+def test_settings_are_added_and_the_rest_is_unchanged(text: str) -> None:
     chosen = CHOSEN if "instance_group" not in text else Candidate(engine="onnxruntime", threads=2, rows=4)
     made = with_settings(text, chosen, ["why: 1.5 times"])
     assert made.startswith(text)
@@ -66,16 +66,16 @@ def test_settings_are_added_and_everything_else_stays(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", SPELLINGS.values(), ids=SPELLINGS.keys())
-def test_the_block_is_replaced_and_taken_out_again(text: str) -> None:
+def test_the_block_is_replaced_and_removed_again(text: str) -> None:
     first = with_settings(text, Candidate(engine="openvino", streams=3), ["long ago"])
-    assert earlier(first) == Candidate(engine="openvino", streams=3)
+    assert earlier_candidate(first) == Candidate(engine="openvino", streams=3)
     second = with_settings(first, Candidate(rows=1), ["now"])
     assert "long ago" not in second
     assert second.count(BEGIN) == second.count(END) == 1
-    assert earlier(second) == Candidate(rows=1)
+    assert earlier_candidate(second) == Candidate(rows=1)
     rest = with_settings(second, DEFAULT)
     assert rest.rstrip() == text.rstrip() == without_block(first).rstrip()
-    assert earlier(rest) is None
+    assert earlier_candidate(rest) is None
 
 
 USERS = {
@@ -94,7 +94,7 @@ USERS = {
 
 
 @pytest.mark.parametrize(("text", "fields"), USERS.values(), ids=USERS.keys())
-def test_what_the_user_wrote_is_changed_only_by_force(text: str, fields: dict[str, Any]) -> None:
+def test_the_users_values_are_changed_only_by_force(text: str, fields: dict[str, Any]) -> None:
     text = f"# before\n{text}\nmax_batch_size: 8 # after\n"
     chosen = Candidate(**fields)
     assert fields.keys() <= fixed_fields(text)
@@ -110,12 +110,12 @@ def test_what_the_user_wrote_is_changed_only_by_force(text: str, fields: dict[st
     assert text.count("#") == made.count("#")
 
 
-def test_the_same_value_in_other_words_is_no_contradiction() -> None:
+def test_another_spelling_of_a_value_is_not_a_contradiction() -> None:
     text = 'parameters { key: "max_joined_rows" value { string_value: "04" } }\n'
     assert with_settings(text, Candidate(rows=4)) == text
 
 
-def test_evidence_alone_is_written_when_the_user_has_the_values_already() -> None:
+def test_only_evidence_is_written_if_the_user_has_the_values() -> None:
     text = 'parameters { key: "engine" value { string_value: "openvino" } }\n'
     made = with_settings(text, Candidate(engine="openvino"), ["it is the best"])
     assert mean_the_same(read_config(made), read_config(text))
@@ -150,7 +150,7 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 
 @st.composite
 def strings(draw: st.DrawFn, content: st.SearchStrategy[str]) -> str:
-    """A string as protobuf's text form allows it, in one or several pieces."""
+    """A string of protobuf's text format, in one or several pieces."""
     value = draw(content)
     cut = draw(st.integers(0, len(value)))
     pieces = [value[:cut], value[cut:]] if draw(st.booleans()) else [value]
@@ -232,7 +232,7 @@ def test_every_field_of_the_user_survives(text: str, chosen: Candidate) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(configurations())
-def test_places_are_where_protobuf_reads_them(text: str) -> None:
+def test_fields_are_located_as_protobuf_reads_them(text: str) -> None:
     parameters = "".join(f"parameters {text[one.start : one.end]}\n" for one in locate(text).all("parameters"))
     assert read_config(parameters).parameters == read_config(text).parameters
 
@@ -240,7 +240,7 @@ def test_places_are_where_protobuf_reads_them(text: str) -> None:
 # ---- files ----
 
 
-def test_a_file_is_replaced_whole_and_kept_beside(tmp_path: Path) -> None:
+def test_a_file_is_replaced_with_a_backup(tmp_path: Path) -> None:
     file = tmp_path / "config.pbtxt"
     assert read(file) == ""
     assert save(file, "max_batch_size: 1\r\n") is None
@@ -264,12 +264,12 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert real.read_text() == "# x\n"
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot write"):
         save(tmp_path / "nowhere" / "config.pbtxt", "")
 
 
 def test_the_difference_shows_what_is_added() -> None:
-    shown = difference("# mine", with_settings("# mine", Candidate(rows=1)), Path("m/config.pbtxt"))
+    shown = config_diff("# mine", with_settings("# mine", Candidate(rows=1)), Path("m/config.pbtxt"))
     assert shown.startswith("--- m/config.pbtxt (now)\n+++ m/config.pbtxt (tuned)\n")
     assert '+  { key: "max_joined_rows" value: { string_value: "1" } }\n' in shown

@@ -16,7 +16,7 @@ from tnn_serving.check.repository import check as check_repositories
 from tnn_serving.cli.output import EXIT_BAD, JsonFlag, print_json, printable, stderr, stdout
 from tnn_serving.prepare.manifest import sign as sign_folder
 
-COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
+SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
 def check(
@@ -121,7 +121,7 @@ def _verdict(findings: list[Finding]) -> str:
     for severity in ("error", "warning"):
         count = sum(finding.severity == severity for finding in findings)
         if count:
-            return f"[{COLOURS[severity]}]{count} {severity}{'' if count == 1 else 's'}[/]"
+            return f"[{SEVERITY_STYLES[severity]}]{count} {severity}{'' if count == 1 else 's'}[/]"
     return "[green]good[/]"
 
 
@@ -131,7 +131,7 @@ def _show_model(model: CheckedModel) -> None:
         text = printable(
             f"{place}, {finding.where}: {finding.problem}" if finding.where else f"{place}: {finding.problem}"
         )
-        stdout.print(f"[{COLOURS[finding.severity]}]{finding.severity}:[/] {escape(text)}", highlight=False)
+        stdout.print(f"[{SEVERITY_STYLES[finding.severity]}]{finding.severity}:[/] {escape(text)}", highlight=False)
         for label, fact in (("expected", finding.expected), ("found", finding.found), ("hint", finding.hint)):
             if fact:
                 stdout.print(f"  {label + ':':9} {escape(printable(fact))}", highlight=False)

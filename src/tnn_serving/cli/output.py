@@ -21,10 +21,10 @@ EXIT_BAD = 1
 
 EXIT_INTERRUPTED = 130
 
-WIDE = 240
+PIPE_WIDTH = 240
 """Columns for a file or a pipe: wide enough not to truncate names."""
 
-stdout = Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
+stdout = Console(soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 stderr = Console(stderr=True, soft_wrap=True)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

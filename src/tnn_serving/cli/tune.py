@@ -1,4 +1,4 @@
-"""The command that finds the settings with which a model is served best here."""
+"""The tune command: finds the best settings for serving a model on this machine."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from tnn_serving.cli.model import parse_shapes
 from tnn_serving.cli.output import EXIT_BAD, EXIT_INTERRUPTED, JsonFlag, print_json, stderr, stdout
 from tnn_serving.engines.cpu import available_cores
 from tnn_serving.errors import ConfigError
-from tnn_serving.tune import Goal, Load, Place, Report, write
+from tnn_serving.tune import Goal, ModelPaths, Report, TrialLoad, write
 from tnn_serving.tune import tune as tuned
-from tnn_serving.tune.goal import Kind
-from tnn_serving.tune.page import page
-from tnn_serving.tune.plot import plot
-from tnn_serving.tune.report import Result
+from tnn_serving.tune.goal import GoalKind
+from tnn_serving.tune.page import tuning_page
+from tnn_serving.tune.plot import latency_plot
+from tnn_serving.tune.report import CandidateResult
 from tnn_serving.tune.space import Candidate
 
-SHOWN = 10
-"""So many candidates are in the table; all of them are in --json and --report."""
+SHOWN_CANDIDATES = 10
+"""How many candidates the table shows; --json and --report contain all."""
 
 BUDGET = "120s"
-UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-LEAST_S = 5.0
+UNIT_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+MIN_S = 5.0
 
 
 def tune(
@@ -43,32 +43,37 @@ def tune(
             exists=True, metavar="MODEL", help="A model folder (REPOSITORY/NAME), or a folder with a model's files."
         ),
     ],
-    goal: Annotated[Kind, typer.Option(help="The lowest p50, or the most inferences a second.")] = "latency",
+    goal: Annotated[GoalKind, typer.Option(help="The lowest p50, or the most inferences per second.")] = "latency",
     p99: Annotated[
-        float | None, typer.Option("--p99", min=0.001, metavar="MS", help="Bound of the 99th percentile of latency.")
+        float | None, typer.Option("--p99", min=0.001, metavar="MS", help="Limit of the 99th percentile of latency.")
     ] = None,
-    budget: Annotated[str, typer.Option(metavar="TIME", help="For everything: 90s, 5m, 1h.")] = BUDGET,
+    budget: Annotated[str, typer.Option(metavar="TIME", help="Total time, as 90s, 5m or 1h.")] = BUDGET,
     concurrency: Annotated[
         str | None,
         typer.Option(
             metavar="N[,N...]",
-            help="Requests in flight: levels to measure at. By default 1 for latency; 1, and 2 and 8 times the "
-            "cores, for throughput.",
+            help="Levels of concurrent requests. By default 1 for latency; for throughput 1, and 2 and 8 times the "
+            "number of cores.",
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="First dim of each input: inferences a request.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="First dim of each input: inferences per request.")] = 1,
     shape: Annotated[list[str] | None, typer.Option(help="Input shape, as NAME=1x3x224x224; may be repeated.")] = None,
     data: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A picture, or an .npz with arrays by input name.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="For random inputs, where --data gives none.")] = 0,
+    seed: Annotated[int, typer.Option(help="For random inputs, without --data.")] = 0,
     allow_bf16: Annotated[
-        bool, typer.Option("--allow-bf16", help="Try bf16 too, where its answers are at most 1 % off.")
+        bool, typer.Option("--allow-bf16", help="Also try bf16, if its answers differ by at most 1 %.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Vary and replace what config.pbtxt says, too.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the change of config.pbtxt, write nothing.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also vary and replace settings that config.pbtxt contains.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the change of config.pbtxt without writing it.")
+    ] = False,
     output_config: Annotated[
-        Path | None, typer.Option(dir_okay=False, metavar="PATH", help="Write there, instead of to the model's own.")
+        Path | None,
+        typer.Option(dir_okay=False, metavar="PATH", help="Write to this file, not the model's config.pbtxt."),
     ] = None,
     report: Annotated[
         Path | None,
@@ -76,10 +81,11 @@ def tune(
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Find the settings with which a model is served best on this machine, and write them to its config.pbtxt.
+    """Find the best settings for serving a model on this machine, and write them to its config.pbtxt.
 
-    Engine, streams, threads, joined rows and instances are measured on a real server, the best ones against the default
-    in turn. What config.pbtxt says already is kept. Ctrl-C shows what there is. Exit code 1 if nothing keeps --p99.
+    Engine, streams, threads, joined rows and instances are measured on a real server; the best candidates and the
+    default alternately. Settings in config.pbtxt are kept. Ctrl-C shows the results so far. Exit code 1 if all
+    candidates exceed --p99.
 
     Examples:
 
@@ -94,14 +100,14 @@ def tune(
     aim, budget_s = Goal(goal, p99), _seconds(budget)
     if report is not None and report.suffix not in (".html", ".svg"):
         raise typer.BadParameter(f"{report}: expected a name that ends in .html or .svg", param_hint="--report")
-    load = Load(_levels(concurrency, goal), batch, parse_shapes(shape or []), data, seed)
-    place = Place.of(model)
-    target = output_config or place.config
-    start = output_config if output_config is not None and output_config.exists() else place.config
+    load = TrialLoad(_levels(concurrency, goal), batch, parse_shapes(shape or []), data, seed)
+    paths = ModelPaths.of(model)
+    target = output_config or paths.config
+    start = output_config if output_config is not None and output_config.exists() else paths.config
     before = "" if start is None else write.read(start)
     with _TimeBar(budget_s) as bar:
         found, chosen = tuned(
-            place,
+            paths,
             aim,
             load,
             budget_s=budget_s,
@@ -118,14 +124,14 @@ def tune(
         print_json(found)
     else:
         _show(found)
-    _tell(found)
+    _show_notes(found)
     if _is_good(found):
         if start is not None:
-            before = write.read(start)  # it may have been changed meanwhile, and must not be changed back
+            before = write.read(start)  # it may have changed meanwhile; that must not be undone
         after = write.with_settings(before, chosen, evidence, force=force)
         if after != before:
             if not found.changed:
-                _note("what was tuned earlier is not clearly better than the default, and is taken out")
+                _note("the settings of an earlier tuning are not clearly better than the default and are removed")
             _write(target, before, after, show_only=dry_run, to=stderr if json else stdout)
     if found.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -134,10 +140,10 @@ def tune(
 
 
 class _TimeBar:
-    """How much of the budget is over and which candidate is measured, on a terminal."""
+    """Shows elapsed time and current candidate on a terminal."""
 
     def __init__(self, budget_s: float) -> None:
-        # Twice a second: drawing takes the processor that is measured.
+        # Twice per second: drawing uses CPU time that is measured.
         self._progress = Progress(
             TextColumn("{task.description}"),
             _Elapsed(),
@@ -165,36 +171,36 @@ class _TimeBar:
 
 
 class _Elapsed(ProgressColumn):
-    """A bar that grows with time, since only the time is known beforehand."""
+    """A bar of the elapsed time, since the number of trials is not known beforehand."""
 
     def render(self, task: Task) -> ProgressBar:
         total = task.total or 1.0
         return ProgressBar(total=total, completed=min(total, task.elapsed or 0.0), width=30)
 
 
-# ---- what was asked ----
+# ---- options ----
 
 
 def _seconds(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
-    seconds = float(match[1]) * UNITS_S[match[2]] if match else 0.0
-    if seconds < LEAST_S:
-        raise typer.BadParameter(f"{text!r}: expected at least {LEAST_S:g}s, as 90s, 5m or 1h", param_hint="--budget")
+    seconds = float(match[1]) * UNIT_S[match[2]] if match else 0.0
+    if seconds < MIN_S:
+        raise typer.BadParameter(f"{text!r}: expected at least {MIN_S:g}s, as 90s, 5m or 1h", param_hint="--budget")
     return seconds
 
 
-def _levels(concurrency: str | None, goal: Kind) -> tuple[int, ...]:
+def _levels(concurrency: str | None, goal: GoalKind) -> tuple[int, ...]:
     if concurrency is not None:
         return tuple(sorted(set(positive_numbers(concurrency, int, "--concurrency"))))
     cores = available_cores().count
     return (1,) if goal == "latency" else (1, 2 * cores, 8 * cores)
 
 
-# ---- what was found ----
+# ---- results ----
 
 
 def _is_good(report: Report) -> bool:
-    """Whether what was found may be written."""
+    """Whether the result may be written."""
     return report.confirmed and report.met
 
 
@@ -210,8 +216,8 @@ def _show(report: Report) -> None:
     for title in ("concurrency", "inferences/s", "p50", "p99", "rows", "trials"):
         table.add_column(title, justify="right")
     measured = [result for result in report.candidates if result.points]
-    shown = measured[:SHOWN]
-    shown += [report.default] if report.default in measured[SHOWN:] else []
+    shown = measured[:SHOWN_CANDIDATES]
+    shown += [report.default] if report.default in measured[SHOWN_CANDIDATES:] else []
     for result in shown:
         for row in _rows(report, result):
             table.add_row(*row)
@@ -224,7 +230,7 @@ def _show(report: Report) -> None:
             stderr.print(f"[yellow]{escape(result.label)}:[/] {escape(result.problem)}", highlight=False)
 
 
-def _rows(report: Report, result: Result) -> Iterator[list[str]]:
+def _rows(report: Report, result: CandidateResult) -> Iterator[list[str]]:
     mark = "*" if result == report.chosen else ""
     for k, point in enumerate(result.points):
         yield [
@@ -239,21 +245,21 @@ def _rows(report: Report, result: Result) -> Iterator[list[str]]:
         ]
 
 
-def _tell(report: Report) -> None:
-    """What the table does not say."""
+def _show_notes(report: Report) -> None:
+    """Prints notes and findings in addition to the table."""
     for key, value in report.kept.items():
-        _note(f"config.pbtxt says {key} {value}, which was kept (--force to vary it)")
+        _note(f"config.pbtxt sets {key} to {value}, which was kept (--force to vary it)")
     if not report.met:
-        best = "" if report.best_p99_ms is None else f"; the lowest that was reached is {report.best_p99_ms:.2f} ms"
-        _note(f"nothing keeps p99 at {report.p99_ms:g} ms{best}. Nothing is written")
+        best = "" if report.best_p99_ms is None else f"; the lowest is {report.best_p99_ms:.2f} ms"
+        _note(f"all candidates exceed the p99 limit of {report.p99_ms:g} ms{best}. Nothing is written")
     elif report.interrupted and not report.confirmed:
-        _note("interrupted before the best candidate was measured against the default in turn: nothing is written")
+        _note("interrupted before the best candidate and the default were measured alternately: nothing is written")
     elif report.interrupted:
         _note("interrupted")
     elif len(report.candidates) == 1:
         _note("there was nothing to try, or no time for it: give a larger --budget. Nothing is written")
     elif not report.confirmed:
-        _note("the time did not suffice to measure the best candidate against the default: give a larger --budget")
+        _note("too little time to measure the best candidate and the default alternately: give a larger --budget")
     if _is_good(report):
         for line in report.findings():
             stderr.print(escape(line), highlight=False)
@@ -264,24 +270,28 @@ def _note(text: str) -> None:
 
 
 def _added(before: str, after: str) -> str:
-    """The lines that are new."""
-    return "".join(line[1:] for line in write.difference(before, after, Path()).splitlines(True)[2:] if line[0] == "+")
+    """The new lines."""
+    return "".join(line[1:] for line in write.config_diff(before, after, Path()).splitlines(True)[2:] if line[0] == "+")
 
 
 def _write(target: Path | None, before: str, after: str, *, show_only: bool, to: Console) -> None:
     if show_only or target is None:
-        to.print(write.difference(before, after, target or Path("config.pbtxt")), end="", highlight=False, markup=False)
+        to.print(
+            write.config_diff(before, after, target or Path("config.pbtxt")), end="", highlight=False, markup=False
+        )
         if target is None and not show_only:
-            _note("these files are in no model repository: nothing is written; --output-config says where to")
+            _note("these files are not in a model repository: nothing is written; give --output-config")
         return
     backup = write.save(target, after)
-    kept = "" if backup is None else f"; as it was: {backup}"
-    stderr.print(f"written: {target}{kept}", highlight=False, markup=False)
+    before_path = "" if backup is None else f"; backup: {backup}"
+    stderr.print(f"written: {target}{before_path}", highlight=False, markup=False)
 
 
 def _write_report(path: Path, report: Report, settings: str) -> None:
     try:
-        path.write_text(page(report, settings) if path.suffix == ".html" else plot(report), encoding="utf-8")
+        path.write_text(
+            tuning_page(report, settings) if path.suffix == ".html" else latency_plot(report), encoding="utf-8"
+        )
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
     stderr.print(f"written: {path}", highlight=False, markup=False)

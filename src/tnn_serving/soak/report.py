@@ -10,13 +10,13 @@ from pathlib import Path
 from tnn_serving.errors import ConfigError
 from tnn_serving.soak.run import Soak
 
-WIDTH, HEIGHT = 800, 320
-LEFT, RIGHT, TOP, BOTTOM = 70, 20, 20, 45
-TICKS = 6
-STEPS = (1, 2, 5, 10)
+_WIDTH, _HEIGHT = 800, 320
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 20, 45
+_TICKS = 6
+_STEPS = (1, 2, 5, 10)
 """Distances between ticks, as multiples of a power of ten."""
 
-STYLE = "font-family:sans-serif;font-size:12px"
+_STYLE = "font-family:sans-serif;font-size:12px"
 
 
 def write_report(soak: Soak, path: Path) -> None:
@@ -70,7 +70,7 @@ def soak_page(soak: Soak) -> str:
     failures = "".join(f"<li>{count} times: {html.escape(text)}</li>" for text, count in soak.failures.items())
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Soak test</title>'
-        f"<style>body{{{STYLE};margin:2em;max-width:60em}}th{{text-align:left;padding-right:2em}}</style>"
+        f"<style>body{{{_STYLE};margin:2em;max-width:60em}}th{{text-align:left;padding-right:2em}}</style>"
         f"<h1>Soak test</h1><p>{html.escape(verdict_sentence(soak))}</p>{memory_plot(soak)}<table>{facts}</table>"
         f"<ul>{failures}</ul></html>\n"
     )
@@ -82,29 +82,29 @@ def memory_plot(soak: Soak) -> str:
     right, low, high = max(times[-1], 1.0), 0.0, max(memory) * 1.1
 
     def x(seconds: float) -> float:
-        return LEFT + seconds / right * (WIDTH - LEFT - RIGHT)
+        return _LEFT + seconds / right * (_WIDTH - _LEFT - _RIGHT)
 
     def y(mb: float) -> float:
-        return HEIGHT - BOTTOM - (mb - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        return _HEIGHT - _BOTTOM - (mb - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" style="{STYLE}">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" style="{_STYLE}">',
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
     ]
     line = soak.growth
     if line is not None:
         parts.append(
-            f'<rect x="{LEFT}" y="{TOP}" width="{x(line.from_s) - LEFT:.1f}" height="{HEIGHT - TOP - BOTTOM}" '
+            f'<rect x="{_LEFT}" y="{_TOP}" width="{x(line.from_s) - _LEFT:.1f}" height="{_HEIGHT - _TOP - _BOTTOM}" '
             'fill="#eee"/>'
         )
-        parts.append(f'<text x="{LEFT + 5}" y="{TOP + 15}" fill="#777">warm-up</text>')
+        parts.append(f'<text x="{_LEFT + 5}" y="{_TOP + 15}" fill="#777">warm-up</text>')
     for mb in _ticks(low, high):
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(mb):.1f}" y2="{y(mb):.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y(mb) + 4:.1f}" text-anchor="end">{mb:g}</text>')
+        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(mb):.1f}" y2="{y(mb):.1f}" stroke="#ddd"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y(mb) + 4:.1f}" text-anchor="end">{mb:g}</text>')
     for seconds in _ticks(0, right):
-        parts.append(f'<text x="{x(seconds):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{seconds:g}</text>')
-    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">seconds</text>')
-    parts.append(f'<text x="6" y="{TOP + 4}">MB (PSS)</text>')
+        parts.append(f'<text x="{x(seconds):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{seconds:g}</text>')
+    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 8}" text-anchor="end">seconds</text>')
+    parts.append(f'<text x="6" y="{_TOP + 4}">MB (PSS)</text>')
     points = " ".join(f"{x(t):.1f},{y(mb):.1f}" for t, mb in zip(times, memory, strict=True))
     parts.append(f'<polyline points="{points}" fill="none" stroke="#1f77b4" stroke-width="1.5"/>')
     if line is not None:
@@ -118,8 +118,8 @@ def memory_plot(soak: Soak) -> str:
 
 def _ticks(low: float, high: float) -> Sequence[float]:
     """Round numbers in a range."""
-    rough = (high - low) / TICKS
+    rough = (high - low) / _TICKS
     power = 10 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in STEPS if factor * power >= rough)
+    step = next(factor * power for factor in _STEPS if factor * power >= rough)
     first = math.ceil(low / step)
     return [k * step for k in range(first, math.floor(high / step) + 1)]

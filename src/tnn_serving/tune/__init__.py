@@ -1,15 +1,15 @@
-"""Finds the settings with which a model is served best on this machine, by measuring them on a real server.
+"""Finds the best settings for serving a model on this machine, by measurements on a real server.
 
-In: a model, a goal and a time budget.  Out: :class:`Report`, and the lines for ``config.pbtxt``.  Every candidate is
-loaded with the very configuration that would be written.
+In: a model, a goal and a time budget.  Out: :class:`Report`, and the lines for ``config.pbtxt``.  Each candidate is
+loaded with exactly the configuration that would be written.
 """
 
 from __future__ import annotations
 
 from tnn_serving.tune.goal import Goal
-from tnn_serving.tune.place import Place
+from tnn_serving.tune.model_paths import ModelPaths
 from tnn_serving.tune.report import Report
-from tnn_serving.tune.run import tune
-from tnn_serving.tune.trials import Load
+from tnn_serving.tune.trials import TrialLoad
+from tnn_serving.tune.tuning import tune
 
-__all__ = ["Goal", "Load", "Place", "Report", "tune"]
+__all__ = ["Goal", "ModelPaths", "Report", "TrialLoad", "tune"]

@@ -1,4 +1,4 @@
-"""What was measured of a candidate, and how well that serves a goal."""
+"""The measurements of a candidate, and how well they meet a goal."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Literal
 
 from tnn_serving.tune.space import Candidate
 
-Kind = Literal["latency", "throughput"]
+GoalKind = Literal["latency", "throughput"]
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One level of load.
+    """The measurement of one level of load.
 
     Attributes:
-        concurrency: requests in flight all the time.
-        requests: that were answered.
-        rows: an execution of the backend, on average; ``None`` if the server did not tell.
-        server_cpu_us: processor time of the server a request; ``None`` if it cannot be told.
+        concurrency: concurrent requests.
+        requests: answered requests.
+        rows: average rows per execution of the backend; ``None`` if the server did not report it.
+        server_cpu_us: CPU time of the server per request; ``None`` if unknown.
         stable: the windows agreed.
     """
 
@@ -39,9 +39,9 @@ class Trial:
     """One measurement of a candidate.
 
     Attributes:
-        points: by level of load; empty if there is a problem.
-        error: largest difference to the default's answer, as a share of the output's largest value.
-        problem: why the candidate is out.
+        points: one per level of load; empty if there is a problem.
+        error: largest difference from the default's answer, as a share of the output's largest value.
+        problem: why the candidate is excluded.
     """
 
     candidate: Candidate
@@ -52,45 +52,46 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What is wanted.
+    """The goal of a tuning.
 
     Attributes:
-        kind: "latency": the lowest p50, over all levels of load (their geometric mean); "throughput": the most
-            inferences a second, at any level.
-        p99_ms: bound of p99 in milliseconds; for "latency" at every level, for "throughput" at the one that counts.
+        kind: "latency": the lowest p50 (geometric mean over all levels of load); "throughput": the most inferences per
+            second at any level.
+        p99_ms: limit of p99 in milliseconds; for "latency" at every level, for "throughput" at the best level.
     """
 
-    kind: Kind = "latency"
+    kind: GoalKind = "latency"
     p99_ms: float | None = None
 
     def score(self, points: Sequence[Point]) -> float:
-        """A number that is larger where the goal is met better.
+        """A score, larger for better points.
 
-        Positive, proportional to speed, where the bound holds; otherwise minus the p99 that comes nearest to it.
-        Minus infinity without points.
+        Within the p99 limit it is positive and proportional to speed; otherwise it is the negative of the p99 nearest
+        to the limit. Minus infinity without points.
         """
         if not points:
             return -math.inf
-        kept = [point for point in points if self._holds(point)]
+        within = [point for point in points if self._is_within(point)]
         if self.kind == "throughput":
-            best = max((point.inferences_per_s for point in kept), default=0.0)
+            best = max((point.inferences_per_s for point in within), default=0.0)
             return best or -min(point.p99_ms for point in points)
-        if len(kept) < len(points):
+        if len(within) < len(points):
             return -max(point.p99_ms for point in points)
         return 1e3 / math.exp(sum(math.log(point.p50_ms) for point in points) / len(points))
 
     def point(self, points: Sequence[Point]) -> Point | None:
-        """The level that counts: the fastest that keeps the bound, or comes nearest to it; ``None`` without points."""
+        """The decisive point: for "throughput" the fastest one within the p99 limit, or the one nearest to it, for
+        "latency" the first one; ``None`` without points."""
         if not points:
             return None
         if self.kind == "latency":
             return points[0]
-        kept = [point for point in points if self._holds(point)]
-        if kept:
-            return max(kept, key=lambda point: point.inferences_per_s)
+        within = [point for point in points if self._is_within(point)]
+        if within:
+            return max(within, key=lambda point: point.inferences_per_s)
         return min(points, key=lambda point: point.p99_ms)
 
-    def _holds(self, point: Point) -> bool:
+    def _is_within(self, point: Point) -> bool:
         return self.p99_ms is None or point.p99_ms <= self.p99_ms
 
     def __str__(self) -> str:

@@ -1,11 +1,11 @@
-"""The report as one HTML page, without scripts and without anything to fetch."""
+"""The report as one self-contained HTML page, without scripts."""
 
 from __future__ import annotations
 
 from html import escape
 
-from tnn_serving.tune.plot import plot
-from tnn_serving.tune.report import Report, Result
+from tnn_serving.tune.plot import latency_plot
+from tnn_serving.tune.report import CandidateResult, Report
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 62rem; margin: 2rem auto;
@@ -19,11 +19,11 @@ pre { background: #f5f5f5; padding: .8rem; overflow-x: auto }
 """
 
 
-def page(report: Report, settings: str) -> str:
+def tuning_page(report: Report, settings: str) -> str:
     """The report as HTML.
 
     Args:
-        settings: the lines of ``config.pbtxt``, empty if there is nothing to write.
+        settings: the new lines of ``config.pbtxt``; empty if there are none.
     """
     return "\n".join(
         [
@@ -34,7 +34,7 @@ def page(report: Report, settings: str) -> str:
             f"<h1>{escape(report.model)}</h1>",
             *(f"<p>{escape(line)}</p>" for line in report.evidence()),
             f"<p>Chosen: <strong>{escape(report.chosen.label)}</strong>.{_caveat(report)}</p>",
-            plot(report),
+            latency_plot(report),
             _table(report),
             f"<h2>config.pbtxt</h2>\n<pre>{escape(settings)}</pre>" if settings else "",
             "</body>\n</html>\n",
@@ -44,21 +44,21 @@ def page(report: Report, settings: str) -> str:
 
 def _caveat(report: Report) -> str:
     if not report.met and report.p99_ms is not None:
-        return f" It does not keep the bound of {report.p99_ms:g} ms."
+        return f" It exceeds the p99 limit of {report.p99_ms:g} ms."
     if report.interrupted and not report.confirmed:
-        return " The search was interrupted before this was measured against the default in turn."
-    return "" if report.confirmed else " This was not measured against the default in turn often enough."
+        return " The search was interrupted before this candidate and the default were measured alternately."
+    return "" if report.confirmed else " This candidate and the default were not measured alternately often enough."
 
 
 def _table(report: Report) -> str:
-    heads = ("candidate", "in flight", "inferences/s", "p50 ms", "p99 ms", "rows", "server µs", "off", "trials")
+    heads = ("candidate", "concurrency", "inferences/s", "p50 ms", "p99 ms", "rows", "server µs", "error", "trials")
     rows = [f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>"]
     for result in report.candidates:
         rows += _rows(report, result)
     return f"<h2>All candidates</h2>\n<table>\n{chr(10).join(rows)}\n</table>"
 
 
-def _rows(report: Report, result: Result) -> list[str]:
+def _rows(report: Report, result: CandidateResult) -> list[str]:
     name = escape(result.label) + (" (chosen)" if result == report.chosen else "")
     if result.problem:
         return [f'<tr><td>{name}</td><td class="words" colspan="8">{escape(result.problem)}</td></tr>']

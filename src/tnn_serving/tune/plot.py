@@ -1,6 +1,6 @@
-"""Latency against throughput as a picture: an SVG that needs nothing else.
+"""Latency against throughput as a self-contained SVG.
 
-Colours are Okabe and Ito's, which people with any colour vision can tell apart; shape and label say the same again.
+The colours are those of Okabe and Ito, which are distinguishable with any colour vision; marks and labels repeat them.
 """
 
 from __future__ import annotations
@@ -12,38 +12,38 @@ from html import escape
 
 from tnn_serving.engines import ENGINES
 from tnn_serving.tune.goal import Point
-from tnn_serving.tune.report import Report, Result
+from tnn_serving.tune.report import CandidateResult, Report
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
-"""Of the engines, in their order."""
+ENGINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+"""Colours of the engines, in their order."""
 
-OTHER = "#666666"
-"""Of what runs as the configuration says."""
+OTHER_COLOUR = "#666666"
+"""Colour of candidates that do not set the engine."""
 
-SHAPES = (
+ENGINE_MARKS = (
     '<circle cx="{x}" cy="{y}" r="4.5" fill="{colour}"/>',
     '<path d="M{x} {y}m0 -5.5l5.2 9.2h-10.4z" fill="{colour}"/>',
     '<path d="M{x} {y}m0 -5.5l5.5 5.5l-5.5 5.5l-5.5 -5.5z" fill="{colour}"/>',
     '<path d="M{x} {y}m0 5.5l5.2 -9.2h-10.4z" fill="{colour}"/>',
 )
-"""Of the engines, in their order; they begin again where there are more."""
+"""Marks of the engines, in their order, repeated if there are more engines."""
 
-OTHER_SHAPE = '<rect x="{left}" y="{top}" width="8" height="8" fill="{colour}"/>'
+OTHER_MARK = '<rect x="{left}" y="{top}" width="8" height="8" fill="{colour}"/>'
 
-WIDTH, HEIGHT = 460, 340
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 34, 48
-GAP = 20
+_WIDTH, _HEIGHT = 460, 340
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 34, 48
+_GAP = 20
 
 LOGARITHMIC_FROM = 12
-"""From this ratio of largest to smallest on, an axis is logarithmic."""
+"""An axis is logarithmic if the ratio of its largest to its smallest value exceeds this."""
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
+class PlotAxis:
     """Maps values to pixels.
 
     Args:
-        values: that must have room.
+        low, high: values at the ends.
         first, last: pixels of the ends.
     """
 
@@ -54,8 +54,8 @@ class Axis:
     logarithmic: bool
 
     @classmethod
-    def of(cls, values: Sequence[float], first: float, last: float) -> Axis:
-        """From zero, or logarithmic if the values lie far apart."""
+    def of(cls, values: Sequence[float], first: float, last: float) -> PlotAxis:
+        """An axis for these values: from zero, or logarithmic if they differ much."""
         low, high = min(values), max(values)
         if low > 0 and high / low > LOGARITHMIC_FROM:
             return cls(low / 1.3, high * 1.3, first, last, True)
@@ -80,14 +80,14 @@ class Axis:
         return [k * step for k in range(math.floor(self.high / step) + 1)]
 
 
-def plot(report: Report) -> str:
-    """An SVG with two panels, p50 and p99 against inferences a second; the default and the chosen one are marked."""
+def latency_plot(report: Report) -> str:
+    """An SVG with two panels, p50 and p99 against inferences per second; default and chosen candidate are marked."""
     drawn = [result for result in reversed(report.candidates) if result.points]
     panels = [
         _panel(report, drawn, 0, "p50", lambda point: point.p50_ms, None),
-        _panel(report, drawn, WIDTH + GAP, "p99", lambda point: point.p99_ms, report.p99_ms),
+        _panel(report, drawn, _WIDTH + _GAP, "p99", lambda point: point.p99_ms, report.p99_ms),
     ]
-    width, height = 2 * WIDTH + GAP, HEIGHT + 28
+    width, height = 2 * _WIDTH + _GAP, _HEIGHT + 28
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -95,21 +95,26 @@ def plot(report: Report) -> str:
             f"<title>{escape(report.model)}: latency against throughput of {len(drawn)} candidates</title>",
             f'<rect width="{width}" height="{height}" fill="#fff"/>',
             *panels,
-            _legend(report, HEIGHT + 14),
+            _legend(report, _HEIGHT + 14),
             "</svg>",
         ]
     )
 
 
 def _panel(
-    report: Report, drawn: Sequence[Result], x0: float, title: str, of: Callable[[Point], float], bound: float | None
+    report: Report,
+    drawn: Sequence[CandidateResult],
+    x0: float,
+    title: str,
+    of: Callable[[Point], float],
+    bound: float | None,
 ) -> str:
     points = [point for result in drawn for point in result.points]
     if not points:
         return ""
-    across = Axis.of([point.inferences_per_s for point in points], x0 + LEFT, x0 + WIDTH - RIGHT)
-    up = Axis.of([*(of(point) for point in points), *([bound] if bound else [])], HEIGHT - BOTTOM, TOP)
-    parts = [f'<text x="{x0 + LEFT}" y="20" font-weight="bold">{title} latency, ms</text>']
+    across = PlotAxis.of([point.inferences_per_s for point in points], x0 + _LEFT, x0 + _WIDTH - _RIGHT)
+    up = PlotAxis.of([*(of(point) for point in points), *([bound] if bound else [])], _HEIGHT - _BOTTOM, _TOP)
+    parts = [f'<text x="{x0 + _LEFT}" y="20" font-weight="bold">{title} latency, ms</text>']
     for tick in up.ticks():
         y = up(tick)
         parts.append(f'<line x1="{across.first}" x2="{across.last}" y1="{y}" y2="{y}" stroke="#e4e4e4"/>')
@@ -120,12 +125,12 @@ def _panel(
         parts.append(f'<text x="{x}" y="{up.first + 19}" text-anchor="middle">{tick:g}</text>')
     parts.append(f'<path d="M{across.first} {up.last}V{up.first}H{across.last}" fill="none" stroke="#222"/>')
     middle = (across.first + across.last) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 10}" text-anchor="middle">inferences a second</text>')
+    parts.append(f'<text x="{middle}" y="{_HEIGHT - 10}" text-anchor="middle">inferences per second</text>')
     if bound:
         y = up(bound)
         parts.append(
             f'<line x1="{across.first}" x2="{across.last}" y1="{y}" y2="{y}" stroke="#222" stroke-dasharray="6 4"/>'
-            f'<text x="{across.first + 4}" y="{y - 5}">bound {bound:g} ms</text>'
+            f'<text x="{across.first + 4}" y="{y - 5}">limit {bound:g} ms</text>'
         )
     for result in drawn:
         parts.append(_curve(result, across, up, of, strong=result in (report.default, report.chosen)))
@@ -135,11 +140,13 @@ def _panel(
     for result, word in marked:
         point = report.aim.point(result.points)
         if point is not None:
-            parts.append(_mark(across(point.inferences_per_s), up(of(point)), word, across.last, places))
+            parts.append(_ring(across(point.inferences_per_s), up(of(point)), word, across.last, places))
     return "\n".join(parts)
 
 
-def _curve(result: Result, across: Axis, up: Axis, of: Callable[[Point], float], *, strong: bool) -> str:
+def _curve(
+    result: CandidateResult, across: PlotAxis, up: PlotAxis, of: Callable[[Point], float], *, strong: bool
+) -> str:
     engine = result.parameters.get("engine")
     colour = _colour(engine)
     places = [(across(point.inferences_per_s), up(of(point))) for point in result.points]
@@ -148,22 +155,22 @@ def _curve(result: Result, across: Axis, up: Axis, of: Callable[[Point], float],
     parts = [f'<path d="M{path}" fill="none" stroke="{colour}" stroke-opacity="{opacity}" stroke-width="{width}"/>']
     for point, (x, y) in zip(result.points, places, strict=True):
         label = (
-            f"{result.label}; {point.concurrency} in flight: {point.inferences_per_s:.1f}/s, "
+            f"{result.label}; concurrency {point.concurrency}: {point.inferences_per_s:.1f}/s, "
             f"p50 {point.p50_ms:.2f} ms, p99 {point.p99_ms:.2f} ms"
         )
-        parts.append(f"<g><title>{escape(label)}</title>{_shape(engine, x, y)}</g>")
+        parts.append(f"<g><title>{escape(label)}</title>{_engine_mark(engine, x, y)}</g>")
     return "\n".join(parts)
 
 
 def _colour(engine: str | None) -> str:
     place = _place(engine)
-    return OTHER if place is None else COLOURS[place % len(COLOURS)]
+    return OTHER_COLOUR if place is None else ENGINE_COLOURS[place % len(ENGINE_COLOURS)]
 
 
-def _shape(engine: str | None, x: float, y: float) -> str:
-    """The mark of an engine; of what runs as the configuration says for ``None``."""
+def _engine_mark(engine: str | None, x: float, y: float) -> str:
+    """The mark of an engine; ``None`` for candidates that do not set it."""
     place = _place(engine)
-    shape = OTHER_SHAPE if place is None else SHAPES[place % len(SHAPES)]
+    shape = OTHER_MARK if place is None else ENGINE_MARKS[place % len(ENGINE_MARKS)]
     return shape.format(x=x, y=y, left=x - 4, top=y - 4, colour=_colour(engine))
 
 
@@ -171,8 +178,8 @@ def _place(engine: str | None) -> int | None:
     return next((k for k, name in enumerate(ENGINES) if name == engine), None)
 
 
-def _mark(x: float, y: float, word: str, right: float, places: list[tuple[float, float]]) -> str:
-    """A ring and a word beside a point; the word moves down where another one stands."""
+def _ring(x: float, y: float, word: str, right: float, places: list[tuple[float, float]]) -> str:
+    """A ring around a point and a word beside it; the word moves down if it overlaps another one."""
     before = x > right - 110
     at = y - 10
     while any(abs(at - other) < 14 and abs(x - where) < 90 for where, other in places):
@@ -190,9 +197,9 @@ def _mark(x: float, y: float, word: str, right: float, places: list[tuple[float,
 def _legend(report: Report, y: float) -> str:
     used = {result.parameters.get("engine") for result in report.candidates}
     entries = [(name, ENGINES[name].title) for name in ENGINES if name in used]
-    parts, x = [], float(LEFT)
+    parts, x = [], float(_LEFT)
     for engine, title in (*entries, (None, "as configured")):
-        parts.append(_shape(engine, x, y - 4))
+        parts.append(_engine_mark(engine, x, y - 4))
         parts.append(f'<text x="{x + 10}" y="{y}">{escape(title)}</text>')
         x += 120
     parts.append(f'<text x="{x}" y="{y}">lines join one candidate\'s levels of load</text>')

@@ -1,4 +1,4 @@
-"""What a tuning found, as one record: the table, the JSON, the page and the comment in ``config.pbtxt`` show it."""
+"""The result of a tuning, shown by the table, the JSON, the page and the comment in ``config.pbtxt``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tnn_serving.engines import ENGINES
 from tnn_serving.engines.cpu import available_cores, cpu_name
-from tnn_serving.tune.goal import Goal, Kind, Point, Trial
+from tnn_serving.tune.goal import Goal, GoalKind, Point, Trial
 from tnn_serving.tune.search import Outcome
 from tnn_serving.tune.space import Candidate
 from tnn_serving.version import VERSION
@@ -17,10 +17,11 @@ from tnn_serving.version import VERSION
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where it was measured.
+    """The machine of the measurements.
 
     Attributes:
-        cores: that the server may use, and the reason for this number.
+        cores: number of cores that the server may use.
+        cores_reason: the reason for this number.
         versions: of this package, the engines and tritonserver.
     """
 
@@ -31,22 +32,22 @@ class Machine:
 
     @classmethod
     def here(cls, server_version: str) -> Machine:
-        """This machine with a server of a version."""
+        """This machine, with the version of its tritonserver."""
         cores = available_cores()
         versions = {"tnn-serving": VERSION, **{engine.name: engine.version() for engine in ENGINES.usable()}}
         return cls(cpu_name(), cores.count, cores.reason, {**versions, "tritonserver": server_version})
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """A candidate with its figures: those of the round in the middle where it came to the end, or of its last trial.
+class CandidateResult:
+    """A candidate with its figures: of its median final round if it has any, otherwise of its last trial.
 
     Attributes:
-        label: in words.
-        parameters, instances: what ``config.pbtxt`` would say.
-        points: by level of load.
-        error: largest difference to the default's answer, as a share of the output's largest value.
-        problem: why it is out.
+        label: a description of its settings.
+        parameters, instances: its values for ``config.pbtxt``.
+        points: one per level of load.
+        error: largest difference from the default's answer, as a share of the output's largest value.
+        problem: why it is excluded.
         trials: how often it was measured.
     """
 
@@ -61,27 +62,27 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was asked, measured and chosen.
+    """Request, measurements and result of a tuning.
 
     Attributes:
-        goal, p99_ms: what was wanted.
-        date: when it began, ISO 8601.
-        inputs: dims of what was sent, by input; the batch included.
-        batch: inferences a request.
+        goal, p99_ms: the goal.
+        date: of the start, ISO 8601.
+        inputs: dims by input, including the batch.
+        batch: inferences per request.
         concurrency: levels of load.
-        kept: what the user's configuration says and was not varied.
-        default, chosen: the same if nothing was clearly better.
-        candidates: all of them with the default: those that were compared in turn first, then the others, best first.
-        gain: how many times better than the default, by the median of the rounds; ``None`` if one of them does not
-            keep the bound, or nothing was compared.
-        rounds: how often the chosen one and the default were measured in turn.
-        confirmed: that was often enough.
-        met: the chosen one keeps the bound of p99.
+        kept: settings of the user's configuration that were not varied.
+        default, chosen: equal if nothing was clearly better.
+        candidates: all candidates including the default: first those of the final rounds, then the others, best first.
+        gain: how many times better than the default the chosen one is, median over the rounds; ``None`` if one of the
+            two exceeds the p99 limit, or nothing was compared.
+        rounds: how often the chosen one and the default were measured alternately.
+        confirmed: whether this was often enough.
+        met: whether the chosen one is within the p99 limit.
         interrupted: by Ctrl-C.
     """
 
     model: str
-    goal: Kind
+    goal: GoalKind
     p99_ms: float | None
     budget_s: float
     elapsed_s: float
@@ -91,9 +92,9 @@ class Report:
     batch: int
     concurrency: tuple[int, ...]
     kept: dict[str, str]
-    default: Result
-    chosen: Result
-    candidates: list[Result]
+    default: CandidateResult
+    chosen: CandidateResult
+    candidates: list[CandidateResult]
     gain: float | None
     rounds: int
     confirmed: bool
@@ -112,50 +113,50 @@ class Report:
 
     @property
     def best_p99_ms(self) -> float | None:
-        """The lowest p99 that any candidate reached, at the level that counts."""
+        """The lowest p99 of all candidates that exceed the limit; ``None`` if there are none."""
         reached = [-score for one in self.candidates if 0 > (score := self.aim.score(one.points)) > float("-inf")]
         return min(reached, default=None)
 
     def evidence(self) -> list[str]:
-        """Lines that say when, where and how it was found, and what."""
+        """Lines about the measurement (date, machine, load) and its result."""
         sizes = ", ".join(f"{name} {dims}" for name, dims in self.inputs.items())
         levels = ", ".join(map(str, self.concurrency))
         return [
-            f"Measured {self.date} for {self.aim}; {sizes}; {levels} requests in flight.",
+            f"Measured {self.date} for {self.aim}; {sizes}; concurrency {levels}.",
             f"{self.machine.cpu}, {self.machine.cores} cores ({self.machine.cores_reason})",
             ", ".join(f"{name} {number}" for name, number in self.machine.versions.items()),
             *self.findings(),
         ]
 
     def findings(self) -> list[str]:
-        """Lines that say what the default and the chosen one do."""
+        """Lines with the figures of the default and the chosen candidate."""
         lines = [f"default: {self._figures(self.default)}"]
         if not self.changed:
-            return [*lines, "nothing that was tried is clearly better"]
+            return [*lines, "no candidate is clearly better"]
         gain = "" if self.gain is None else f", {self.gain:.2f} times as good"
-        lines.append(f"chosen: {self._figures(self.chosen)}{gain}; {self.rounds} rounds in turn")
+        lines.append(f"chosen: {self._figures(self.chosen)}{gain}; {self.rounds} alternating rounds")
         if self.chosen.error and "precision" in self.chosen.parameters:
-            lines.append(f"bf16 answers are {self.chosen.error:.2%} off")
+            lines.append(f"bf16 answers differ by {self.chosen.error:.2%}")
         return lines
 
-    def _figures(self, result: Result) -> str:
+    def _figures(self, result: CandidateResult) -> str:
         point = self.aim.point(result.points)
         if point is None:
             return "not measured"
         return (
             f"{point.inferences_per_s:.1f} inferences/s, p50 {point.p50_ms:.2f} ms, p99 {point.p99_ms:.2f} ms "
-            f"with {point.concurrency} in flight"
+            f"at concurrency {point.concurrency}"
         )
 
 
-def results(outcome: Outcome, goal: Goal) -> dict[Candidate, Result]:
-    """The figures of every candidate: those that were compared in turn first, then the others, best first."""
+def candidate_results(outcome: Outcome, goal: Goal) -> dict[Candidate, CandidateResult]:
+    """The figures of all candidates: first those of the final rounds, then the others, best first."""
     found = {}
     for candidate, latest in outcome.latest().items():
         rounds = [trials[candidate] for trials in outcome.rounds if candidate in trials]
-        trial = middle(rounds, goal) if rounds else latest
+        trial = median_trial(rounds, goal) if rounds else latest
         trials = sum(one.candidate == candidate for one in outcome.trials)
-        found[candidate] = Result(
+        found[candidate] = CandidateResult(
             str(candidate),
             candidate.parameters,
             candidate.instances,
@@ -168,13 +169,13 @@ def results(outcome: Outcome, goal: Goal) -> dict[Candidate, Result]:
     return dict(sorted(found.items(), key=lambda item: (item[0] not in compared, -goal.score(item[1].points))))
 
 
-def middle(trials: Sequence[Trial], goal: Goal) -> Trial:
-    """The trial whose score is the median, the lower one of two."""
+def median_trial(trials: Sequence[Trial], goal: Goal) -> Trial:
+    """The trial with the median score, the lower one of two."""
     score = statistics.median_low([goal.score(trial.points) for trial in trials])
     return next(trial for trial in trials if goal.score(trial.points) == score)
 
 
 def gain(outcome: Outcome, goal: Goal) -> float | None:
-    """How many times better than the default the chosen one is; ``None`` if that is no number, or not known."""
+    """How many times better than the default the chosen one is; ``None`` if unknown or infinite."""
     found = outcome.gains(goal).get(outcome.chosen, 0.0) if outcome.rounds else 0.0
     return found if 0 < found < math.inf else None

@@ -1,4 +1,4 @@
-"""Which settings are worth a try on a machine: a coarse grid, and the neighbours of a candidate."""
+"""The settings to try on a machine: a coarse grid, and the neighbours of a candidate."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from tnn_serving.engines import Engine
 from tnn_serving.engines.base import doubling
 
-MOST_ROWS = 32
-"""Largest ``max_joined_rows`` to try: on a CPU more rows never paid."""
+MAX_ROWS = 32
+"""Largest ``max_joined_rows`` to try: on a CPU, more rows never brought a benefit."""
 
 PARAMETER = {
     "engine": "engine",
@@ -20,20 +20,20 @@ PARAMETER = {
     "threads": "INFERENCE_NUM_THREADS",
     "rows": "max_joined_rows",
 }
-"""Fields of a candidate and the parameters of ``config.pbtxt`` that they become; ``instances`` has a section there."""
+"""Parameters of ``config.pbtxt`` by field of a candidate; ``instances`` is an ``instance_group`` instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Settings to serve a model with; ``None`` leaves one as the configuration has it.
+    """Settings to serve a model with; ``None`` leaves a setting as in the configuration.
 
     Attributes:
-        engine: its name.
+        engine: name of the engine.
         precision: "bf16".
         hint: "THROUGHPUT": one inference per thread.
         streams: concurrent inferences inside the engine.
-        threads: of the engine, all streams together.
-        rows: most rows of waiting requests that run as one inference.
+        threads: of the engine, over all streams.
+        rows: maximum rows of waiting requests that run as one inference.
         instances: ``count`` of the ``instance_group``.
     """
 
@@ -47,13 +47,13 @@ class Candidate:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """What it says in the ``parameters`` section."""
+        """Values for the ``parameters`` section."""
         values = {key: getattr(self, name) for name, key in PARAMETER.items()}
         return {key: str(value) for key, value in values.items() if value is not None}
 
     @property
     def set_fields(self) -> frozenset[str]:
-        """Names of the fields that are not left as they are."""
+        """Names of the fields that are not ``None``."""
         return frozenset(field.name for field in fields(self) if getattr(self, field.name) is not None)
 
     def __str__(self) -> str:
@@ -71,12 +71,12 @@ class Space:
     """The candidates of one model on one machine.
 
     Attributes:
-        cores: that the server may use.
-        engines: those to try; each says which of its settings are worth it.
-        bf16: whether bf16 may be tried, on engines that have it.
-        most_rows: that requests may be joined to; 1 if they are not.
-        fixed: fields of a candidate that are not to be varied.
-        earlier: settings that were found before, to be tried again.
+        cores: number of cores that the server may use.
+        engines: engines to try; each states which of its settings are worth trying.
+        bf16: whether to try bf16 on engines that support it.
+        most_rows: maximum rows that requests may be joined to; 1 without joining.
+        fixed: fields of a candidate that are not varied.
+        earlier: settings of an earlier tuning, to be tried again.
     """
 
     cores: int
@@ -87,7 +87,8 @@ class Space:
     earlier: Candidate | None = None
 
     def coarse(self) -> list[Candidate]:
-        """The corners: engine x precision x all threads for one inference or one for each; likely ones first."""
+        """The coarse grid: engine x precision x (all threads for one inference, or one inference per thread); the most
+        promising first."""
         made = [] if self.earlier is None else [self.earlier]
         hints = [None, "THROUGHPUT"] if self.cores > 1 else [None]
         precisions = [None, "bf16"] if self.bf16 else [None]
@@ -99,15 +100,15 @@ class Space:
         return self._allowed(made)
 
     def neighbours(self, candidate: Candidate) -> list[Candidate]:
-        """Candidates that differ in one thing, by one step."""
+        """Candidates that differ in one setting by one step."""
         return self._allowed([one for one in self._steps(candidate) if one != candidate])
 
     def _allowed(self, made: Sequence[Candidate]) -> list[Candidate]:
-        kept = [one for one in made if one != DEFAULT and not one.set_fields & self.fixed and self._runs(one)]
-        return list(dict.fromkeys(kept))
+        allowed = [one for one in made if one != DEFAULT and not one.set_fields & self.fixed and self._runs(one)]
+        return list(dict.fromkeys(allowed))
 
     def _runs(self, candidate: Candidate) -> bool:
-        """Whether an engine that the candidate may run on has all that it sets."""
+        """Whether an engine that the candidate may run on supports all its settings."""
         return any(
             (candidate.precision in (None, *engine.precisions))
             and (not (candidate.hint or candidate.streams) or bool(engine.stream_counts(self.cores)))
@@ -119,7 +120,7 @@ class Space:
         return [engine for engine in self.engines if candidate.engine in (None, engine.name)]
 
     def _steps(self, at: Candidate) -> Iterator[Candidate]:
-        row_counts = doubling(1, min(self.most_rows, MOST_ROWS)) if self.most_rows > 1 else []
+        row_counts = doubling(1, min(self.most_rows, MAX_ROWS)) if self.most_rows > 1 else []
         for rows in self._near(at.rows, [None, *row_counts], jumps=2):
             yield replace(at, rows=rows)
         engines = self._engines(at)
@@ -142,7 +143,7 @@ class Space:
 
     @staticmethod
     def _near(value: Any, scale: Sequence[Any], jumps: int = 1) -> list[Any]:
-        """The values beside one on a scale; from the first one, ``jumps`` of them."""
+        """The neighbours of a value on a scale; for the first value, the next ``jumps`` values."""
         if len(scale) == 1 or value not in scale:
             return []
         k = scale.index(value)

@@ -1,4 +1,4 @@
-"""Measures candidates on one real server: each is loaded under a name of its own, with its own configuration."""
+"""Measures candidates on one real server: each is loaded under its own name with its own configuration."""
 
 from __future__ import annotations
 
@@ -28,39 +28,39 @@ from tnn_serving.errors import ServerError, TnnError
 from tnn_serving.triton.background_server import BackgroundServer, SingleModelRepository
 from tnn_serving.triton.index import Endpoint, repository_index, request_load, request_unload
 from tnn_serving.tune.goal import Point, Trial
-from tnn_serving.tune.place import Place
+from tnn_serving.tune.model_paths import ModelPaths
 from tnn_serving.tune.space import DEFAULT, Candidate
 from tnn_serving.tune.write import with_name, with_settings
 
-LOAD_S = 300.0
-"""Longest time for loading a model: large ones are compiled for several shapes."""
+LOAD_TIMEOUT_S = 300.0
+"""Timeout for loading a model. It is long, since large models are compiled for several shapes."""
 
-UNLOAD_S = 10.0
+UNLOAD_TIMEOUT_S = 10.0
 
-END_S = 5.0
+EXIT_WAIT_S = 5.0
 """Longest time between the last answer of a server that dies and the end of its process."""
 
 SETTLE_S = 0.1
-"""tritonserver 2.51 can crash when a model is unloaded sooner after it was loaded."""
+"""tritonserver 2.51 can crash if a model is unloaded earlier after its load."""
 
-WINDOWS = 4
-"""A level's time is cut into so many windows. The last three are what counts; the first one warms up."""
+WINDOWS_PER_LEVEL = 4
+"""Windows per level of load. The first one warms up; the last three are measured."""
 
 VERIFY_S = 0.1
-"""A candidate is under load for so long, each answer compared with its first, before anything is measured."""
+"""How long a candidate is under load before the measurement, while each answer is compared with the first one."""
 
-MOST_CRASHES = 3
+MAX_CRASHES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What the server is asked.
+class TrialLoad:
+    """The load for all trials.
 
     Attributes:
-        concurrency: levels: requests in flight all the time.
-        batch: inferences a request.
-        shapes: dims by input, where the model leaves them open and the file's are not wanted.
-        data: an .npz with arrays by input name, or a picture; random inputs if left out.
+        concurrency: levels of concurrent requests.
+        batch: inferences per request.
+        shapes: dims of inputs with free dims, instead of those in the model's files.
+        data: an .npz with arrays by input name, or a picture; random inputs by default.
         seed: of random inputs.
     """
 
@@ -81,14 +81,14 @@ class _Served:
     error: float
 
 
-class Trials:
-    """A server of this process' own, gone at the end of the context.
+class TrialServer:
+    """A temporary server for trials, stopped at the end of the context.
 
     Args:
-        place: the model.
-        text: its ``config.pbtxt``, without what was tuned before.
-        load: what to ask.
-        force: settings may replace what the text says.
+        paths: the model.
+        text: its ``config.pbtxt``, without settings of an earlier tuning.
+        load: the load for each trial.
+        force: candidates may replace settings of the text.
         on_log: called with each line of the server's log.
 
     Raises:
@@ -97,14 +97,14 @@ class Trials:
 
     def __init__(
         self,
-        place: Place,
+        paths: ModelPaths,
         text: str,
-        load: Load,
+        load: TrialLoad,
         *,
         force: bool = False,
         on_log: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._place, self._text, self._load, self._force, self._on_log = place, text, load, force, on_log
+        self._paths, self._text, self._load, self._force, self._on_log = paths, text, load, force, on_log
         self._served: dict[Candidate, _Served] = {}
         self._loads = 0
         self._crashes = 0
@@ -112,7 +112,7 @@ class Trials:
         self._shapes: dict[str, Sequence[int]] | None = None
         self._stack = ExitStack()
         try:
-            self._source = self._stack.enter_context(SingleModelRepository(place.model))
+            self._source = self._stack.enter_context(SingleModelRepository(paths.model))
             self._folder = Path(tempfile.mkdtemp(prefix="tnn-serving-"))
             self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
             (self._folder / "models").mkdir()
@@ -121,7 +121,7 @@ class Trials:
             self._stack.close()
             raise
 
-    def __enter__(self) -> Trials:
+    def __enter__(self) -> TrialServer:
         return self
 
     def __exit__(
@@ -130,7 +130,7 @@ class Trials:
         self.close()
 
     def close(self) -> None:
-        """Stops the server and removes what was made for it."""
+        """Stops the server and removes its temporary files."""
         self._forget()
         self._server.close()
         self._stack.close()
@@ -154,16 +154,16 @@ class Trials:
         return ModelConfig.read(self._ask(f"/v2/models/{self._served[candidate].name}/config"))
 
     def inputs(self) -> dict[str, list[int]]:
-        """Dims of what is sent, by input."""
+        """Dims of the inputs that are sent."""
         sent = self._served[DEFAULT].target.inputs
         return {name: list(array.shape) for name, array in sent.items()}
 
     def start(self) -> None:
-        """Loads the default. Raises ServerError or RequestError: it cannot be served or asked."""
+        """Loads the default. Raises ServerError or RequestError if it cannot be served, or refuses the inputs."""
         self._served[DEFAULT] = self._loaded(DEFAULT)
 
     def measure(self, candidate: Candidate, seconds: float) -> Trial:
-        """Puts a candidate under load, level by level, for about so many seconds in all."""
+        """Puts a candidate under load at all levels, for about ``seconds`` in total."""
         try:
             served = self._served.get(candidate)
             if served is None:
@@ -201,8 +201,8 @@ class Trials:
         )
 
     def _has_died(self) -> bool:
-        """Whether the server is gone; connections break a moment before the process is seen to have ended."""
-        end = time.monotonic() + END_S
+        """Whether the server has ended; connections break shortly before the process ends."""
+        end = time.monotonic() + EXIT_WAIT_S
         while self._server.pid is not None and time.monotonic() < end:
             try:
                 self._endpoint.ask("/v2/health/live")
@@ -213,12 +213,12 @@ class Trials:
         return self._server.pid is None
 
     def _restart(self) -> None:
-        """A new server in place of one that died. Raises ServerError if that happens again and again."""
+        """Replaces a server that died. Raises ServerError after :data:`MAX_CRASHES`."""
         self._crashes += 1
         self._forget()
         self._server.close()
-        if self._crashes >= MOST_CRASHES:
-            raise ServerError("the server died again and again", found=f"{self._crashes} times")
+        if self._crashes >= MAX_CRASHES:
+            raise ServerError("the server died repeatedly", found=f"{self._crashes} times")
         self._server = self._start()
 
     def _forget(self) -> None:
@@ -240,12 +240,12 @@ class Trials:
     # ---- one candidate ----
 
     def _loaded(self, candidate: Candidate) -> _Served:
-        """Loads, compares the answer with the default's, and puts it under load with each answer compared."""
+        """Loads a candidate, compares its answer with the default's, and verifies its answers under load."""
         self._loads += 1
         name = f"{self.name}-{self._loads}"
         self._write(name, candidate)
         try:
-            request_load(self._endpoint, name, timeout_s=LOAD_S)
+            request_load(self._endpoint, name, timeout_s=LOAD_TIMEOUT_S)
         except urllib.error.HTTPError as error:
             raise ServerError(f"it cannot be loaded: {_reason(error)}") from error
         except OSError as error:
@@ -283,7 +283,7 @@ class Trials:
                     expected=f"at most {allowed:.2%} of the largest value",
                     found=f"{error:.2%}",
                 )
-            if candidate.precision != "bf16":  # whose rounding depends on how many rows run together
+            if candidate.precision != "bf16":  # its rounding depends on how many rows run together
                 tried = _run(verifying, max(self._load.concurrency), VERIFY_S, max_windows=1)
                 _check_answers(tried)
         return self._target(name), error
@@ -293,7 +293,7 @@ class Trials:
         if self._shapes is None:
             with connect(url) as connection:
                 info = connection.model(name)
-            self._shapes = {**file_shapes(info, self._place.model, self._load.batch), **self._load.shapes}
+            self._shapes = {**file_shapes(info, self._paths.model, self._load.batch), **self._load.shapes}
         return LoadTarget(
             url,
             name,
@@ -306,7 +306,7 @@ class Trials:
         )
 
     def _point(self, served: _Served, level: int, seconds: float) -> Point:
-        measured = _run(served.target, level, seconds / WINDOWS, max_windows=WINDOWS)
+        measured = _run(served.target, level, seconds / WINDOWS_PER_LEVEL, max_windows=WINDOWS_PER_LEVEL)
         _check_answers(measured)
         latency, server = measured.latency, measured.server
         assert latency is not None  # there are answers, or that would have been an error
@@ -323,22 +323,22 @@ class Trials:
 
     def _unload(self, name: str, loaded: float) -> None:
         time.sleep(max(0.0, loaded + SETTLE_S - time.monotonic()))
-        end = time.monotonic() + UNLOAD_S
+        end = time.monotonic() + UNLOAD_TIMEOUT_S
         try:
-            request_unload(self._endpoint, name, timeout_s=UNLOAD_S)
-            # Triton answers before it is done, and the rest would disturb the next measurement.
+            request_unload(self._endpoint, name, timeout_s=UNLOAD_TIMEOUT_S)
+            # Triton answers before the unload is complete, which would disturb the next measurement.
             while time.monotonic() < end and any(
                 model.name == name and model.state in ("READY", "UNLOADING")
                 for model in repository_index(self._endpoint)
             ):
                 time.sleep(0.02)
         except OSError:
-            return  # it has died, which the next request will notice
+            return  # the server has died; the next request notices
         shutil.rmtree(self._folder / "models" / name, ignore_errors=True)
 
 
 def _run(target: LoadTarget, level: int, window_s: float, *, max_windows: int) -> Measurement:
-    """One level of load. Raises KeyboardInterrupt, which ``measure_load`` by itself takes for the end."""
+    """Measures one level of load. Raises KeyboardInterrupt, which ``measure_load`` catches."""
     measured = measure_load(target, concurrency=level, window_s=window_s, max_windows=max_windows)
     if measured.interrupted:
         raise KeyboardInterrupt

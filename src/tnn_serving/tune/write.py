@@ -1,7 +1,7 @@
-"""Writes chosen settings into a ``config.pbtxt``: what the user wrote stays as it is, byte for byte.
+"""Writes chosen settings to a ``config.pbtxt``; the user's text is preserved byte for byte.
 
-What is chosen goes into a block at the end, between two comments, with the evidence. The next time the block is
-replaced. A value that the user wrote is changed only with ``force``, and then in its place.
+The settings and their evidence go into a block at the end, between two comments. A later tuning replaces the block. A
+value that the user wrote is changed only with ``force``, and then in place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BLOCK = re.compile(rf"^{re.escape(BEGIN)}\b[^\n]*\n.*?^{re.escape(END)}[^\n]*(?
 
 
 def read(path: Path) -> str:
-    """The text of a file with its line ends, empty if there is none. Raises ConfigError."""
+    """The text of a file with its original line ends; empty if there is no file. Raises ConfigError."""
     try:
         return path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else ""
     except OSError as error:
@@ -36,27 +36,27 @@ def read(path: Path) -> str:
 
 
 def without_block(text: str) -> str:
-    """The text without what was written here."""
+    """The text without the block of an earlier tuning."""
     return _BLOCK.sub("", text)
 
 
 def fixed_fields(text: str) -> frozenset[str]:
-    """Fields of a candidate about which the user wrote something."""
+    """Fields of a candidate that the user's text sets."""
     config = read_config(without_block(text))
     names = {name for name, key in PARAMETER.items() if key in config.parameters}
-    if {"hint", "streams"} & names:  # two words for one thing
+    if {"hint", "streams"} & names:  # both set the number of streams
         names |= {"hint", "streams"}
     return frozenset(names | ({"instances"} if config.instance_group else set()))
 
 
 def cannot_be_changed(text: str) -> frozenset[str]:
-    """Fields that even ``force`` leaves alone: of several instance groups it is not clear which one is meant."""
+    """Fields that even ``force`` does not change: with several instance groups it is ambiguous which one to change."""
     groups = read_config(without_block(text)).instance_group
     return frozenset({"instances"} if len(groups) > 1 else ())
 
 
-def earlier(text: str) -> Candidate | None:
-    """What was written here before, if that can be read."""
+def earlier_candidate(text: str) -> Candidate | None:
+    """The settings of an earlier tuning, if they can be read."""
     blocks = "".join(match[0] for match in _BLOCK.finditer(text))
     try:
         config = read_config(blocks)
@@ -76,28 +76,28 @@ def with_settings(text: str, chosen: Candidate, evidence: Sequence[str] = (), *,
     """A ``config.pbtxt`` with a candidate's settings.
 
     Args:
-        text: the file before; a block that was written here is replaced.
+        text: the file before; the block of an earlier tuning is replaced.
         chosen: fields that are ``None`` are left out.
         evidence: lines of the comment above the settings.
         force: change values that the user wrote.
 
     Raises:
-        ConfigError: the text cannot be read, or contradicts ``chosen`` without ``force``.
+        ConfigError: the text cannot be parsed, or contradicts ``chosen`` without ``force``.
     """
-    kept = without_block(text)
-    config = read_config(kept)
+    original = without_block(text)
+    config = read_config(original)
     wanted = dict(chosen.parameters)
     instances = chosen.instances
     contradicting = _contradictions(config, wanted, instances)
     if contradicting and not force:
         key, here, there = contradicting[0]
         raise ConfigError(
-            f"config.pbtxt sets `{key}` to something else",
+            f"config.pbtxt sets `{key}` to another value",
             expected=there,
             found=here,
-            hint="take that line out, or replace it with --force",
+            hint="remove that line, or replace it with --force",
         )
-    changed = kept
+    changed = original
     for key, _, there in contradicting:
         changed = _with_count(changed, instances) if key == "instance_group" else _with_value(changed, key, there)
     new = {key: value for key, value in wanted.items() if key not in config.parameters}
@@ -114,7 +114,7 @@ def with_name(text: str, name: str) -> str:
     return text
 
 
-def difference(before: str, after: str, path: Path) -> str:
+def config_diff(before: str, after: str, path: Path) -> str:
     """Both texts as a unified diff."""
     lines = difflib.unified_diff(
         before.splitlines(keepends=True), after.splitlines(keepends=True), f"{path} (now)", f"{path} (tuned)"
@@ -123,37 +123,37 @@ def difference(before: str, after: str, path: Path) -> str:
 
 
 def save(path: Path, text: str) -> Path | None:
-    """Writes a file at once, never half of it. What was there is kept beside it.
+    """Replaces a file atomically, and keeps a backup beside it.
 
     Returns:
-        where that is; ``None`` if there was nothing.
+        The path of the backup; ``None`` if there was no file.
 
     Raises:
         ConfigError: it cannot be written.
     """
-    path = path.resolve()  # a link stays one
+    path = path.resolve()  # a link is kept
     backup = path.with_name(path.name + ".before-tune")
     fresh = path.with_name(path.name + ".new")
     try:
-        kept = path.exists()
-        if kept:
+        existed = path.exists()
+        if existed:
             shutil.copy2(path, backup)
         fresh.write_bytes(text.encode("utf-8", "surrogateescape"))
-        if kept:
+        if existed:
             shutil.copymode(path, fresh)
         fresh.replace(path)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
-    return backup if kept else None
+    return backup if existed else None
 
 
-# ---- what is written already ----
+# ---- the user's values ----
 
 
 def _contradictions(
     config: ModelConfig, wanted: Mapping[str, str], instances: int | None
 ) -> list[tuple[str, str, str]]:
-    """What the user wrote otherwise: key, the user's value, ours."""
+    """Values of the user that differ from ours: key, the user's value, our value."""
     found = [
         (key, config.parameters[key], value)
         for key, value in wanted.items()
@@ -173,11 +173,11 @@ def _same(key: str, left: str, right: str) -> bool:
         return left == right
 
 
-# ---- changing a value in its place ----
+# ---- changing a value in place ----
 
 
 def _with_value(text: str, key: str, value: str) -> str:
-    """The last entry of ``key`` with another value: of equal keys, that is the one that counts."""
+    """The text with another value in the last entry of ``key``, which overrides earlier ones."""
     entry = [
         one
         for one in locate(text).all("parameters")
@@ -196,7 +196,7 @@ def _with_count(text: str, count: int | None) -> str:
     (group, *more) = locate(text).all("instance_group")
     if more:
         raise ConfigError(
-            "config.pbtxt has several instance groups", hint="it is not clear which one to change; do it by hand"
+            "config.pbtxt has several instance groups", hint="it is ambiguous which one to change; edit it by hand"
         )
     counts = group.all("count")
     return _replaced(text, counts[-1], str(count)) if counts else _inserted(text, group, f"count: {count}")
@@ -207,14 +207,14 @@ def _as_field(name: str, text: str, value: Value) -> str:
 
 
 def _replaced(text: str, value: Value, by: str) -> str:
-    """With another scalar. Of a string in several pieces the others become empty: a comment may stand between them."""
+    """The text with another scalar. A string's further pieces become empty, since comments may be between them."""
     for number, (start, end) in reversed(list(enumerate(value.pieces))):
         text = text[:start] + ('""' if number else by) + text[end:]
     return text
 
 
 def _inserted(text: str, message: Value, field: str) -> str:
-    """With a field more at the beginning of a message."""
+    """The text with another field at the beginning of a message."""
     at = message.start + 1
     return f"{text[:at]} {field} {text[at:]}"
 
@@ -229,7 +229,7 @@ def _quoted(value: str) -> str:
 
 
 def _with_block(text: str, parameters: Mapping[str, str], instances: int | None, evidence: Sequence[str]) -> str:
-    lines = [f"{BEGIN} (what is between these two lines is replaced when `tnn-serving tune` writes again)"]
+    lines = [f"{BEGIN} (`tnn-serving tune` replaces the lines up to the end)"]
     lines += [f"# {' '.join(line.split())}" for line in evidence]
     if parameters:
         entries = [
@@ -248,7 +248,7 @@ def _with_block(text: str, parameters: Mapping[str, str], instances: int | None,
 
 
 def _check(made: str, before: ModelConfig, wanted: Mapping[str, str], instances: int | None) -> None:
-    """Checks that the new text means the old configuration with the new settings, and nothing else."""
+    """Checks that the new text is equivalent to the old configuration with the new settings."""
     changed = {
         key: value
         for key, value in wanted.items()
@@ -260,4 +260,4 @@ def _check(made: str, before: ModelConfig, wanted: Mapping[str, str], instances:
         if instances != (first.count or 1) or not before.instance_group:
             expected = replace(expected, instance_group=(replace(first, count=instances), *more))
     if not mean_the_same(read_config(made), expected):
-        raise ConfigError("config.pbtxt cannot be changed", hint="write the settings by hand; --dry-run shows them")
+        raise ConfigError("config.pbtxt cannot be changed", hint="add the settings by hand; --dry-run shows them")

@@ -1,4 +1,4 @@
-"""One tuning from beginning to end: serves the model, searches, reports. Nothing is written here."""
+"""A complete tuning: serves the model, searches, and reports. It writes no configuration."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tnn_serving.engines.cpu import available_cores, this_cpu
 from tnn_serving.errors import ConfigError
 from tnn_serving.tune import write
 from tnn_serving.tune.goal import Goal
-from tnn_serving.tune.place import Place
-from tnn_serving.tune.report import Machine, Report, gain, results
+from tnn_serving.tune.model_paths import ModelPaths
+from tnn_serving.tune.report import Machine, Report, candidate_results, gain
 from tnn_serving.tune.search import search
 from tnn_serving.tune.space import DEFAULT, PARAMETER, Candidate, Space
-from tnn_serving.tune.trials import Load, Trials
+from tnn_serving.tune.trials import TrialLoad, TrialServer
 
 
 def tune(
-    place: Place,
+    paths: ModelPaths,
     goal: Goal,
-    load: Load,
+    load: TrialLoad,
     *,
     budget_s: float,
     text: str = "",
@@ -34,26 +34,26 @@ def tune(
 ) -> tuple[Report, Candidate]:
     """Measures candidates on a real server for about ``budget_s`` and chooses one.
 
-    Ctrl-C ends it with what there is. The server is gone when this returns.
+    Ctrl-C ends it with the results so far. The server has ended when this returns.
 
     Args:
-        place: the model.
-        text: the ``config.pbtxt`` to start from; what was tuned there before is one of the candidates.
-        allow_bf16: try bf16 on engines that have it, if the processor does.
-        force: vary what the text says, too.
-        on_trial: told about each candidate before it is measured.
-        on_log: told each line of the server's log.
+        paths: the model.
+        text: the ``config.pbtxt`` to start from; settings of an earlier tuning in it are one of the candidates.
+        allow_bf16: also try bf16 on engines that support it; the processor must support it too.
+        force: also vary settings that the text contains.
+        on_trial: called with each candidate before it is measured.
+        on_log: called with each line of the server's log.
 
     Raises:
-        ConfigError: ``text`` cannot be read, or bf16 is asked for where there is none.
-        ServerError, RequestError: the model cannot be served or asked as it is configured.
+        ConfigError: ``text`` cannot be parsed, or the processor does not support bf16.
+        ServerError, RequestError: the model cannot be served, or does not accept the inputs.
     """
     started, date = time.monotonic(), datetime.now(timezone.utc)
     if allow_bf16 and not this_cpu().bf16:
-        raise ConfigError("this processor has no bf16", hint="leave --allow-bf16 out")
+        raise ConfigError("this processor does not support bf16", hint="omit --allow-bf16")
     plain = write.without_block(text)
     fixed = write.cannot_be_changed(text) if force else write.fixed_fields(text)
-    with Trials(place, plain, load, force=force, on_log=on_log) as trials:
+    with TrialServer(paths, plain, load, force=force, on_log=on_log) as trials:
         on_trial(DEFAULT)
         trials.start()
         cores = available_cores()
@@ -63,12 +63,12 @@ def tune(
             bf16=allow_bf16,
             most_rows=_most_rows(trials.config()),
             fixed=fixed,
-            earlier=write.earlier(text),
+            earlier=write.earlier_candidate(text),
         )
         model, inputs = trials.name, trials.inputs()
         machine = Machine.here(trials.server_version())
         outcome = search(space, goal, trials, budget_s, on_trial=on_trial, started=started)
-    found = results(outcome, goal)
+    found = candidate_results(outcome, goal)
     if DEFAULT not in found:
         raise KeyboardInterrupt
     chosen = found[outcome.chosen]
@@ -97,7 +97,7 @@ def tune(
 
 
 def _most_rows(config: ModelConfig) -> int:
-    """How many rows requests may be joined to; 1 if Triton does not gather them."""
+    """How many rows requests may be joined to; 1 without dynamic batching."""
     return config.max_batch_size if config.dynamic_batching is not None else 1
 
 

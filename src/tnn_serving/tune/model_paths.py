@@ -1,4 +1,4 @@
-"""Where a model is, and the configuration that belongs to it."""
+"""The paths of a model and its configuration."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from tnn_serving.formats.candidates import versions
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A model and its configuration.
+class ModelPaths:
+    """The paths of a model and its configuration.
 
     Attributes:
-        model: a model folder, one version's folder, a bare folder with the files, or a .tnnproto.
-        config: its ``config.pbtxt``, which need not exist; ``None`` for files that are in no repository.
+        model: a model folder, a version folder, another folder with the files, or a model file.
+        config: its ``config.pbtxt``, which may not exist; ``None`` for files outside a repository.
     """
 
     model: Path
     config: Path | None
 
     @classmethod
-    def of(cls, model: Path) -> Place:
-        """The place of a path that a user gives. Raises ConfigError if there is nothing."""
+    def of(cls, model: Path) -> ModelPaths:
+        """From a user's path. Raises ConfigError if it does not exist."""
         if not model.exists():
             raise ConfigError(f"no model at {model}", expected="a model folder such as models/face")
         source = model.resolve()
