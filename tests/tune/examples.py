@@ -7,7 +7,7 @@ from pathlib import Path
 import tnn_serving as ts
 from tests.networks import network
 from tests.tune.test_search import point
-from tnn_serving.tune.report import Machine, Report, Result
+from tnn_serving.tune.report import CandidateResult, Machine, Report
 
 LAYERS = [
     "Convolution c1 1 1 x a 1 3 8 3 3 1 1 1 1 1 -1 1 1 1",
@@ -26,12 +26,16 @@ def write_network(folder: Path, config: str | None = None) -> Path:
     return folder
 
 
-def result(label: str, *points: tuple[int, float], engine: str = "openvino", problem: str | None = None) -> Result:
+def result(
+    label: str, *points: tuple[int, float], engine: str = "openvino", problem: str | None = None
+) -> CandidateResult:
     made = tuple(point(level, ms) for level, ms in points)
-    return Result(label, {"engine": engine} if engine else {}, None, made, 0.0, problem, 1)
+    return CandidateResult(label, {"engine": engine} if engine else {}, None, made, 0.0, problem, 1)
 
 
-def report(default: Result, chosen: Result, *others: Result, p99_ms: float | None = None) -> Report:
+def report(
+    default: CandidateResult, chosen: CandidateResult, *others: CandidateResult, p99_ms: float | None = None
+) -> Report:
     return Report(
         model="<face>",
         goal="throughput",

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from tests.tune.examples import AFTER, BEFORE, report, result
-from tnn_serving.tune.page import page
+from tnn_serving.tune.page import tuning_page
 
 
 class Balanced(HTMLParser):
@@ -30,9 +30,9 @@ class Balanced(HTMLParser):
             assert not self.open
 
 
-def test_a_page_escapes_what_it_shows_and_tells_problems() -> None:
+def test_a_page_escapes_text_and_shows_problems() -> None:
     failed = replace(result("onnxruntime"), problem="no <kernel> & nothing else")
-    html = page(report(BEFORE, AFTER, failed), 'parameters [ { key: "engine" } ]')
+    html = tuning_page(report(BEFORE, AFTER, failed), 'parameters [ { key: "engine" } ]')
     Balanced().feed(html)
     assert "<h1>&lt;face&gt;</h1>" in html
     assert "no &lt;kernel&gt; &amp; nothing else" in html

@@ -9,21 +9,21 @@ from collections.abc import Iterator
 import pytest
 
 from tests.tune.examples import AFTER, BEFORE, report, result
-from tnn_serving.tune.plot import Axis, plot
+from tnn_serving.tune.plot import PlotAxis, latency_plot
 
 
 def circles(drawing: str) -> Iterator[tuple[float, float]]:
-    """Centres of the rings around what is chosen."""
+    """Centres of the rings around the chosen candidate's points."""
     for x, y in re.findall(r'<g data-mark="chosen"><circle cx="([\d.]+)" cy="([\d.]+)"', drawing):
         yield float(x), float(y)
 
 
 def test_the_chosen_point_is_marked_where_it_is() -> None:
     slow = result("onnxruntime", (1, 9.0), (4, 30.0), engine="onnxruntime")
-    drawing = plot(report(BEFORE, AFTER, slow))
+    drawing = latency_plot(report(BEFORE, AFTER, slow))
     root = ElementTree.fromstring(drawing)
     titles = {element.text for element in root.iter("{http://www.w3.org/2000/svg}title")}
-    assert "openvino, 2 streams; 4 in flight: 666.7/s, p50 6.00 ms, p99 12.00 ms" in titles
+    assert "openvino, 2 streams; concurrency 4: 666.7/s, p50 6.00 ms, p99 12.00 ms" in titles
     rings = list(circles(drawing))
     assert len(rings) == 2
     for x, y in rings:  # in both panels the ring is around the candidate's own point
@@ -31,15 +31,15 @@ def test_the_chosen_point_is_marked_where_it_is() -> None:
     assert drawing.count('data-mark="default"') == 2
 
 
-def test_where_nothing_is_better_one_mark_says_both() -> None:
-    drawing = plot(report(BEFORE, BEFORE, AFTER, p99_ms=50))
+def test_one_mark_for_both_if_nothing_is_better() -> None:
+    drawing = latency_plot(report(BEFORE, BEFORE, AFTER, p99_ms=50))
     assert drawing.count('data-mark="default, chosen"') == 2
-    assert drawing.count("bound 50 ms") == 1
+    assert drawing.count("limit 50 ms") == 1
 
 
 @pytest.mark.parametrize("values", [[1.0], [0.2, 0.9], [3.0, 700.0], [120.0, 155.0], [0.004, 0.9]])
 def test_an_axis_has_room_and_round_numbers(values: list[float]) -> None:
-    axis = Axis.of(values, 10, 110)
+    axis = PlotAxis.of(values, 10, 110)
     assert all(10 <= axis(value) <= 110 for value in values)
     assert axis(min(values)) <= axis(max(values))
     ticks = axis.ticks()

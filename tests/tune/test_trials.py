@@ -9,17 +9,17 @@ from pathlib import Path
 import psutil
 
 from tests.tune.examples import MINE, write_network
-from tnn_serving.tune import Load, Place, write
+from tnn_serving.tune import ModelPaths, TrialLoad, write
 from tnn_serving.tune.space import DEFAULT, Candidate
-from tnn_serving.tune.trials import Trials
+from tnn_serving.tune.trials import TrialServer
 
 
-def test_candidates_are_served_as_they_would_be_written(installed: None, tmp_path: Path) -> None:
+def test_candidates_are_served_with_the_configuration_to_write(installed: None, tmp_path: Path) -> None:
     mine = 'parameters { key: "shape_cache_size" value { string_value: "4" } }\n'
     model = write_network(tmp_path / "small", f'name: "small"\n{MINE}{mine}')
     text = write.read(model / "config.pbtxt")
     candidate = Candidate(engine="onnxruntime", hint="THROUGHPUT", rows=2, instances=2)
-    with Trials(Place.of(model), text, Load((2,))) as trials:
+    with TrialServer(ModelPaths.of(model), text, TrialLoad((2,))) as trials:
         trials.start()
         assert trials.inputs() == {"x": [1, 3, 16, 16]}
         trial = trials.measure(candidate, 0.2)

@@ -8,14 +8,14 @@ import pytest
 
 from tests.tune.examples import write_network
 from tnn_serving.errors import ConfigError
-from tnn_serving.tune import Place
+from tnn_serving.tune import ModelPaths
 
 
-def test_places(tmp_path: Path) -> None:
+def test_model_paths(tmp_path: Path) -> None:
     model = write_network(tmp_path / "small")
-    assert Place.of(model) == Place(model, model / "config.pbtxt")
-    assert Place.of(model / "1") == Place(model / "1", model / "config.pbtxt")
+    assert ModelPaths.of(model) == ModelPaths(model, model / "config.pbtxt")
+    assert ModelPaths.of(model / "1") == ModelPaths(model / "1", model / "config.pbtxt")
     bare = (model / "1").rename(tmp_path / "bare")
-    assert Place.of(bare) == Place(bare, None)
+    assert ModelPaths.of(bare) == ModelPaths(bare, None)
     with pytest.raises(ConfigError, match="no model at"):
-        Place.of(tmp_path / "nowhere")
+        ModelPaths.of(tmp_path / "nowhere")

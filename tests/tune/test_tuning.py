@@ -24,22 +24,22 @@ from tests.tune.examples import MINE, write_network
 from tests.tune.test_page import Balanced
 from tnn_serving.config.text import read_config
 from tnn_serving.tune import write
-from tnn_serving.tune.report import Report, Result
+from tnn_serving.tune.report import CandidateResult, Report
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a run left behind."""
+    """The result of a run."""
 
     model: Path
     found: dict[str, Any]
     html: str
-    told: str
+    messages: str
 
 
 @pytest.fixture(scope="module")
 def done(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """A run with which everything is asked for, over a configuration with a comment."""
+    """A run with all outputs, for a configuration with a comment."""
     folder = tmp_path_factory.mktemp("tuned")
     model = write_network(folder / "small", MINE)
     html = folder / "report.html"
@@ -53,7 +53,7 @@ def done(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Done:
 def test_json_has_everything(done: Done) -> None:
     found = done.found
     assert set(found) == {field.name for field in fields(Report)}
-    assert set(found["default"]) == {field.name for field in fields(Result)}
+    assert set(found["default"]) == {field.name for field in fields(CandidateResult)}
     assert (found["model"], found["goal"], found["concurrency"]) == ("small", "throughput", [1, 4])
     assert found["inputs"] == {"x": [1, 3, 16, 16]}
     assert found["default"]["label"] == "default"
@@ -73,7 +73,7 @@ def test_json_has_everything(done: Done) -> None:
     assert not found["interrupted"]
 
 
-def test_what_is_chosen_is_written_and_the_rest_stays(done: Done) -> None:
+def test_chosen_settings_are_written_and_the_rest_is_unchanged(done: Done) -> None:
     file = done.model / "config.pbtxt"
     text = write.read(file)
     assert text.startswith(MINE)
@@ -95,7 +95,7 @@ def test_the_page_shows_default_and_chosen_and_needs_nothing_else(done: Done) ->
     Balanced().feed(done.html)
 
 
-def test_a_model_that_cannot_be_served_is_told(installed: None, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_served_is_an_error(installed: None, tmp_path: Path) -> None:
     model = write_model(tmp_path, "broken", proto=b"no proto")
     made = run("tune", model, "--budget", "10s")
     assert made.returncode == 1
@@ -103,16 +103,16 @@ def test_a_model_that_cannot_be_served_is_told(installed: None, tmp_path: Path) 
     assert not (model / "config.pbtxt").exists()
 
 
-def test_a_bound_that_nothing_keeps(installed: None, tmp_path: Path) -> None:
+def test_a_limit_that_all_candidates_exceed(installed: None, tmp_path: Path) -> None:
     model = write_network(tmp_path / "small")
     made = run("tune", model, "--p99", "0.001", "--budget", "5s")
     assert made.returncode == 1
-    assert re.search(r"nothing keeps p99 at 0\.001 ms; the lowest that was reached is \d+\.\d+ ms", made.stderr)
+    assert re.search(r"all candidates exceed the p99 limit of 0\.001 ms; the lowest is \d+\.\d+ ms", made.stderr)
     assert not (model / "config.pbtxt").exists()
 
 
 class Terminal:
-    """The command on a terminal, so that its progress can be seen."""
+    """The command on a terminal, which shows its progress."""
 
     def __init__(self, *arguments: object) -> None:
         self._master, slave = pty.openpty()
@@ -136,7 +136,7 @@ class Terminal:
                 return
 
     def interrupt(self) -> tuple[int, str, str]:
-        """Exit code, what was printed, what was shown."""
+        """Exit code, stdout, and the terminal's content."""
         servers = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGINT)
         printed, _ = self.process.communicate(timeout=60)
