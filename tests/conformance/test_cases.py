@@ -5,38 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.conformance.differences import DIFFERENCES, ENGINES, EXPECTED, Difference, Instead
+from tests.conformance.loaded import Loaded
 from tests.recordings import Case, CaseId, case_ids, difference, read_case
-from tnn_serving.engines import Options
+from tnn_serving.engines import ENGINES as COMPILERS
+from tnn_serving.engines import Executable, Options
 from tnn_serving.errors import EngineError
 from tnn_serving.formats.tnn import read_model
-from tnn_serving.model import Model
-from tnn_serving.network.analyse import analyse
-from tnn_serving.network.tnn import TnnNetwork
+
+Compile = Callable[[onnx.ModelProto, Options], Executable]
 
 
-class Loaded:
-    """A case's network on all engines: int8 layers in their exact form, int8 inputs and outputs as codes."""
+@pytest.fixture(autouse=True)
+def _compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine compiles a model once in a test, whoever asks: compiling takes most of the time, and ``auto`` compiles
+    on all engines to choose one."""
+    for engine in COMPILERS.values():
+        monkeypatch.setattr(engine, "compile", remembering(engine.compile))
 
-    def __init__(self, recorded: Case) -> None:
-        self._network = TnnNetwork(read_model(recorded.proto, recorded.model))
-        self._analysed = analyse(self._network, raw_int8=recorded.quantized)
-        self._chosen = self._on("auto")
 
-    def on(self, engine: str) -> Model:
-        """The network on an engine. What ``auto`` compiled with the engine asked for is not compiled again."""
-        return self._chosen if engine in ("auto", self._chosen.engine) else self._on(engine)
+def remembering(compile: Compile) -> Compile:
+    made: dict[tuple[bytes, Options], Executable] = {}
 
-    def _on(self, engine: str) -> Model:
-        return Model(self._network, *self._analysed, engine=engine, int8="exact", options=Options(threads=1))
+    def compile_once(model: onnx.ModelProto, options: Options) -> Executable:
+        key = model.SerializeToString(), options
+        if key not in made:
+            made[key] = compile(model, options)
+        return made[key]
+
+    return compile_once
 
 
 @pytest.mark.parametrize("case", case_ids(), ids=str)
 def test_recorded_outputs(case: CaseId, record_property: Callable[[str, object], None]) -> None:
     recorded = read_case(case)
-    loaded = Loaded(recorded)
+    loaded = Loaded(read_model(recorded.proto, recorded.model), raw_int8=recorded.quantized)
     for engine in ENGINES:
         expected = EXPECTED.get((case, engine))
         if expected is not None and expected.instead is Instead.REFUSED:

@@ -6,13 +6,13 @@ import copy
 import dataclasses
 import logging
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tnn_serving as ts
+from tests.conformance.loaded import ENGINES, Loaded
 from tests.recordings import SHARED
 from tnn_serving.errors import RequestError
 from tnn_serving.graph import Graph
@@ -21,7 +21,6 @@ from tnn_serving.random_weights import network_name, random_input
 log = logging.getLogger(__name__)
 
 MODELS = SHARED / "models"
-ENGINES = ("openvino", "onnxruntime")
 
 pytestmark = pytest.mark.skipif(not MODELS.is_dir(), reason="no whole networks of TNN beside this checkout")
 
@@ -59,10 +58,6 @@ def distance(got: np.ndarray, want: np.ndarray) -> float:
     return float(np.abs(got.astype(np.float64) - want).max() / np.abs(want).max())
 
 
-def load(source: Path | Graph, engine: str) -> ts.Model:
-    return ts.load(source, engine, int8="exact", threads=1)
-
-
 def with_fixed_shapes(model: ts.Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What a server answers with: OpenVINO computes otherwise once the shapes are fixed."""
     model.warm({name: array.shape for name, array in inputs.items()})
@@ -75,22 +70,19 @@ def compare(got: dict[str, np.ndarray], want: dict[str, np.ndarray], limit: floa
     assert max(found.values()) <= limit, found
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("proto", "recording"), TRAINED, ids=[path.stem for _, path in TRAINED])
-def test_trained_network(proto: Path, recording: Path, engine: str) -> None:
+def test_trained_network(proto: Path, recording: Path) -> None:
     with np.load(recording) as recorded:
         arrays = {key: recorded[key] for key in recorded.files}
-    model = load(proto, engine)
+    graph = ts.read_model(proto)
+    loaded = Loaded(graph)
     inputs = {key[3:]: value for key, value in arrays.items() if key.startswith("in.")}
     want = {key[4:]: value for key, value in arrays.items() if key.startswith("out.")}
-    limit = INT8_LIMIT if model.graph.quantized else FLOAT_LIMIT
-    compare(model.run(inputs), want, limit, f"{recording.stem} on {engine}")
-    compare(with_fixed_shapes(model, inputs), want, limit, f"{recording.stem} on {engine}, shapes fixed")
-
-
-@lru_cache(maxsize=1)
-def filled(proto: Path) -> Graph:
-    return ts.fill_random_weights(ts.read_model(proto))
+    limit = INT8_LIMIT if graph.quantized else FLOAT_LIMIT
+    for engine in ENGINES:
+        model = loaded.on(engine)
+        compare(model.run(inputs), want, limit, f"{recording.stem} on {engine}")
+        compare(with_fixed_shapes(model, inputs), want, limit, f"{recording.stem} on {engine}, shapes fixed")
 
 
 def resized(graph: Graph, dims: Sequence[int]) -> Graph:
@@ -100,25 +92,26 @@ def resized(graph: Graph, dims: Sequence[int]) -> Graph:
     return made
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("proto", BENCHMARKS, ids=lambda path: network_name(path.name))
-def test_benchmark_network(proto: Path, engine: str) -> None:
-    graph, name = filled(proto), network_name(proto.name)
+def test_benchmark_network(proto: Path) -> None:
+    graph, name = ts.fill_random_weights(ts.read_model(proto)), network_name(proto.name)
     with np.load(proto.with_suffix(".npz")) as recorded:
         want = {key.removeprefix("naive."): recorded[key] for key in recorded.files if key.startswith("naive.")}
         dims, entry = tuple(map(int, recorded["input.shape"])), str(recorded["input.name"])
-    model = load(graph, engine)
     limit = INT8_LIMIT if graph.quantized else FLOAT_LIMIT
     x = random_input(name, dims)
-    compare(model.run({entry: x}), want, limit, f"{name} on {engine}")
-    compare(with_fixed_shapes(model, {entry: x}), want, limit, f"{name} on {engine}, shapes fixed")
-
     batch, channels, height, width = dims
-    larger = (2 * batch, channels, height + 32, width + 64)
-    if name in OTHER_SIZES_REFUSED:
-        with pytest.raises(RequestError, match="layer"):
-            model.run({entry: random_input(name, larger, seed=1)})
-        larger = (2 * batch, channels, height, width)
-    x = random_input(name, larger, seed=1)
-    fresh = load(resized(graph, larger), engine).run({entry: x})
-    compare(model.run({entry: x}), fresh, INT8_LIMIT, f"{name} on {engine} at {larger}")
+    other = (2 * batch, channels, height - 32, width - 64)
+    refused = random_input(name, other, seed=1) if name in OTHER_SIZES_REFUSED else None
+    if refused is not None:
+        other = (2 * batch, channels, height, width)
+    y = random_input(name, other, seed=1)
+    loaded, fresh = Loaded(graph), Loaded(resized(graph, other))
+    for engine in ENGINES:
+        model = loaded.on(engine)
+        compare(model.run({entry: x}), want, limit, f"{name} on {engine}")
+        compare(with_fixed_shapes(model, {entry: x}), want, limit, f"{name} on {engine}, shapes fixed")
+        if refused is not None:
+            with pytest.raises(RequestError, match="layer"):
+                model.run({entry: refused})
+        compare(model.run({entry: y}), fresh.on(engine).run({entry: y}), INT8_LIMIT, f"{name} on {engine} at {other}")
