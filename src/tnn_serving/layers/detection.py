@@ -18,8 +18,6 @@ from tnn_serving.layers.weights import buffer, entry_label
 from tnn_serving.tensor import Tensor
 
 LOWEST = float(np.finfo(np.float32).min)
-SMALLEST = 1e-37
-"""Smaller than any overlap of boxes; OpenVINO flushes denormal numbers, so that anything less counts as 0."""
 CODE_TYPES = {1: "corner", 2: "centre and size", 3: "corner in units of the size"}
 SAME_RATIO = 1e-6
 """A ratio this near to 1 makes no box of its own: TNN's PriorBox compares so."""
@@ -67,17 +65,15 @@ def suppressed(
     """ONNX's NonMaxSuppression: int64 [S, 3].
 
     ONNX Runtime crashes where boxes and scores differ in number, and OpenVINO needs the 4 as a number: the Reshapes
-    refuse the one and say the other. OpenVINO also drops boxes whose overlap equals the threshold, as 0 does 0, so
-    that the threshold is the next larger number. Nothing is above 1, and ONNX Runtime takes no more.
+    refuse the one and say the other. No overlap is outside of 0 and 1, and ONNX Runtime takes no other threshold.
     """
-    next_larger = max(float(np.nextafter(np.float32(overlap), np.float32(2))), SMALLEST)
     numbers = [g.size(boxes, 0), g.size(scores, 1), g.size(boxes, 1)]
     return g.op(
         "NonMaxSuppression",
         g.reshape(boxes, 0, 0, 4),
         g.op("Reshape", scores, g.op("Concat", *numbers, axis=0)),
         most,
-        g.const(np.float32(min(next_larger, 1.0))),
+        g.const(np.float32(min(max(overlap, 0.0), 1.0))),
         g.const(np.float32(score)),
         center_point_box=center_point_box or None,
     )
