@@ -9,10 +9,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import helper
 
 import tnn_serving as ts
 from tests.networks import CONVOLUTION, network
-from tnn_serving.engines import ENGINES
+from tests.onnx_models import Dims, write
+from tests.onnx_models import model as onnx_model
+from tnn_serving.engines import ENGINES, Executable, TensorSpec
+from tnn_serving.engines.base import Arrays
 from tnn_serving.errors import ConfigError, EngineError, RequestError, ShapeError, UnsupportedLayer, WeightsError
 from tnn_serving.tensor import Tensor
 
@@ -226,3 +230,71 @@ def test_public_names() -> None:
         "Model", "__version__", "fill_random_weights", "load", "read_model", "to_onnx", "write_model"
     }  # fmt: skip
     assert all(hasattr(ts, name) for name in ts.__all__)
+
+
+# ---- whose fault a refusal is ----
+
+
+@pytest.fixture
+def halving(tmp_path: Path) -> Path:
+    """A network that ONNX's inference lets take sides of any size, and engines only even ones."""
+    node = helper.make_node("SpaceToDepth", ["x"], ["y"], blocksize=2)
+    sides: Dims = ["n", 3, "h", "w"]
+    return write(onnx_model([node], {"x": sides}, {"y": ["n", 12, "p", "q"]}), tmp_path)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_a_size_that_only_the_engine_refuses_is_the_requests_fault(halving: Path, engine: str) -> None:
+    model = ts.load(halving, engine)
+    odd, even = (np.zeros((1, 3, size, 4), np.float32) for size in (5, 6))
+    for feed in (odd, even, odd, even):
+        if feed is even:
+            assert model.run({"x": feed})["y"].shape == (1, 12, 3, 2)
+            continue
+        with pytest.raises(RequestError, match=r"the network does not take `x` \[1, 3, 5, 4\]: found .*") as error:
+            model.run({"x": feed})
+        assert isinstance(error.value.__cause__, EngineError)
+
+
+class Broken(Executable):
+    """Fails, whatever it gets."""
+
+    engine = "broken"
+
+    @property
+    def outputs(self) -> list[TensorSpec]:
+        return []
+
+    def run(self, feeds: Arrays, into: Arrays | None = None) -> dict[str, np.ndarray]:
+        raise EngineError("broken")
+
+
+def test_an_engine_that_answers_nothing_is_itself_at_fault(halving: Path) -> None:
+    model = ts.load(halving, "onnxruntime")
+    answered, fresh, odd = (np.zeros((1, 3, size, 4), np.float32) for size in (4, 6, 5))
+    model.run({"x": answered})
+    (cache,) = model.shape_caches()
+    cache.general = Broken()
+    for feed in (answered, fresh, odd):
+        with pytest.raises(EngineError, match="broken"):
+            model.run({"x": feed})
+
+
+def test_an_engine_that_fails_on_what_it_has_answered_is_itself_at_fault(halving: Path) -> None:
+    model = ts.load(halving, "onnxruntime")
+    first, second = (np.zeros((1, 3, size, 4), np.float32) for size in (4, 6))
+    for feed in (first, second):
+        model.run({"x": feed})
+    (cache,) = model.shape_caches()
+    works = cache.general
+
+    class Fragile(Broken):
+        def run(self, feeds: Arrays, into: Arrays | None = None) -> dict[str, np.ndarray]:
+            if feeds["x"].shape == first.shape:
+                raise EngineError("broken")
+            return works.run(feeds, into)
+
+    cache.general = Fragile()
+    with pytest.raises(EngineError, match="broken"):
+        model.run({"x": first})
+    assert model.run({"x": second})["y"].shape == (1, 12, 3, 2)

@@ -6,8 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from onnx import helper
 
 import tnn_serving as ts
+from tests import onnx_models
 from tests.end_to_end.models import BROKEN, write_model
 from tests.networks import CONVOLUTION, network
 from tnn_serving.check.report import Checked, CheckedModel
@@ -18,6 +20,10 @@ from tnn_serving.prepare.manifest import sign
 MANY_UNSUPPORTED = (
     b'"1 2 1 4206624770 ,"\n"x 1 3 8 8 ,"\n" x y ,"\n"y ,"\n" 5 ,"\nFoo a 1 1 x a ,ReLU b 1 1 a b ,Bar c 1 1 b c ,'
     b"Dropout d 1 1 x y ,Permute p 1 1 x q 2 0 0 ,"
+)
+
+WARM_UP = (
+    'name: "w" batch_size: 1 inputs { key: "x" value { data_type: TYPE_FP32 dims: [ 1, 3, 8, 8 ] zero_data: true } }'
 )
 
 
@@ -115,6 +121,14 @@ instance_group [{ kind: KIND_GPU }]
         ('parameters [{ key: "cache_dir" value: { string_value: "/tmp" } }]', "is not allowed in config.pbtxt"),
         ('output [{ name: "y" label_filename: "/etc/passwd" }]', "outside of the model folder"),
         ('output [{ name: "y" label_filename: "absent" }]', "does not exist"),
+        ('input [{ name: "x" dims: [ 24 ] reshape { shape: [ 3, 9 ] } }]', "differ in the number of elements"),
+        ('output [{ name: "y" dims: [ 4 ] is_shape_tensor: true }]', "is_shape_tensor is for TensorRT"),
+        (f"max_batch_size: 1 model_warmup {{ {WARM_UP} }}", "model_warmup `w`: input `x` has other dims"),
+        ('model_warmup { name: "w" batch_size: 1 }', "model_warmup `w`: input `x` is missing"),
+        (
+            "sequence_batching { control_input { name: 'x' control { int32_false_true: [ 0, 1 ] } } }",
+            "control_input `x`",
+        ),
     ],
 )
 def test_configurations_that_are_refused(tmp_path: Path, config: str, error: str) -> None:
@@ -159,6 +173,22 @@ def test_a_batch_that_the_network_does_not_take(tmp_path: Path) -> None:
     model = one(tmp_path)
     assert "`r`" in model.versions[0].batch
     assert [text for text in problems(model, "warning") if "max_batch_size is 4" in text]
+
+
+def test_a_scalar_is_shown_as_clients_see_it(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Mul", ["x", "gain"], ["y"]), helper.make_node("ReduceSum", ["y"], ["sum"], keepdims=0)]
+    made = onnx_models.model(nodes, {"x": ["n", 4], "gain": []}, {"y": ["n", 4], "sum": []})
+    onnx_models.write(made, tmp_path / "net" / "1")
+    model = one(tmp_path)
+    (version,) = model.versions
+    assert problems(model) == problems(model, "warning") == []
+    assert [(t.name, t.dims) for t in (*version.inputs, *version.outputs)] == [
+        ("x", [-1, 4]),
+        ("gain", [1]),
+        ("y", [-1, 4]),
+        ("sum", [1]),
+    ]
+    assert "input `gain`: TYPE_FP32, dims [1]" in version.completed
 
 
 def test_names_kinds_and_repositories(tmp_path: Path) -> None:

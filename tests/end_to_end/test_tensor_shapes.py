@@ -4,49 +4,40 @@ from __future__ import annotations
 
 import queue
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import tritonclient.grpc
 import tritonclient.utils.shared_memory as shared_memory
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from tests.end_to_end.test_serving import counted, png
+from tests.onnx_models import FLOAT, Dims, model, random, value, write
 from tests.servers import Running, load, unload
 from tnn_serving.check.repository import check
 
-Dims = Sequence[int | str]
 RELU = [helper.make_node("Relu", ["x"], ["y"])]
 
 
-def write(
+def save(
     repository: Path,
     name: str,
-    nodes: Sequence[onnx.NodeProto],
-    inputs: dict[str, Dims],
-    outputs: dict[str, Dims],
+    nodes: Sequence[NodeProto],
+    inputs: Mapping[str, Dims],
+    outputs: Mapping[str, Dims],
     config: str | None = None,
     **types: int,
 ) -> Path:
     """Writes an ONNX model of float32 tensors, but for those of other ``types``; returns its folder."""
-    values = [
-        [helper.make_tensor_value_info(key, types.get(key, TensorProto.FLOAT), dims) for key, dims in side.items()]
-        for side in (inputs, outputs)
-    ]
-    model = helper.make_model(
-        helper.make_graph(list(nodes), name, *values), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-    )
-    folder = repository / name
-    (folder / "1").mkdir(parents=True)
-    onnx.save(model, folder / "1" / "model.onnx")
+    values = [[value(key, dims, types.get(key, FLOAT)) for key, dims in side.items()] for side in (inputs, outputs)]
+    write(model(nodes, *values), repository / name / "1")
     if config is not None:
-        (folder / "config.pbtxt").write_text(config)
-    return folder
+        (repository / name / "config.pbtxt").write_text(config)
+    return repository / name
 
 
 def tensor(kind: str, name: str, dims: str, reshape: str | None = None, data_type: str = "TYPE_FP32") -> str:
@@ -94,14 +85,14 @@ FOLDED = (
 
 def write_models(repository: Path) -> None:
     scalars: dict[str, Any] = {"rate": TensorProto.INT64}
-    write(repository, "scalars", RATE, {"x": ["n", 4], "rate": []}, {"y": ["n", 4], "total": []}, **scalars)
-    write(repository, "reshaped", RELU, {"x": [1, 3, 4, 4]}, {"y": [1, 3, 4, 4]}, both("3, 4, 4", "1, 3, 4, 4"))
-    write(repository, "rows", RELU, {"x": ["n", 12]}, {"y": ["n", 12]}, GATHERING + both("3, 4", "12"))
+    save(repository, "scalars", RATE, {"x": ["n", 4], "rate": []}, {"y": ["n", 4], "total": []}, **scalars)
+    save(repository, "reshaped", RELU, {"x": [1, 3, 4, 4]}, {"y": [1, 3, 4, 4]}, both("3, 4, 4", "1, 3, 4, 4"))
+    save(repository, "rows", RELU, {"x": ["n", 12]}, {"y": ["n", 12]}, GATHERING + both("3, 4", "12"))
     free: dict[str, Dims] = {"x": ["n", 8, "w", 1, 6]}
     config = "max_batch_size: 4\n" + both("2, 4, -1, 6", "8, -1, 1, 6")
-    write(repository, "free", RELU, free, {"y": free["x"]}, config)
-    write(repository, "row_scalars", RELU, {"x": ["n"]}, {"y": ["n"]}, GATHERING)
-    write(
+    save(repository, "free", RELU, free, {"y": free["x"]}, config)
+    save(repository, "row_scalars", RELU, {"x": ["n"]}, {"y": ["n"]}, GATHERING)
+    save(
         repository,
         "warmed",
         RELU,
@@ -110,30 +101,30 @@ def write_models(repository: Path) -> None:
         "max_batch_size: 2\n" + both("3, 4", "12", WARM_UP),
     )
     large: dict[str, Dims] = {"x": [1, 3, 128, 128]}
-    write(repository, "large", RELU, large, {"y": large["x"]}, both("3, 128, 128", "1, 3, 128, 128"))
-    write(repository, "squares", RELU, {"x": ["n"]}, {"y": ["n"]}, tensor("output", "y", "2, 2", "4"))
+    save(repository, "large", RELU, large, {"y": large["x"]}, both("3, 128, 128", "1, 3, 128, 128"))
+    save(repository, "squares", RELU, {"x": ["n"]}, {"y": ["n"]}, tensor("output", "y", "2, 2", "4"))
     labels = (
         'output [ { name: "y" data_type: TYPE_FP32 dims: [ 3 ] reshape { shape: [ 1, 3 ] } label_filename: "l" } ]\n'
     )
-    folder = write(
+    folder = save(
         repository, "labelled", RELU, {"x": [1, 3]}, {"y": [1, 3]}, tensor("input", "x", "3", "1, 3") + labels
     )
     (folder / "l").write_text("red\ngreen\nblue\n")
     pictures: dict[str, Dims] = {"x": ["n", 3, "h", "w"]}
     flat = tensor("input", "x", "48, 3", "6, 8, 3", "TYPE_UINT8")
-    write(repository, "flat_pixels", RELU, pictures, {"y": pictures["x"]}, flat)
+    save(repository, "flat_pixels", RELU, pictures, {"y": pictures["x"]}, flat)
     files = "max_batch_size: 4\n" + tensor("input", "x", "1", "", "TYPE_STRING")
-    write(repository, "files", RELU, pictures, {"y": pictures["x"]}, files)
-    for name, dims, batch in (("told_scalar", [], 0), ("told_rows", ["n"], 4)):
+    save(repository, "files", RELU, pictures, {"y": pictures["x"]}, files)
+    for name, dims, batch in (("start_scalar", [], 0), ("start_rows", ["n"], 4)):
         config = f"max_batch_size: {batch}\n{SEQUENCES}"
-        write(repository, name, START, {"x": ["n", 4], "START": dims}, {"y": ["n", 4]}, config, START=TensorProto.INT32)
-    write(repository, "folded", RATE, {"x": [12, 4], "rate": []}, {"y": [12, 4], "total": []}, FOLDED, **scalars)
+        save(repository, name, START, {"x": ["n", 4], "START": dims}, {"y": ["n", 4]}, config, START=TensorProto.INT32)
+    save(repository, "folded", RATE, {"x": [12, 4], "rate": []}, {"y": [12, 4], "total": []}, FOLDED, **scalars)
     (repository / "chain" / "1").mkdir(parents=True)
     (repository / "chain" / "config.pbtxt").write_text(ENSEMBLE)
     pool = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], strides=[2, 2])
     even = helper.make_node("SpaceToDepth", ["x"], ["y"], blocksize=2)
     for name, node, channels in (("pooled", pool, 3), ("halved", even, 12)):
-        write(repository, name, [node], pictures, {"y": ["n", channels, "p", "q"]})
+        save(repository, name, [node], pictures, {"y": ["n", channels, "p", "q"]})
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +158,6 @@ def ask(protocol: Any, model: str, outputs: Any = None, **inputs: np.ndarray) ->
     return client.infer(model, tensors, outputs=outputs)
 
 
-def numbers(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
 def is_callers_fault(error: InferenceServerException) -> bool:
     return error.status() in ("400", "StatusCode.INVALID_ARGUMENT")
 
@@ -187,7 +174,7 @@ def test_scalars_are_one_element(protocol: Any, http: Any) -> None:
     found = http.get_model_config("scalars")
     assert [(item["dims"], item.get("reshape")) for item in found["input"]] == [([-1, 4], None), ([1], None)]
     assert [(item["dims"], item.get("reshape")) for item in found["output"]] == [([-1, 4], None), ([1], None)]
-    x = numbers(2, 4)
+    x = random(2, 4)
     answer = ask(protocol, "scalars", x=x, rate=np.array([16000]))
     np.testing.assert_array_equal(answer.as_numpy("y"), x * np.float32(16000))
     assert answer.as_numpy("total").shape == (1,)
@@ -202,7 +189,7 @@ def test_a_batch_of_scalars(protocol: Any, http: Any) -> None:
     for item in (*http.get_model_config("row_scalars")["input"], *http.get_model_config("row_scalars")["output"]):
         assert (item["dims"], item["reshape"]) == ([1], {"shape": []})
     for rows in (1, 3):
-        x = numbers(rows, 1, seed=rows)
+        x = random(rows, 1, seed=rows)
         np.testing.assert_array_equal(ask(protocol, "row_scalars", x=x).as_numpy("y"), np.maximum(x, 0))
 
 
@@ -210,7 +197,7 @@ def test_a_batch_of_scalars(protocol: Any, http: Any) -> None:
 
 
 def test_the_client_sees_dims_and_the_network_has_the_shape(protocol: Any) -> None:
-    x = numbers(3, 4, 4)
+    x = random(3, 4, 4)
     y = ask(protocol, "reshaped", x=x).as_numpy("y")
     assert y.shape == (3, 4, 4)
     np.testing.assert_array_equal(y, np.maximum(x, 0))
@@ -221,14 +208,14 @@ def test_the_client_sees_dims_and_the_network_has_the_shape(protocol: Any) -> No
 
 def test_free_dims_are_paired_in_order(protocol: Any) -> None:
     for rows, width in ((1, 5), (3, 2)):
-        x = numbers(rows, 2, 4, width, 6)
+        x = random(rows, 2, 4, width, 6)
         y = ask(protocol, "free", x=x).as_numpy("y")
         assert y.shape == x.shape
         np.testing.assert_array_equal(y, np.maximum(x, 0))
 
 
 def test_requests_that_are_gathered(server: Running, http: Any) -> None:
-    sent = {rows: numbers(rows, 3, 4, seed=rows) for rows in (1, 2, 3)}
+    sent = {rows: random(rows, 3, 4, seed=rows) for rows in (1, 2, 3)}
     came: queue.SimpleQueue[tuple[int, Any, Any]] = queue.SimpleQueue()
     before = counted(http, "rows", 0)
     with server.grpc() as client:
@@ -246,19 +233,19 @@ def test_requests_that_are_gathered(server: Running, http: Any) -> None:
 
 def test_an_answer_that_does_not_fit_is_refused(protocol: Any) -> None:
     """Triton would send it with a shape of another size."""
-    x = numbers(4)
+    x = random(4)
     y = ask(protocol, "squares", x=x).as_numpy("y")
     np.testing.assert_array_equal(y, np.maximum(x, 0).reshape(2, 2))
     for length in (1, 6):
         with pytest.raises(InferenceServerException, match=rf"`reshape`: expected \[4\], found \[{length}\]") as error:
-            ask(protocol, "squares", x=numbers(length))
+            ask(protocol, "squares", x=random(length))
         assert is_callers_fault(error.value)
 
 
 def test_shared_memory_holds_the_clients_shape(protocol: Any) -> None:
     """Large outputs are computed straight into it."""
     module, client = protocol
-    x = numbers(3, 128, 128)
+    x = random(3, 128, 128)
     name = f"shapes_{module.__name__.rpartition('.')[2]}"
     region = shared_memory.create_shared_memory_region(name, f"/{name}", 2 * x.nbytes)
     try:
@@ -268,7 +255,7 @@ def test_shared_memory_holds_the_clients_shape(protocol: Any) -> None:
         wanted = module.InferRequestedOutput("y")
         wanted.set_shared_memory(name, x.nbytes, offset=x.nbytes)
         for seed in range(3):
-            x = numbers(3, 128, 128, seed=seed)
+            x = random(3, 128, 128, seed=seed)
             shared_memory.set_shared_memory_region(region, [x])
             answer = client.infer("large", [one], outputs=[wanted])
             output = answer.get_output("y")
@@ -288,12 +275,12 @@ def test_classes_of_a_reshaped_output(protocol: Any) -> None:
 
 
 def test_a_warm_up_has_the_clients_shape(protocol: Any) -> None:
-    x = numbers(2, 3, 4)
+    x = random(2, 3, 4)
     np.testing.assert_array_equal(ask(protocol, "warmed", x=x).as_numpy("y"), np.maximum(x, 0))
 
 
 def test_an_ensemble_passes_the_clients_shapes_on(protocol: Any) -> None:
-    x = numbers(3, 4, 4)
+    x = random(3, 4, 4)
     answer = ask(protocol, "chain", picture=x, gain=np.array([3]))
     wanted = 3 * np.maximum(x, 0)
     np.testing.assert_array_equal(answer.as_numpy("result"), wanted.reshape(12, 4))
@@ -309,10 +296,10 @@ def test_pictures(protocol: Any) -> None:
     np.testing.assert_array_equal(y, np.concatenate([planes, planes[:, :, ::-1]]))
 
 
-@pytest.mark.parametrize("model", ["told_scalar", "told_rows"])
+@pytest.mark.parametrize("model", ["start_scalar", "start_rows"])
 def test_a_network_that_takes_the_start_of_a_sequence(protocol: Any, model: str) -> None:
     module, client = protocol
-    x = numbers(1, 4)
+    x = random(1, 4)
     one = module.InferInput("x", [1, 4], "FP32")
     one.set_data_from_numpy(x)
     for number, (start, end) in enumerate(((True, False), (False, False), (False, True))):
@@ -330,20 +317,20 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_reshape_is_one_sentence_at_load_and_in_check(
-    http: Any, repository: Path, tmp_path: Path, name: str
+    http: Any, repository: Path, tmp_path: Path, what: str
 ) -> None:
-    config, problem = WRONG[name]
-    model = f"wrong_{name}"
-    write(tmp_path, model, RELU, {"x": [1, 3, 4, 4]}, {"y": [1, 3, 4, 4]}, config)
+    config, problem = WRONG[what]
+    name = f"wrong_{what}"
+    save(tmp_path, name, RELU, {"x": [1, 3, 4, 4]}, {"y": [1, 3, 4, 4]}, config)
     (checked,) = check([tmp_path]).models
     found = [f"{finding.where}, {finding.problem}" for _, finding in checked.everything()]
     where, _, sentence = problem.partition(": ")
     assert sum(text.startswith(f"config.pbtxt, {where}, {sentence}") for text in found) == 1, found
-    write(repository, model, RELU, {"x": [1, 3, 4, 4]}, {"y": [1, 3, 4, 4]}, config)
+    save(repository, name, RELU, {"x": [1, 3, 4, 4]}, {"y": [1, 3, 4, 4]}, config)
     with pytest.raises(InferenceServerException) as error:
-        load(http, model)
+        load(http, name)
     assert f"config.pbtxt, {problem}" in error.value.message()
 
 
@@ -363,10 +350,10 @@ def test_a_size_that_only_the_engine_refuses_is_the_callers_fault(
     before = engine_errors(server, model)
     for shape in (*bad, good, *bad):
         if shape == good:
-            assert ask(protocol, model, x=numbers(*good)).as_numpy("y").size
+            assert ask(protocol, model, x=random(*good)).as_numpy("y").size
             continue
         with pytest.raises(InferenceServerException, match=r"the network does not take `x` \[") as error:
-            ask(protocol, model, x=numbers(*shape))
+            ask(protocol, model, x=random(*shape))
         assert is_callers_fault(error.value)
     assert engine_errors(server, model) == before
 

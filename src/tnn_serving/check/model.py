@@ -24,6 +24,7 @@ from tnn_serving.check.config import (
     settings_of,
 )
 from tnn_serving.check.report import CheckedFile, CheckedModel, CheckedTensor, CheckedVersion, Memory
+from tnn_serving.config.completion import SCALAR
 from tnn_serving.config.datatypes import triton_type
 from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig
 from tnn_serving.config.reading import CommandLine
@@ -158,7 +159,8 @@ def _version(
 
 
 def _tensor(spec: TensorSpec) -> CheckedTensor:
-    return CheckedTensor(spec.name, triton_type(spec.dtype), [-1 if dim is None else dim for dim in spec.shape])
+    dims = [-1 if dim is None else dim for dim in spec.shape]
+    return CheckedTensor(spec.name, triton_type(spec.dtype), dims or [*SCALAR])
 
 
 def _files(version: Path) -> list[CheckedFile]:
