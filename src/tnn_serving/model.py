@@ -25,12 +25,10 @@ from tnn_serving.engines.measurements import Measurements
 from tnn_serving.engines.shapes import NO_SHAPES, Allocate, ShapeCache, ShapeLimits, zeros
 from tnn_serving.engines.trial import TrialInputs
 from tnn_serving.errors import ConfigError, EngineError, RequestError, located
-from tnn_serving.graph import Graph
 from tnn_serving.network.analyse import analyse
 from tnn_serving.network.base import Network, Pictures, Variant
 from tnn_serving.network.formats import open_network
 from tnn_serving.network.int8 import Decision, processor
-from tnn_serving.network.tnn import TnnNetwork
 from tnn_serving.translate.graph import Translation
 from tnn_serving.version import VERSION
 
@@ -201,13 +199,6 @@ class Model:
     def engine(self) -> str:
         """Name of the engine that runs the network."""
         return self.choice.engine
-
-    @property
-    def graph(self) -> Graph:
-        """The network as TNN's files give it. Raises ConfigError for one that came from another format."""
-        if not isinstance(self.network, TnnNetwork):
-            raise ConfigError("this is no TNN model", expected="a .tnnproto and a .tnnmodel", found=self.network.source)
-        return self.network.graph
 
     @property
     def inputs(self) -> list[TensorSpec]:

@@ -148,8 +148,9 @@ def test_what_is_no_source(tmp_path: Path) -> None:
     (tmp_path / "weights.pt").write_bytes(b"")
     with pytest.raises(FormatError, match=r"no model file by its name: expected \.tnnproto or \.tnnmodel or \.onnx"):
         open_network(tmp_path / "weights.pt")
-    with pytest.raises(ConfigError, match="no source of a model"):
-        open_network(42)  # type: ignore[arg-type]
+    for other in (42, bytearray(b"onnx"), None):
+        with pytest.raises(ConfigError, match="no source of a model"):
+            open_network(other)  # type: ignore[arg-type]
 
 
 # ---- a further format ----

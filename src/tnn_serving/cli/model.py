@@ -124,24 +124,31 @@ def compare(
 
 
 def _show_comparison(found: Comparison) -> None:
-    stdout.print(f"{found.left}\n{found.right} (reference)\n", highlight=False)
+    stdout.print(f"{escape(found.left)}\n{escape(found.right)} (reference)\n", highlight=False)
     table = Table("", "#", "type", "blob", "max abs", "relative", "cosine", box=None, pad_edge=False)
     for row in found.blobs:
         mark = "" if row.equal else "first" if row is found.first else "differs"
         table.add_row(
-            mark, str(row.index), row.type, row.blob, f"{row.max_abs:.3g}", f"{row.relative:.3g}", f"{row.cosine:.7f}"
+            mark,
+            str(row.index),
+            row.type,
+            escape(row.blob),
+            f"{row.max_abs:.3g}",
+            f"{row.relative:.3g}",
+            f"{row.cosine:.7f}",
         )
     stdout.print(table, "")
     if found.first is None:
         stdout.print(
-            f"{len(found.blobs)} blobs, all within {found.tolerance:g} of their largest value", highlight=False
+            f"{_several(len(found.blobs), 'blob')}, all within {found.tolerance:g} of their largest value",
+            highlight=False,
         )
         return
     first = found.first
     what = first.problem or f"{first.value:.7g} instead of {first.reference:.7g} at {list(first.worst)}"
     stdout.print(
-        f"[bold red]differs first[/] at layer {first.index} `{first.layer}` ({first.type}), "
-        f"blob `{first.blob}`: {what}",
+        f"[bold red]differs first[/] at layer {first.index} `{escape(first.layer)}` ({first.type}), "
+        f"blob `{escape(first.blob)}`: {escape(what)}",
         highlight=False,
     )
 
@@ -207,7 +214,7 @@ def _show(summary: Summary) -> None:
     for engine, form in summary.int8.items():
         stdout.print(f"int8 on {engine}: {form}", highlight=False)
     if summary.problem:
-        stdout.print(f"[bold red]cannot run:[/] {summary.problem}", highlight=False)
+        stdout.print(f"[bold red]cannot run:[/] {escape(summary.problem)}", highlight=False)
 
 
 def _show_layer(summary: Summary, name: str, *, as_json: bool) -> None:

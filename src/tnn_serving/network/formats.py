@@ -31,7 +31,7 @@ class ModelFormat(Protocol):
     """A kind of model files.
 
     Attributes:
-        name: as ``inspect`` shows it.
+        name: of the format, for people.
         suffixes: of its files, in lower case.
         usual: the usual name of each file that makes a model; these are taken before others of their kind.
     """
@@ -172,7 +172,7 @@ def has_model_files(folder: Path) -> bool:
 
 def _is_network(source: object) -> TypeGuard[Network]:
     """A protocol with properties cannot be asked for with isinstance: that computes them."""
-    return callable(getattr(source, "translate", None))
+    return callable(getattr(source, "check_shapes", None))
 
 
 def _open_path(place: Path, limits: Limits) -> Network:
