@@ -119,7 +119,7 @@ def test_generated_text_is_up_to_date() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("what", "page", "said"), [("parameters", SERVING, "one inference per thread"), ("cli", CLI, "## Ask a server")]
+    ("what", "page", "said"), [("parameters", SERVING, "one inference per thread"), ("cli", CLI, "## Measure")]
 )
 def test_stale_text_is_noticed_and_written(what: str, page: Path, said: str, tmp_path: Path) -> None:
     copy = tmp_path / page.name
@@ -210,7 +210,7 @@ KEYS = {
     "of a client": load_test.ClientSide,
     "`tune`": tune_report.Report,
     "of a machine": tune_report.Machine,
-    "of a candidate": tune_report.Result,
+    "of a candidate": tune_report.CandidateResult,
     "of a level of load": tune_goal.Point,
     "`bench --layers`": profile.Profile,
     "of a layer's time": profile.LayerTime,
