@@ -100,7 +100,7 @@ def window(
 
 
 def check_filled(x: Value) -> None:
-    """Raises ShapeError for an input without elements: OpenVINO's pooling gives other dims, or ends the process."""
+    """Raises ShapeError for an input without elements, at which OpenVINO gives other dims or ends the process."""
     if 0 in x.dims:
         raise ShapeError("input has no elements", expected="at least 1 on each axis", found=list(x.dims))
 
