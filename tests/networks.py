@@ -9,7 +9,7 @@ import numpy as np
 import tnn_serving as ts
 from tnn_serving.graph import Graph, Input
 from tnn_serving.layers import make
-from tnn_serving.tensor import BlobScale, Tensor
+from tnn_serving.tensor import TNN_TYPE, BlobScale, Tensor
 
 Shapes = Mapping[str, Sequence[int]]
 Arrays = Mapping[str, np.ndarray]
@@ -40,3 +40,14 @@ CONVOLUTION = ["Convolution c 1 1 x y 1 3 4 3 3 1 1 1 1 1 -1 1 1 1"]
 
 def scale(value: float) -> BlobScale:
     return BlobScale(Tensor.of(np.array([value], np.float32)), None, Tensor.of(np.zeros(1, np.int32)))
+
+
+def one_layer(kind: str, inputs: dict[str, np.ndarray], line: str = "", **constants: np.ndarray) -> Graph:
+    """A network of one layer `n` that reads these inputs and constants, in this order, and writes `y`."""
+    layer = make(kind, "n", [*inputs, *constants], ["y"], line.split())
+    return Graph(
+        [Input(name, array.shape, TNN_TYPE[array.dtype]) for name, array in inputs.items()],
+        ["y"],
+        [layer],
+        constants={name: Tensor.of(array) for name, array in constants.items()},
+    )

@@ -1,7 +1,7 @@
 """Reproducible random weights for networks that come without any, such as TNN's benchmark protos.
 
-Each layer says how large its weights are and what numbers they hold (:meth:`Layer.random_weights`); here the layers of
-a network get their names, and products the gain that keeps activations at their size from layer to layer.
+Each layer decides the size and the numbers of its weights (:meth:`Layer.random_weights`); here the layers of a network
+get their names, and products the gain that keeps activations at their size from layer to layer.
 """
 
 from __future__ import annotations

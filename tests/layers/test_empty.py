@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import tnn_serving as ts
-from tests.networks import network
-from tnn_serving.errors import RequestError
+from tests.networks import network, one_layer
+from tnn_serving.errors import RequestError, ShapeError
+from tnn_serving.graph import Graph
+from tnn_serving.translate.graph import translate
 
 ENGINES = ("openvino", "onnxruntime")
 NO_BATCH, NO_CHANNELS, NO_ROWS = (0, 4, 6, 6), (2, 0, 6, 6), (2, 4, 0, 6)
@@ -56,3 +58,39 @@ def test_what_has_no_answer_is_refused(line: str, engine: str) -> None:
     for dims in REFUSED[line]:
         with pytest.raises(RequestError, match="layer 0 `n`"):
             model.run({"x": np.ones(dims, np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("graph", "words"),
+    [
+        (
+            one_layer(
+                "RoiAlign",
+                {"x": np.ones((0, 1, 4, 4), np.float32)},
+                "1 1 1 0 1",
+                rois=np.ones((1, 4), np.float32),
+                indices=np.int32([0]),
+            ),
+            "input has no elements",
+        ),
+        (
+            one_layer(
+                "ScatterElements",
+                {"x": np.ones((0, 2), np.float32), "i": np.int32([[0, 0]]), "u": np.ones((1, 2), np.float32)},
+                "0 0",
+            ),
+            "there are no elements to update",
+        ),
+        (
+            one_layer(
+                "ScatterND",
+                {"x": np.ones((0, 1), np.float32), "i": np.int32([[0]]), "u": np.ones((1, 1), np.float32)},
+            ),
+            "there are no elements to update",
+        ),
+    ],
+    ids=lambda value: value.layers[0].type if isinstance(value, Graph) else "",
+)
+def test_places_in_nothing_are_refused(graph: Graph, words: str) -> None:
+    with pytest.raises(ShapeError, match=words):
+        translate(graph)

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tnn_serving as ts
+from tests.networks import one_layer
 from tnn_serving.emit.limits import Limits
 from tnn_serving.errors import ShapeError, TnnError, UnsupportedLayer
 from tnn_serving.graph import Graph, Input
@@ -106,17 +107,6 @@ def test_a_declaration_names_what_exists(kind: str) -> None:
 
 
 # ---- networks of one layer ----
-
-
-def one_layer(kind: str, inputs: dict[str, np.ndarray], line: str = "", **constants: np.ndarray) -> Graph:
-    """A network of one layer `n` that reads these inputs and constants, in this order, and writes `y`."""
-    layer = make(kind, "n", [*inputs, *constants], ["y"], line.split())
-    return Graph(
-        [Input(name, array.shape, TNN_TYPE[array.dtype]) for name, array in inputs.items()],
-        ["y"],
-        [layer],
-        constants={name: Tensor.of(array) for name, array in constants.items()},
-    )
 
 
 FLOATS = np.float32([[1, 2, 3], [4, 5, 6]])

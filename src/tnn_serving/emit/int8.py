@@ -1,7 +1,7 @@
 """The arithmetic of int8 layers: codes, their scales, and TNN's rounding, in the forms that engines run.
 
 *Exact* is float arithmetic on the codes with every intermediate integer below 2^24, so that each code comes out as
-TNN's on any engine. *Fast* says the same with Quantize and Dequantize in code units (all scales 1 inside, the whole
+TNN's on any engine. *Fast* is the same with Quantize and Dequantize in code units (all scales 1 inside, the whole
 factor in the weights), which engines turn into int8 kernels: within one step a layer. Codes travel as int8; in the
 ``U8`` spelling, which ONNX Runtime needs for its kernels, as uint8 = code + 128.
 """
@@ -78,7 +78,7 @@ class Absorbed:
 
 @dataclass(frozen=True, slots=True)
 class Operands:
-    """Inputs of an int8 layer: blobs as codes, constants such as sizes as values, and what TNN adds inside.
+    """Inputs of an int8 layer: blobs as codes, constants such as sizes as values, and what TNN adds within the layer.
 
     ``others`` holds the inputs behind the blobs in their order, ``None`` for one that is not read.
     """

@@ -1,6 +1,6 @@
 """One declaration per layer type: operands, parameters, weights, and meaning as ONNX.
 
-In: tokens and buffers from ``formats``.  Out: typed layers that write themselves back and say what they compute.
+In: tokens and buffers from ``formats``.  Out: typed layers that write themselves back and emit what they compute.
 Must not import onnx, an engine, ``formats`` or anything above.
 """
 

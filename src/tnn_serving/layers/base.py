@@ -1,6 +1,6 @@
 """The base class of the layers: one declaration per TNN type.
 
-A declaration is one dataclass. ``operands`` and ``results`` say what it reads and writes, the fields of
+A declaration is one dataclass. ``operands`` and ``results`` are what it reads and writes, the fields of
 :mod:`~tnn_serving.layers.parameters` are its tokens, those of :mod:`~tnn_serving.layers.weights` its entry in the model
 file, and ``to_onnx`` is its meaning. Reader, writer, ``inspect``, the generated reference and the converter walk these
 declarations; none of them knows a layer by name.

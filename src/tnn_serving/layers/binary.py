@@ -26,7 +26,7 @@ OPERAND_PLACES = {-1: "nothing is stored", 0: "the stored operand is the first",
 def operand_dims(count: int, dims: Sequence[int | None]) -> tuple[int, ...]:
     """The shape of a stored operand that has no dims of its own, from its size and the dims of the input.
 
-    The first rule that fits: one value; one a channel; everything but the batch; the last of four axes or more;
+    The first rule that fits: one value; one per channel; everything but the batch; the last of four axes or more;
     everything but batch and channel. Raises WeightsError if none fits.
     """
     rank = len(dims)

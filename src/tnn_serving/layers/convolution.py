@@ -297,7 +297,7 @@ class Deconvolution(Grouped):
 
     ONNX: ConvTranspose, then Relu, Clip(0, 6) or Sigmoid + Mul.
     TNN differs: the plain CPU device drops taps where neither of stride and dilation divides the other, and reads
-        outside the weights for strides that exceed the kernel by 2 and more (defects: the sum is meant).
+        outside the weights for strides that exceed the kernel by 2 and more (defects: the sum is computed here).
     """
 
     operands = (Operand("x", "[N, C, H, W]", FLOAT),)

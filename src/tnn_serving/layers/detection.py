@@ -40,7 +40,7 @@ class NonMaxSuppression(Layer):
         "form of the boxes", default=0, values={0: "y1 x1 y2 x2, corners in any order", 1: "xc yc w h"}
     )
     max_output_boxes_per_class: Int64 = token("most boxes of a class; 0: none", default=Int64(0))
-    iou_threshold: float = token("overlap above which the worse box goes", default=0.0)
+    iou_threshold: float = token("overlap above which the worse box is dropped", default=0.0)
     score_threshold: float = token("scores must be above", default=0.0)
 
     def to_onnx(self, g: Builder, boxes: Value, scores: Value) -> Value:
@@ -65,7 +65,7 @@ def suppressed(
     """ONNX's NonMaxSuppression: int64 [S, 3].
 
     ONNX Runtime crashes where boxes and scores differ in number, and OpenVINO needs the 4 as a number: the Reshapes
-    refuse the one and say the other. No overlap is outside of 0 and 1, and ONNX Runtime takes no other threshold.
+    check the one and provide the other. No overlap is outside of 0 and 1, and ONNX Runtime takes no other threshold.
     """
     numbers = [g.size(boxes, 0), g.size(scores, 1), g.size(boxes, 1)]
     return g.op(
@@ -210,7 +210,7 @@ class DetectionPostProcess(Layer):
     detections_per_class: int = token("ignored by TNN", default=0)
     use_regular_nms: int = token("must be 0", default=0)
     nms_score_threshold: float = token("scores must be above", default=0.0)
-    nms_iou_threshold: float = token("overlap above which the worse box goes", default=0.0)
+    nms_iou_threshold: float = token("overlap above which the worse box is dropped", default=0.0)
     num_classes: int = token("classes without background", default=0, ge=1)
     y_scale: float = token("scale of y", default=0.0)
     x_scale: float = token("scale of x", default=0.0)
@@ -278,7 +278,7 @@ class DetectionPostProcess(Layer):
     def _check(self) -> None:
         if self.use_regular_nms or self.max_classes_per_detection != 1:
             raise UnsupportedLayer(
-                "only the fast suppression with one class a box exists",
+                "only the fast suppression with one class per box exists",
                 expected="use_regular_nms 0, max_classes_per_detection 1",
                 found=f"{self.use_regular_nms}, {self.max_classes_per_detection}",
             )
@@ -333,13 +333,13 @@ class DetectionOutput(Layer):
     )
 
     num_classes: int = token("classes, background among them", default=0, ge=1)
-    share_location: CBool = token("1: one box a prior for all classes", default=CBool(0))
+    share_location: CBool = token("1: one box per prior for all classes", default=CBool(0))
     background_label_id: int = token("class to skip, or -1", default=0)
     variance_encoded_in_target: CBool = token("1: variances are 1", default=CBool(0))
     code_type: int = token("how boxes are coded", default=0, values=CODE_TYPES)
     keep_top_k: int = token("most rows of an image", default=0, ge=1)
     confidence_threshold: float = token("scores must be above", default=0.0)
-    nms_threshold: float = token("overlap above which the worse box goes", default=0.0)
+    nms_threshold: float = token("overlap above which the worse box is dropped", default=0.0)
     nms_top_k: int = token("candidates of a class, or -1 for all", default=0)
     eta: float = token("factor of the threshold after each kept box", default=0.0)
 
@@ -387,7 +387,7 @@ class DetectionOutput(Layer):
 
     @staticmethod
     def _nothing(g: Builder, images: Value) -> Value:
-        """Rows [N, 7] that say of each image that it has none."""
+        """The rows [N, 7] of images without boxes."""
         index = g.op("Range", g.const(np.int64(0)), g.op("Squeeze", images), g.const(np.int64(1)))
         blank = g.op("Expand", g.const(np.float32(-1)), g.op("Concat", images, g.ints(6), axis=0))
         return g.op("Concat", g.op("Unsqueeze", g.cast(index, np.float32), g.ints(1)), blank, axis=1)
@@ -401,7 +401,7 @@ class DetectionOutput(Layer):
         if planes.dim(2) * self.num_classes != math.prod(conf.dim(k) for k in range(1, conf.rank)):
             raise ShapeError(
                 "confidences do not fit priors and classes",
-                expected=f"{planes.dim(2)} x {self.num_classes} an image",
+                expected=f"{planes.dim(2)} x {self.num_classes} per image",
                 found=list(conf.dims),
             )
         scores = g.reshape(conf, 0, -1, self.num_classes)
@@ -458,7 +458,7 @@ class DetectionOutput(Layer):
         return g.op("Reshape", chosen, g.op("Concat", flat, g.ints(4), axis=0)), g.op("Reshape", best, flat), per_class
 
     def _kept(self, g: Builder, boxes: Value, scores: Value, images: Value, per_class: Value, classes: int) -> Value:
-        """bool [N, L*K]: which candidates are left after suppression and the cut to keep_top_k."""
+        """bool [N, L*K]: which candidates remain after suppression and the cut to keep_top_k."""
         lists = g.op("Mul", images, g.ints(classes))
         first = g.op("Slice", boxes, g.ints(0), g.ints(2), g.ints(2))
         # ONNX swaps crossed corners; TNN counts such a box as empty.

@@ -74,7 +74,7 @@ class Draw:
         return stored((middle + spread * self.uniform(field, count)).astype(np.float32))
 
     def per_channel(self, field: str, x: Value, middle: float) -> Tensor:
-        """float32 around a middle, one per channel (axis 1) of ``x``; one in all where it has no such axis."""
+        """float32 around a middle, one per channel (axis 1) of ``x``, or a single one where it has no such axis."""
         return self.around(field, channels(x), middle)
 
     def integers_per_channel(self, field: str, x: Value, least: int) -> Tensor:

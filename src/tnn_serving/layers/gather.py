@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
+from tnn_serving.emit.inference import Dims
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
 from tnn_serving.layers.base import SURPLUS, Layer
 from tnn_serving.layers.operands import INTEGERS, Operand
@@ -30,6 +31,19 @@ def with_fixed_depth(g: Builder, indices: Value) -> Value:
         return indices
     depth = g.fix(indices, -1)
     return indices if indices.known[-1] is not None else g.reshape(indices, *(0,) * (indices.rank - 1), depth)
+
+
+def check_inside(tuples: Value, sizes: Dims) -> None:
+    """Raises ShapeError if constant index tuples [..., k] are outside of k sizes; negative ones count from the end."""
+    limits = np.array(sizes, np.int64)
+    if np.any(tuples.fixed() < -limits) or np.any(tuples.fixed() >= limits):
+        raise ShapeError("indices are outside the data", expected=f"below {limits.tolist()}")
+
+
+def check_places(data: Value, updates: Value) -> None:
+    """Raises ShapeError if there are updates and no element of the data to write them to."""
+    if 0 in data.dims and 0 not in updates.dims:
+        raise ShapeError("there are no elements to update", found=f"updates {list(updates.dims)} of {list(data.dims)}")
 
 
 @layer(104, "Gather", "DynamicRangeQuantizedGather")
@@ -126,9 +140,7 @@ class GatherND(Layer):
         """Indices cut to the data: OpenVINO reads memory outside it, and crashes, where they are beyond."""
         depth = tuples.dim(-1)
         if tuples.constant and None not in data.known[:depth]:
-            sizes = np.array(data.known[:depth], np.int64)
-            if np.any(tuples.fixed() < -sizes) or np.any(tuples.fixed() >= sizes):
-                raise ShapeError("indices are outside the data", expected=f"below {sizes.tolist()}")
+            check_inside(tuples, data.known[:depth])
             return tuples
         limits = joined(g, [g.size(data, axis) for axis in range(depth)])
         low = g.op("Neg", limits)
@@ -194,6 +206,7 @@ def scattered(g: Builder, data: Value, indices: Value, updates: Value, *, axis: 
         for k, (have, want) in enumerate(zip(data.dims, indices.dims, strict=True))
     ):
         raise ShapeError("indices do not fit the data", expected=f"at most {list(data.dims)}", found=list(indices.dims))
+    check_places(data, updates)
     if not indices.constant:
         # OpenVINO refuses indices behind the data and crashes at those before it: these are moved behind it.
         size = g.size(data, place)
@@ -249,9 +262,7 @@ class ScatterND(Scattering):
             None not in pair and pair[0] != pair[1] for pair in zip(want, updates.dims, strict=True)
         ):
             raise ShapeError("updates do not fit", expected=list(want), found=list(updates.dims))
+        check_places(data, updates)
         if tuples.constant and None not in data.dims[:depth]:
-            # OpenVINO writes outside the data, and crashes.
-            sizes = np.array(data.dims[:depth], np.int64)
-            if np.any(tuples.fixed() < -sizes) or np.any(tuples.fixed() >= sizes):
-                raise ShapeError("indices are outside the data", expected=f"below {sizes.tolist()}")
+            check_inside(tuples, data.dims[:depth])  # OpenVINO writes outside the data, and crashes
         return g.op("ScatterND", data, tuples, updates)

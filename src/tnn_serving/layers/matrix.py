@@ -26,7 +26,7 @@ class InnerProduct(Layer):
     """Fully connected layer: the axes from ``axis`` on are flattened to K and multiplied with a stored matrix.
 
     ONNX: Flatten, Gemm; Reshape if axis is not 1.
-    TNN differs: only axis 1 computes what the output shape says (a defect: all axes do here).
+    TNN differs: only axis 1 computes what the output shape promises (a defect: all axes do here).
     """
 
     operands = (Operand("x", "[d0, ...]", FLOAT),)
@@ -73,7 +73,7 @@ class InnerProduct(Layer):
         return g.op("Reshape", y, g.op("Concat", outer, g.ints(self.num_output), axis=0))
 
     def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
-        """Flattened from axis 1 on, as TNN's int8 layer does; the input's zero point goes by channel."""
+        """Flattened from axis 1 on, as TNN's int8 layer does; the input's zero point is per channel."""
         (x,) = inputs.codes
         g = a.g
         shape = (self.num_output, math.prod(x.value.dim(k) for k in range(1, x.value.rank)))
@@ -130,7 +130,7 @@ class MatMul(Layer):
         if self.weight_position == 1:
             return product(g, inputs[0], matrix)
         raise UnsupportedLayer(
-            "with one input, weight_position must say which operand is stored",
+            "with one input, weight_position must name the stored operand",
             expected="0 or 1",
             found=self.weight_position,
         )
@@ -208,7 +208,7 @@ class Einsum(Layer):
                     raise ShapeError(f"axes labelled `{label}` differ in size", expected=sizes[label], found=size)
 
     def _spelled_out(self, inputs: Sequence[Value]) -> str:
-        """The equation as ONNX writes it; with labels for `...` where operands have different numbers of such axes."""
+        """The equation as ONNX writes it; with labels for `...` where operands differ in the number of such axes."""
         equation = self.equation.replace(";", ",")
         terms, arrow, result = equation.partition("->")
         operands = terms.split(",")

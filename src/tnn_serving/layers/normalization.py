@@ -230,7 +230,7 @@ class LRN(Layer):
         """See the class."""
         check_filled(x)
         if self.size < 1:
-            raise ShapeError("size makes no sense", expected="1 or more", found=self.size)
+            raise ShapeError("size is too small", expected="1 or more", found=self.size)
         reach = (self.size - 1) // 2
         window = 2 * reach + 1
         alpha = self.alpha * window / self.size

@@ -84,7 +84,7 @@ class Operand:
         name: as documentation and messages call it.
         shape: see :func:`patterns`.
         types: element types that it may have.
-        doc: what else there is to say; a phrase.
+        doc: a phrase with what its shape and types do not show.
         like: the operand whose element type it has.
         optional: it may be left out.
         repeated: any number of these follow, also none; only the last one of a layer.

@@ -131,7 +131,7 @@ class Parameter:
             left) or "pair" (two tokens or none).
         values: meaning of each value, where they are few.
         written: text that TNN's writer always emits, for tokens that TNN ignores.
-        ge: smallest value that makes sense, for generated tests and documentation.
+        ge: smallest valid value, for generated tests and documentation.
         per: values per count of a counted list.
         missing: value of the members that a counted list announces and lacks; ``None`` refuses such a list.
         spread: a later member of a group that is missing or -1 takes the first one's value.

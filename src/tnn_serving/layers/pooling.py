@@ -101,7 +101,7 @@ def _same(g: Builder, x: Value, a: Axis) -> tuple[Value, Value]:
 
 
 def _with_hanging(g: Builder, x: Value, y: Value, axes: Sequence[Axis]) -> Value:
-    """``y`` with zeros for windows that lie wholly in the end padding, where ceil mode makes such.
+    """``y`` with zeros for windows wholly in the end padding, which ceil mode can make.
 
     ONNX Runtime leaves them out, OpenVINO fills them with -FLT_MAX, TNN has 0.
     """
@@ -121,13 +121,13 @@ def _with_hanging(g: Builder, x: Value, y: Value, axes: Sequence[Axis]) -> Value
 def placed(
     g: Builder, x: Value, average: bool, axes: Sequence[Axis], outs: Sequence[Value], begins: Sequence[Value]
 ) -> Value:
-    """Pooling with ``outs`` windows an axis, the first of which starts ``begins`` before the input.
+    """Pooling with ``outs`` windows per axis, the first of which starts ``begins`` before the input.
 
-    For what ONNX's padding cannot say: pads as large as the window, pads that depend on the size, negative ones.
+    For what ONNX's padding cannot express: pads as large as the window, pads that depend on the size, negative ones.
     A window wholly outside the input gives 0.
 
     Args:
-        outs, begins: int64 [1] an axis.
+        outs, begins: int64 [1] per axis.
     """
     zero, one = g.ints(0), g.ints(1)
     starts, ends, fronts, backs = [], [], [], []
@@ -213,7 +213,7 @@ class Pooling(Layer):
         for adaptive ones.
     TNN differs: windows wholly in the padding give 0, and ceil mode keeps them; the plain CPU device shifts VALID
         windows by half of what is left over, and SAME ones where the kernel is much smaller than the stride, and has
-        no adaptive maximum (defects: the usual meaning is meant).
+        no adaptive maximum (defects: the usual meaning applies here).
     """
 
     operands = (Operand("x", "[N, C, H, W]", FLOAT),)

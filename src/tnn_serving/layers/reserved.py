@@ -1,4 +1,4 @@
-"""Names that TNN accepts in a file and has no code to execute: most are left over from its ancestors."""
+"""Names that TNN accepts in a file and has no code to execute: most come from its ancestors."""
 
 from __future__ import annotations
 

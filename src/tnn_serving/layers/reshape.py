@@ -103,7 +103,7 @@ class Reshape(Layer):
         entries = self._entries(shape)
         target = [*kept, *entries]
         if any(entry < -1 for entry in entries) or entries.count(-1) > 1:
-            raise ShapeError("shape makes no sense", expected="sizes, 0, and -1 at most once", found=list(entries))
+            raise ShapeError("shape is invalid", expected="sizes, 0, and -1 at most once", found=list(entries))
         if any(entry == 0 for entry in target[x.rank :]):
             raise ShapeError(
                 "shape copies a dim that the input does not have",

@@ -14,6 +14,7 @@ from tnn_serving.layers.base import SURPLUS, Layer
 from tnn_serving.layers.operands import FLOAT, INT8, INTEGERS, Operand
 from tnn_serving.layers.parameters import HW, INT32_MAX, pair, token
 from tnn_serving.layers.registry import layer
+from tnn_serving.layers.window import check_filled
 
 RESIZE_MODES = {1: "nearest", 2: "linear", 3: "cubic"}
 SAMPLE_MODES = {1: "nearest", 2: "linear", 3: "cubic"}
@@ -265,6 +266,7 @@ class RoiAlign(Layer):
             raise UnsupportedLayer("mode is unknown", expected="0 (maximum) or 1 (average)", found=self.mode)
         if self.output_height < 1 or self.output_width < 1:
             raise ShapeError("output size must be at least 1", found=f"{self.output_height} x {self.output_width}")
+        check_filled(x)
         corners = rois if rois.dims[1] == 4 else g.op("Slice", rois, g.ints(0), g.ints(4), g.ints(1))
         # OpenVINO needs the 4 as a number; it reads foreign memory at a negative index, but refuses one too large.
         number = g.cast(indices, np.int64)

@@ -115,7 +115,7 @@ class OneHot(Layer):
         pair = np.array([self.value_off, self.value_on], np.float32)
         if values is not None and values.constant and not np.array_equal(values.fixed().reshape(-1), pair):
             found = values.fixed().reshape(-1)
-            self.warn(f"off and on are {pair[0]:g} and {pair[1]:g}; the constant that says {found} is not used")
+            self.warn(f"off and on are {pair[0]:g} and {pair[1]:g}; the constant {found} is not used")
         y = g.op("OneHot", g.cast(indices, np.int64), self._depth(g, depth), g.const(pair), axis=self.axis)
         return g.cast(y, np.int32 if values is None else values.dtype)
 

@@ -109,7 +109,7 @@ class StridedSlice(Layer):
     """A range of every axis, by a step.
 
     ONNX: Slice. Negative begins and ends count from the end; an end of 0 is the end.
-    TNN differs: reads outside its input where an end is beyond the dim; the end is meant here.
+    TNN differs: reads outside its input where an end is beyond the dim; here it is the end.
     """
 
     operands = (
@@ -158,7 +158,7 @@ class StridedSlice(Layer):
         y = g.op("Slice", x, begins, ends, g.ints(*range(x.rank)))
         if None not in (*y.dims, *reference.dims) and y.dims != reference.dims:
             raise ShapeError(
-                "the reference is larger than what is left", expected=list(y.dims), found=list(reference.dims)
+                "the reference is larger than the rest of the input", expected=list(y.dims), found=list(reference.dims)
             )
         return y
 
@@ -209,7 +209,7 @@ class StridedSliceV2(Layer):
         stops = self._bound(g, "ends", self.ends, ends)
         if len(self.strides) != len(axes) or len(set(axes)) < len(axes) or 0 in self.strides:
             raise ShapeError(
-                "axes and strides make no sense",
+                "axes and strides do not fit",
                 expected="different axes and as many strides, none of them 0",
                 found=f"axes {list(self.axes)}, strides {list(self.strides)}",
             )

@@ -23,7 +23,7 @@ class Unary(Layer):
     """One input, one output of the same shape and type.
 
     TNN computes the function of float32 alone and passes integers on unchanged, whatever the function. Types whose
-    function makes sense for integers compute it with ``on_integers``; the others follow TNN.
+    function is defined for integers compute it with ``on_integers``; the others follow TNN.
 
     Attributes:
         operators: ONNX operators that are applied one after another.

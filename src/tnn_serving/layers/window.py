@@ -70,7 +70,7 @@ def window(
         pads: zeros before and behind, for each axis; only explicit padding looks at them.
         undilated: SAME and VALID ignore the dilation of the kernel, as TNN does for one axis.
 
-    Raises UnsupportedLayer for pad types that TNN refuses, ShapeError for strides or kernels that make no sense.
+    Raises UnsupportedLayer for pad types that TNN refuses, ShapeError for strides or kernels below 1.
     """
     if any(s < 1 for s in stride) or any(k < 1 for k in kernel) or any(d < 1 for d in dilation):
         raise ShapeError(
@@ -100,7 +100,7 @@ def window(
 
 
 def check_filled(x: Value) -> None:
-    """Raises ShapeError for an input without elements: OpenVINO's pooling gives other dims, or ends the process."""
+    """Raises ShapeError for an input without elements, at which OpenVINO gives other dims or ends the process."""
     if 0 in x.dims:
         raise ShapeError("input has no elements", expected="at least 1 on each axis", found=list(x.dims))
 

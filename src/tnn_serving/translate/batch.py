@@ -1,8 +1,8 @@
 """Whether a network answers a batch as it answers each row alone, and the network that does, where one can be made.
 
 A Reshape to a literal [1, C] takes one row only. Where the literal is the batch of the proto, copying the dim instead
-says the same of one row and the right thing of many: :func:`batch_ability` makes such changes in a copy of the graph,
-and then lets :mod:`~tnn_serving.translate.row_walk` decide about the result.
+is the same for one row and right for many. :func:`batch_ability` makes such changes in a copy of the graph, and then
+lets :mod:`~tnn_serving.translate.row_walk` decide about the result.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def dropout(call: Call) -> RowLayout:
 
 @rule("QuantizeLinear DequantizeLinear")
 def quantize(call: Call) -> RowLayout:
-    """Element by element; a list of scales goes along an axis."""
+    """Element by element; a list of scales has one per position of an axis."""
     call.only(0)
     rows, scale = call.rows(0), call.need(1)
     if scale.rank == 1 and scale.size(0) != 1:

@@ -252,7 +252,7 @@ def _at(
         # An output that is left out has no name.
         kind = inferred.get(value.name or "", Inferred(np.dtype(np.float32), ()) if not value.name else None)
         if kind is None:
-            raise MixedRows("has an output that ONNX knows nothing of")
+            raise MixedRows("has an output that ONNX cannot infer")
         answers.append((kind if sample is None else Inferred(sample.dtype, sample.shape), sample))
     return answers
 
