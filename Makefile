@@ -1,5 +1,7 @@
 # make serve   set up, build the demo models, serve them
+# make check   lint, types, import contracts, and the quick tests that need no server: within a minute
 # make test    set up, run every check and test
+# make coverage   the tests that need no server, and how much of the code they run; below the floor it fails
 # make bench   set up, measure everything and write docs/reference/benchmarks.md; ZOO: folder of TNN's benchmark networks
 # make docs    write the pages that are made from the code
 # make dist    build the sdist and the wheel into dist/, and try the wheel in a fresh environment
@@ -25,16 +27,23 @@ SOURCES := pyproject.toml hatch_build.py $(wildcard src/tnn_serving/triton/backe
 # The versions that the tests ran with; pyproject.toml says which others will do.
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: serve test bench lint types docs dist constraints hooks clean
+.PHONY: serve check test coverage bench lint types docs dist constraints hooks clean
 
 serve: $(VENV)/.server
 	$(BIN)/tnn-serving demo build $(DEMO)
 	exec $(BIN)/tnn-serving serve $(DEMO) --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) \
 	  --metrics-port $(METRICS_PORT) --health-port $(HEALTH_PORT)
 
+check: $(VENV)/.test
+	$(MAKE) --no-print-directory lint types
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not server and not slow and not conformance"
+
 test: $(VENV)/.test
 	$(MAKE) --no-print-directory lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+coverage: $(VENV)/.test
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not server" --cov --cov-report=term:skip-covered
 
 # Some twenty minutes on a quiet machine; the other servers are those that `benchmarks/peers.py install` has made.
 bench: $(VENV)/.bench
