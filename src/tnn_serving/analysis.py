@@ -1,6 +1,6 @@
 """What is known of a network without having it: a value that is made once per load and can be written down.
 
-It needs neither the network's files nor ONNX: whoever runs or serves the network does so with this alone.
+It needs neither the network's files nor ONNX: a network can be run and served with this alone.
 """
 
 from __future__ import annotations

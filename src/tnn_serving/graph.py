@@ -44,7 +44,7 @@ class Entry:
     Attributes:
         header: how the entry names itself.
         layer: the layer that it filled.
-        orphan: what it holds, where that is nobody's: no layer has its name, or a later entry of that name counts.
+        orphan: its content, where it belongs to no layer: none has its name, or a later entry of that name counts.
     """
 
     header: EntryHeader
@@ -67,7 +67,7 @@ class LayerText:
 
 @dataclass(slots=True)
 class ProtoText:
-    """The proto as it was read, so that what nobody changed is written back byte for byte.
+    """The proto as it was read, so that what has not changed is written back byte for byte.
 
     ``segments`` are the five header pieces between commas, ``names`` the blobs that the layers had.
     """
@@ -87,7 +87,7 @@ class ModelBytes:
         entries: in file order.
         trailer: word and count before the constants, if they are there.
         constants: names in file order, each with its tensor if a later one of that name counts.
-        stray: bytes at the end that nobody reads.
+        stray: bytes at the end, which are ignored.
         empty: the file has no bytes at all.
     """
 
@@ -110,7 +110,7 @@ class Graph:
         layers: declared layers, or :class:`~tnn_serving.layers.base.Reserved` ones that cannot run.
         constants: named tensors that layers take as inputs.
         scales: of int8 blobs, by blob name.
-        blobs: the blob list of the proto, which nobody reads; ``None`` means "as the writer would list them".
+        blobs: the blob list of the proto, which is ignored; ``None`` means "as the writer would list them".
         version: of the proto, :data:`PROTO_V1` or :data:`PROTO_V2`.
         source: what to call this network in messages.
         encoding: of the names in the files.

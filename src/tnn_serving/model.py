@@ -238,7 +238,7 @@ class Model:
         """
         wanted = tuple(outputs) if outputs is not None else self.analysis.outputs
         answer = self.infer({name: self._converted(name, array) for name, array in inputs.items()}, wanted)
-        # What lies in the engine's memory would keep an infer request busy for as long as the caller keeps it.
+        # Memory of the engine would keep an infer request busy for as long as the caller has it.
         return {name: array if array.flags.owndata else array.copy() for name, array in answer.items()}
 
     def infer(self, feeds: Arrays, outputs: tuple[str, ...], allocate: Allocate | None = None) -> dict[str, np.ndarray]:
@@ -300,7 +300,7 @@ class Model:
         self._admission = Admission(self.network, self.analysis)
 
     def shape_caches(self) -> list[ShapeCache]:
-        """What has been compiled, for whoever counts."""
+        """What has been compiled, for statistics."""
         return list(self._compiled.values())
 
     def _converted(self, name: str, value: np.ndarray) -> np.ndarray:

@@ -48,7 +48,7 @@ STORAGE: dict[DataType, np.dtype] = {
     DataType.INT64: np.dtype("<i8"),
     DataType.UINT32: np.dtype("<u4"),
 }
-"""How an element of each type lies in a file; bfp16 is the upper half of a float32."""
+"""How an element of each type is stored in a file; bfp16 is the upper half of a float32."""
 
 COMPUTED: dict[DataType, np.dtype] = {
     kind: np.dtype(np.float32) if kind in (DataType.HALF, DataType.BFP16) else stored.newbyteorder("=")
@@ -69,7 +69,7 @@ TNN_TYPE: dict[np.dtype, DataType] = {
 
 @dataclass(slots=True, eq=False)
 class Tensor:
-    """A raw buffer of the model file; ``data`` is a view of the file until somebody converts it.
+    """A raw buffer of the model file; ``data`` is a view of the file until it is converted.
 
     Attributes:
         dtype: element type as stored.

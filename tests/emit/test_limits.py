@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.networks import CONVOLUTION, network
-from tnn_serving.emit.limits import Limits, memory_of_machine_bytes, spelled_bytes
+from tnn_serving.emit.limits import Limits, bytes_text, memory_of_machine_bytes
 from tnn_serving.errors import LimitError, RequestError, TnnError
 from tnn_serving.graph import Graph, Input
 from tnn_serving.layers import make
@@ -139,4 +139,4 @@ def test_memory_of_machine_and_of_container(tmp_path: Path) -> None:
 
 
 def test_bytes_for_people() -> None:
-    assert [spelled_bytes(n) for n in (0, 999, 20_000, 1.5e9)] == ["0 bytes", "999 bytes", "20 kB", "1.5 GB"]
+    assert [bytes_text(n) for n in (0, 999, 20_000, 1.5e9)] == ["0 bytes", "999 bytes", "20 kB", "1.5 GB"]

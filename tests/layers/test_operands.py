@@ -16,7 +16,7 @@ from tnn_serving.emit.limits import Limits
 from tnn_serving.errors import ShapeError, TnnError, UnsupportedLayer
 from tnn_serving.graph import Graph, Input
 from tnn_serving.layers.base import Layer
-from tnn_serving.layers.operands import ANY, Operand, Pattern, patterns, spelled_types
+from tnn_serving.layers.operands import ANY, Operand, Pattern, patterns, types_text
 from tnn_serving.layers.parameters import HW, Parameter
 from tnn_serving.layers.registry import declared, make
 from tnn_serving.tensor import STORAGE, TNN_TYPE, DataType, Tensor
@@ -84,8 +84,8 @@ def test_which_dims_fit(shape: str, dims: tuple[int | None, ...], fits: bool) ->
 
 
 def test_types_as_words() -> None:
-    assert spelled_types(ANY[:1]) == "float32"
-    assert spelled_types(ANY[:3]) == "float32, int32 or int8"
+    assert types_text(ANY[:1]) == "float32"
+    assert types_text(ANY[:3]) == "float32, int32 or int8"
 
 
 @pytest.mark.parametrize("kind", CLASSES)

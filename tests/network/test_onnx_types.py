@@ -13,7 +13,7 @@ import tnn_serving as ts
 from tests.onnx_models import FLOAT, model, random, reference, value, write
 from tnn_serving.check.model import check_model
 from tnn_serving.errors import TnnError, UnsupportedLayer
-from tnn_serving.formats.onnx import spelled
+from tnn_serving.formats.onnx import type_name
 from tnn_serving.look.summary import summarize
 from tnn_serving.network.formats import open_network
 
@@ -145,9 +145,9 @@ def test_such_types_inside_are_no_obstacle(case: str, tmp_path: Path) -> None:
 
 
 def test_names_of_types() -> None:
-    assert spelled(onnx.TypeProto()) == "an unknown type"
-    assert spelled(helper.make_tensor_type_proto(4711, [])) == "a tensor of type 4711"
-    assert spelled(helper.make_optional_type_proto(SEQUENCE)) == "an optional value: a sequence of tensors of float"
+    assert type_name(onnx.TypeProto()) == "an unknown type"
+    assert type_name(helper.make_tensor_type_proto(4711, [])) == "a tensor of type 4711"
+    assert type_name(helper.make_optional_type_proto(SEQUENCE)) == "an optional value: a sequence of tensors of float"
 
 
 def test_an_input_needs_a_shape() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tnn_serving.check.config import Finding
-from tnn_serving.emit.limits import spelled_bytes
+from tnn_serving.emit.limits import bytes_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,4 +90,4 @@ def memory_text(memory: Memory | None) -> str:
     """The estimate for people."""
     if memory is None:
         return ""
-    return spelled_bytes(memory.weights_bytes + memory.activations_bytes)
+    return bytes_text(memory.weights_bytes + memory.activations_bytes)

@@ -209,7 +209,7 @@ class Builder:
     @overload
     def op(self, op_type: str, *inputs: Value | None, **attributes: Any) -> Value: ...
     def op(self, op_type: str, *inputs: Value | None, outputs: int | None = None, **attributes: Any) -> Any:
-        """Adds an ONNX operator; ``None`` stands for an input left out. Returns its output (a list if asked for).
+        """Adds an ONNX operator; ``None`` is an input left out. Returns its output (a list if asked for).
 
         Raises:
             ShapeError: ONNX's own inference says that the inputs do not fit.
@@ -276,7 +276,7 @@ class Builder:
         return made
 
     def _check_size(self, op_type: str, inputs: Sequence[Value | None], dims: Dims | None, dtype: np.dtype) -> None:
-        """Looks at an output before it is computed; notes the operand that decides about dims that nobody knows yet.
+        """Checks an output before it is computed; notes the operand that decides about dims that are not known yet.
 
         Raises LimitError if it is too large.
         """

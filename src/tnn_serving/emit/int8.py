@@ -3,7 +3,7 @@
 *Exact* is float arithmetic on the codes with every intermediate integer below 2^24, so that each code comes out as
 TNN's on any engine. *Fast* is the same with Quantize and Dequantize in code units (all scales 1 inside, the whole
 factor in the weights), which engines turn into int8 kernels: within one step a layer. Codes travel as int8; in the
-``U8`` spelling, which ONNX Runtime needs for its kernels, as uint8 = code + 128.
+``U8`` form, which ONNX Runtime needs for its kernels, as uint8 = code + 128.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Form(str, Enum):
 
     @property
     def fast(self) -> bool:
-        """One of the two spellings for int8 kernels."""
+        """One of the two forms for int8 kernels."""
         return self is not Form.EXACT
 
 
@@ -194,10 +194,10 @@ class Int8:
     def pack(self, v: Value) -> Value:
         """Numbers from :meth:`rounded` as codes; the cast truncates."""
         codes = self.g.cast(v, np.int8)
-        return self.spelled(codes)
+        return self.in_form(codes)
 
-    def spelled(self, codes: Value) -> Value:
-        """int8 codes in the spelling of the form."""
+    def in_form(self, codes: Value) -> Value:
+        """int8 codes in the type of the form."""
         if self.form is not Form.FAST_U8:
             return codes
         shifted = self.g.op("Add", self.g.cast(codes, np.int32), self.g.const(np.int32(128)))
@@ -340,7 +340,7 @@ class Int8:
         return self.g.op("DequantizeLinear", value, self.g.const(scale), self._zero(zero))
 
     def coded(self, v: Value, scale: np.float32, zero: np.float32) -> Value:
-        """QuantizeLinear in the spelling of the form; halves go to even."""
+        """QuantizeLinear in the type of the form; halves go to even."""
         return self.g.op("QuantizeLinear", v, self.g.const(scale), self._zero(zero))
 
     def _zero(self, zero: np.float32) -> Value:

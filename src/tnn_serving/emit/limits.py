@@ -21,7 +21,7 @@ SAMPLE_LIMIT = 4096
 """Largest tensor, in elements, whose value is followed through shape arithmetic."""
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Where a container's limit stands, in version 2 and 1 of control groups; "max" or a huge number for none."""
+"""The file of a container's limit, in version 2 and 1 of control groups; "max" or a huge number for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ class Limits:
         if size > self.memory_bytes:
             raise LimitError(
                 "a tensor is too large",
-                expected=f"at most {spelled_bytes(self.memory_bytes)} in all",
-                found=f"{known} of {dtype}, {spelled_bytes(size)}",
+                expected=f"at most {bytes_text(self.memory_bytes)} in all",
+                found=f"{known} of {dtype}, {bytes_text(size)}",
                 hint="the parameter `memory_limit_bytes` allows more",
             )
         return size
@@ -66,8 +66,8 @@ class Limits:
         if weights_bytes + activations_bytes > self.memory_bytes:
             raise LimitError(
                 "the network needs too much memory",
-                expected=f"at most {spelled_bytes(self.memory_bytes)}",
-                found=f"about {spelled_bytes(weights_bytes)} of weights and {spelled_bytes(activations_bytes)} of "
+                expected=f"at most {bytes_text(self.memory_bytes)}",
+                found=f"about {bytes_text(weights_bytes)} of weights and {bytes_text(activations_bytes)} of "
                 "activations",
                 hint="the parameter `memory_limit_bytes` allows more",
             )
@@ -89,7 +89,7 @@ def memory_of_machine_bytes(cgroup: Sequence[Path] = CGROUP_LIMITS) -> int:
     return found
 
 
-def spelled_bytes(count: float) -> str:
+def bytes_text(count: float) -> str:
     """A number of bytes for people: 1.5 GB, 20 kB."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:

@@ -188,7 +188,7 @@ class Einsum(Layer):
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class. Raises ShapeError for a label of axes of different sizes."""
         self._check_labels(inputs)
-        equation = self._spelled_out(inputs)
+        equation = self._full_equation(inputs)
         terms, arrow, result = equation.partition("->")
         y = g.op("Einsum", *inputs, equation=equation)
         labels = [set(term) for term in terms.split(",")]
@@ -207,7 +207,7 @@ class Einsum(Layer):
                 if size is not None and sizes.setdefault(label, size) != size:
                     raise ShapeError(f"axes labelled `{label}` differ in size", expected=sizes[label], found=size)
 
-    def _spelled_out(self, inputs: Sequence[Value]) -> str:
+    def _full_equation(self, inputs: Sequence[Value]) -> str:
         """The equation as ONNX writes it; with labels for `...` where operands differ in the number of such axes."""
         equation = self.equation.replace(";", ",")
         terms, arrow, result = equation.partition("->")
@@ -222,13 +222,13 @@ class Einsum(Layer):
             return equation
         free = [label for label in ascii_letters if label not in equation]
         batch = free[: max(extra)]
-        spelled = [
+        operands = [
             term.replace("...", "".join(batch[len(batch) - n :])) for term, n in zip(operands, extra, strict=True)
         ]
         if not arrow:
             letters = terms.replace(".", "").replace(",", "")
             result = "..." + "".join(sorted(label for label in letters if letters.count(label) == 1))
-        return ",".join(spelled) + "->" + result.replace("...", "".join(batch))
+        return ",".join(operands) + "->" + result.replace("...", "".join(batch))
 
 
 @layer(322, "Inverse", entry=False)

@@ -116,7 +116,7 @@ class Operand:
             restorable = value.constant and value.dtype == np.int8 and self.types == FLOAT
             raise UnsupportedLayer(
                 f"{_called(blob, self.name)} has an unsupported element type",
-                expected=spelled_types(self.types),
+                expected=types_text(self.types),
                 found=value.dtype,
                 hint=f"the scale of int8 weights is a constant `{blob}{DYNAMIC_RANGE_SUFFIX}`" if restorable else None,
             )
@@ -143,7 +143,7 @@ def _called(blob: str, name: str) -> str:
     return f"input `{blob}`" if blob == name else f"input `{blob}` ({name})"
 
 
-def spelled_types(types: Types) -> str:
+def types_text(types: Types) -> str:
     """Element types as a phrase: "float32, int32 or int8"."""
     names = [dtype.name for dtype in types]
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -23,7 +23,7 @@ from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.engines.trial import TrialInputs
 from tnn_serving.errors import EngineError, FormatError, ShapeError, TnnError, UnsupportedLayer, located
-from tnn_serving.formats.onnx import DTYPES, skeleton, spelled, tensor_bytes, tensor_dims, tensor_dtype
+from tnn_serving.formats.onnx import DTYPES, skeleton, tensor_bytes, tensor_dims, tensor_dtype, type_name
 from tnn_serving.network.base import NO_VALUES, Network, Variant
 from tnn_serving.network.int8 import Decision
 from tnn_serving.network.onnx_batch import with_free_batch, written_batch
@@ -379,7 +379,7 @@ def _check_type(what: str, name: str, kind: onnx.TypeProto) -> None:
         return
     if not kind.HasField("tensor_type") or kind.tensor_type.elem_type not in DTYPES:
         raise UnsupportedLayer(
-            f"{what} `{name}` is {spelled(kind)}, which is not supported", expected=f"a tensor of {SUPPORTED}"
+            f"{what} `{name}` is {type_name(kind)}, which is not supported", expected=f"a tensor of {SUPPORTED}"
         )
 
 

@@ -1,7 +1,7 @@
-"""Several requests in one inference: whether a network's rows are independent, and how many together pay.
+"""Several requests in one inference: whether a network's rows are independent, and how many to join.
 
-Whether rows are independent is tried at load: two different rows together must answer as each alone. How many pay is
-measured: on a CPU rows are often slower together than one after the other, or side by side.
+Whether rows are independent is tried at load: two different rows together must answer as each alone. How many to join
+is measured: on a CPU rows are often slower together than one after the other, or in parallel.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from tnn_serving.config.settings import PictureSettings
-from tnn_serving.emit.limits import spelled_bytes
+from tnn_serving.emit.limits import bytes_text
 from tnn_serving.errors import RequestError, located
 from tnn_serving.pictures.decode import MAX_PIXELS, decode_mat
 from tnn_serving.pictures.fit import Fit
@@ -92,7 +92,7 @@ class PictureReader:
                     # All are of one size, or refused: small files may hold large pictures.
                     raise RequestError(
                         "pictures of one request are too large together",
-                        expected=f"at most {spelled_bytes(self.memory_limit_bytes)} of pixels",
+                        expected=f"at most {bytes_text(self.memory_limit_bytes)} of pixels",
                         hint="the parameter `memory_limit_bytes` allows more",
                     )
                 return one

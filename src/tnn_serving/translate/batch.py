@@ -103,11 +103,11 @@ def _mixed(
     if obstacle is not None:
         if obstacle.node is None:
             return obstacle.what
-        told = f"{_place(graph, obstacle.node)} {obstacle.what}"
+        text = f"{_place(graph, obstacle.node)} {obstacle.what}"
         moved = obstacle.moved
         if moved is not None and moved.metadata_props.get(LAYER_KEY) != obstacle.node.metadata_props.get(LAYER_KEY):
-            told += f"; {_place(graph, moved)} put them there"
-        return told
+            text += f"; {_place(graph, moved)} put them there"
+        return text
     if found is not None and all(item.dims[0] == 1 for item in fed):
         return None  # another number of rows has been walked, and writes down the same sizes
     written: list[tuple[tuple[str, int, int], ...]] = []

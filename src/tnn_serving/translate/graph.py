@@ -214,7 +214,7 @@ class _Translator:
                 entry, value = pixels(self.builder, item, pictures[item.name], dims, declared)
             elif raw_int8 and _is_int8_blob(graph, item):
                 entry = self.builder.input(item.name, np.dtype(np.int8), dims, declared)
-                self.codes[item.name] = Codes(self.arithmetic.spelled(entry), self._scale(item.name))
+                self.codes[item.name] = Codes(self.arithmetic.in_form(entry), self._scale(item.name))
                 self.inputs.append(entry)
                 continue
             else:
@@ -229,7 +229,7 @@ class _Translator:
         """Lets every layer say its meaning."""
         for step in steps(self.graph):
             self.take(step)
-            # What was merged away has no blob of its own; somebody who asks for it gets it computed beside.
+            # A merged layer has no blob of its own; where that is requested, it is computed as well.
             if any(name in wanted for part in step.parts[:-1] for name in part.outputs):
                 for index, part in enumerate(step.parts[:-1]):
                     self.take(Step(step.index + index, part))
@@ -403,7 +403,7 @@ class _Translator:
         return self.values[name]
 
     def _restored(self, name: str, tensor: Tensor) -> Tensor | np.ndarray:
-        """A constant as layers want it: int8 codes of a dynamic-range model times the scale that lies beside them."""
+        """A constant as layers want it: int8 codes of a dynamic-range model times their stored scale."""
         scale = self.graph.constants.get(name + DYNAMIC_RANGE_SUFFIX)
         if tensor.dtype is not DataType.INT8 or scale is None:
             return tensor

@@ -11,7 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from string import ascii_letters
 
-from tnn_serving.translate.rows import BatchAxis, Call, MixedRows, RowLayout, Unbatched, apart, scaled_axes, spelled
+from tnn_serving.translate.rows import (
+    BatchAxis,
+    Call,
+    MixedRows,
+    RowLayout,
+    Unbatched,
+    apart,
+    dims_by_rows,
+    scaled_axes,
+)
 
 Rule = Callable[[Call], RowLayout | Sequence[RowLayout | MixedRows]]
 """The row layout of all outputs, or of each. Raises MixedRows."""
@@ -331,7 +340,7 @@ def reshape(call: Call) -> RowLayout:
         raise MixedRows(f"has literal sizes for one number of rows: {list(after[0])}")
     scaling = scaled_axes(after)
     if scaling is None or len(scaling) != 1:
-        raise MixedRows(f"spreads the rows over several axes: {spelled(after)}")
+        raise MixedRows(f"spreads the rows over several axes: {dims_by_rows(after)}")
     (axis,) = scaling
     # In memory order: elements before the rows, the rows, elements of a row.
     outer, left = math.prod(before[0][: rows.axis]) * rows.before, math.prod(after[0][:axis])
@@ -346,7 +355,7 @@ def expand(call: Call) -> RowLayout:
     x = call.given(0) if call.node.op_type == "Expand" else None
     scaling = scaled_axes(call.outputs[0].whole_dims())
     if scaling is None or len(scaling) > 1:
-        raise MixedRows(f"spreads the rows over several axes: {spelled(call.outputs[0].whole_dims())}")
+        raise MixedRows(f"spreads the rows over several axes: {dims_by_rows(call.outputs[0].whole_dims())}")
     rows = call.rows(0) if x is not None else None
     if x is None or rows is None:
         return BatchAxis(scaling[0], 1, call.outputs[0].whole_dims()[0][scaling[0]]) if scaling else Unbatched.SAME
@@ -520,16 +529,16 @@ def einsum(call: Call) -> RowLayout:
     parts = terms.split(",")
     extra = max((rank - len(term.replace("...", "")) for term, rank in zip(parts, ranks, strict=True)), default=0)
     dots = "".join(free[:extra])
-    spelled = []
+    labels = []
     for term, rank in zip(parts, ranks, strict=True):
         missing = rank - len(term.replace("...", ""))
-        spelled.append(term.replace("...", dots[len(dots) - missing :] if missing else ""))
+        labels.append(term.replace("...", dots[len(dots) - missing :] if missing else ""))
     if not arrow:
         letters = terms.replace("...", "").replace(",", "")
         result = ("..." if "..." in terms else "") + "".join(sorted(k for k in set(letters) if letters.count(k) == 1))
     result = result.replace("...", dots)
     found = set()
-    for index, term in enumerate(spelled):
+    for index, term in enumerate(labels):
         rows = call.rows(index)
         if rows is not None:
             found.add((term[rows.axis], rows.before, rows.behind))
@@ -538,7 +547,7 @@ def einsum(call: Call) -> RowLayout:
     ((label, before, behind),) = found
     if label not in result:
         raise MixedRows("sums along the axis that holds the rows")
-    if any(label in term and call.rows(index) is None for index, term in enumerate(spelled)):
+    if any(label in term and call.rows(index) is None for index, term in enumerate(labels)):
         raise MixedRows("pairs the rows with something that is the same for all")
     return BatchAxis(result.index(label), before, behind)
 

@@ -185,6 +185,6 @@ def scaled_axes(dims: Sequence[tuple[int, ...]]) -> list[int] | None:
     return scaled
 
 
-def spelled(dims: Sequence[tuple[int, ...]]) -> str:
+def dims_by_rows(dims: Sequence[tuple[int, ...]]) -> str:
     """Dims per number of rows, for a message."""
     return ", ".join(f"{list(at)} for {count}" for at, count in zip(dims, COUNTS, strict=True))

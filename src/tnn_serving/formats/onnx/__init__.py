@@ -12,10 +12,10 @@ from tnn_serving.formats.onnx.types import (
     DTYPES,
     graphs_of,
     names_taken,
-    spelled,
     tensor_bytes,
     tensor_dims,
     tensor_dtype,
+    type_name,
 )
 
 __all__ = [
@@ -26,9 +26,9 @@ __all__ = [
     "onnx_file",
     "read_onnx",
     "skeleton",
-    "spelled",
     "tensor_bytes",
     "tensor_dims",
     "tensor_dtype",
+    "type_name",
     "write_onnx",
 ]

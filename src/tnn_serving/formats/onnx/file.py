@@ -82,7 +82,7 @@ def write_onnx(model: onnx.ModelProto, path: Path) -> None:
 def _from_file(path: Path) -> onnx.ModelProto:
     check_regular(path)
     try:
-        # A link is followed: the data lies beside the file itself.
+        # A link is followed: the data is beside the file itself.
         return onnx.load_model(os.path.realpath(path), format="protobuf")
     except OSError as error:
         raise FormatError(f"cannot be read: {error.strerror or error}") from error

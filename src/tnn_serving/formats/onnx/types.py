@@ -39,7 +39,7 @@ def tensor_dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
     return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in dims)
 
 
-def spelled(kind: onnx.TypeProto) -> str:
+def type_name(kind: onnx.TypeProto) -> str:
     """A type for people: ``a tensor of strings``, ``a sequence of tensors of float``, ``an unknown type``."""
     what = kind.WhichOneof("value")
     if what == "tensor_type":
@@ -47,12 +47,12 @@ def spelled(kind: onnx.TypeProto) -> str:
     if what == "sparse_tensor_type":
         return f"a sparse tensor of {_elements(kind.sparse_tensor_type.elem_type)}"
     if what == "sequence_type":
-        return f"a sequence of {_several(spelled(kind.sequence_type.elem_type))}"
+        return f"a sequence of {_several(type_name(kind.sequence_type.elem_type))}"
     if what == "optional_type":
-        return f"an optional value: {spelled(kind.optional_type.elem_type)}"
+        return f"an optional value: {type_name(kind.optional_type.elem_type)}"
     if what == "map_type":
         key = _elements(kind.map_type.key_type)
-        return f"a map from {key} to {_several(spelled(kind.map_type.value_type))}"
+        return f"a map from {key} to {_several(type_name(kind.map_type.value_type))}"
     return "an unknown type"
 
 

@@ -54,7 +54,7 @@ def read_model(proto: Source, model: Source | None = None, *, mapped: bool = Tru
         model: path or bytes of the .tnnmodel. Left out with a path of a proto: the .tnnmodel of the same name beside
             it (model.tnnmodel beside proto.tnnproto), if there is one; suffixes may be in upper case. A graph without
             weights can be inspected, and filled with random ones.
-        mapped: leave weights in the memory-mapped file until somebody converts them. A file that is cut short while it
+        mapped: leave weights in the memory-mapped file until they are converted. A file that is cut short while it
             is mapped ends the process that looks at it (SIGBUS); without, weights are read into memory of their own.
 
     Raises:
