@@ -24,7 +24,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from tests.conformance.differences import DIFFERENCES, Instead  # noqa: E402
 from tnn_serving.layers.base import Layer  # noqa: E402
-from tnn_serving.layers.operands import ANY, Operand, spelled_types  # noqa: E402
+from tnn_serving.layers.operands import ANY, Operand, types_text  # noqa: E402
 from tnn_serving.layers.parameters import REQUIRED, Parameter  # noqa: E402
 from tnn_serving.layers.registry import declared, reserved  # noqa: E402
 from tnn_serving.layers.weights import Stored  # noqa: E402
@@ -302,7 +302,7 @@ def _operand(operand: Operand, *, result: bool) -> str:
     if operand.like:
         facts.append(f"type of {operand.like}")
     elif operand.types != ANY:
-        words.append(spelled_types(operand.types))
+        words.append(types_text(operand.types))
     elif not result:
         words.append("of any type")
     if len(facts) == 2 and operand.shape == f"as {operand.like}":

@@ -183,7 +183,7 @@ def _show(levels: Sequence[Measurement]) -> None:
     first = levels[0]
     stdout.print(
         f"[bold]{escape(first.model)}[/] over {first.protocol}, batch {first.batch}; "
-        "latency in ms, server in ms a request, processor time in µs a request",
+        "latency in ms, server in ms per request, processor time in µs per request",
         highlight=False,
     )
     table = Table(box=None, pad_edge=False)
