@@ -74,8 +74,8 @@ def test_it_ends_although_it_was_about_to_fall_asleep() -> None:
 
     def oldest(model: int) -> float:
         if not stopping.is_set():
-            stopping.set()
             stopper.start()
+            stopping.set()
             while not watch._stopped.is_set():  # stop() has begun, while this thread has seen that nothing runs
                 time.sleep(0.001)
         return 0
