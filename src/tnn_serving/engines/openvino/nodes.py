@@ -83,7 +83,7 @@ def replace(node: ov.Node, made: ov.Node) -> None:
 
 
 def keep_apart(operand: ov.Input) -> None:
-    """Puts an operator before an input, so that the plugin does not join what stands on both sides of it: a maximum,
+    """Puts an operator before an input, so that the plugin does not join those on both sides of it: a maximum,
     which changes no number, and which convolutions, reductions and joined products do not take in."""
     value = operand.get_source_output()
     dtype = value.get_element_type().to_dtype()
