@@ -51,7 +51,7 @@ def test_arithmetic_is_f32(engine: str) -> None:
 @pytest.mark.parametrize("behind", ["the input", "Conv", "Relu of Conv", "Resize", "Add", "Mul"])
 @pytest.mark.parametrize("dims", [["n", 4, "h", "w"], [2, 4, 30, 20]], ids=["free", "fixed"])
 def test_division_is_rounded_right_where_asked(engine: str, behind: str, dims: list[str | int]) -> None:
-    """Whatever stands before it, and might be joined with it."""
+    """Whatever operator is before it, and might be joined with it."""
     divisor = np.array([0.12, 0.04, 3.0, 7e-3], np.float32).reshape(1, 4, 1, 1)
     rng = np.random.default_rng(0)
     filters = rng.standard_normal((4, 4, 1, 1)).astype(np.float32)

@@ -112,7 +112,7 @@ NETWORKS = {
         """,
         {"u8": 1},
     ),
-    # Codes that somebody asks for keep their type.
+    # Codes that are an output keep their type.
     "asked for": (
         """
         a = CONV3 (x)

@@ -79,7 +79,7 @@ def conversions(network: ov.Model) -> list[str]:
 
 
 def test_codes_that_are_computed_with_are_floats() -> None:
-    """Only what is cut off without rounding, and what somebody asks for, is converted."""
+    """Only what is cut off without rounding, and what is an output, is converted."""
     made = read("n, 4, h, w")
     assert len(conversions(made)) == 4
     codes_as_floats(made)

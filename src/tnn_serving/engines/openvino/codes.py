@@ -136,7 +136,7 @@ def _whole_windows(reader: ov.Node) -> tuple[ov.Node, np.ndarray] | None:
 
 
 def _make_unsigned(node: ov.Node) -> None:
-    """Codes from 0 to 127 as uint8. At 0 the conversion stops by itself."""
+    """Codes from 0 to 127 as uint8. At 0 the conversion saturates."""
     limits = source(node)
     step = _step(limits)
     x = limits.input_value(0)
@@ -172,7 +172,7 @@ def _quantised(x: ov.Output, step: float) -> ov.Node:
 
 
 def _step(limits: ov.Node) -> float:
-    """The number that one code stands for."""
+    """The number that is one step of the codes."""
     high = folded(limits.input_value(2))
     return float("nan") if high is None else float(high.ravel()[0]) / (SHIFT - 1)
 

@@ -56,7 +56,7 @@ def profiled(compiled: ov.CompiledModel, feeds: Mapping[int, ov.Tensor], runs: i
 
 
 def _origins(compiled: ov.CompiledModel) -> dict[str, tuple[str, ...]]:
-    """The original names that each executed node stands for; a fused one keeps the name of its main part."""
+    """The original names of what each executed node computes; a fused one keeps the name of its main part."""
     found = {}
     for node in compiled.get_runtime_model().get_ordered_ops():
         names = str(node.get_rt_info()["originalLayersNames"].astype(str)).split(",")
