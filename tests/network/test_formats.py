@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from tests.networks import CONVOLUTION, network
 from tests.onnx_models import convolution, model, random, reference, write
 from tnn_serving.check.model import check_model
 from tnn_serving.emit.limits import Limits
-from tnn_serving.errors import ConfigError, FormatError
+from tnn_serving.errors import ConfigError, FormatError, LimitError
 from tnn_serving.look.summary import summarize
 from tnn_serving.network import formats
 from tnn_serving.network.base import Network
@@ -140,6 +141,17 @@ def test_folders_that_hold_no_single_model(tmp_path: Path, files: list[str], sai
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(FormatError, match=said):
         open_network(tmp_path)
+
+
+@pytest.mark.parametrize("repository", [tnn_repository, onnx_repository])
+def test_files_larger_than_the_memory_for_the_model_are_not_read(
+    repository: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    newest = model_files(repository(tmp_path))[-1]
+    os.truncate(newest, 1 << 40)  # sparse: it takes no room on the disk
+    with pytest.raises(LimitError, match="larger than the memory for the model") as raised:
+        open_network(newest.parent, Limits(memory_bytes=1e9))
+    assert raised.value.expected == "at most 1 GB"
 
 
 def test_what_is_no_source(tmp_path: Path) -> None:
