@@ -1,6 +1,6 @@
-"""An engine as one would use it from Python without us: the exported network, compiled for one shape.
+"""An engine without this package, called from Python: the exported network, compiled for one shape.
 
-It runs in a process of its own, in a session of its own, as servers do: Linux divides the cores among sessions first.
+Like the servers, it runs in its own process and session: Linux divides the cores among sessions first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Run = Callable[[], np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """What came of running it again and again in one thread. ``cpu_us`` is of all the engine's threads."""
+    """Figures of repeated runs in one thread. ``cpu_us`` includes all threads of the engine."""
 
     rate: float
     p50_ms: float
@@ -34,12 +34,12 @@ class Runs:
 
 
 class BareEngine:
-    """One network on one engine, at its own settings for low latency, on all cores, in float32."""
+    """One network on one engine, with the engine's settings for low latency, on all cores, in float32."""
 
     def __init__(self, graph: Graph, engine: str, inputs: Mapping[str, np.ndarray]) -> None:
         model = ts.to_onnx(graph).SerializeToString()
         self._process = ProcessPoolExecutor(
-            1, get_context("spawn"), initializer=_begin, initargs=(model, engine, dict(inputs))
+            1, get_context("spawn"), initializer=_initialise, initargs=(model, engine, dict(inputs))
         )
 
     def __enter__(self) -> BareEngine:
@@ -53,14 +53,14 @@ class BareEngine:
         return self._process.submit(_answer).result()
 
     def measure(self, seconds: float, pause_s: float = 0) -> Runs:
-        """Runs it for so long, with a pause after each run, which counts as no time of the run's."""
+        """Runs it for ``seconds``, with a pause after each run that is not part of the run's time."""
         return self._process.submit(_measure, seconds, pause_s).result()
 
 
 _run: Run
 
 
-def _begin(model: bytes, engine: str, inputs: dict[str, np.ndarray]) -> None:
+def _initialise(model: bytes, engine: str, inputs: dict[str, np.ndarray]) -> None:
     global _run
     os.setsid()
     _run = {"openvino": _openvino, "onnxruntime": _onnxruntime}[engine](model, inputs)

@@ -1,4 +1,4 @@
-"""Every network on both engines and on the one that ``engine="auto"`` chooses, alternately: auto must not lose.
+"""Each network on both engines and on the choice of ``engine="auto"``, alternately. auto must not be slower.
 
 python benchmarks/engines.py [--networks squeezenet_v1.1,resnet50] [--rounds 15] [--threads 0]
 """
@@ -24,8 +24,8 @@ stderr = Console(stderr=True)
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Median ms of one network; ``None`` where the engine cannot run it. ``auto_to_best`` is the median of the rounds'
-    quotients, so that a slow moment meets both sides."""
+    """Median ms of one network; ``None`` if the engine cannot run it. ``auto_to_best`` is the median of the quotients
+    per round, so that disturbances affect both sides."""
 
     network: str
     openvino_ms: float | None
@@ -36,7 +36,7 @@ class Measured:
 
 
 def measured(name: str, arguments: argparse.Namespace) -> Measured:
-    """One network."""
+    """Measures one network."""
     graph = networks.read(name, arguments.zoo)
     inputs = networks.feeds(name, graph)
     models: dict[str, ts.Model] = {}
@@ -48,7 +48,7 @@ def measured(name: str, arguments: argparse.Namespace) -> Measured:
     runs: dict[str, Callable[[], object]] = {
         choice: (lambda model=model: model.run(inputs)) for choice, model in models.items()
     }
-    for run in runs.values():  # what is compiled in the background is there when it counts
+    for run in runs.values():  # so that background compilation ends before the measurement
         for _ in range(arguments.warm_up):
             run()
     times = alternate(runs, arguments.rounds)
@@ -65,12 +65,12 @@ def measured(name: str, arguments: argparse.Namespace) -> Measured:
 
 
 def quotient(values: Sequence[float], others: Sequence[float]) -> float:
-    """The median of the rounds' quotients."""
+    """The median of the quotients per round."""
     return sorted(a / b for a, b in zip(values, others, strict=True))[len(values) // 2]
 
 
 def run(arguments: argparse.Namespace) -> Result:
-    """All networks."""
+    """Measures all networks."""
     result = Result.of("engines", arguments)
     rows = []
     for name in arguments.networks or networks.zoo_names(arguments.zoo):
@@ -86,9 +86,9 @@ def run(arguments: argparse.Namespace) -> Result:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", type=words, help="all of the folder if left out")
+    parser.add_argument("--networks", type=words, help="by default all in the folder")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--warm-up", type=int, default=3, help="runs of each before it counts")
+    parser.add_argument("--warm-up", type=int, default=3, help="runs of each before the measurement")
     parser.add_argument("--threads", type=int, default=0, help="0 for all cores")
     networks.add_zoo(parser)
     add_json(parser)

@@ -1,10 +1,10 @@
-"""What the backend adds to tritonserver itself: a network of one cheap layer against an empty backend written in C.
+"""The cost of the backend in addition to tritonserver's: a network of one cheap layer against an empty C backend.
 
     python benchmarks/floor.py [--rounds 5] [--seconds 1] [--connections 1,4,16] [--json out.json]
 
-Needs a C compiler. The servers are loaded in turn, a round each, so that a change of the machine's mood meets both, and
-each is frozen while the other runs; medians over the rounds are printed. CPU is the server's user and system time for
-one request. Load and servers share the cores: read the ratios, not the absolutes.
+Needs a C compiler. The servers are put under load alternately, so that disturbances of the machine affect both, and
+each is frozen while the other runs. Medians over the rounds are printed. CPU is the server's user and system time per
+request. Load and servers share the cores: read the ratios, not the absolute figures.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ stderr = Console(stderr=True)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Medians of both servers; ``share`` is the median of the rounds' quotients of requests/s."""
+    """Medians of both servers; ``share`` is the median of the quotients of requests/s per round."""
 
     connections: int
     floor_rate: float
@@ -72,7 +72,7 @@ def build_floor(folder: Path) -> Path:
 
 
 def start_floor(folder: Path) -> TnnServing:
-    """A server of nothing but the floor."""
+    """A server with the empty backend."""
     model = folder / "models" / MODEL
     (model / "1").mkdir(parents=True)
     (model / "config.pbtxt").write_text(CONFIG.format(backend="floor"), encoding="utf-8")
@@ -81,7 +81,7 @@ def start_floor(folder: Path) -> TnnServing:
 
 
 def start_relu(folder: Path) -> TnnServing:
-    """A server of ours with a network that does as little as one can."""
+    """Our server with a minimal network."""
     graph = ts.fill_random_weights(ts.read_model(RELU), name="relu")
     networks.write_repository(folder / "models", {MODEL: graph}, {MODEL: CONFIG.format(backend="tnn")})
     return start_tnn_serving(folder / "models", folder / "log")
@@ -90,7 +90,7 @@ def start_relu(folder: Path) -> TnnServing:
 def pairs(
     servers: Mapping[str, TnnServing], array: np.ndarray, connections: int, arguments: argparse.Namespace
 ) -> list[dict[str, tuple[Load, float]]]:
-    """Load and CPU seconds of both servers, round by round."""
+    """Load and CPU time per request of both servers, one entry per round."""
     found = []
     for order in turns(list(servers), arguments.rounds):
         found.append({})
@@ -101,7 +101,7 @@ def pairs(
 
 
 def row(connections: int, rounds: list[dict[str, tuple[Load, float]]]) -> Row:
-    """One line of the table."""
+    """One row of the table."""
 
     def of(name: str) -> list[float]:
         done = [found[name] for found in rounds]
@@ -119,13 +119,13 @@ def row(connections: int, rounds: list[dict[str, tuple[Load, float]]]) -> Row:
 
 
 def run(arguments: argparse.Namespace) -> Result:
-    """Both tensors at all numbers of connections."""
+    """Measures both tensors at all numbers of connections."""
     result = Result.of("floor", arguments)
-    with tempfile.TemporaryDirectory(prefix="tnn-serving-floor-") as place, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="tnn-serving-floor-") as temporary, ExitStack() as stack:
         servers = {}
         for name, start in (("floor", start_floor), ("tnn", start_relu)):
-            (Path(place) / name).mkdir()
-            servers[name] = start(Path(place) / name)
+            (Path(temporary) / name).mkdir()
+            servers[name] = start(Path(temporary) / name)
             stack.callback(servers[name].end)
         for name, server in servers.items():
             for shape in TENSORS.values():
@@ -147,7 +147,7 @@ def run(arguments: argparse.Namespace) -> Result:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="loads of each server for each line")
+    parser.add_argument("--rounds", type=int, default=5, help="loads per server and row")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of one load")
     parser.add_argument("--connections", type=integers, default=[1, 4, 16])
     add_json(parser)

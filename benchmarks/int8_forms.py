@@ -1,12 +1,12 @@
-"""Int8 networks in exact and fast form beside their twins in fp32 and bf16: time, deviation, kernels, codes.
+"""Int8 networks in exact and fast form beside the same networks in fp32 and bf16: time, deviation, kernels, codes.
 
     python benchmarks/int8_forms.py [--rounds 20] [--threads 1] [--static] [--cpu-time] [--layers]
 
-The folder of ``--zoo`` holds ``*quant_NAME.tnnproto`` files, with or without weights (reproducible random ones are
-filled in), and beside each, perhaps, its fp32 twin ``*NAME.tnnproto``. Where there is none of the same input size,
-the same layers are taken in float32. The forms run alternately. Medians are printed; ``fp32/fast`` is the median of
-the rounds' quotients, and the quotient of the least times; bf16 is OpenVINO's, on processors that have it. On a busy
-machine take ``--cpu-time`` and one thread.
+The folder of ``--zoo`` contains ``*quant_NAME.tnnproto`` files, with or without weights (missing ones are filled with
+reproducible random numbers), and optionally the fp32 networks ``*NAME.tnnproto``. Without one of the same input size,
+the same layers are used in float32. The forms run alternately. Medians are printed; ``fp32/fast`` is the median of the
+quotients per round, and the quotient of the minimum times; bf16 is OpenVINO's, on processors that support it. On a busy
+machine, use ``--cpu-time`` and one thread.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Row:
     """One network on one engine; times are medians in ms.
 
     Attributes:
-        speedup: median of the rounds' quotients of fp32 and fast.
-        speedup_of_least: quotient of the least times.
-        bf16_deviation: of the fp32 twin in bf16 from itself, relative to its largest output; ``deviation`` is that of
-            the fast form from the exact one.
+        speedup: median of the quotients of fp32 and fast per round.
+        speedup_of_least: quotient of the minimum times.
+        bf16_deviation: of the fp32 network in bf16 from fp32, relative to the largest output; ``deviation`` is that of
+            the fast form from the exact form.
     """
 
     network: str
@@ -80,8 +80,8 @@ def feeds(graph: Graph) -> dict[str, np.ndarray]:
     return {item.name: random_input(name, item.dims) for item in graph.inputs}
 
 
-def twin(path: Path, dims: tuple[int, ...]) -> Graph:
-    """The fp32 network of that name, if it takes inputs of this size, else the same layers in float32."""
+def fp32_network(path: Path, dims: tuple[int, ...]) -> Graph:
+    """The fp32 network of the same name and input size if there is one, otherwise the same layers in float32."""
     beside = path.with_name(path.name.replace("quant_", ""))
     if beside.is_file() and (found := load(beside)).inputs[0].dims == dims:
         return found
@@ -92,17 +92,17 @@ def twin(path: Path, dims: tuple[int, ...]) -> Graph:
 
 
 def compiled(graph: Graph, engine: str, options: Options, form: str, *, static: bool) -> Run:
-    """The network ready to run: for any shapes as a served one, or compiled for the default ones alone."""
+    """The network ready to run: for any shapes as when served, or ``static``, compiled only for the default shapes."""
     return fixed(graph, engine, options, form).run if static else loaded(graph, engine, options, form).run
 
 
 def loaded(graph: Graph, engine: str, options: Options, form: str, *, raw: bool = False) -> ts.Model:
-    """The network as users load it."""
+    """The network, loaded as by a user."""
     return ts.load(graph, engine, int8=form, raw_int8=raw, threads=options.threads, precision=options.precision)
 
 
 def fixed(graph: Graph, engine: str, options: Options, form: str) -> Executable:
-    """The network compiled for its default shapes alone."""
+    """The network compiled only for its default shapes."""
     decision = decide(graph, engine, form, this_cpu())
     exact = graph.quantized and decision.form is Form.EXACT
     model = translate(graph, form=decision.form).proto()
@@ -112,7 +112,7 @@ def fixed(graph: Graph, engine: str, options: Options, form: str) -> Executable:
 def measure(
     runs: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Times of each in ms, round by round, in rotating order."""
+    """Times of each run in ms, one per round, in rotating order."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
@@ -126,7 +126,7 @@ def measure(
 
 
 def kernels(executable: Executable) -> dict[str, int]:
-    """How many convolutions run in which precision, as OpenVINO's runtime model reports it."""
+    """Number of convolutions and matrix products by precision, as reported by OpenVINO's runtime model."""
     if executable.engine != "openvino":
         return {}
     counts: Counter[str] = Counter()
@@ -138,7 +138,7 @@ def kernels(executable: Executable) -> dict[str, int]:
 
 
 def single(graph: Graph, step: Step) -> Graph:
-    """A network of one step, fed with its int8 blobs."""
+    """A network of one step, whose inputs are its int8 blobs."""
     names = dict.fromkeys((*step.layer.inputs, *((step.absorbed,) if step.absorbed else ())))
     return Graph(
         [Input(name, ()) for name in names if name not in graph.constants],
@@ -151,7 +151,7 @@ def single(graph: Graph, step: Step) -> Graph:
 
 
 def _wanted(graph: Graph) -> tuple[list[Step], list[str]]:
-    """The int8 layers as they run, and every blob they read or write that a layer makes."""
+    """The int8 steps, and the blobs that they read or write, except constants and network inputs."""
     found = [step for step in steps(graph) if step.layer.quantized]
     names = dict.fromkeys(
         name
@@ -163,7 +163,7 @@ def _wanted(graph: Graph) -> tuple[list[Step], list[str]]:
 
 
 def _input_codes(graph: Graph, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Network inputs as int8 layers get them."""
+    """The network's inputs as int8 codes where layers take codes."""
     codes = dict(inputs)
     for spec in loaded(graph, "onnxruntime", Options(), "exact", raw=True).inputs:
         if spec.dtype == np.int8:
@@ -176,7 +176,7 @@ def _input_codes(graph: Graph, inputs: dict[str, np.ndarray]) -> dict[str, np.nd
 def _alone(
     graph: Graph, step: Step, blobs: dict[str, np.ndarray], engine: str, options: Options, form: str
 ) -> dict[str, np.ndarray] | None:
-    """What one layer makes of these codes; ``None`` for a layer that reads other things than codes."""
+    """The outputs of one step for these codes; ``None`` if it reads inputs that are not codes."""
     part = single(graph, step)
     part.inputs = [Input(item.name, blobs[item.name].shape) for item in part.inputs]
     if any(blobs[item.name].dtype != np.int8 for item in part.inputs):
@@ -191,7 +191,7 @@ def _steps_off(got: dict[str, np.ndarray] | None, right: dict[str, np.ndarray] |
 
 
 def wrong_codes(graph: Graph, inputs: dict[str, np.ndarray], engine: str, options: Options) -> Iterator[np.ndarray]:
-    """Steps by which the fast form is off, for each int8 layer alone, fed with the exact codes."""
+    """Differences of the fast form in code steps, for each int8 layer individually, with the exact codes as inputs."""
     found, wanted = _wanted(graph)
     codes = _input_codes(graph, inputs)
     exact = loaded(graph, "onnxruntime", options, "exact", raw=True)
@@ -203,7 +203,8 @@ def wrong_codes(graph: Graph, inputs: dict[str, np.ndarray], engine: str, option
 def wrong_codes_in_place(
     graph: Graph, inputs: dict[str, np.ndarray], engine: str, options: Options
 ) -> Iterator[np.ndarray]:
-    """The same for each int8 layer in its network, where engines join layers: what it made of the codes that it got."""
+    """Differences of the fast form in code steps, for each int8 layer in its network, where engines fuse layers: its
+    outputs are compared with the exact result for its own inputs."""
     found, wanted = _wanted(graph)
     blobs = _input_codes(graph, inputs)
     raw = loaded(graph, "onnxruntime", options, "exact", raw=True).run(blobs, outputs=wanted)
@@ -227,7 +228,7 @@ def deviation(got: np.ndarray, want: np.ndarray) -> float:
 def row(path: Path, engine: str, arguments: argparse.Namespace) -> Row:
     options = Options(threads=arguments.threads)
     graph = load(path)
-    plain = twin(path, graph.inputs[0].dims)
+    plain = fp32_network(path, graph.inputs[0].dims)
     inputs, plain_inputs = feeds(graph), feeds(plain)
     forms = {form: compiled(graph, engine, options, form, static=arguments.static) for form in FORMS}
     fp32 = compiled(plain, engine, options, "exact", static=arguments.static)
@@ -268,10 +269,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--static", action="store_true", help="compile for the default shapes alone")
-    parser.add_argument("--cpu-time", action="store_true", help="time of the process instead of the clock's")
-    parser.add_argument("--engine", choices=ENGINES, action="append", help="only this one; may be given twice")
-    parser.add_argument("--layers", action="store_true", help="compare every layer, alone and in its network")
+    parser.add_argument("--static", action="store_true", help="compile only for the default shapes")
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time instead of elapsed time")
+    parser.add_argument("--engine", choices=ENGINES, action="append", help="only this one; may be repeated")
+    parser.add_argument("--layers", action="store_true", help="compare every layer, individually and in its network")
     networks.add_zoo(parser)
     add_json(parser)
     arguments = parser.parse_args()

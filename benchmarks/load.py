@@ -1,7 +1,7 @@
-"""HTTP/1.1 and gRPC load by h2load, a C program that takes little of the cores which it shares with the server.
+"""HTTP/1.1 and gRPC load with h2load, a C program that uses little CPU time on the cores it shares with the server.
 
-Debian and Ubuntu have it in the package nghttp2-client. A gRPC call is an HTTP/2 request whose body is one message with
-five bytes before it, so h2load can send it.
+It is in the package nghttp2-client of Debian and Ubuntu. A gRPC call is an HTTP/2 request whose body is one message
+with a prefix of five bytes, so h2load can send it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ READY_CONNECTIONS, READY_S = 16, 2.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What every connection sends again and again, one at a time."""
+    """The request that every connection sends repeatedly, one at a time."""
 
     url: str
     body: bytes
@@ -38,7 +38,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of it. ``errors`` are answers other than 200 and lost connections."""
+    """The result of a load. ``errors`` are answers other than 200 and lost connections."""
 
     requests: int
     seconds: float
@@ -48,7 +48,7 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Requests a second."""
+        """Requests per second."""
         return self.requests / self.seconds
 
 
@@ -59,23 +59,23 @@ def grpc_request(target: str, method: str, message: bytes) -> Request:
 
 
 def run(request: Request, connections: int, seconds: float) -> Load:
-    """Sends the request over so many connections for about so long.
+    """Sends the request over ``connections`` connections for about ``seconds``.
 
-    When nothing was answered in that time, it is tried once more for four times as long. Raises RuntimeError when
-    nothing is answered at all.
+    If nothing is answered in that time, it tries once more for four times as long. Raises RuntimeError if nothing is
+    answered then either.
     """
     return _run(request, connections, seconds, _rate(request, connections))
 
 
 def make_ready(request: Request) -> None:
-    """Load before anything is measured: a server makes itself ready for the load that it gets."""
+    """Load before the measurement: a server adapts to its load."""
     run(request, READY_CONNECTIONS, READY_S)
 
 
 def measured(request: Request, processes: Processes, connections: int, seconds: float) -> tuple[Load, float]:
     """One window of load on a server that is frozen before and after, and its CPU time per request in us.
 
-    A short window that does not count comes first.
+    A short window before it is not counted.
     """
     with processes.thawed():
         rate = _rate(request, connections)
@@ -86,13 +86,13 @@ def measured(request: Request, processes: Processes, connections: int, seconds: 
 
 
 def _rate(request: Request, connections: int) -> float:
-    """About how many requests a second are answered. Calls over gRPC are counted, not timed: tritonserver crashes now
-    and then when connections are closed with calls under way, which is how a time would end them."""
+    """The approximate number of answers per second. The load of gRPC calls is limited by number, not by time:
+    tritonserver occasionally crashes if connections are closed during calls, which happens at the end of a time."""
     if not request.grpc:
         return _h2load(request, connections, ["-D", f"{round(WARM_UP_S * 1e3)}ms"], WARM_UP_S)[0].rate
-    few, told = _h2load(request, connections, ["-n", str(WARM_UP_CALLS * connections)])
+    few, output = _h2load(request, connections, ["-n", str(WARM_UP_CALLS * connections)])
     if not few.requests:
-        raise RuntimeError(f"{request.url} answered nothing:\n{told}")
+        raise RuntimeError(f"no answer from {request.url}:\n{output}")
     return _h2load(request, connections, ["-n", str(max(connections, round(few.rate * WARM_UP_S)))])[0].rate
 
 
@@ -100,19 +100,19 @@ def _run(request: Request, connections: int, seconds: float, rate: float) -> Loa
     for patience in (1, 4):
         if request.grpc:
             count = max(connections, round(patience * rate * seconds))
-            answered, told = _h2load(request, connections, ["-n", str(count)])
+            answered, output = _h2load(request, connections, ["-n", str(count)])
         else:
             time_s = patience * seconds
-            answered, told = _h2load(request, connections, ["-D", f"{round(time_s * 1e3)}ms"], time_s)
+            answered, output = _h2load(request, connections, ["-D", f"{round(time_s * 1e3)}ms"], time_s)
         if answered.requests:
             return answered
-    raise RuntimeError(f"{request.url} answered nothing:\n{told}")
+    raise RuntimeError(f"no answer from {request.url}:\n{output}")
 
 
 def _h2load(
     request: Request, connections: int, amount: Sequence[str], seconds: float | None = None
 ) -> tuple[Load, str]:
-    """What h2load found, and what it printed. Without ``seconds``, it took as long as its requests."""
+    """The result of h2load, and its output. Without ``seconds``, the duration is that of its requests."""
     program = shutil.which("h2load")
     if program is None:
         raise RuntimeError("h2load is not installed; on Debian and Ubuntu: apt install nghttp2-client")

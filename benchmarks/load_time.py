@@ -1,10 +1,10 @@
-"""How long loading takes: in Python and until a server is ready, the first time and the second.
+"""Load times in Python and until a server is ready, for the first and the second load.
 
     python benchmarks/load_time.py [--networks squeezenet_v1.1,resnet50] [--rounds 1]
 
-The first time nothing is kept of the network; the second time what the first one measured and compiled is found in
-``cache_dir``. Python is a new process each time; its start and imports are not counted. The server's time runs from the
-command to READY.
+The first load starts with an empty cache; the second one finds measurements and compiled networks in ``cache_dir``.
+Each load in Python is a new process, whose start and imports are not counted. The server's time is from the command to
+READY.
 """
 
 from __future__ import annotations
@@ -67,15 +67,15 @@ def in_server(repository: Path, name: str, cache: Path, log: Path) -> float:
 
 
 def measured(name: str, zoo: Path, rounds: int) -> LoadTimes:
-    """One network."""
+    """Measures one network."""
     times = {
         "python first": Samples(),
         "python second": Samples(),
         "server first": Samples(),
         "server second": Samples(),
     }
-    with tempfile.TemporaryDirectory(prefix="tnn-serving-load-time-") as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory(prefix="tnn-serving-load-time-") as temporary:
+        folder = Path(temporary)
         repository = networks.write_repository(folder / "models", {name: networks.read(name, zoo)})
         model = repository / name / "1"
         for number in range(rounds):
@@ -88,7 +88,7 @@ def measured(name: str, zoo: Path, rounds: int) -> LoadTimes:
 
 
 def run(arguments: argparse.Namespace) -> Result:
-    """All networks."""
+    """Measures all networks."""
     result = Result.of("load_time", arguments)
     for name in arguments.networks or networks.zoo_names(arguments.zoo):
         result.add("load times", measured(name, arguments.zoo, arguments.rounds))
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> Result:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", type=words, help="all of the folder if left out")
+    parser.add_argument("--networks", type=words, help="by default all in the folder")
     parser.add_argument("--rounds", type=int, default=1)
     networks.add_zoo(parser)
     add_json(parser)

@@ -1,4 +1,4 @@
-"""What a benchmark ran on, and how repeated measurements become one number."""
+"""The machine of a benchmark, and the statistics of repeated measurements."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from time import perf_counter
 import psutil
 
 PACKAGES = ("tnn-serving", "openvino", "onnxruntime", "numpy", "nvidia-pytriton")
-"""Packages whose versions decide about the figures."""
+"""Packages whose versions affect the figures."""
 
 CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-"""The flags of /proc/cpuinfo that engines look at."""
+"""Flags of /proc/cpuinfo that the engines use."""
 
 
-LOOK_S = 2.0
+LOAD_SAMPLE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine, as far as figures depend on it. ``load`` is how many cores were in use when the benchmark began: not
-    the load average, which remembers the benchmark before."""
+    """Properties of the machine that affect figures. ``load`` is the number of cores in use when the benchmark began;
+    the load average would include the previous benchmark."""
 
     processor: str
     cores: int
@@ -48,25 +48,24 @@ class Machine:
 
 
 def cores() -> int:
-    """How many cores this process may use; all servers are given as many."""
+    """How many cores this process, and so each server, may use."""
     return len(os.sched_getaffinity(0))
 
 
 def this_machine() -> Machine:
-    """The machine that this runs on."""
-    facts = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    told = dict(line.split(":", 1) for line in facts.splitlines() if ":" in line)
-    told = {key.strip(): value.strip() for key, value in told.items()}
-    flags = told.get("flags", "").split()
+    """This machine."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    info = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = info.get("flags", "").split()
     return Machine(
-        processor=told.get("model name", platform.machine()),
+        processor=info.get("model name", platform.machine()),
         cores=cores(),
         features=tuple(flag for flag in CPU_FEATURES if flag in flags),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         system=f"Linux {platform.release()}, {platform.libc_ver()[0]} {platform.libc_ver()[1]}",
         python=platform.python_version(),
         packages={name: number for name in PACKAGES if (number := _version(name))},
-        load=psutil.cpu_percent(LOOK_S) / 100 * (psutil.cpu_count() or 1),
+        load=psutil.cpu_percent(LOAD_SAMPLE_S) / 100 * (psutil.cpu_count() or 1),
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     )
 
@@ -80,7 +79,7 @@ def _version(package: str) -> str:
 
 @dataclass(slots=True)
 class Samples:
-    """Measurements of one thing; ``median`` is what is reported, ``spread`` says how much it can be trusted."""
+    """Repeated measurements; ``median`` is reported, ``spread`` shows its reliability."""
 
     values: list[float] = field(default_factory=list)
 
@@ -93,7 +92,7 @@ class Samples:
 
     @property
     def spread(self) -> float:
-        """Half of the distance between the quartiles, divided by the median; 0 for fewer than 3 values."""
+        """Half of the interquartile range, divided by the median; 0 for fewer than 3 values."""
         if len(self.values) < 3:
             return 0.0
         low, _, high = statistics.quantiles(self.values, n=4, method="inclusive")
@@ -101,12 +100,12 @@ class Samples:
 
 
 def turns(names: Sequence[str], rounds: int) -> list[list[str]]:
-    """The order of each round: everybody once, beginning with another one each time."""
+    """The order of each round: all names once, starting with the next one each time."""
     return [list(names[k % len(names) :]) + list(names[: k % len(names)]) for k in range(rounds)]
 
 
 def alternate(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Samples]:
-    """Milliseconds of each run, all of them in every round, after one round that does not count."""
+    """Milliseconds of each run; every round contains all runs. A round before them is not counted."""
     times = {name: Samples() for name in runs}
     for run in runs.values():
         run()

@@ -1,4 +1,4 @@
-"""Memory of the server, as PSS of all its processes: with more instances, ever-new shapes, models that come and go.
+"""Memory of the server, as PSS of all its processes: with more instances, new shapes, and models loaded and unloaded.
 
 python benchmarks/memory.py [--network squeezenet] [--instances 1,2,4,8] [--shapes 1000] [--loads 20]
 """
@@ -26,18 +26,18 @@ from server import TnnServing, ready, start_tnn_serving, wait_until
 from tnn_serving.graph import Graph
 
 SETTLE_S = 1.0
-"""What engines compile in the background is done a moment after the last request."""
+"""Time for compilation in the background to end after the last request."""
 LOAD_S = 2.0
 CONNECTIONS = 16
 MARKS = 5
-"""How often memory is looked at while shapes or loads go by."""
+"""Number of memory samples during shapes or loads."""
 
 stderr = Console(stderr=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Instances:
-    """After some seconds of load. ``to_first`` is the quotient of its PSS and the first row's."""
+    """Memory after some seconds of load. ``to_first`` is its PSS divided by the first row's."""
 
     instances: int
     pss_mb: float
@@ -46,7 +46,7 @@ class Instances:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """After so many shapes or loads."""
+    """Memory after ``count`` shapes or loads."""
 
     count: int
     pss_mb: float
@@ -66,18 +66,18 @@ def served(folder: Path, name: str, graph: Graph, config: str, flags: Sequence[s
 
 
 def pss_mb(server: TnnServing) -> float:
-    """What it takes when it has come to rest."""
+    """The server's memory at rest."""
     time.sleep(SETTLE_S)
     return server.processes.pss_bytes() / 1e6
 
 
-def instances(place: Path, name: str, graph: Graph, counts: Sequence[int]) -> Iterator[Instances]:
+def instances(folder: Path, name: str, graph: Graph, counts: Sequence[int]) -> Iterator[Instances]:
     """A new server for each count, all instances busy."""
     inputs = networks.feeds(name, graph)
     first = 0.0
     for count in counts:
         config = f"instance_group [ {{ count: {count} kind: KIND_CPU }} ]\n"
-        with served(place / f"instances-{count}", name, graph, config) as server:
+        with served(folder / f"instances-{count}", name, graph, config) as server:
             load.run(wire.request("http", server.http, name, inputs), CONNECTIONS, LOAD_S)
             used = pss_mb(server)
         first = first or used
@@ -86,17 +86,17 @@ def instances(place: Path, name: str, graph: Graph, counts: Sequence[int]) -> It
 
 
 def sizes(height: int, width: int, count: int) -> list[tuple[int, int]]:
-    """So many different heights and widths from the network's own upwards, in an order that jumps."""
+    """``count`` different heights and widths from the network's own upwards, in random order."""
     found = list(islice(product(range(height, height + 32), range(width, width + count // 32 + 1)), count))
     order = np.random.RandomState(0).permutation(len(found))
     return [found[k] for k in order]
 
 
-def shapes(place: Path, name: str, graph: Graph, count: int) -> Iterator[Series]:
-    """One request of each shape."""
+def shapes(folder: Path, name: str, graph: Graph, count: int) -> Iterator[Series]:
+    """One request per shape."""
     (item,) = graph.inputs
     with (
-        served(place / "shapes", name, graph, "") as server,
+        served(folder / "shapes", name, graph, "") as server,
         tritonclient.http.InferenceServerClient(server.http, network_timeout=60) as client,
     ):
         _, channels, *size = item.dims
@@ -110,11 +110,11 @@ def shapes(place: Path, name: str, graph: Graph, count: int) -> Iterator[Series]
         stderr.print(f"{count} shapes done", style="dim")
 
 
-def loads(place: Path, name: str, graph: Graph, count: int) -> Iterator[Series]:
-    """The model loaded, asked once and unloaded again and again; memory is looked at while no model is loaded."""
+def loads(folder: Path, name: str, graph: Graph, count: int) -> Iterator[Series]:
+    """Loads the model, sends one request and unloads it, ``count`` times; memory is sampled while it is unloaded."""
     inputs = networks.feeds(name, graph)
     with (
-        served(place / "loads", name, graph, "", ["--model-control-mode=explicit"]) as server,
+        served(folder / "loads", name, graph, "", ["--model-control-mode=explicit"]) as server,
         tritonclient.http.InferenceServerClient(server.http, network_timeout=120) as client,
     ):
         wait_until(client.is_server_live, server.processes, "the server")
@@ -131,11 +131,11 @@ def loads(place: Path, name: str, graph: Graph, count: int) -> Iterator[Series]:
 
 
 def run(arguments: argparse.Namespace) -> Result:
-    """All three."""
+    """Measures all three."""
     result = Result.of("memory", arguments)
     graph = networks.read(arguments.network, arguments.zoo)
-    with tempfile.TemporaryDirectory(prefix="tnn-serving-memory-") as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory(prefix="tnn-serving-memory-") as temporary:
+        folder = Path(temporary)
         more = list(instances(folder, arguments.network, graph, arguments.instances))
         shaped = list(shapes(folder, arguments.network, graph, arguments.shapes))
         loaded = list(loads(folder, arguments.network, graph, arguments.loads))
@@ -152,7 +152,7 @@ def run(arguments: argparse.Namespace) -> Result:
 
 
 def growth(what: str, series: Sequence[Series]) -> Target:
-    """The second half must not need more than the middle, but for a little."""
+    """The target that memory hardly grows in the second half."""
     middle, last = series[len(series) // 2], series[-1]
     name = f"PSS after {last.count:,} {what} over that after {middle.count:,}"
     return Target(name, 1.05, last.pss_mb / middle.pss_mb, at_least=False)

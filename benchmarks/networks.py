@@ -1,4 +1,4 @@
-"""The networks that are measured: a tiny one, and those of TNN's own benchmark, with reproducible random weights."""
+"""The networks of the benchmarks: a tiny one, and those of TNN's own benchmark, with reproducible random weights."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def zoo_names(zoo: Path) -> list[str]:
 
 
 def read(name: str, zoo: Path) -> Graph:
-    """The network of a name: ``tiny``, or one of the folder. Weights that no file holds are random ones."""
+    """The network of a name: ``tiny``, or one in the folder. Missing weights are random."""
     if name == TINY:
         return ts.fill_random_weights(ts.read_model(TINY_PROTO), name=TINY)
     wanted = ALIASES.get(name, name)
@@ -63,7 +63,7 @@ def read(name: str, zoo: Path) -> Graph:
 
 
 def feeds(name: str, graph: Graph) -> dict[str, np.ndarray]:
-    """A reproducible float32 input of the proto's own size for each input."""
+    """Reproducible float32 inputs of the size in the proto."""
     return {item.name: random_input(name, item.dims) for item in graph.inputs}
 
 
@@ -73,9 +73,9 @@ def write_repository(
     """Writes ``folder/NAME/VERSION`` of each network, and its ``config.pbtxt`` if it has one; returns ``folder``."""
     for name, graph in graphs.items():
         for version in versions:
-            place = folder / name / str(version)
-            place.mkdir(parents=True)
-            ts.write_model(graph, place / "proto.tnnproto", place / "model.tnnmodel")
+            folder = folder / name / str(version)
+            folder.mkdir(parents=True)
+            ts.write_model(graph, folder / "proto.tnnproto", folder / "model.tnnmodel")
         if configs and name in configs:
             (folder / name / "config.pbtxt").write_text(configs[name], encoding="utf-8")
     return folder
@@ -90,5 +90,5 @@ def write_onnx(folder: Path, graphs: Mapping[str, Graph]) -> Path:
 
 
 def input_bytes(graph: Graph) -> int:
-    """Bytes of the network's inputs in the proto's own size."""
+    """Bytes of the network's inputs at the size in the proto."""
     return sum(4 * math.prod(item.dims) for item in graph.inputs)

@@ -1,11 +1,11 @@
-"""Our server beside others that pip installs: same engine, same network, each with its natural binary protocol.
+"""Our server beside others from pip: same engine, same network, each with its natural binary protocol.
 
     python benchmarks/peers.py install [NAME ...]
     python benchmarks/peers.py run [NAME ...] --networks tiny,squeezenet --connections 1,4,16 --rounds 3 --seconds 3
 
-``install`` makes an environment for each peer, from benchmarks/peers/requirements/NAME.txt. ``run`` starts every server
-that is installed once, checks its answers against the engine's own, and measures them in turns: while one is measured,
-the others are frozen. All have the same cores; the engine's threads are divided among a server's workers.
+``install`` creates an environment for each peer from benchmarks/peers/requirements/NAME.txt. ``run`` starts every
+installed server once, checks its answers against the engine's, and measures the servers alternately: while one is
+measured, the others are frozen. All use the same cores; the engine's threads are divided among a server's workers.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Peer:
     """A server to compare with.
 
     Attributes:
-        protocol: how it is asked.
-        forms: how it is tried: pairs of workers and the most requests a worker is given at once. Batches are tried
-            where they were seen to help: not with LitServe, Ray Serve and MLServer, whose cost is elsewhere.
-        inference_server: made for models, not for any web application.
+        protocol: of its requests.
+        forms: its configurations: pairs of workers and maximum requests per batch. Batches are used where they were
+            found to help: not with LitServe, Ray Serve and MLServer, whose cost is elsewhere.
+        inference_server: whether it is made for models, not for web applications in general.
     """
 
     protocol: wire.Protocol
@@ -65,13 +65,13 @@ PEERS = {
     "ray": Peer("raw"),
     "pytriton": Peer("http", ((1, 1), (1, 16))),
 }
-"""mosec counts with the frameworks: its bound is the stricter one of the two."""
+"""mosec counts as a framework: the target against frameworks is the stricter one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One server on one network with so many connections; medians over the rounds. ``times_ours`` is our requests/s
-    divided by its."""
+    """One server on one network with a number of connections; medians over the rounds. ``times_ours`` is our requests/s
+    divided by its requests/s."""
 
     server: str
     workers: int
@@ -88,7 +88,7 @@ class Measured:
 
 
 class Running:
-    """A started server and how it is asked."""
+    """A running server with its protocol and measurements."""
 
     def __init__(
         self, name: str, form: tuple[int, int], protocol: wire.Protocol, target: str, processes: Processes
@@ -110,12 +110,12 @@ class Running:
         return f"{self.name}, {self.workers} workers, batches of {self.batch}"
 
     def check(self, network: str, inputs: wire.Arrays, want: np.ndarray) -> None:
-        """Waits until it answers, and compares the answer."""
+        """Waits until the server answers, and compares the answer."""
         wait_until(lambda: wire.answer(self.protocol, self.target, network, inputs), self.processes, str(self))
         check_answer(wire.answer(self.protocol, self.target, network, inputs), want, str(self))
 
     def measure(self, network: str, inputs: wire.Arrays, connections: int, seconds: float) -> None:
-        """One window of load."""
+        """Measures one window of load."""
         request = wire.request(self.protocol, self.target, network, inputs)
         done, cpu_us = load.measured(request, self.processes, connections, seconds)
         key = (network, connections)
@@ -130,7 +130,7 @@ class Running:
         self.pss_bytes = self.processes.pss_bytes()
 
     def measured(self, network: str, connections: int, ours: Running) -> Measured:
-        """The row of a table."""
+        """A row of the table."""
         key = (network, connections)
         return Measured(
             self.name,
@@ -149,7 +149,7 @@ class Running:
 
 
 def install(names: Sequence[str], environments: Path, python: str) -> None:
-    """Makes or brings up to date the environment of each peer."""
+    """Creates or updates the environment of each peer."""
     for name in names:
         folder = environments / name
         stderr.print(f"{name}: {folder}")
@@ -160,11 +160,11 @@ def install(names: Sequence[str], environments: Path, python: str) -> None:
 
 
 def installed(names: Sequence[str], environments: Path) -> list[str]:
-    """Those of the peers that have an environment; the others are named."""
+    """The peers that have an environment; prints the names of the others."""
     found = [name for name in names if (environments / name / "bin" / "python").exists()]
     for name in names:
         if name not in found:
-            stderr.print(f"{name} is left out: not installed; type: python benchmarks/peers.py install {name}")
+            stderr.print(f"{name} is not installed and left out; run: python benchmarks/peers.py install {name}")
     return found
 
 
@@ -187,7 +187,7 @@ def start_peer(name: str, form: tuple[int, int], environments: Path, models: Pat
 
 
 def run(arguments: argparse.Namespace) -> Result:
-    """Measures all of them."""
+    """Measures all servers."""
     result = Result.of("peers", arguments)
     graphs = {name: networks.read(name, arguments.zoo) for name in arguments.networks}
     inputs = {name: networks.feeds(name, graph) for name, graph in graphs.items()}
@@ -217,20 +217,20 @@ def run(arguments: argparse.Namespace) -> Result:
 
 
 ALL_NETWORKS = ("tiny", "squeezenet")
-"""What the peers serve, whatever is asked for."""
+"""The networks that the peers serve in any case."""
 
 
 def settle(running: Running, inputs: Mapping[str, wire.Arrays], answers: Mapping[str, np.ndarray]) -> None:
-    """Waits for a server, checks its answers, gives it some load, and freezes it."""
+    """Waits for a server, checks its answers, puts it under load for a short time, and freezes it."""
     for network, arrays in inputs.items():
         running.check(network, arrays, answers[network])
         load.make_ready(wire.request(running.protocol, running.target, network, arrays))
-    stderr.print(f"{running} answers as the engine does", style="dim")
+    stderr.print(f"{running}: its answers equal the engine's", style="dim")
     running.processes.freeze()
 
 
 def measure(servers: Sequence[Running], inputs: Mapping[str, wire.Arrays], arguments: argparse.Namespace) -> None:
-    """All rounds; only the server whose turn it is runs, and servers that are compared have their turns in a row."""
+    """Measures all rounds. Only one server runs at a time; measurements to compare directly follow each other."""
     named = {str(running): running for running in servers}
     for number, order in enumerate(turns(list(named), arguments.rounds), 1):
         for network, arrays in inputs.items():
@@ -243,7 +243,7 @@ def measure(servers: Sequence[Running], inputs: Mapping[str, wire.Arrays], argum
                     except RuntimeError as error:
                         if running.name == OURS:
                             raise
-                        stderr.print(f"[red]{running} is left out from here on:[/] {error}")
+                        stderr.print(f"[red]{running} is left out from now on:[/] {error}")
                         stderr.print(running.processes.last_words(), markup=False)
                         running.broken = True
                         running.processes.end()
@@ -251,7 +251,7 @@ def measure(servers: Sequence[Running], inputs: Mapping[str, wire.Arrays], argum
 
 
 def report(result: Result, servers: Sequence[Running], arguments: argparse.Namespace) -> None:
-    """Tables, and the targets that follow from them."""
+    """Adds the tables and their targets to the result."""
     ours = servers[0]
     for network in arguments.networks:
         for connections in arguments.connections:
@@ -263,7 +263,7 @@ def report(result: Result, servers: Sequence[Running], arguments: argparse.Names
 
 
 def targets(network: str, connections: int, rows: Sequence[Measured]) -> list[Target]:
-    """How far we must be ahead of the best of some peers."""
+    """Targets relative to the best peers."""
     where = f"{network}, {connections} connection{'s' if connections > 1 else ''}: requests/s over those of the best"
     best = min((row.times_ours for row in rows), default=None)
     if best is None:
@@ -283,9 +283,9 @@ def targets(network: str, connections: int, rows: Sequence[Measured]) -> list[Ta
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    first = commands.add_parser("install", help="make an environment for each peer")
-    first.add_argument("--python", default=sys.executable, help="the Python that the environments are made with")
-    second = commands.add_parser("run", help="measure our server beside those that are installed")
+    first = commands.add_parser("install", help="create an environment for each peer")
+    first.add_argument("--python", default=sys.executable, help="the Python of the environments")
+    second = commands.add_parser("run", help="measure our server beside the installed peers")
     second.add_argument("--networks", type=words, default=list(ALL_NETWORKS))
     second.add_argument("--connections", type=integers, default=[1, 4, 16])
     second.add_argument("--rounds", type=int, default=3)

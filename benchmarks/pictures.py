@@ -1,18 +1,18 @@
-"""Encoded pictures to 224 x 224 pixels: ours beside Pillow's and OpenCV's own decoding and resizing.
+"""Encoded pictures to 224 x 224 pixels: our decoding and resizing beside Pillow's and OpenCV's.
 
     python benchmarks/pictures.py [--rounds 20] [--json out.json] [FILE ...]
 
-Without files, a 12-megapixel and a 640 x 480 JPEG are made. All ways run alternately; medians of the time and of the
-CPU time of all threads are printed, and ratios of the latter, which neighbours on the machine disturb less.
-OpenCV is compared with if it is installed (``pip install opencv-python-headless``).
+Without files, a 12-megapixel and a 640 x 480 JPEG are generated. All methods run alternately. Medians of the elapsed
+time and of the CPU time of all threads are printed, and ratios of the CPU time, which other work on the machine affects
+less. OpenCV is included if it is installed (``pip install opencv-python-headless``).
 
-- ours: TNN's bilinear resize, equal to it in every bit: two taps an axis.
+- ours: TNN's bilinear resize, bit-identical: two taps per axis.
 - Pillow: ``resize(BILINEAR)``, which averages all pixels when shrinking, and ``NEAREST``, which averages none.
-- OpenCV: ``imdecode``, ``resize(INTER_LINEAR)``, ``cvtColor``; two taps an axis, other rounding.
+- OpenCV: ``imdecode``, ``resize(INTER_LINEAR)``, ``cvtColor``; two taps per axis, other rounding.
 
-"2 threads" is how many times the work of one thread two of them do, "counting" the share of its speed that a plain
-Python loop keeps beside such a thread: both say whether the interpreter lock is held, if two cores are free. "batch" is
-the time of a request of 8 pictures beside that of 8 requests of one.
+"2 threads" is the work of two threads relative to that of one; "counting" is the relative speed of a plain Python loop
+beside such a thread. If two cores are free, both show whether the interpreter lock is held. "batch" is the time of one
+request with 8 pictures relative to that of 8 requests with one.
 """
 
 from __future__ import annotations
@@ -35,12 +35,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from tnn_serving.config.model_config import Binding
 from tnn_serving.pictures.decode import decode_mat
 from tnn_serving.pictures.fit import Fit
-from tnn_serving.serving.pictures import prepare
+from tnn_serving.serving.pictures import PictureReader
 from tnn_serving.serving.tensors import RequestTensor
-from tnn_serving.translate.pictures import PictureInput
 
 try:
     import cv2
@@ -55,7 +53,7 @@ Way = Callable[[], object]
 
 @dataclass
 class Row:
-    """One way for one picture; times are medians in ms, the ratio is of CPU time."""
+    """One method for one picture; times are medians in ms, the ratio is of CPU time."""
 
     picture: str
     way: str
@@ -67,7 +65,7 @@ class Row:
 
 
 def photograph(height: int, width: int) -> bytes:
-    """A JPEG with edges, surfaces and some noise, about as hard to decode as a photograph."""
+    """A JPEG with edges, surfaces and some noise, which takes about as long to decode as a photograph."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
@@ -103,7 +101,7 @@ def ways(data: bytes) -> dict[str, Way]:
 
 
 def alternate(runs: dict[str, Way], rounds: int) -> dict[str, tuple[float, float]]:
-    """Median ms and CPU ms of each, in rotating order."""
+    """Median elapsed and CPU time of each in ms, in rotating order."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for run in runs.values():
         run()
@@ -115,8 +113,8 @@ def alternate(runs: dict[str, Way], rounds: int) -> dict[str, tuple[float, float
             cpu, wall = time.process_time() - cpu_start, time.perf_counter() - start
             times[name].append((wall * 1e3, cpu * 1e3))
     return {
-        name: (statistics.median(wall for wall, _ in taken), statistics.median(cpu for _, cpu in taken))
-        for name, taken in times.items()
+        name: (statistics.median(wall for wall, _ in samples), statistics.median(cpu for _, cpu in samples))
+        for name, samples in times.items()
     }
 
 
@@ -134,15 +132,15 @@ def two_threads(run: Way, times: int) -> None:
 
 
 def scaling(runs: dict[str, Way], rounds: int, times: dict[str, tuple[float, float]]) -> dict[str, float]:
-    """Work that two threads do in the time of one."""
+    """The work of two threads relative to that of one in the same time."""
     many = {name: max(1, round(50 / cpu_ms)) for name, (_, cpu_ms) in times.items()}
     both = {f"1 {name}": partial(repeat, run, many[name]) for name, run in runs.items()}
     both |= {f"2 {name}": partial(two_threads, run, many[name]) for name, run in runs.items()}
-    taken = alternate(both, rounds)
-    return {name: 2 * taken[f"1 {name}"][0] / taken[f"2 {name}"][0] for name in runs}
+    medians = alternate(both, rounds)
+    return {name: 2 * medians[f"1 {name}"][0] / medians[f"2 {name}"][0] for name in runs}
 
 
-def counted(seconds: float) -> int:
+def count_for(seconds: float) -> int:
     count, end = 0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         count += 1
@@ -150,12 +148,12 @@ def counted(seconds: float) -> int:
 
 
 def counting(run: Way, rounds: int, seconds: float = 0.2) -> float:
-    """Share of its speed that a counting loop keeps beside a thread that does nothing else than ``run``."""
-    wanted, over = threading.Event(), threading.Event()
+    """The relative speed of a counting loop beside a thread that repeats ``run``."""
+    active, stopped = threading.Event(), threading.Event()
 
     def work() -> None:
-        while not over.is_set():
-            if wanted.wait(0.05):
+        while not stopped.is_set():
+            if active.wait(0.05):
                 run()
 
     thread = threading.Thread(target=work)
@@ -163,30 +161,30 @@ def counting(run: Way, rounds: int, seconds: float = 0.2) -> float:
     shares = []
     try:
         for _ in range(rounds):
-            wanted.clear()
-            alone = counted(seconds)
-            wanted.set()
-            shares.append(counted(seconds) / alone)
+            active.clear()
+            alone = count_for(seconds)
+            active.set()
+            shares.append(count_for(seconds) / alone)
     finally:
-        over.set()
+        stopped.set()
         thread.join()
     return statistics.median(shares)
 
 
 def batch_gain(data: bytes, rounds: int) -> float:
-    """Time of a request of several pictures, over that of as many requests of one."""
+    """The time of one request with several pictures, relative to that of as many requests with one."""
     element = struct.pack("<I", len(data)) + data
-    binding, picture = Binding("x", "BYTES", (1,), "encoded"), PictureInput(fit=FIT)
+    reader = PictureReader(3, encoded=True, fit=FIT)
     one = RequestTensor("x", "BYTES", (1, 1), memoryview(element))
     many = RequestTensor("x", "BYTES", (BATCH, 1), memoryview(element * BATCH))
-    taken = alternate(
+    medians = alternate(
         {
-            "singles": lambda: [prepare(one, binding, picture, 3) for _ in range(BATCH)],
-            "batch": lambda: prepare(many, binding, picture, 3),
+            "singles": lambda: [reader.pixels(one) for _ in range(BATCH)],
+            "batch": lambda: reader.pixels(many),
         },
         rounds,
     )
-    return taken["batch"][0] / taken["singles"][0]
+    return medians["batch"][0] / medians["singles"][0]
 
 
 def main() -> None:
@@ -208,8 +206,8 @@ def main() -> None:
         times = alternate(runs, arguments.rounds)
         scaled = scaling(runs, max(3, arguments.rounds // 4), times)
         for way, (ms, cpu_ms) in times.items():
-            kept = counting(runs[way], max(3, arguments.rounds // 4))
-            rows.append(Row(name, way, ms, cpu_ms, cpu_ms / times["ours"][1], scaled[way], kept))
+            share = counting(runs[way], max(3, arguments.rounds // 4))
+            rows.append(Row(name, way, ms, cpu_ms, cpu_ms / times["ours"][1], scaled[way], share))
         batches[name] = batch_gain(data, max(3, arguments.rounds // 4))
     for row in rows:
         table.add_row(
@@ -226,7 +224,7 @@ def main() -> None:
     for name, gain in batches.items():
         console.print(f"{name}: {BATCH} pictures in one request take {gain:.2f} of the time of {BATCH} requests")
     if cv2 is None:
-        console.print("OpenCV is not installed: not compared with", style="yellow")
+        console.print("OpenCV is not installed and left out", style="yellow")
     if arguments.json:
         arguments.json.write_text(json.dumps({"rows": [asdict(row) for row in rows], "batch": batches}, indent=1))
 

@@ -1,4 +1,4 @@
-"""One small plot for each benchmark, as SVG, in colours that everybody can tell apart (Okabe and Ito's)."""
+"""One small SVG plot per benchmark, in colours that are distinguishable with any colour vision (Okabe and Ito's)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def draw(result: Result, path: Path) -> None:
 def grouped(
     axes: Any, groups: Sequence[str], series: dict[str, Sequence[float | None]], colours: Sequence[str]
 ) -> None:
-    """Bars side by side: a group for each name, a colour for each series."""
+    """Grouped bars: one group per name, one colour per series."""
     width = 0.8 / len(series)
     for k, (name, values) in enumerate(series.items()):
         places = [group + (k - (len(series) - 1) / 2) * width for group in range(len(groups))]
@@ -61,7 +61,7 @@ def grouped(
 
 
 def sideways(axes: Any, names: Sequence[str], values: Sequence[float], colours: Sequence[str]) -> None:
-    """One bar a name, the first on top, its number beside it."""
+    """One horizontal bar per name with its number, the first one at the top."""
     axes.barh(range(len(names)), values, color=colours)
     for place, value in enumerate(values):
         axes.annotate(f" {value:,.0f}", (value, place), va="center", fontsize=7)
@@ -72,7 +72,7 @@ def sideways(axes: Any, names: Sequence[str], values: Sequence[float], colours: 
 
 
 def served(result: Result) -> Any:
-    """CPU per request at each number of connections: engine plus floor stacked, served beside them."""
+    """CPU per request by number of connections: engine plus floor stacked, beside the served network."""
     (rows,) = result.tables.values()
     engine = next(row["cpu_us"] for row in rows if row["what"] == "bare engine")
     figure, panes = plt.subplots(1, 2, figsize=(WIDTH_IN, 2.8), sharey=True)
@@ -98,7 +98,7 @@ def served(result: Result) -> Any:
 
 
 def floor(result: Result) -> Any:
-    """Requests a second of both."""
+    """Requests per second of both."""
     figure, panes = plt.subplots(1, len(result.tables), figsize=(WIDTH_IN, 2.4))
     for axes, (title, rows) in zip(panes, result.tables.items(), strict=True):
         series = {"floor": [row["floor_rate"] for row in rows], "one ReLU": [row["tnn_rate"] for row in rows]}
@@ -111,7 +111,7 @@ def floor(result: Result) -> Any:
 
 
 def peers(result: Result) -> Any:
-    """Requests a second at the most connections, best form of each server first."""
+    """Requests per second at the most connections, the best first."""
     figure, panes = plt.subplots(1, len(result.tables), figsize=(WIDTH_IN, 3.4))
     for axes, (network, rows) in zip(panes if len(result.tables) > 1 else [panes], result.tables.items(), strict=True):
         most = max(row["connections"] for row in rows)
@@ -125,7 +125,7 @@ def peers(result: Result) -> Any:
 
 
 def form(row: Row) -> str:
-    """A server and how it was run."""
+    """A server with its configuration."""
     if row["server"] == "tnn-serving":
         return "tnn-serving"
     batch = f", batches of {row['batch']}" if row["batch"] > 1 else ""
@@ -181,7 +181,7 @@ def load_time(result: Result) -> Any:
 
 
 def memory(result: Result) -> Any:
-    """PSS along instances, shapes, loads."""
+    """PSS over instances, shapes and loads."""
     figure, panes = plt.subplots(1, len(result.tables), figsize=(WIDTH_IN, 2.4), sharey=True)
     for axes, (title, rows) in zip(panes, result.tables.items(), strict=True):
         at = [row[next(iter(row))] for row in rows]

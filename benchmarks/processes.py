@@ -1,7 +1,7 @@
 """A server's processes: started, measured, frozen while others are measured, ended.
 
-All processes that a server starts inherit a mark in their environment, so that they are found even when they have left
-the family tree, as daemons do.
+All processes of a server inherit a mark in their environment, so that they are found even if they are no longer
+descendants of the server, like daemons.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ END_S = 5.0
 REST_S = 1.0
 
 
-def _leave(number: int, _: object) -> None:
+def _exit_on_signal(number: int, _: object) -> None:
     raise SystemExit(128 + number)
 
 
 class Processes:
-    """One command and whatever it starts.
+    """A command and all processes that it starts.
 
     Args:
-        command: what to run.
-        log: the file that gets its output.
-        environment: variables besides this process' own.
-        folder: its working directory.
+        command: the command line.
+        log: file for its output.
+        environment: variables in addition to those of this process.
+        folder: working directory.
     """
 
     def __init__(
@@ -44,8 +44,8 @@ class Processes:
         *,
         folder: Path | None = None,
     ) -> None:
-        # SIGTERM, as from timeout(1), must not leave servers behind, frozen for ever.
-        signal.signal(signal.SIGTERM, _leave)
+        # SIGTERM, as from timeout(1), must not leave frozen servers behind.
+        signal.signal(signal.SIGTERM, _exit_on_signal)
         self.log = log
         self._mark = uuid.uuid4().hex
         with log.open("wb") as out:
@@ -69,7 +69,7 @@ class Processes:
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
     def all(self) -> list[psutil.Process]:
-        """Every living process with the mark."""
+        """All running processes with the mark."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -78,7 +78,7 @@ class Processes:
         return found
 
     def cpu_s(self) -> float:
-        """User and system time of all of them so far."""
+        """User and system time of all processes so far."""
         total = 0.0
         for process in self.all():
             with suppress(psutil.Error):
@@ -87,7 +87,7 @@ class Processes:
         return total
 
     def pss_bytes(self) -> int:
-        """Proportional set size of all of them: pages shared with others are counted in parts."""
+        """Proportional set size of all processes: shared pages are divided among the processes that share them."""
         total = 0
         for process in self.all():
             with suppress(psutil.Error):
@@ -95,10 +95,10 @@ class Processes:
         return total
 
     def freeze(self) -> None:
-        """Stops all of them where they are, so that they take nothing from others.
+        """Suspends all processes, so that they use no CPU time.
 
-        Waits until they are at rest, for a second at most: a server goes on with requests whose callers have gone, and
-        what is left of them would be done when it is measured next.
+        Waits until they are idle, for a second at most: a server continues requests whose callers have disconnected,
+        and would otherwise finish them during its next measurement.
         """
         deadline = time.monotonic() + REST_S
         before_s = self.cpu_s()
@@ -111,12 +111,12 @@ class Processes:
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Lets them go on."""
+        """Resumes all processes."""
         self._signal(signal.SIGCONT)
 
     @contextmanager
     def thawed(self) -> Iterator[None]:
-        """They go on within, and are frozen again afterwards."""
+        """Resumes all processes in the context, and freezes them again afterwards."""
         self.thaw()
         try:
             yield
@@ -129,7 +129,7 @@ class Processes:
                 process.send_signal(number)
 
     def end(self) -> None:
-        """Asks the command to end, and kills what is left of it and of its children."""
+        """Stops the command, and kills processes that remain."""
         self.thaw()
         if not self.ended:
             self._main.terminate()

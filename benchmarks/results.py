@@ -1,4 +1,4 @@
-"""What a benchmark found: tables of rows and targets, as JSON, on a terminal and in Markdown."""
+"""Results of a benchmark: tables of rows, and targets, as JSON, on a terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A bound that a figure must keep.
+    """A target for a figure.
 
     Attributes:
-        what: the figure, in words.
-        wanted: the bound.
+        what: a description of the figure.
+        wanted: the limit.
         measured: the figure.
-        at_least: whether the bound is the least or the most that is allowed.
+        at_least: whether the limit is a minimum or a maximum.
     """
 
     what: str
@@ -35,7 +35,7 @@ class Target:
 
     @property
     def met(self) -> bool:
-        """Whether the figure keeps the bound."""
+        """Whether the figure is within the limit."""
         return self.measured >= self.wanted if self.at_least else self.measured <= self.wanted
 
     def cells(self) -> list[str]:
@@ -46,7 +46,7 @@ class Target:
 
 @dataclass(slots=True)
 class Result:
-    """Everything that one run of a benchmark found."""
+    """The results of one run of a benchmark."""
 
     program: str
     machine: Machine
@@ -57,15 +57,15 @@ class Result:
     @classmethod
     def of(cls, program: str, arguments: argparse.Namespace) -> Result:
         """An empty result of a program that was started with these arguments."""
-        kept = {key: value for key, value in vars(arguments).items() if key not in LEFT_OUT and _is_plain(value)}
-        return cls(program, this_machine(), kept)
+        settings = {key: value for key, value in vars(arguments).items() if key not in LEFT_OUT and _is_plain(value)}
+        return cls(program, this_machine(), settings)
 
     def add(self, table: str, row: Any) -> None:
         """Adds a row, a dataclass, to the table of that title."""
         self.tables.setdefault(table, []).append(asdict(row))
 
     def finish(self, arguments: argparse.Namespace) -> None:
-        """Prints tables and targets; writes the JSON file that ``--json`` names."""
+        """Prints tables and targets; writes the file of ``--json``."""
         show(self)
         if arguments.json is not None:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ class Result:
 
 
 LEFT_OUT = ("json", "zoo", "environments", "command")
-"""Arguments that say where files lie, not how it was measured."""
+"""Arguments that are paths, not settings of the measurement."""
 
 
 def _is_plain(value: object) -> bool:
@@ -81,11 +81,11 @@ def _is_plain(value: object) -> bool:
 
 
 def read(path: Path) -> Result:
-    """What a benchmark wrote."""
-    told = json.loads(path.read_text(encoding="utf-8"))
-    told["machine"] = Machine(**{**told["machine"], "features": tuple(told["machine"]["features"])})
-    told["targets"] = [Target(**target) for target in told["targets"]]
-    return Result(**{key: told[key] for key in (item.name for item in fields(Result))})
+    """A result that a benchmark has written."""
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    facts["machine"] = Machine(**{**facts["machine"], "features": tuple(facts["machine"]["features"])})
+    facts["targets"] = [Target(**target) for target in facts["targets"]]
+    return Result(**{key: facts[key] for key in (item.name for item in fields(Result))})
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +104,7 @@ def words(text: str) -> list[str]:
 
 
 def number(value: object) -> str:
-    """Three digits that count, thousands separated; words as they are."""
+    """A number with about three significant digits and a thousands separator; words unchanged."""
     if not isinstance(value, float):
         return (
             ""
@@ -122,9 +122,9 @@ def number(value: object) -> str:
 
 def heading(key: str) -> str:
     """A column's title: the name of the field, its unit last."""
-    for unit, spelled in (("_rate", "/s"), ("_ms", ", ms"), ("_us", ", us"), ("_mb", ", MB"), ("_s", ", s")):
-        if key.endswith(unit):
-            return key.removesuffix(unit).replace("_", " ") + spelled
+    for suffix, unit in (("_rate", "/s"), ("_ms", ", ms"), ("_us", ", us"), ("_mb", ", MB"), ("_s", ", s")):
+        if key.endswith(suffix):
+            return key.removesuffix(suffix).replace("_", " ") + unit
     return key.replace("_", " ")
 
 

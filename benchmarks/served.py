@@ -1,10 +1,10 @@
-"""A served network against the bare engine from Python on the same threads, and the floor: an empty C backend.
+"""A served network against the bare engine called from Python with the same threads, and the floor: an empty C backend.
 
     python benchmarks/served.py [--network squeezenet] [--connections 1,4,16] [--rounds 3] [--seconds 2]
 
-Client and server share the cores, so it is CPU time that tells most. What serving should cost is the engine's time plus
-the floor's, which is what tritonserver itself needs to take the same tensor; the floor's answer is as large as its
-input, and goes to shared memory, since a classifier's is small.
+Client and server share the cores, so CPU time is the most meaningful figure. Serving should cost the engine's time plus
+the floor's, which is the time of tritonserver itself for the same tensor. The floor's answer is as large as its input
+and goes to shared memory, since a classifier's answer is small.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from server import TnnServing, check_answer, start_tnn_serving, wait_until
 
 BARE, EMPTY, SERVED, SHARED = "bare engine", "floor", "served", "served, input in shared memory"
 PAUSED, PAUSE_S = "bare engine, 1 ms between runs", 1e-3
-"""What the engine costs where its threads wait for work in between, as they do with one connection: they spin."""
+"""The engine with pauses between runs, as with one connection: its threads spin while they wait."""
 
 PROTOCOLS: tuple[wire.Protocol, ...] = ("http", "grpc")
 
 stderr = Console(stderr=True)
 
 Key = tuple[str, str, int]
-"""What, protocol, connections."""
+"""Name, protocol, connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Figures:
     cpu_us: Samples = field(default_factory=Samples)
 
     def add(self, rate: float, p50_ms: float, p99_ms: float, cpu_us: float) -> None:
-        """One window's."""
+        """Adds the figures of one window."""
         self.rate.add(rate)
         self.p50_ms.add(p50_ms)
         self.p99_ms.add(p99_ms)
@@ -79,12 +79,12 @@ class Figures:
 
 
 def target_of(server: TnnServing, protocol: wire.Protocol) -> str:
-    """Where a server takes this protocol."""
+    """A server's address for a protocol."""
     return server.http if protocol == "http" else server.grpc
 
 
 def loaded(server: TnnServing, request: load.Request, connections: int, seconds: float) -> tuple[float, ...]:
-    """One window of load on a server that is frozen otherwise: requests/s, p50, p99, CPU us."""
+    """One window of load on a server that is otherwise frozen: requests/s, p50, p99, CPU us."""
     done, cpu_us = load.measured(request, server.processes, connections, seconds)
     if done.errors:
         raise RuntimeError(f"{done.errors} requests to {request.url} failed")
@@ -97,9 +97,9 @@ def run(arguments: argparse.Namespace) -> Result:
     graph = networks.read(arguments.network, arguments.zoo)
     inputs = networks.feeds(arguments.network, graph)
     (array,) = inputs.values()
-    with tempfile.TemporaryDirectory(prefix="tnn-serving-served-") as place, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="tnn-serving-served-") as temporary, ExitStack() as stack:
         bare = stack.enter_context(BareEngine(graph, arguments.engine, inputs))
-        folder = Path(place)
+        folder = Path(temporary)
         config = f'parameters [ {{ key: "engine" value: {{ string_value: "{arguments.engine}" }} }} ]\n'
         repository = networks.write_repository(
             folder / "models", {arguments.network: graph}, {arguments.network: config}
@@ -136,7 +136,7 @@ def requests(
     inputs: wire.Arrays,
     stack: ExitStack,
 ) -> Iterator[tuple[str, TnnServing, load.Request]]:
-    """What is asked of whom; regions of shared memory are given back when ``stack`` is closed."""
+    """Name, server and request of each measurement. ``stack`` releases the regions of shared memory."""
     ((name, array),) = inputs.items()
     at_floor, at_ours = target_of(floor, protocol), target_of(ours, protocol)
     answer = wire.SharedMemory(protocol, at_floor, f"answer-{protocol}", array)
@@ -149,7 +149,7 @@ def requests(
 
 
 def check(server: TnnServing, protocol: wire.Protocol, network: str, inputs: wire.Arrays, want: np.ndarray) -> None:
-    """Waits for a server, and compares its answer."""
+    """Waits until a server answers, and compares the answer."""
     target = target_of(server, protocol)
     wait_until(lambda: wire.answer(protocol, target, network, inputs), server.processes, network)
     check_answer(wire.answer(protocol, target, network, inputs), want, network)
@@ -158,7 +158,7 @@ def check(server: TnnServing, protocol: wire.Protocol, network: str, inputs: wir
 def measure(
     windows: dict[Key, Callable[[], tuple[float, ...]]], bare: BareEngine, arguments: argparse.Namespace
 ) -> dict[Key, Figures]:
-    """All windows of all rounds; the bare engine has one before each protocol's windows of as many connections."""
+    """Measures all windows of all rounds, and the bare engine before each protocol and number of connections."""
     figures: dict[Key, Figures] = {(BARE, "", 1): Figures()}
     groups = [(protocol, connections) for protocol in PROTOCOLS for connections in arguments.connections]
     for number, order in enumerate(turns([EMPTY, SERVED, SHARED], arguments.rounds), 1):
@@ -176,7 +176,7 @@ def measure(
 
 
 def targets(figures: dict[Key, Figures], arguments: argparse.Namespace) -> list[Target]:
-    """What serving may cost."""
+    """Targets for the cost of serving."""
     bare = figures[BARE, "", 1]
     made = []
     for protocol in PROTOCOLS:

@@ -20,7 +20,7 @@ TNN_SERVING = Path(sys.executable).with_name("tnn-serving")
 
 
 def wait_until(answers: Callable[[], object], processes: Processes, what: str, deadline_s: float = START_S) -> None:
-    """Tries until ``answers`` raises nothing. Raises RuntimeError, with the server's last words, if it never does."""
+    """Waits until ``answers`` does not raise. After the deadline, raises RuntimeError with the end of the log."""
     end = time.monotonic() + deadline_s
     while True:
         try:
@@ -41,7 +41,7 @@ class TnnServing:
     grpc: str
 
     def end(self) -> None:
-        """Stops it."""
+        """Stops the server."""
         self.processes.end()
 
 
@@ -49,7 +49,7 @@ def start_tnn_serving(repository: Path, log: Path, flags: Sequence[str] = ()) ->
     """Starts our server on a repository; returns at once, before it is ready."""
     http, grpc, metrics, health = free_ports(4)
     command = [str(TNN_SERVING), "serve", str(repository), "--exit-timeout", "2", "--restarts", "0"]
-    # A frozen server must not be taken for one that hangs.
+    # A frozen server must not be restarted as hanging.
     command += ["--hang-timeout", "0", "--health-port", str(health)]
     command += ["--http-port", str(http), "--grpc-port", str(grpc), "--metrics-port", str(metrics), *flags]
     return TnnServing(Processes(command, log), f"127.0.0.1:{http}", f"127.0.0.1:{grpc}")
@@ -61,8 +61,8 @@ def ready(server: TnnServing, model: str) -> None:
         pass
 
 
-def check_answer(got: np.ndarray, want: np.ndarray, who: str) -> None:
-    """Raises RuntimeError if a server's answer is not the engine's own, to within float32 rounding."""
+def check_answer(got: np.ndarray, want: np.ndarray, server: str) -> None:
+    """Raises RuntimeError if a server's answer differs from the engine's by more than float32 rounding."""
     want = want.reshape(-1)
     if got.shape != want.shape or not np.allclose(got, want, rtol=1e-4, atol=1e-4 * float(np.abs(want).max())):
-        raise RuntimeError(f"{who} answers something else than the engine: {got[:4]} instead of {want[:4]}")
+        raise RuntimeError(f"{server}: the answer differs from the engine's: {got[:4]} instead of {want[:4]}")

@@ -2,9 +2,9 @@
 
     python benchmarks/shapes_memory.py [--shapes 1000] [--sides 32 300] [--proto FILE]
 
-A network answers inputs of ever new sizes as a server would, with the same shape cache: three convolutions, or the one
-of a file with random weights. Each engine runs in a process of its own. Printed is the process' memory (PSS) after each
-fifth, and the mean time of an inference within it.
+A network runs on inputs of ever new sizes, with the shape cache of a server: three convolutions, or a network from a
+file with random weights. Each engine runs in its own process. After each fifth of the shapes, the process's memory
+(PSS) and the mean time per inference are printed.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def run(engine: str, proto: Path | None, count: int, limits: tuple[int, int]) ->
         except RequestError:
             refused += 1
         if done % (count // 5) == 0:
-            taken = (time.perf_counter() - start) / (count // 5)
+            per_shape_s = (time.perf_counter() - start) / (count // 5)
             before = psutil.Process().memory_full_info().pss
             trim(0)
             after = psutil.Process().memory_full_info().pss
             print(
                 f"{label}, {engine}: {done:5} shapes, {before / 1e6:7.1f} MB, {after / 1e6:7.1f} MB after malloc_trim, "
-                f"{taken * 1e3:.2f} ms each, {refused} refused",
+                f"{per_shape_s * 1e3:.2f} ms each, {refused} refused",
                 flush=True,
             )
             start = time.perf_counter()
@@ -76,8 +76,10 @@ def run(engine: str, proto: Path | None, count: int, limits: tuple[int, int]) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", type=int, default=1000)
-    parser.add_argument("--sides", type=int, nargs=2, default=SIDES, help="least and largest height and width")
-    parser.add_argument("--proto", type=Path, help="a network with one input of 3 channels; three convolutions if not")
+    parser.add_argument("--sides", type=int, nargs=2, default=SIDES, help="smallest and largest height and width")
+    parser.add_argument(
+        "--proto", type=Path, help="a network with one input of 3 channels; by default three convolutions"
+    )
     arguments = parser.parse_args()
     for engine in ENGINES:
         process = multiprocessing.get_context("spawn").Process(

@@ -1,4 +1,4 @@
-"""How servers are asked for an inference in binary: their request, ready to be sent many times, and one real answer."""
+"""Binary inference requests for the servers: prebuilt for repeated use, and one request with its answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException, shared_memory
 import load
 
 Protocol = Literal["raw", "http", "grpc"]
-"""``raw``: the tensor's bytes as an HTTP body, path = network; ``http`` and ``grpc``: KServe's protocol, version 2."""
+"""``raw``: the tensor's bytes as HTTP body, the network as path; ``http``, ``grpc``: KServe's protocol, version 2."""
 
 TRITON: dict[str, Any] = {"http": tritonclient.http, "grpc": tritonclient.grpc}
 GRPC_METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -27,7 +27,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class SharedMemory:
-    """A region of system shared memory that holds one tensor, known to a server of KServe's protocol."""
+    """A region of system shared memory with one tensor, registered with a server of KServe's protocol."""
 
     def __init__(self, protocol: Protocol, target: str, name: str, array: np.ndarray) -> None:
         self.name = name
@@ -36,12 +36,12 @@ class SharedMemory:
         key = f"/tnn-serving-benchmark-{os.getpid()}-{target.rpartition(':')[2]}-{name}"
         self._region = shared_memory.create_shared_memory_region(name, key, array.nbytes)
         shared_memory.set_shared_memory_region(self._region, [array])
-        with suppress(InferenceServerException):  # it was there, but not known to the server
+        with suppress(InferenceServerException):  # it was not registered
             self._client.unregister_system_shared_memory(name)
         self._client.register_system_shared_memory(name, key, array.nbytes)
 
     def close(self) -> None:
-        """Takes the region back; the server may be gone."""
+        """Unregisters and removes the region; the server may have ended."""
         with suppress(InferenceServerException, OSError):
             self._client.unregister_system_shared_memory(self.name)
         self._client.close()
@@ -57,11 +57,11 @@ def request(
     shared: Mapping[str, SharedMemory] | None = None,
     answers: Mapping[str, SharedMemory] | None = None,
 ) -> load.Request:
-    """The request that carries ``inputs`` to ``host:port``.
+    """A request with ``inputs`` to ``host:port``.
 
     Args:
-        shared: inputs that are named by the region which holds them, instead of sent.
-        answers: outputs that are written to a region, instead of sent.
+        shared: regions by input, for inputs in shared memory.
+        answers: regions by output, for outputs in shared memory.
     """
     if protocol == "raw":
         (array,) = inputs.values()
@@ -95,10 +95,10 @@ def _grpc(target: str, network: str, tensors: list[Any], outputs: list[Any]) -> 
 
 
 def answer(protocol: Protocol, target: str, network: str, inputs: Arrays) -> np.ndarray:
-    """The first output, flat, of one request through the protocol's own client. Raises what the client raises."""
+    """The first output of one request with the protocol's client, flattened. Raises the client's exceptions."""
     if protocol == "raw":
-        asked = request(protocol, target, network, inputs)
-        made = urllib.request.Request(asked.url, asked.body, dict(asked.headers))
+        raw = request(protocol, target, network, inputs)
+        made = urllib.request.Request(raw.url, raw.body, dict(raw.headers))
         with urllib.request.urlopen(made, timeout=ANSWER_S) as got:
             return np.frombuffer(got.read(), np.float32)
     limit = {"network_timeout": ANSWER_S} if protocol == "http" else {}

@@ -1,9 +1,9 @@
-"""Coverage-guided fuzzing of everything that reads bytes from strangers; needs the extra `fuzz`.
+"""Coverage-guided fuzzing of all code that reads untrusted bytes; needs the extra `fuzz`.
 
     python fuzz/run.py --seconds 200 proto
 
-What breaks a target is written to fuzz/crashes/TARGET, to be kept there once it is mended: tests replay it. The corpus
-in the repository is not changed; --keep writes new finds into a folder of your own.
+Inputs that break a target are written to fuzz/crashes/TARGET. Keep them there after the fix: tests replay them. The
+corpus in the repository is not changed; --keep writes new inputs to another folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SLOW_S = 10
 
 
 def dictionary(path: Path) -> None:
-    """Words that chance would not find."""
+    """Writes words that random mutation does not find."""
     words = [*declared(), "4206624770", "4206624772", "_scale_data_", "TYPE_STRING", "string_value", "2147483647"]
     path.write_text("".join(f'"{word}"\n' for word in words))
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", choices=sorted(TARGETS))
     parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--keep", type=Path, help="a folder for inputs that reach new code")
+    parser.add_argument("--keep", type=Path, help="folder for inputs that reach new code")
     options = parser.parse_args()
     crashes = HERE / "crashes" / options.target
     crashes.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is fuzzed: each target takes any bytes and may raise nothing but the package's own refusals."""
+"""Fuzz targets: each accepts any bytes and may raise only the package's own errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def proto(data: bytes) -> None:
 
 
 def model(data: bytes) -> None:
-    """A .tnnmodel that belongs to a proto with one of everything: refused, or written back byte for byte."""
+    """A .tnnmodel for a proto with one layer of each kind: refused, or written back byte for byte."""
     try:
         graph = read_model((HERE / "everything.tnnproto").read_bytes(), data)
         assert write_model(graph)[1] == data
@@ -101,5 +101,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 
 def inputs_of(name: str) -> list[Path]:
-    """What is kept of a target: its corpus, and what once broke it."""
+    """The stored inputs of a target: its corpus, and inputs that once broke it."""
     return sorted(path for kind in ("corpus", "crashes") for path in (HERE / kind / name).glob("*"))

@@ -1,9 +1,9 @@
-"""What all peers share: where they listen, and the engine that they answer with, at its fastest documented settings.
+"""Common part of all peers: their ports, and the engine with its fastest documented settings.
 
-Runs in the peer's own environment; needs openvino and numpy only. A peer is started with these variables:
-``PEER_MODELS`` (folder of NAME.onnx), ``PEER_PORTS`` (what is asked, and two for what else it must listen on),
-``PEER_WORKERS``, ``PEER_THREADS`` (of the engine, in each worker), ``PEER_BATCH`` (how many requests a worker is
-given at once; 1 for a server without batching).
+Runs in the peer's own environment; needs only openvino and numpy. A peer is started with these variables:
+``PEER_MODELS`` (folder of NAME.onnx), ``PEER_PORTS`` (for requests, and two more for other endpoints),
+``PEER_WORKERS``, ``PEER_THREADS`` (of the engine, per worker), ``PEER_BATCH`` (maximum requests per batch; 1 for a
+server without batching).
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ WORKERS = int(os.environ["PEER_WORKERS"])
 THREADS = int(os.environ["PEER_THREADS"])
 BATCH = int(os.environ["PEER_BATCH"])
 BATCH_WAIT_S = 0.001
-"""The shortest wait for company that all of them can be told."""
+"""How long requests wait for a batch: the shortest time that all peers support."""
 
 SHAPES = {"tiny": (1, 4), "squeezenet": (1, 3, 224, 224)}
 NAMES = tuple(SHAPES)
 CHEAP = ("tiny",)
-"""Networks whose inference costs less than the call of it: a batch of these is one inference. For the others a CPU
-needs as long for a batch as for its rows, so they run one by one, without the copy that would join them."""
+"""Networks whose inference costs less than its call: a batch of these is one inference. For the others, a batch takes a
+CPU as long as its rows individually, so they run individually, which saves the copy that joins them."""
 
 
 class Network:
-    """One network compiled for its one shape. Not for several threads at once; inference leaves the GIL."""
+    """One network compiled for one shape. Not thread-safe; inference releases the GIL."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -40,7 +40,7 @@ class Network:
         self.input_name = next(iter(self._model.inputs[0].names))
         self.output_name = next(iter(self._model.outputs[0].names))
         self._request = self._compiled(self.shape[0])
-        # The request's own tensors: filling them costs one copy, and an inference no conversion at all.
+        # The request's own tensors: filling them costs one copy, and the inference needs no conversion.
         self._input = self._request.get_input_tensor(0).data.reshape(-1)
         self._output = self._request.get_output_tensor(0).data
         self.output_shape = tuple(self._output.shape)
@@ -55,7 +55,7 @@ class Network:
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": THREADS,
             "NUM_STREAMS": 1,
-            # Each process counts cores from the first one: several would be pinned to the same.
+            # Each process counts cores from the first one: several processes would be pinned to the same cores.
             "ENABLE_CPU_PINNING": WORKERS == 1,
         }
         return ov.Core().compile_model(model, "CPU", options).create_infer_request()
@@ -67,14 +67,14 @@ class Network:
         return self._output.tobytes()
 
     def run_many(self, batch: Sequence[bytes]) -> list[bytes]:
-        """:meth:`run` of each."""
+        """:meth:`run` for each element."""
         if self._rows is None or len(batch) == 1:
             return [self.run(data) for data in batch]
         answers = self._run_rows(np.frombuffer(b"".join(batch), np.float32).reshape(-1, *self.shape[1:]))
         return [row.tobytes() for row in answers]
 
     def run_array(self, rows: np.ndarray) -> np.ndarray:
-        """The same with arrays of one row or more; the memory of a single row's answer is used again."""
+        """:meth:`run` with arrays of one or more rows; the memory of a single row's answer is reused."""
         if len(rows) == 1:
             self._input[:] = rows.reshape(-1)
             self._request.infer()

@@ -1,6 +1,6 @@
 """FastAPI on uvicorn: raw bytes in and out, uvloop, httptools, no access log.
 
-What is cheap is computed in the event loop; the rest in a thread, so that the next body is read meanwhile.
+Cheap networks run in the event loop; the others run in a thread, so that the next body is read meanwhile.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ async def serve() -> None:
         metrics_dir=tempfile.gettempdir(),
         gzip_enabled=False,
         load_models_at_startup=False,
-        # One worker in a process of its own only adds a hop.
+        # A single worker in a separate process only adds a hop.
         parallel_workers=0 if WORKERS == 1 else WORKERS,
     )
     await MLServer(settings).start([model(name) for name in NAMES])

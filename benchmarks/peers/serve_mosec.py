@@ -1,4 +1,4 @@
-"""mosec: raw bytes in and out; its HTTP server is in Rust, each worker a process."""
+"""mosec: raw bytes in and out; its HTTP server is written in Rust, each worker is a process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from network import BATCH, BATCH_WAIT_S, PORT, WORKERS, Network
 
 
 class Bytes(Worker):
-    """Leaves the body as it is, where the default is JSON."""
+    """Uses the body unchanged, instead of JSON, the default."""
 
     name = ""
     resp_mime_type = "application/octet-stream"

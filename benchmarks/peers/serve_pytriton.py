@@ -32,7 +32,7 @@ def bind(triton: Triton, name: str) -> None:
 
 
 if __name__ == "__main__":
-    # Its proxy inside tritonserver needs the libpython of this very Python, and finds the system's otherwise.
+    # Its proxy inside tritonserver needs the libpython of this Python; without this it finds the system's.
     os.environ["LD_LIBRARY_PATH"] = str(sysconfig.get_config_var("LIBDIR"))
     config = TritonConfig(
         http_address="127.0.0.1",

@@ -1,4 +1,4 @@
-"""Ray Serve: raw bytes in and out, throughput-optimised form, replicas as processes, no dashboard, no access log."""
+"""Ray Serve: raw bytes in and out, optimised for throughput, replicas as processes, no dashboard, no access log."""
 
 from __future__ import annotations
 

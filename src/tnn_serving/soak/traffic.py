@@ -22,7 +22,7 @@ from geventhttpclient.response import HTTPConnectionClosed
 from tritonclient.utils import InferenceServerException
 
 from tnn_serving.client.connection import Connection
-from tnn_serving.client.load.message import RequestTensor, raw
+from tnn_serving.client.load.message import RequestInput, raw
 from tnn_serving.client.load.shared_memory import Regions
 from tnn_serving.errors import TnnError
 from tnn_serving.formats.candidates import versions
@@ -187,7 +187,7 @@ class Traffic:
         from tritonclient.utils import np_to_triton_dtype
 
         kinds = {name: np_to_triton_dtype(array.dtype) for name, array in arrays.items()}
-        sent = [RequestTensor(name, kinds[name], array.shape, bytes(raw(array))) for name, array in arrays.items()]
+        sent = [RequestInput(name, kinds[name], array.shape, bytes(raw(array))) for name, array in arrays.items()]
         regions = Regions(connection, sent, {}, 0)
         try:
             inputs = []

@@ -15,7 +15,7 @@ from tnn_serving.client.load.grpc import GrpcConnection
 from tnn_serving.client.load.http import HttpConnection
 from tnn_serving.client.load.loop import LoadConnection, Loop
 from tnn_serving.client.load.measurement import error_counts
-from tnn_serving.client.load.message import INLINE, RequestTensor, grpc_request, http_request
+from tnn_serving.client.load.message import INLINE, RequestInput, grpc_request, http_request
 
 
 @pytest.mark.parametrize("slots", [1, 5])
@@ -53,7 +53,7 @@ def test_a_wrong_answer_is_an_error(address: str) -> None:
 def test_refused_requests_are_counted_with_the_servers_message(loaded: Running, protocol: Protocol) -> None:
     with LoadTarget(loaded.address(protocol), "relu", shapes=SHAPE) as target:
         # Larger than what gRPC sends at once, so the refusal may arrive before the end of the request.
-        sent = [RequestTensor("x", "INT32", (1, 3, 256, 256), bytes(4 * 3 * 256 * 256))]
+        sent = [RequestInput("x", "INT32", (1, 3, 256, 256), bytes(4 * 3 * 256 * 256))]
         made: list[LoadConnection] = []
         for slot in range(2):
             if protocol == "http":

@@ -1,11 +1,11 @@
-"""Which of two models answers is decided by what is in the picture."""
+"""Sends each request to one of two models, depending on the picture's brightness."""
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    """Both models take `x` and give `y`."""
+    """Both models take `x` and return `y`."""
 
     def execute(self, requests):
         return [self.answer(request) for request in requests]

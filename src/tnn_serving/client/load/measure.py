@@ -26,7 +26,7 @@ from tnn_serving.client.load.measurement import (
     sides_between,
     window_between,
 )
-from tnn_serving.client.load.message import INLINE, RegionSlices, grpc_request, http_request, request_tensors
+from tnn_serving.client.load.message import INLINE, RegionSlices, grpc_request, http_request, request_inputs
 from tnn_serving.client.load.schedule import ClosedLoop, OpenLoop, Record, Schedule, clock
 from tnn_serving.client.load.server_statistics import ServerObserver
 from tnn_serving.errors import ConfigError, ServerError, TnnError
@@ -96,7 +96,7 @@ class LoadTarget:
         batched = self.info.max_batch_size > 0
         self.batch = next((array.shape[0] for array in inputs.values() if array.ndim), 1) if batched else batch
         self.observer = ServerObserver(self.connection, model, pid)
-        self._sent = request_tensors(self.info, inputs)
+        self._sent = request_inputs(self.info, inputs)
         self._shared_memory = shared_memory
         self._verify = verify
 

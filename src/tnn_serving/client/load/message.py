@@ -41,7 +41,7 @@ INLINE = RegionSlices()
 
 
 @dataclass(frozen=True, slots=True)
-class RequestTensor:
+class RequestInput:
     """An input of a request: Triton's type, dims, and the bytes in Triton's layout."""
 
     name: str
@@ -50,10 +50,10 @@ class RequestTensor:
     content: bytes
 
 
-def request_tensors(model: ModelInfo, inputs: Mapping[str, np.ndarray]) -> list[RequestTensor]:
+def request_inputs(model: ModelInfo, inputs: Mapping[str, np.ndarray]) -> list[RequestInput]:
     """The inputs of a request."""
     types = {item.name: item.datatype for item in model.inputs}
-    return [RequestTensor(name, types[name], array.shape, raw(array)) for name, array in inputs.items()]
+    return [RequestInput(name, types[name], array.shape, raw(array)) for name, array in inputs.items()]
 
 
 def raw(array: np.ndarray) -> bytes:
@@ -65,7 +65,7 @@ def raw(array: np.ndarray) -> bytes:
     return bytes(serialize_byte_tensor(array).item()) if array.size else b""
 
 
-def http_request(address: Address, model: ModelInfo, sent: Sequence[RequestTensor], shared: RegionSlices) -> bytes:
+def http_request(address: Address, model: ModelInfo, sent: Sequence[RequestInput], shared: RegionSlices) -> bytes:
     """A complete HTTP request. Inputs and outputs in ``shared`` are not in the request and its answer."""
     inputs: list[dict[str, Any]] = []
     for tensor in sent:
@@ -90,7 +90,7 @@ def http_request(address: Address, model: ModelInfo, sent: Sequence[RequestTenso
     return request_bytes(address, model.name, {"inputs": inputs, "outputs": outputs}, binary)
 
 
-def grpc_request(model: ModelInfo, sent: Sequence[RequestTensor], shared: RegionSlices) -> bytes:
+def grpc_request(model: ModelInfo, sent: Sequence[RequestInput], shared: RegionSlices) -> bytes:
     """A serialised ``ModelInferRequest``. Inputs and outputs in ``shared`` are not in the request and its answer."""
     from tritonclient.grpc import service_pb2
 

@@ -13,7 +13,7 @@ import numpy as np
 from tritonclient.utils import shared_memory as shm
 
 from tnn_serving.client.connection import Connection
-from tnn_serving.client.load.message import RegionSlice, RegionSlices, RequestTensor, raw
+from tnn_serving.client.load.message import RegionSlice, RegionSlices, RequestInput, raw
 from tnn_serving.client.load.schedule import clock
 from tnn_serving.errors import RequestError, ServerError
 
@@ -32,7 +32,7 @@ class Regions:
     """
 
     def __init__(
-        self, connection: Connection, sent: Sequence[RequestTensor], outputs: Mapping[str, np.ndarray], slots: int
+        self, connection: Connection, sent: Sequence[RequestInput], outputs: Mapping[str, np.ndarray], slots: int
     ) -> None:
         self._stack = ExitStack()
         self._name = f"tnn-serving-bench-{os.getpid()}-{secrets.token_hex(4)}"
