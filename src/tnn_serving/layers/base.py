@@ -26,7 +26,7 @@ from tnn_serving.tensor import Tensor
 
 log = logging.getLogger(__name__)
 
-SURPLUS = Operand("surplus", ignored=True)
+FURTHER = Operand("further", ignored=True)
 """An input behind the declared ones."""
 
 
@@ -192,7 +192,7 @@ class Layer(_Declared):
         behind = len(self.inputs) - len(given)
         if behind and self.operands and self.operands[-1].repeated:
             return (*given, *[self.operands[-1]] * behind)
-        return (*given, *[SURPLUS] * behind)
+        return (*given, *[FURTHER] * behind)
 
     def check_inputs(self, inputs: Sequence[Value | None], *, codes: bool = False) -> None:
         """Raises ShapeError or UnsupportedLayer unless shapes and element types fit the declaration.
@@ -203,7 +203,7 @@ class Layer(_Declared):
         """
         seen: dict[str, Value] = {}
         for blob, operand, value in zip(self.inputs, self.roles(), inputs, strict=True):
-            if operand is SURPLUS:
+            if operand is FURTHER:
                 self.warn(f"input `{blob}` is ignored, as by TNN")
             if operand.ignored or value is None:
                 continue

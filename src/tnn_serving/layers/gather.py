@@ -9,7 +9,7 @@ import numpy as np
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.inference import Dims
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
-from tnn_serving.layers.base import SURPLUS, Layer
+from tnn_serving.layers.base import FURTHER, Layer
 from tnn_serving.layers.operands import INTEGERS, Operand
 from tnn_serving.layers.parameters import CBool, token
 from tnn_serving.layers.registry import family, layer
@@ -81,7 +81,7 @@ class Gather(Layer):
         wanted, found = len(front) + len(back), len(self.inputs)
         if found < wanted:
             raise ShapeError("operands are missing", expected=f"{wanted} inputs", found=found)
-        return (*front, *[SURPLUS] * (found - wanted), *back)
+        return (*front, *[FURTHER] * (found - wanted), *back)
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class."""

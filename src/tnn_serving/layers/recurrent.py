@@ -8,7 +8,7 @@ import numpy as np
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer
-from tnn_serving.layers.base import SURPLUS, Layer
+from tnn_serving.layers.base import FURTHER, Layer
 from tnn_serving.layers.operands import FLOAT, Operand
 from tnn_serving.layers.parameters import token
 from tnn_serving.layers.registry import layer
@@ -47,7 +47,7 @@ class LSTMONNX(Layer):
     def roles(self) -> tuple[Operand, ...]:
         """TNN starts from zeros unless both initial states are given: it ignores h0 alone."""
         roles = super().roles()
-        return (*roles[:4], SURPLUS) if len(roles) == 5 else roles
+        return (*roles[:4], FURTHER) if len(roles) == 5 else roles
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Sequence[Value]:
         """See the class."""

@@ -10,7 +10,7 @@ import numpy as np
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
 from tnn_serving.errors import ShapeError, UnsupportedLayer
-from tnn_serving.layers.base import SURPLUS, Layer
+from tnn_serving.layers.base import FURTHER, Layer
 from tnn_serving.layers.operands import FLOAT, INT8, INTEGERS, Operand
 from tnn_serving.layers.parameters import HW, INT32_MAX, pair, token
 from tnn_serving.layers.registry import layer
@@ -66,7 +66,7 @@ class Upsample(Layer):
         x, roi, scales, sizes = self.operands
         unread = dataclasses.replace(scales, ignored=True)
         known = {1: (x,), 2: (x, scales), 3: (x, roi, scales), 4: (x, roi, unread, sizes)}
-        return known.get(len(self.inputs), (x, *[SURPLUS] * (len(self.inputs) - 1)))
+        return known.get(len(self.inputs), (x, *[FURTHER] * (len(self.inputs) - 1)))
 
     def to_onnx(self, g: Builder, x: Value, *given: Value | None) -> Value:
         """See the class."""
