@@ -19,7 +19,7 @@ from tnn_serving.analysis import Analysis, Blob
 from tnn_serving.emit.int8 import Form
 from tnn_serving.engines import ENGINES, Engine, NodeTime, Options, Precision, Shapes, TensorSpec
 from tnn_serving.engines.base import Arrays
-from tnn_serving.engines.choose import Candidate, Choice, PrecisionChoice, choose, read_precision
+from tnn_serving.engines.choose import Choice, EngineCandidate, PrecisionChoice, choose, read_precision
 from tnn_serving.engines.cpu import Cpu, available_cores, cpu_name
 from tnn_serving.engines.measurements import Measurements
 from tnn_serving.engines.shapes import NO_SHAPES, Allocate, ShapeCache, ShapeLimits, zeros
@@ -337,7 +337,7 @@ class Model:
 
     def _compile(
         self, engine: Engine, precision: Precision, outputs: tuple[str, ...], fed: tuple[str, ...]
-    ) -> Candidate:
+    ) -> EngineCandidate:
         analysis = self.analysis
         form = self.network.int8_form(engine, self._int8, self._cpu).form
         made = self._translations.onnx(self._variant(outputs, fed, form))
@@ -348,12 +348,12 @@ class Model:
         inputs = [spec for spec in self.inputs if spec.name not in analysis.optional or spec.name in fed]
         streams = (options.threads or available_cores().count) if options.concurrent else 1
         compiled = ShapeCache(general, inputs, self._limits, analysis.weight_bytes, streams, self.sized)
-        return Candidate(compiled, exact)
+        return EngineCandidate(compiled, exact)
 
     def _variant(self, outputs: tuple[str, ...], fed: tuple[str, ...], form: Form) -> Variant:
         return Variant(outputs, fed, self.analysis.pictures, form, self.analysis.raw_int8)
 
-    def _choose(self, precision: PrecisionChoice, samples: Arrays) -> tuple[Candidate, Choice]:
+    def _choose(self, precision: PrecisionChoice, samples: Arrays) -> tuple[EngineCandidate, Choice]:
         """Compiles the network's own outputs on the engine, and in the precision, that they are to run in."""
         form = self.network.int8_form(self._engines[0], self._int8, self._cpu).form
         trial = TrialInputs(self._translations.onnx(self._variant(self._served, (), form)), self.samples())
@@ -361,7 +361,7 @@ class Model:
         trials = ({**feeds, **samples} for feeds in trial)
         shapes = {name: array.shape for name, array in {**self.samples(), **samples}.items()}
 
-        def compile(engine: Engine, precision: Precision) -> Candidate:
+        def compile(engine: Engine, precision: Precision) -> EngineCandidate:
             made = self._compile(engine, precision, self._served, ())
             if self._limits.count:  # fixed shapes are measured where fixed shapes will run
                 with suppress(EngineError):  # requests may come in other shapes; measuring will show

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tnn_serving.config.binding import Binding, bind_inputs, check_outputs
-from tnn_serving.config.model_config import Dims, ModelConfig, TensorConfig
+from tnn_serving.config.model_config import ConfigDims, ModelConfig, TensorConfig
 from tnn_serving.config.reading import read_settings
 from tnn_serving.config.text import read_config
 from tnn_serving.engines import TensorSpec
@@ -20,7 +20,9 @@ PIXELS = TensorSpec("x", np.dtype(np.uint8), (None, None, None, 3))
 FIXED = TensorSpec("x", np.dtype(np.uint8), (None, 8, 9, 3))
 
 
-def x(data_type: str = "TYPE_FP32", dims: Dims = (), reshape: Dims | None = None, **more: Any) -> TensorConfig:
+def x(
+    data_type: str = "TYPE_FP32", dims: ConfigDims = (), reshape: ConfigDims | None = None, **more: Any
+) -> TensorConfig:
     return TensorConfig("x", data_type, dims, reshape, **more)
 
 
@@ -61,7 +63,7 @@ def test_the_batch_is_not_part_of_dims() -> None:
 
 
 @pytest.mark.parametrize("dims", [(1000,), (-1,), (1, 1000, 1, 1), (-1, 1000)])
-def test_output_dims_may_be_flattened(dims: Dims) -> None:
+def test_output_dims_may_be_flattened(dims: ConfigDims) -> None:
     checked(x(dims=dims), (1, 1000, 1, 1))
 
 
@@ -83,7 +85,7 @@ def test_outputs_that_are_refused(tensor: TensorConfig, problem: str) -> None:
 
 # ---- reshape ----
 
-RESHAPES: list[tuple[Dims, Dims, tuple[int | None, ...], int]] = [
+RESHAPES: list[tuple[ConfigDims, ConfigDims, tuple[int | None, ...], int]] = [
     # dims, reshape, the network's shape, max_batch_size
     ((3, 4, 4), (1, 3, 4, 4), (1, 3, 4, 4), 0),
     ((48,), (1, 3, 4, 4), (None, 3, None, 4), 0),
@@ -100,7 +102,7 @@ RESHAPES: list[tuple[Dims, Dims, tuple[int | None, ...], int]] = [
 
 @pytest.mark.parametrize(("dims", "reshape", "shape", "batch"), RESHAPES)
 def test_the_network_gets_the_reshaped_tensor(
-    dims: Dims, reshape: Dims, shape: tuple[int | None, ...], batch: int
+    dims: ConfigDims, reshape: ConfigDims, shape: tuple[int | None, ...], batch: int
 ) -> None:
     assert bound(x(dims=dims, reshape=reshape), TensorSpec("x", F32, shape), batch=batch).shape == reshape
     checked(x(dims=dims, reshape=reshape), shape, batch=batch)
@@ -129,7 +131,7 @@ def test_the_network_gets_the_reshaped_tensor(
         ((4, 3), (12,), 8, r"`reshape` does not fit the network \(.*\): expected \[3, -1, -1\], found \[12\]"),
     ],
 )
-def test_a_wrong_reshape_is_one_sentence(dims: Dims, reshape: Dims, batch: int, problem: str) -> None:
+def test_a_wrong_reshape_is_one_sentence(dims: ConfigDims, reshape: ConfigDims, batch: int, problem: str) -> None:
     with pytest.raises(ConfigError, match=f"config.pbtxt, input `x`: .*{problem}"):
         bound(x(dims=dims, reshape=reshape), X, batch=batch)
     with pytest.raises(ConfigError, match=f"config.pbtxt, output `x`: .*{problem}"):
@@ -160,7 +162,7 @@ def test_a_batch_of_scalars_needs_a_reshape() -> None:
 
 
 @pytest.mark.parametrize("dims", [(-1, -1, 3), (-1, -1, -1, 3), (1, 224, 224, 3)])
-def test_pixels_come_with_or_without_a_batch(dims: Dims) -> None:
+def test_pixels_come_with_or_without_a_batch(dims: ConfigDims) -> None:
     assert bound(x("TYPE_UINT8", dims), PIXELS).kind == "pixels"
 
 
@@ -180,7 +182,7 @@ def test_encoded_pictures_are_strings() -> None:
         (x("TYPE_STRING", (1,), ()), 4, ()),
     ],
 )
-def test_pictures_may_be_reshaped(tensor: TensorConfig, batch: int, shape: Dims) -> None:
+def test_pictures_may_be_reshaped(tensor: TensorConfig, batch: int, shape: ConfigDims) -> None:
     assert bound(tensor, PIXELS, batch=batch).shape == shape
 
 
@@ -190,7 +192,7 @@ def test_pictures_that_are_reshaped_to_something_else() -> None:
 
 
 @pytest.mark.parametrize(("data_type", "dims"), [("TYPE_UINT8", (480, 640, 3)), ("TYPE_STRING", (1,))])
-def test_pictures_of_any_size_for_a_network_of_one(data_type: str, dims: Dims) -> None:
+def test_pictures_of_any_size_for_a_network_of_one(data_type: str, dims: ConfigDims) -> None:
     assert bound(x(data_type, dims), FIXED, resize="8,9").shape == dims
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tnn_serving.config.datatypes import NUMPY_TYPE, TRITON_TYPE, config_type, request_type, triton_type
 from tnn_serving.config.model_config import Batching, InstanceGroup, ModelConfig, TensorConfig
-from tnn_serving.config.text import MAX_BYTES, mean_the_same, read_config
+from tnn_serving.config.text import CONFIG_MAX_BYTES, mean_the_same, read_config
 from tnn_serving.errors import ConfigError, UnsupportedLayer
 
 EVERYTHING = """
@@ -139,7 +139,7 @@ def test_text_that_is_not_utf8_may_occur_in_comments() -> None:
     assert read_config(b"# caf\xe9\nmax_batch_size: 4").max_batch_size == 4
     assert read_config("# caf\udce9\nmax_batch_size: 4").max_batch_size == 4
     with pytest.raises(ConfigError, match="too large"):
-        read_config(b" " * (MAX_BYTES + 1))
+        read_config(b" " * (CONFIG_MAX_BYTES + 1))
     with pytest.raises(ConfigError, match="cannot be read"):
         read_config("max_batchsize: 4")
 

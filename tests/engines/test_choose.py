@@ -14,7 +14,7 @@ from tests.engines.third_party.onnx_reference_engine import ReferenceEngine
 from tests.networks import CONVOLUTION, network
 from tnn_serving.engines import ENGINES, Engine, Options, TensorSpec
 from tnn_serving.engines.base import Precision
-from tnn_serving.engines.choose import Candidate, Choice, choose, disagreement
+from tnn_serving.engines.choose import Choice, EngineCandidate, choose, disagreement
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.engines.shapes import NO_SHAPES, ShapeCache
 from tnn_serving.engines.trial import TrialInputs
@@ -94,10 +94,10 @@ def test_unknown_precisions_are_refused() -> None:
 def chosen(*networks: tuple[Engine, TnnNetwork]) -> Choice:
     """The choice between engines of which each runs a network of its own."""
 
-    def compile(engine: Engine, precision: Precision) -> Candidate:
+    def compile(engine: Engine, precision: Precision) -> EngineCandidate:
         made = next(one for known, one in networks if known is engine).translate(Variant(("y",))).proto()
         spec = TensorSpec("x", np.dtype(np.float32), (None, 3, None, None))
-        return Candidate(ShapeCache(engine.compile(made, Options()), [spec], NO_SHAPES, 0))
+        return EngineCandidate(ShapeCache(engine.compile(made, Options()), [spec], NO_SHAPES, 0))
 
     return choose([engine for engine, _ in networks], "f32", compile, [{"x": X}], CPU)[1]
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from tnn_serving.engines import ENGINES, Executable, NodeTime, Options, Shapes, TensorSpec
 from tnn_serving.engines.background import BACKGROUND
 from tnn_serving.engines.base import Arrays
-from tnn_serving.engines.concurrency import COMPILE_AFTER, QUIET_AFTER, ConcurrentExecutable
+from tnn_serving.engines.concurrency import ADD_AFTER, QUIET_AFTER, ConcurrentExecutable
 from tnn_serving.engines.shapes import ShapeCache, ShapeLimits
 from tnn_serving.errors import EngineError
 
@@ -107,22 +107,22 @@ class Pair:
 
 def test_inferences_that_come_one_by_one_get_all_threads() -> None:
     pair = Pair()
-    pair.ask(3 * COMPILE_AFTER)
+    pair.ask(3 * ADD_AFTER)
     assert BACKGROUND.settle(60)
-    assert (pair.alone.runs, pair.many) == (3 * COMPILE_AFTER, [])
+    assert (pair.alone.runs, pair.many) == (3 * ADD_AFTER, [])
 
 
 def test_inferences_that_meet_run_side_by_side_until_they_no_longer_do() -> None:
     pair = Pair()
-    pair.beside_another(COMPILE_AFTER)
+    pair.beside_another(ADD_AFTER)
     assert BACKGROUND.settle(60)
     (many,) = pair.many
-    assert (pair.alone.runs, many.runs) == (COMPILE_AFTER + 1, 0)
+    assert (pair.alone.runs, many.runs) == (ADD_AFTER + 1, 0)
     pair.beside_another(5)
-    assert (pair.alone.runs, many.runs) == (COMPILE_AFTER + 1, 6)
+    assert (pair.alone.runs, many.runs) == (ADD_AFTER + 1, 6)
     pair.ask(2 * QUIET_AFTER)
     assert many.runs == 6 + QUIET_AFTER - 1
-    assert pair.alone.runs == COMPILE_AFTER + 1 + QUIET_AFTER + 1
+    assert pair.alone.runs == ADD_AFTER + 1 + QUIET_AFTER + 1
 
 
 def test_what_cannot_be_compiled_for_many_goes_on_alone() -> None:
@@ -133,10 +133,10 @@ def test_what_cannot_be_compiled_for_many_goes_on_alone() -> None:
 
     pair = Pair()
     pair.alone, pair.both = alone, ConcurrentExecutable(alone, 2, refuse)
-    pair.beside_another(COMPILE_AFTER)
+    pair.beside_another(ADD_AFTER)
     assert BACKGROUND.settle(60)
     pair.beside_another(3)
-    assert alone.runs == COMPILE_AFTER + 1 + 4
+    assert alone.runs == ADD_AFTER + 1 + 4
 
 
 def test_onnxruntime_shares_its_threads_by_itself() -> None:
@@ -168,7 +168,7 @@ def test_nothing_is_compiled_for_one_that_is_gone() -> None:
     pair = Pair()
     hold, held = threading.Event(), weakref.ref(pair.both)
     BACKGROUND.submit(lambda: hold.wait(60) and None)
-    pair.beside_another(COMPILE_AFTER)
+    pair.beside_another(ADD_AFTER)
     made = pair.many
     del pair
     gc.collect()

@@ -17,7 +17,7 @@ from tnn_serving.check.repository import check
 from tnn_serving.errors import FormatError, ServerError
 from tnn_serving.formats.candidates import copies, has_suffix
 from tnn_serving.formats.onnx import onnx_file
-from tnn_serving.formats.tnn.files import model_files
+from tnn_serving.formats.tnn.files import tnn_files
 from tnn_serving.random_weights import network_name
 from tnn_serving.repository import check_repository, is_ours, model_folders
 from tnn_serving.triton.background_server import SingleModelRepository
@@ -71,13 +71,13 @@ def test_weights_beside_a_proto(tmp_path: Path, name: str, beside: str) -> None:
     assert ts.read_model(tmp_path / name).layer("mul").stored
     with SingleModelRepository(tmp_path / name) as served:
         version = served.repository / served.name / "1"
-        assert model_files(version) == (version / "proto.tnnproto", version / "model.tnnmodel")
+        assert tnn_files(version) == (version / "proto.tnnproto", version / "model.tnnmodel")
         assert (version / "model.tnnmodel").resolve() == (tmp_path / beside).resolve()
 
 
 def test_exact_case_is_taken_first(tmp_path: Path) -> None:
     put(tmp_path, "PROTO.TNNPROTO", "proto.tnnproto", "model.tnnmodel", "Model.tnnmodel")
-    assert model_files(tmp_path) == (tmp_path / "proto.tnnproto", tmp_path / "model.tnnmodel")
+    assert tnn_files(tmp_path) == (tmp_path / "proto.tnnproto", tmp_path / "model.tnnmodel")
 
 
 def test_cases_between_which_nothing_decides(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_copies_of_both_files(tmp_path: Path) -> None:
 
 def test_copy_beside_the_usual_names_is_no_matter(tmp_path: Path) -> None:
     put(tmp_path, "proto.tnnproto", "model.tnnmodel", "proto (copy).tnnproto", "model (1).tnnmodel")
-    assert model_files(tmp_path) == (tmp_path / "proto.tnnproto", tmp_path / "model.tnnmodel")
+    assert tnn_files(tmp_path) == (tmp_path / "proto.tnnproto", tmp_path / "model.tnnmodel")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tnn_serving.cli.output import EXIT_BAD, JsonFlag, print_json, stderr, stdout
 from tnn_serving.formats.onnx import write_onnx
-from tnn_serving.look.compare import TOLERANCE, Comparison
+from tnn_serving.look.compare import COMPARE_TOLERANCE, Comparison
 from tnn_serving.look.compare import compare as compare_models
 from tnn_serving.look.summary import Summary, summarize
 from tnn_serving.model import to_onnx
@@ -85,7 +85,7 @@ def compare(
     blob: Annotated[list[str] | None, typer.Option(help="Only these blobs; may be repeated.")] = None,
     tolerance: Annotated[
         float, typer.Option(help="Largest difference over the largest value that counts as equal.")
-    ] = (TOLERANCE),
+    ] = (COMPARE_TOLERANCE),
     int8: Annotated[str, typer.Option(help="Form of int8 layers: auto, exact or fast.")] = "exact",
     seed: Annotated[int, typer.Option(help="For random inputs, where no recording gives them.")] = 0,
     json: JsonFlag = False,

@@ -11,7 +11,7 @@ from typing import Literal
 
 from tnn_serving.config.completion import SCALAR
 from tnn_serving.config.datatypes import config_type, triton_type
-from tnn_serving.config.model_config import CONFIG_FILE, Dims, ModelConfig, TensorConfig
+from tnn_serving.config.model_config import CONFIG_FILE, ConfigDims, ModelConfig, TensorConfig
 from tnn_serving.config.reshape import check_reshape, has_shape
 from tnn_serving.config.settings import ModelSettings
 from tnn_serving.engines import TensorSpec
@@ -34,7 +34,7 @@ class Binding:
 
     name: str
     datatype: str
-    shape: Dims
+    shape: ConfigDims
     kind: Kind
     scalar: bool = False
 
@@ -192,7 +192,7 @@ def check_output(tensor: TensorConfig, blobs: Mapping[str, TensorSpec], *, batch
             )
 
 
-def _check_elements(dims: Dims, spec: TensorSpec) -> None:
+def _check_elements(dims: ConfigDims, spec: TensorSpec) -> None:
     known = [dim for dim in spec.shape if dim is not None]
     free = len(known) < len(spec.shape)
     if -1 not in dims and not free and math.prod(dims) != math.prod(known):

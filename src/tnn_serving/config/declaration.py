@@ -87,19 +87,19 @@ def per_input(record: type) -> Any:
     return field(default=(), metadata={"per_input": record})
 
 
-def declared(record: type) -> Iterator[Setting]:
+def settings_in(record: type) -> Iterator[Setting]:
     """The settings of a record in their order, those per input included."""
     for one in fields(record):
         found: Setting | None = one.metadata.get("setting")
         if found is not None:
             yield replace(found, key=found.key or one.name, name=one.name)
         elif "per_input" in one.metadata:
-            yield from (replace(each, per_input=True) for each in declared(one.metadata["per_input"]))
+            yield from (replace(each, per_input=True) for each in settings_in(one.metadata["per_input"]))
 
 
 def own(record: type) -> Iterator[Setting]:
     """The settings of a record itself."""
-    return (one for one in declared(record) if not one.per_input)
+    return (one for one in settings_in(record) if not one.per_input)
 
 
 def without(record: R, *reaches: Reach) -> R:

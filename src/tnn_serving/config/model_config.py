@@ -16,14 +16,14 @@ from tnn_serving.config.message import Message, entry, integers, message, messag
 BACKEND = "tnn"
 CONFIG_FILE = "config.pbtxt"
 
-Dims = tuple[int, ...]
+ConfigDims = tuple[int, ...]
 
 
-def _reshape(json: Mapping[str, Any]) -> Dims | None:
+def _reshape(json: Mapping[str, Any]) -> ConfigDims | None:
     return read_integers(json.get("shape", ()))
 
 
-def _reshape_json(shape: Dims | None) -> object:
+def _reshape_json(shape: ConfigDims | None) -> object:
     return {"shape": list(shape or ())}
 
 
@@ -41,8 +41,8 @@ class TensorConfig(Message):
 
     name: str = entry(str, "")
     data_type: str = entry(str, "TYPE_INVALID")
-    dims: Dims = integers()
-    reshape: Dims | None = entry(_reshape, None, _reshape_json)
+    dims: ConfigDims = integers()
+    reshape: ConfigDims | None = entry(_reshape, None, _reshape_json)
     optional: bool = entry(bool, False)
     label_filename: str = entry(str, "")
     is_shape_tensor: bool = entry(bool, False)
@@ -53,7 +53,7 @@ class TensorConfig(Message):
         return request_type(self.data_type)
 
     @property
-    def shape(self) -> Dims:
+    def shape(self) -> ConfigDims:
         """Dims of the tensor as the network has it, without the batch."""
         return self.dims if self.reshape is None else self.reshape
 
@@ -167,7 +167,7 @@ class WarmupInput(Message):
     """An input of a warm-up request, as a client would send it but without the batch."""
 
     data_type: str = entry(str, "TYPE_INVALID")
-    dims: Dims = integers()
+    dims: ConfigDims = integers()
 
 
 def _warmup_inputs(json: Mapping[str, Any]) -> Mapping[str, WarmupInput]:

@@ -42,7 +42,7 @@ def top_level_fields(text: str) -> set[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class TextValue:
     """A value from ``start`` to ``end``, braces included.
 
     Attributes:
@@ -55,7 +55,7 @@ class Value:
     fields: tuple[Field, ...] | None = None
     pieces: tuple[tuple[int, int], ...] = ()
 
-    def all(self, name: str) -> list[Value]:
+    def all(self, name: str) -> list[TextValue]:
         """The values of the fields of a name, in order."""
         return [value for field in self.fields or () if field.name == name for value in field.values]
 
@@ -65,14 +65,14 @@ class Field:
     """A field with its value, or the several of a list."""
 
     name: str
-    values: tuple[Value, ...]
+    values: tuple[TextValue, ...]
 
 
-def locate(text: str) -> Value:
+def locate(text: str) -> TextValue:
     """The fields of a text that protobuf takes, with their places. Raises ConfigError for one that it refuses."""
     tokens = _Tokens(text)
     fields = tuple(_fields(tokens, None))
-    return Value(0, len(text), fields)
+    return TextValue(0, len(text), fields)
 
 
 @dataclass(slots=True)
@@ -129,7 +129,7 @@ def _fields(tokens: _Tokens, closing: str | None) -> Iterator[Field]:
         tokens.take(",", ";")
 
 
-def _values(tokens: _Tokens) -> Iterator[Value]:
+def _values(tokens: _Tokens) -> Iterator[TextValue]:
     if tokens.take("[") is None:
         yield _value(tokens)
         return
@@ -138,17 +138,17 @@ def _values(tokens: _Tokens) -> Iterator[Value]:
         tokens.take(",")
 
 
-def _value(tokens: _Tokens) -> Value:
+def _value(tokens: _Tokens) -> TextValue:
     first = tokens.need()
     if first.text in _CLOSING and first.kind == "mark":
         fields = tuple(_fields(tokens, _CLOSING[first.text]))
-        return Value(first.start, tokens.need(_CLOSING[first.text]).end, fields)
+        return TextValue(first.start, tokens.need(_CLOSING[first.text]).end, fields)
     if first.kind == "mark":
         raise _unexpected(first.text)
     pieces = [first]
     while first.kind == "string" and (ahead := tokens.ahead) is not None and ahead.kind == "string":
         pieces.append(tokens.need())
-    return Value(first.start, pieces[-1].end, pieces=tuple((piece.start, piece.end) for piece in pieces))
+    return TextValue(first.start, pieces[-1].end, pieces=tuple((piece.start, piece.end) for piece in pieces))
 
 
 def _unexpected(found: str) -> ConfigError:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tnn_serving.config import readers
-from tnn_serving.config.declaration import Reach, Setting, declared, own, per_input, setting, without
+from tnn_serving.config.declaration import Reach, Setting, own, per_input, setting, settings_in, without
 from tnn_serving.config.plan import PerformanceHint
 from tnn_serving.config.readers import NamedShapes
 from tnn_serving.emit.limits import Limits
@@ -220,5 +220,5 @@ class ModelSettings:
                     yield prefix + one.key, repr(getattr(record, one.name))
 
 
-SETTINGS: dict[str, Setting] = {one.key: one for one in declared(ModelSettings)}
+SETTINGS: dict[str, Setting] = {one.key: one for one in settings_in(ModelSettings)}
 """Every parameter of config.pbtxt that has a meaning here, by key; docs/guides/serving.md is made from it."""

@@ -7,7 +7,7 @@ from typing import Any
 from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.errors import ConfigError
 
-MAX_BYTES = 16 << 20
+CONFIG_MAX_BYTES = 16 << 20
 """Far above any configuration."""
 
 
@@ -19,12 +19,12 @@ def read_config(text: str | bytes) -> ModelConfig:
 
     Raises:
         ConfigError: not protobuf text, a field that a model configuration does not have (with line and column), or
-            larger than :data:`MAX_BYTES`.
+            larger than :data:`CONFIG_MAX_BYTES`.
     """
     from google.protobuf import json_format
 
-    if len(text) > MAX_BYTES:
-        raise ConfigError("config.pbtxt is too large", expected=f"at most {MAX_BYTES} bytes", found=len(text))
+    if len(text) > CONFIG_MAX_BYTES:
+        raise ConfigError("config.pbtxt is too large", expected=f"at most {CONFIG_MAX_BYTES} bytes", found=len(text))
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
     # Comments may hold what is not UTF-8; Triton does not mind.
     message = _parsed(data.decode("utf-8", "replace"))

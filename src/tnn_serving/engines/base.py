@@ -19,6 +19,9 @@ Precision = Literal["f32", "bf16"]
 Arrays = Mapping[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 
+PROFILE_WARM_UP = 2
+"""Inferences of a profile before those that count: the first ones build kernels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:

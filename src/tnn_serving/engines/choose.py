@@ -53,7 +53,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class EngineCandidate:
     """A network compiled on one engine in one precision.
 
     Attributes:
@@ -64,7 +64,7 @@ class Candidate:
     exact: bool = True
 
 
-Compile = Callable[[Engine, Precision], Candidate]
+Compile = Callable[[Engine, Precision], EngineCandidate]
 
 
 def read_precision(text: str) -> PrecisionChoice:
@@ -78,7 +78,7 @@ def read_precision(text: str) -> PrecisionChoice:
 
 def choose(
     engines: Sequence[Engine], precision: PrecisionChoice, compile: Compile, trials: Iterable[Arrays], cpu: Cpu
-) -> tuple[Candidate, Choice]:
+) -> tuple[EngineCandidate, Choice]:
     """The fastest of ``engines`` that can run a network and agree about the answer.
 
     They are compared with the first that follows ONNX. Where nothing could be compared, that one runs the network.
@@ -94,7 +94,7 @@ def choose(
         EngineError: none of them can.
     """
     wanted: Precision = "bf16" if precision == "bf16" else "f32"
-    candidates: dict[str, Candidate] = {}
+    candidates: dict[str, EngineCandidate] = {}
     failures: list[EngineError] = []
     for engine in engines:
         try:
@@ -119,7 +119,7 @@ def choose(
 
 
 def _compared(
-    engines: Sequence[Engine], candidates: Mapping[str, Candidate], trials: Iterable[Arrays]
+    engines: Sequence[Engine], candidates: Mapping[str, EngineCandidate], trials: Iterable[Arrays]
 ) -> tuple[Arrays, str, str]:
     """Inputs that were measured with, the name of the engine to take, and why."""
     trusted = following_onnx(engines) or engines[0]
@@ -199,9 +199,9 @@ def _with_bf16(
     precision: PrecisionChoice,
     compile: Compile,
     feeds: Arrays,
-    chosen: Candidate,
+    chosen: EngineCandidate,
     choice: Choice,
-) -> tuple[Candidate, Choice]:
+) -> tuple[EngineCandidate, Choice]:
     """Compares bf16 with f32, on the first engine that has it; for "auto" keeps what is better."""
     engine = next((engine for engine in engines if "bf16" in engine.precisions), None)
     if engine is None:

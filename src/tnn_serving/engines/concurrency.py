@@ -19,7 +19,7 @@ from tnn_serving.errors import EngineError
 
 log = logging.getLogger(__name__)
 
-COMPILE_AFTER = 32
+ADD_AFTER = 32
 """How many inferences must have met enough others before the network is compiled for concurrent ones."""
 
 QUIET_AFTER = 8
@@ -69,9 +69,9 @@ class ConcurrentExecutable:
 
     def _meet(self) -> None:
         self._quiet = 0
-        if self._met < COMPILE_AFTER:
+        if self._met < ADD_AFTER:
             self._met += 1
-            if self._met == COMPILE_AFTER:
+            if self._met == ADD_AFTER:
                 me = weakref.ref(self)
                 BACKGROUND.submit(lambda: _compile(me))
 

@@ -15,7 +15,7 @@ import onnx
 
 from tnn_serving.engines.base import Arrays
 
-Dims = tuple[int, ...]
+TrialDims = tuple[int, ...]
 
 SMALL_ELEMENTS = 64
 """Inputs of floats up to this size may be scales or thresholds; larger ones are data."""
@@ -26,15 +26,15 @@ LENGTH = 8
 LARGE = 1 << 30
 """An end that is behind every end."""
 
-INTEGERS = ((1, 8), (0, 2), (0, 1))
+INTEGER_RANGES = ((1, 8), (0, 2), (0, 1))
 """Ranges of integers without a role, by attempt, the end excluded: a divisor is not 0, an index is small."""
 
 NARROW_BYTES = 2
 """Integers up to this size take any value in the first attempt: pixels and codes."""
 
-ATTEMPTS = len(INTEGERS)
+ATTEMPTS = len(INTEGER_RANGES)
 
-MOVING = {
+RESHAPING_OPS = {
     "Concat": None,
     "Expand": 0,
     "Flatten": 0,
@@ -50,7 +50,7 @@ MOVING = {
 COMPUTING = {"Add", "Ceil", "Div", "Floor", "Max", "Min", "Mul", "Sub"}
 """Operators that make a size of a size."""
 
-UNCHANGED = {"Cast", "Identity"}
+UNCHANGED_OPS = {"Cast", "Identity"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,10 @@ class Slot:
         axis: its attribute of this name.
     """
 
-    shape: Dims
+    shape: TrialDims
     direct: bool
-    data: Dims | None
-    result: Dims | None
+    data: TrialDims | None
+    result: TrialDims | None
     axis: int | None
 
     @property
@@ -85,11 +85,11 @@ def _number(value: float) -> Values:
     return lambda slot: value
 
 
-def _result(slot: Slot) -> Dims | None:
+def _result(slot: Slot) -> TrialDims | None:
     return slot.result
 
 
-def _data(slot: Slot) -> Dims | None:
+def _data(slot: Slot) -> TrialDims | None:
     return slot.data
 
 
@@ -138,7 +138,7 @@ def _labels(slot: Slot) -> np.ndarray:
     return np.random.default_rng(0).integers(0, LENGTH, slot.shape)
 
 
-def _spatial_result(slot: Slot) -> Dims | None:
+def _spatial_result(slot: Slot) -> TrialDims | None:
     return None if slot.result is None else slot.result[2:]
 
 
@@ -252,7 +252,7 @@ def _limits(dtype: np.dtype, attempt: int) -> tuple[int, int]:
         return 0, 2
     if dtype.itemsize <= NARROW_BYTES and not attempt:
         return np.iinfo(dtype).min, np.iinfo(dtype).max + 1
-    return INTEGERS[attempt]
+    return INTEGER_RANGES[attempt]
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +312,7 @@ class _Graph:
                 for graph in (attribute.g, *attribute.graphs):
                     self._add(graph.node)
 
-    def role(self, name: str, shape: Dims, *, computed: bool) -> _Role | None:
+    def role(self, name: str, shape: TrialDims, *, computed: bool) -> _Role | None:
         """The role of the nearest node that has one, behind operators that only move values, or compute with sizes."""
         waiting = deque([(name, True)])
         seen = {name}
@@ -324,9 +324,9 @@ class _Graph:
                     data, result = (self._dims.get(names[0]) if names else None for names in (node.input, node.output))
                     axis = next((item.i for item in node.attribute if item.name == "axis"), None)
                     return _Role(Slot(shape, direct, data, result, axis), candidates)
-                moves = node.op_type in MOVING and MOVING[node.op_type] in (None, index)
-                if node.op_type in UNCHANGED or moves or (computed and node.op_type in COMPUTING):
+                moves = node.op_type in RESHAPING_OPS and RESHAPING_OPS[node.op_type] in (None, index)
+                if node.op_type in UNCHANGED_OPS or moves or (computed and node.op_type in COMPUTING):
                     fresh = [output for output in node.output if output not in seen]
                     seen.update(fresh)
-                    waiting.extend((output, direct and node.op_type in UNCHANGED) for output in fresh)
+                    waiting.extend((output, direct and node.op_type in UNCHANGED_OPS) for output in fresh)
         return None

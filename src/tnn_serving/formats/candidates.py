@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tnn_serving.errors import FormatError
 
-SHOWN = 8
+FILES_SHOWN = 8
 """How many names a message shows."""
 
 _PACKED = ("gz", "bz2", "xz", "zst", "lz4", "zip", "7z", "rar", "tar", "tgz")
@@ -101,7 +101,9 @@ def several_found(folder: Path, kinds: Sequence[Sequence[Path]], names: Sequence
     """
     files = [file for kind in kinds for file in kind]
     doubled = copies(files)
-    hints = [f"`{_shown(copy)}` looks like a copy of `{_shown(first)}`: remove it" for copy, first in doubled[:SHOWN]]
+    hints = [
+        f"`{_shown(copy)}` looks like a copy of `{_shown(first)}`: remove it" for copy, first in doubled[:FILES_SHOWN]
+    ]
     kept = [[file for file in kind if file not in dict(doubled)] for kind in kinds]
     stems = [{file.stem.lower(): _shown(file) for file in kind} for kind in kept]
     whole = [stem for stem in stems[0] if all(stem in kind for kind in stems)]
@@ -122,8 +124,8 @@ def _wanted(names: Sequence[str]) -> str:
 
 def _listed(folder: Path) -> str:
     names = [_shown(path) for path in sorted(folder.iterdir())] if folder.is_dir() else []
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return (", ".join(names[:SHOWN]) + more) or "nothing"
+    more = f" and {len(names) - FILES_SHOWN} more" if len(names) > FILES_SHOWN else ""
+    return (", ".join(names[:FILES_SHOWN]) + more) or "nothing"
 
 
 def _overlooked(folder: Path, names: Sequence[str]) -> str | None:

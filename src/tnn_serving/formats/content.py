@@ -21,7 +21,7 @@ HEAD_BYTES = 4096
 BEGINNING = 60
 """How many characters of a text a message shows."""
 
-Source = str | os.PathLike[str] | bytes
+FileSource = str | os.PathLike[str] | bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ def _is_utf16(head: bytes) -> bool:
 
 
 @contextmanager
-def identified(source: Source, wanted: Content) -> Iterator[None]:
+def identified(source: FileSource, wanted: Content) -> Iterator[None]:
     """Says of a file that cannot be read as ``wanted`` what it is instead, where its first bytes tell.
 
     Raises:
@@ -189,7 +189,7 @@ def identified(source: Source, wanted: Content) -> Iterator[None]:
         raise type(error)(f"{found.name}, not {wanted.name}", found=beginning, hint=found.advice) from error
 
 
-def head_of(source: Source) -> bytes | None:
+def head_of(source: FileSource) -> bytes | None:
     """The first :data:`HEAD_BYTES` of a file; ``None`` for what is no file or cannot be read."""
     if isinstance(source, bytes):
         return source[:HEAD_BYTES]

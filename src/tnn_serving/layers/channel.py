@@ -11,7 +11,7 @@ from tnn_serving.layers.registry import layer
 from tnn_serving.layers.shape import joined
 
 DCR, CRD = 0, 1
-MODES = {DCR: "DCR: channels vary fastest", CRD: "CRD: positions in a block vary fastest"}
+SHUFFLE_MODES = {DCR: "DCR: channels vary fastest", CRD: "CRD: positions in a block vary fastest"}
 
 
 def shuffled(g: Builder, x: Value, group: int) -> Value:
@@ -90,12 +90,12 @@ class Reorg(Layer):
     stride: int = token("s, the side of a block", ge=1)
     forward: CBool = token("0: blocks to channels, else channels to blocks")
     unused: int = token("ignored by TNN", default=0, written="0")
-    mode: int = token("order of the channels", values=MODES)
+    mode: int = token("order of the channels", values=SHUFFLE_MODES)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class. Raises ShapeError if the stride does not divide what it has to."""
-        if self.mode not in MODES:
-            raise UnsupportedLayer("mode is unknown", expected=MODES, found=self.mode)
+        if self.mode not in SHUFFLE_MODES:
+            raise UnsupportedLayer("mode is unknown", expected=SHUFFLE_MODES, found=self.mode)
         if self.forward:
             return _depth_to_space(g, x, self.stride, "CRD" if self.mode == CRD else "DCR")
         if self.stride < 1 or x.dim(2) % self.stride or x.dim(3) % self.stride:

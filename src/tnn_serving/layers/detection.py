@@ -12,12 +12,11 @@ from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.draw import Draw
 from tnn_serving.layers.operands import FLOAT, INT32, Operand
-from tnn_serving.layers.parameters import CBool, Int64, counted, token
+from tnn_serving.layers.parameters import FLOAT32_LOWEST, CBool, Int64, counted, token
 from tnn_serving.layers.registry import layer
 from tnn_serving.layers.weights import buffer, entry_label
 from tnn_serving.tensor import Tensor
 
-LOWEST = float(np.finfo(np.float32).min)
 CODE_TYPES = {1: "corner", 2: "centre and size", 3: "corner in units of the size"}
 SAME_RATIO = 1e-6
 """A ratio this near to 1 makes no box of its own: TNN's PriorBox compares so."""
@@ -481,7 +480,7 @@ class DetectionOutput(Layer):
         mask = g.op("Reshape", g.op("ScatterND", none, index, ones), g.shape(scores))
         alive = g.op("Greater", mask, g.const(0.5))
         most = g.op("Min", g.ints(self.keep_top_k), g.size(scores, 1))
-        _, order = g.op("TopK", g.op("Where", alive, scores, g.const(LOWEST)), most, axis=1, outputs=2)
+        _, order = g.op("TopK", g.op("Where", alive, scores, g.const(FLOAT32_LOWEST)), most, axis=1, outputs=2)
         selected = g.op(
             "ScatterElements", g.op("Sub", mask, mask), order, g.op("Expand", g.const(1.0), g.shape(order)), axis=1
         )

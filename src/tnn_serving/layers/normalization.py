@@ -17,7 +17,7 @@ from tnn_serving.layers.weights import buffer, entry_label, flag
 from tnn_serving.layers.window import check_filled
 from tnn_serving.tensor import Tensor
 
-X = Operand("x", "[N, C, ...]", FLOAT)
+NORMALIZED = Operand("x", "[N, C, ...]", FLOAT)
 
 
 def affine(g: Builder, x: Value, scale: Tensor, bias: Tensor | None) -> Value:
@@ -45,7 +45,7 @@ class BatchNormCxx(Layer):
     ONNX: Mul, Add.
     """
 
-    operands = (X,)
+    operands = (NORMALIZED,)
     results = (LIKE_X,)
 
     scale: Tensor | None = buffer("[C], or [1] for all channels")
@@ -68,7 +68,7 @@ class Scale(Layer):
     TNN differs: reads none of its parameters, as here: the channels are axis 1, and a stored bias counts.
     """
 
-    operands = (X,)
+    operands = (NORMALIZED,)
     results = (LIKE_X,)
 
     axis: int = token("ignored by TNN: the channels are axis 1")
@@ -97,7 +97,7 @@ class BiasAdd(Layer):
     TNN differs: cannot run it from a file.
     """
 
-    operands = (X,)
+    operands = (NORMALIZED,)
     results = (LIKE_X,)
 
     bias: Tensor | None = buffer("[C], or [1] for all channels")
@@ -118,7 +118,7 @@ class InstBatchNormCxx(Layer):
     ONNX: InstanceNormalization; the bias alone for [N, C], where every element is its own mean.
     """
 
-    operands = (X,)
+    operands = (NORMALIZED,)
     results = (LIKE_X,)
 
     channels: int = token("ignored by TNN", default=0)
@@ -150,7 +150,7 @@ class GroupNorm(Layer):
     """
 
     operands = (
-        X,
+        NORMALIZED,
         Operand("scale", types=FLOAT, doc="C values"),
         Operand("bias", types=FLOAT, doc="C values"),
     )
@@ -254,7 +254,7 @@ class Normalize(Layer):
     TNN differs: its plain CPU device adds the norms of earlier items of the batch for p = 1 and 2.
     """
 
-    operands = (X,)
+    operands = (NORMALIZED,)
     results = (LIKE_X,)
 
     across_spatial: int = token("must be 0", default=0)

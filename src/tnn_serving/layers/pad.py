@@ -13,7 +13,7 @@ from tnn_serving.layers.registry import layer
 from tnn_serving.layers.shape import numbers, shape_operand
 
 CONSTANT, REFLECT, EDGE = 0, 1, 2
-MODES = {CONSTANT: "constant", REFLECT: "reflect", EDGE: "edge"}
+PAD_MODES = {CONSTANT: "constant", REFLECT: "reflect", EDGE: "edge"}
 
 
 def padded(g: Builder, x: Value, pads: Value, mode: int, value: float) -> Value:
@@ -28,8 +28,8 @@ def padded(g: Builder, x: Value, pads: Value, mode: int, value: float) -> Value:
         UnsupportedLayer: an unknown mode.
         ShapeError: another number of pads, or a reflection of more than there is.
     """
-    if mode not in MODES:
-        raise UnsupportedLayer("padding mode is unknown", expected=MODES, found=mode)
+    if mode not in PAD_MODES:
+        raise UnsupportedLayer("padding mode is unknown", expected=PAD_MODES, found=mode)
     if pads.dim(0) != 2 * x.rank:
         raise ShapeError("number of pads differs from the axes", expected=2 * x.rank, found=pads.dim(0))
     if pads.constant:
@@ -37,7 +37,7 @@ def padded(g: Builder, x: Value, pads: Value, mode: int, value: float) -> Value:
         if not any(numbers(pads)):
             return x
     fill = None if mode != CONSTANT else g.const(_as_type(value, x.dtype))
-    return g.op("Pad", x, pads, fill, mode=MODES[mode])
+    return g.op("Pad", x, pads, fill, mode=PAD_MODES[mode])
 
 
 def _check(x: Value, pads: tuple[int, ...], mode: int) -> None:
@@ -79,7 +79,7 @@ class Pad(Layer):
     right: int = token("columns behind the last", default=INT32_MIN)
     channel_begin: int = token("channels before the first", default=INT32_MIN)
     channel_end: int = token("channels behind the last", default=INT32_MIN)
-    mode: int = token("what the new elements are", default=CONSTANT, values=MODES)
+    mode: int = token("what the new elements are", default=CONSTANT, values=PAD_MODES)
     value: float = token("the constant", default=0.0)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
@@ -110,7 +110,7 @@ class PadV2(Layer):
     results = (Operand("y", like="x", doc="begin + dim + end on each axis"),)
 
     pads: tuple[int, ...] = counted("all begins, then all ends", default=(), per=2, negative_is_empty=True)
-    mode: int = token("what the new elements are", default=CONSTANT, values=MODES)
+    mode: int = token("what the new elements are", default=CONSTANT, values=PAD_MODES)
     value: float = token("the constant", default=0.0)
 
     def to_onnx(self, g: Builder, x: Value, pads: Value | None = None) -> Value:

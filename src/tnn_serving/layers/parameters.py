@@ -15,6 +15,7 @@ from tnn_serving.errors import ProtoError
 log = logging.getLogger(__name__)
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+FLOAT32_LOWEST = float(np.finfo(np.float32).min)
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 

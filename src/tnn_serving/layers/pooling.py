@@ -12,12 +12,11 @@ from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.operands import FLOAT, Operand
-from tnn_serving.layers.parameters import DHW, HW, token
+from tnn_serving.layers.parameters import DHW, FLOAT32_LOWEST, HW, token
 from tnn_serving.layers.registry import layer
 from tnn_serving.layers.window import PAD_TYPES, check_extent, check_filled
 
 POOL_TYPES = {0: "maximum", 1: "average"}
-LOWEST = float(np.finfo(np.float32).min)
 EXPLICIT, SAME, VALID = -1, 0, 1
 
 
@@ -144,8 +143,8 @@ def placed(
     cut = g.op("Slice", x, g.op("Concat", *starts, axis=0), g.op("Concat", *ends, axis=0), order)
     kernel, stride = [a.kernel for a in axes], [a.stride for a in axes]
     if not average:
-        y = _pool(g, g.op("Pad", cut, pads, g.const(LOWEST), order), False, kernel, stride)
-        return g.op("Where", g.op("Equal", y, g.const(LOWEST)), g.const(0.0), y)
+        y = _pool(g, g.op("Pad", cut, pads, g.const(FLOAT32_LOWEST), order), False, kernel, stride)
+        return g.op("Where", g.op("Equal", y, g.const(FLOAT32_LOWEST)), g.const(0.0), y)
     ones = g.op("Expand", g.const(1.0), g.shape(cut))
     total = _pool(g, g.op("Pad", cut, pads, None, order), True, kernel, stride)
     share = _pool(g, g.op("Pad", ones, pads, None, order), True, kernel, stride)
@@ -170,7 +169,7 @@ def adaptive(g: Builder, x: Value, average: bool, out: HW) -> Value:
             for part in (g.cast(rows, np.float32), g.cast(columns, np.float32))
         ]
         return g.op("MatMul", g.op("MatMul", weights[0], x), g.op("Transpose", weights[1], perm=[1, 0]))
-    lowest = g.const(LOWEST)
+    lowest = g.const(FLOAT32_LOWEST)
     by_row = g.op("Where", g.op("Unsqueeze", rows, g.ints(2)), g.op("Unsqueeze", x, g.ints(2)), lowest)
     tall = g.op("ReduceMax", by_row, g.ints(3), keepdims=0)
     by_column = g.op("Where", columns, g.op("Unsqueeze", tall, g.ints(3)), lowest)

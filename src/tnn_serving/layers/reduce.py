@@ -13,14 +13,14 @@ from tnn_serving.layers.operands import FLOAT, INT32, Operand
 from tnn_serving.layers.parameters import rest, token
 from tnn_serving.layers.registry import contract, derive, family, layer
 
-X = Operand("x", types=(*FLOAT, *INT32))
+REDUCED = Operand("x", types=(*FLOAT, *INT32))
 
 
 @family
 class Reduce(Layer):
     """Reduces some axes, or all, to one element each; int32 stays int32."""
 
-    operands = (X,)
+    operands = (REDUCED,)
     results = (Operand("y", like="x", doc="the axes have size 1 or are dropped"),)
     operator: ClassVar[str]
     needs_elements: ClassVar[bool] = False
@@ -172,7 +172,7 @@ class ArgMaxOrMin(Layer):
     TNN differs: compares int32 by their bits read as floats, which reverses the order of negative ones.
     """
 
-    operands = (X,)
+    operands = (REDUCED,)
     results = (Operand("y", types=INT32, doc="the axis has size 1 or is dropped"),)
 
     mode: int = token("what to look for", default=0, values={0: "minimum", 1: "maximum"})

@@ -85,11 +85,11 @@ def functions(rows: Iterable[Function], module: str) -> None:
         derive(Unary, row.number, row.name, doc=doc, module=module, entry=row.entry, **attributes)
 
 
-PASSES = "passes integers on unchanged."
+PASSES_INTEGERS = "passes integers on unchanged."
 
 functions(
     (
-        Function(41, "Abs", "Absolute value.", ("Abs",), PASSES, of_integers=True, entry=False),
+        Function(41, "Abs", "Absolute value.", ("Abs",), PASSES_INTEGERS, of_integers=True, entry=False),
         Function(179, "Acos", "Arc cosine; NaN outside [-1, 1].", ("Acos",)),
         Function(181, "Asin", "Arc sine; NaN outside [-1, 1].", ("Asin",)),
         Function(183, "Atan", "Arc tangent.", ("Atan",)),
@@ -106,7 +106,7 @@ functions(
             185, "Reciprocal", "1 / x.", ("Reciprocal",), "0 stays 0 there; here it gives an infinity of its sign."
         ),
         Function(138, "Rsqrt", "1 / sqrt(x).", ("Sqrt", "Reciprocal")),
-        Function(176, "Sign", "-1, 0 or 1.", ("Sign",), PASSES, of_integers=True, entry=False),
+        Function(176, "Sign", "-1, 0 or 1.", ("Sign",), PASSES_INTEGERS, of_integers=True, entry=False),
         Function(180, "Sin", "Sine of radians.", ("Sin",)),
         Function(130, "Sqrt", "Square root; NaN below 0.", ("Sqrt",), entry=False),
         Function(182, "Tan", "Tangent of radians.", ("Tan",)),

@@ -12,6 +12,7 @@ import numpy as np
 
 from tnn_serving.deviation import deviation
 from tnn_serving.engines import ENGINES, TensorSpec
+from tnn_serving.engines.base import Arrays
 from tnn_serving.errors import RequestError, ShapeError
 from tnn_serving.model import Model, load
 from tnn_serving.network.formats import open_network
@@ -21,9 +22,8 @@ from tnn_serving.prepare.recorded_case import read_recording
 if TYPE_CHECKING:
     from tnn_serving.network.formats import Source
 
-Arrays = Mapping[str, np.ndarray]
 
-TOLERANCE = 1e-3
+COMPARE_TOLERANCE = 1e-3
 """Largest difference, as a share of the blob's largest value, that counts as equal."""
 
 
@@ -76,7 +76,7 @@ def compare(
     engines: Sequence[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
     blobs: Sequence[str] = (),
-    tolerance: float = TOLERANCE,
+    tolerance: float = COMPARE_TOLERANCE,
     int8: str = "exact",
     seed: int = 0,
 ) -> Comparison:
@@ -129,7 +129,7 @@ def differences(
     right: Arrays,
     *,
     names: tuple[str, str],
-    tolerance: float = TOLERANCE,
+    tolerance: float = COMPARE_TOLERANCE,
     pairs: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Compares the blobs of two runs; ``right`` is the reference.

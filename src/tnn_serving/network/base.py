@@ -16,7 +16,7 @@ from tnn_serving.network.views import LayerView, WeightView
 from tnn_serving.pictures.conversion import PictureInput
 from tnn_serving.translate.graph import ShapeCheck, Translation
 
-Shapes = Mapping[str, Sequence[int]]
+InputShapes = Mapping[str, Sequence[int]]
 Pictures = Mapping[str, PictureInput]
 
 NO_VALUES: Arrays = {}
@@ -92,7 +92,7 @@ class Network(Protocol):
         Raises ShapeError naming the layer that refuses, LimitError for more memory than allowed.
         """
 
-    def layers(self, shapes: Shapes | None = None) -> list[LayerView]:
+    def layers(self, shapes: InputShapes | None = None) -> list[LayerView]:
         """The layers in file order.
 
         Args:

@@ -69,9 +69,9 @@ class Tnn:
 
     def files(self, place: Path) -> tuple[Path, ...]:
         """The proto, and the model file if there is one."""
-        from tnn_serving.formats.tnn.files import model_beside, model_files
+        from tnn_serving.formats.tnn.files import model_beside, tnn_files
 
-        pair = model_files(place) if place.is_dir() else (place, model_beside(place))
+        pair = tnn_files(place) if place.is_dir() else (place, model_beside(place))
         return tuple(file for file in pair if file is not None)
 
     def takes(self, source: object) -> bool:

@@ -24,7 +24,7 @@ from tnn_serving.engines.cpu import Cpu
 from tnn_serving.engines.trial import TrialInputs
 from tnn_serving.errors import EngineError, FormatError, ShapeError, TnnError, UnsupportedLayer, located
 from tnn_serving.formats.onnx import DTYPES, skeleton, tensor_bytes, tensor_dims, tensor_dtype, type_name
-from tnn_serving.network.base import NO_VALUES, Network, Variant
+from tnn_serving.network.base import NO_VALUES, InputShapes, Network, Variant
 from tnn_serving.network.int8 import Decision
 from tnn_serving.network.onnx_batch import with_free_batch, written_batch
 from tnn_serving.network.onnx_layers import constant_views, layer_views, stored_bytes
@@ -40,8 +40,6 @@ OTHER_SIZES = (256, 512, 128, 64, 32, 16, 8, 4, 2, 1)
 """Sizes to try for free dims, where a shape is needed and none is given: the first that the network takes."""
 
 SUPPORTED = ", ".join(sorted(onnx.TensorProto.DataType.Name(kind).lower() for kind in DTYPES))
-
-Shapes = Mapping[str, Sequence[int]]
 
 
 class OnnxNetwork:
@@ -116,19 +114,19 @@ class OnnxNetwork:
         made = ir.serde.serialize_model(self._model(Variant(tuple(self.outputs))))
         return engine.compile(made, Options())
 
-    def _sized_zeros(self, shapes: Shapes) -> dict[str, np.ndarray]:
+    def _sized_zeros(self, shapes: InputShapes) -> dict[str, np.ndarray]:
         """Zeros, but for inputs that decide sizes and the like."""
         zeros = {item.name: np.zeros(tuple(shapes[item.name]), tensor_dtype(item)) for item in self._entries}
         return {**zeros, **TrialInputs(self._graph, zeros).sized}
 
-    def _trial(self) -> Callable[[Shapes], bool]:
+    def _trial(self) -> Callable[[InputShapes], bool]:
         """Tells whether the network runs at a shape: what does not fit may show then only."""
         try:
             executable = self._reference()
         except EngineError:
             return lambda shapes: True
 
-        def runs(shapes: Shapes) -> bool:
+        def runs(shapes: InputShapes) -> bool:
             try:
                 executable.run(self._sized_zeros(shapes))
             except EngineError:
@@ -152,7 +150,7 @@ class OnnxNetwork:
             for item in self._graph.graph.output:
                 _check_type("output", item.name, item.type)
 
-    def _inferred(self, shapes: Shapes | None = None, *, strict: bool = False) -> onnx.GraphProto:
+    def _inferred(self, shapes: InputShapes | None = None, *, strict: bool = False) -> onnx.GraphProto:
         """The graph with the types of all values that follow from the inputs', at these shapes or at any.
 
         Raises ShapeError, if strict for any node that does not fit.
@@ -283,7 +281,7 @@ class OnnxNetwork:
 
     # ---- what a network is asked ----
 
-    def check_shapes(self, shapes: Shapes, fed: Sequence[str], values: Arrays = NO_VALUES) -> ShapeCheck:
+    def check_shapes(self, shapes: InputShapes, fed: Sequence[str], values: Arrays = NO_VALUES) -> ShapeCheck:
         """Has ONNX's own inference look at every node.
 
         Raises ShapeError with the node that does not fit, LimitError for a value that is too large.
@@ -294,7 +292,7 @@ class OnnxNetwork:
         largest = self._bytes((*inferred.input, *inferred.value_info, *inferred.output))
         return ShapeCheck(memory_bytes=self.weight_bytes + largest)
 
-    def layers(self, shapes: Shapes | None = None) -> list[LayerView]:
+    def layers(self, shapes: InputShapes | None = None) -> list[LayerView]:
         """The nodes in file order."""
         if shapes is None:
             return layer_views(self._whole, None)

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from tnn_serving.formats.onnx import tensor_dims
 
-Dims = tuple[int | None, ...] | None
+OptionalDims = tuple[int | None, ...] | None
 
 
 def written_batch(entries: Sequence[onnx.ValueInfoProto]) -> int | None:
@@ -32,7 +32,7 @@ def written_batch(entries: Sequence[onnx.ValueInfoProto]) -> int | None:
 
 
 def with_free_batch(
-    model: onnx.ModelProto, entries: Sequence[onnx.ValueInfoProto], batch: int, dims: Mapping[str, Dims]
+    model: onnx.ModelProto, entries: Sequence[onnx.ValueInfoProto], batch: int, dims: Mapping[str, OptionalDims]
 ) -> onnx.ModelProto:
     """A model that takes any number of rows, as far as a batch that is written down is what prevents it.
 
@@ -76,7 +76,7 @@ def _literals(graph: onnx.GraphProto) -> dict[str, list[int]]:
     }
 
 
-def _freed(shape: Sequence[int], x: Dims, batch: int) -> list[int] | None:
+def _freed(shape: Sequence[int], x: OptionalDims, batch: int) -> list[int] | None:
     """The same shape for any batch, if its first entry is the batch: that dim copied, or what is left over."""
     if not x or not shape or shape[0] != batch:
         return None

@@ -13,7 +13,7 @@ from tnn_serving.engines.base import Arrays, Engine
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.errors import TnnError
 from tnn_serving.graph import Graph
-from tnn_serving.network.base import NO_VALUES, Network, Shapes, Variant
+from tnn_serving.network.base import NO_VALUES, InputShapes, Network, Variant
 from tnn_serving.network.int8 import Decision, decide
 from tnn_serving.network.tnn_layers import constant_views, layer_views
 from tnn_serving.network.views import LayerView, WeightView
@@ -112,7 +112,7 @@ class TnnNetwork:
         """Asks every layer."""
         return check_shapes(self.graph, shapes, given=fed, values=values, limits=self.limits)
 
-    def layers(self, shapes: Shapes | None = None) -> list[LayerView]:
+    def layers(self, shapes: InputShapes | None = None) -> list[LayerView]:
         """The layers in file order."""
         if shapes is None:
             return layer_views(self.graph, None)

@@ -25,10 +25,10 @@ Feeds = Mapping[str, np.ndarray]
 COMPLETED_BATCH_SIZE = 64
 """``max_batch_size`` of a model whose configuration says nothing: the largest batch that a client may send."""
 
-TOLERANCE = 1e-4
+JOIN_TOLERANCE = 1e-4
 """Largest difference between a row alone and among others, as a share of the largest value: float sums reorder."""
 
-INTEGERS = ((0, 2), (1, 3), (0, 1))
+INTEGER_BOUNDS = ((0, 2), (1, 3), (0, 1))
 """Ranges of integers to try a network with, the end not in it: an index must be small, a divisor not 0."""
 
 MEASURING_S = 0.15
@@ -39,7 +39,7 @@ WORTH_JOINING = 0.95
 side by side."""
 
 
-def joined(feeds: Sequence[Feeds]) -> dict[str, np.ndarray]:
+def joined_feeds(feeds: Sequence[Feeds]) -> dict[str, np.ndarray]:
     """One feed of several, row behind row."""
     return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
 
@@ -58,7 +58,7 @@ def check_rows(model: Model, outputs: Sequence[str]) -> str | None:
         return "the network has no inputs"
     if len(sizes) > 1:
         return "the first axes of the inputs differ"
-    for numbers in INTEGERS:
+    for numbers in INTEGER_BOUNDS:
         alone = [model.samples(seed, rows=1, integers=numbers) for seed in (1, 2)]
         try:
             single = [model.run(feed, outputs) for feed in alone]
@@ -68,7 +68,7 @@ def check_rows(model: Model, outputs: Sequence[str]) -> str | None:
     else:
         return f"the network does not take a row of random numbers: {refused}"
     try:
-        together = model.run(joined(alone), outputs)
+        together = model.run(joined_feeds(alone), outputs)
     except TnnError as error:
         return f"the network does not take two rows: {error}"
     for name in outputs:
@@ -84,7 +84,7 @@ def _first_mixed(model: Model, alone: Sequence[Feeds]) -> str:
     every = list(model.blobs())
     try:
         single = [model.run(feed, every) for feed in alone]
-        together = model.run(joined(alone), every)
+        together = model.run(joined_feeds(alone), every)
     except TnnError:
         return ""
     for name in every:
@@ -111,7 +111,7 @@ def _stacked(whole: np.ndarray, parts: Sequence[np.ndarray]) -> bool:
 
 def _alike(got: np.ndarray, want: np.ndarray) -> bool:
     """Equal shapes and, to within :data:`TOLERANCE`, equal numbers; NaN and infinities in the same places."""
-    return got.shape == want.shape and deviation(got, want).within(TOLERANCE)
+    return got.shape == want.shape and deviation(got, want).within(JOIN_TOLERANCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,5 +171,5 @@ def _measured(model: Model, limit: int) -> BatchGain:
 
 
 def _joining(model: Model, parts: Sequence[Feeds]) -> Callable[[], object]:
-    run = model.runner(joined(parts))
-    return lambda: (joined(parts), run())
+    run = model.runner(joined_feeds(parts))
+    return lambda: (joined_feeds(parts), run())

@@ -18,7 +18,7 @@ from tnn_serving.repository import BACKEND_LINE
 
 MANIFEST = "SHA256SUMS"
 MAX_FILES = 10_000
-MAX_BYTES = 4 << 20
+MANIFEST_MAX_BYTES = 4 << 20
 CHUNK_BYTES = 1 << 20
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *]([^\0\\]+)")
@@ -93,8 +93,8 @@ def read_manifest(path: Path) -> dict[str, str]:
     """The sums of a manifest by file name. Raises FormatError if it cannot be read."""
     with located(path.name):
         try:
-            if not path.is_file() or path.stat().st_size > MAX_BYTES:
-                raise FormatError("not a manifest", expected=f"a text file of at most {MAX_BYTES} bytes")
+            if not path.is_file() or path.stat().st_size > MANIFEST_MAX_BYTES:
+                raise FormatError("not a manifest", expected=f"a text file of at most {MANIFEST_MAX_BYTES} bytes")
             return parse_manifest(path.read_bytes())
         except OSError as error:
             raise FormatError(f"the manifest cannot be read: {error.strerror}") from None

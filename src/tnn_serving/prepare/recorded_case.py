@@ -32,14 +32,14 @@ BROKEN = (
 )
 """What zipfile and numpy raise for files that are not what they claim."""
 
-MAX_BYTES = 1 << 30
+CASE_MAX_BYTES = 1 << 30
 """Of all arrays unpacked: a recording is a few inputs and outputs."""
 
 
-Arrays = dict[str, np.ndarray]
+RecordedArrays = dict[str, np.ndarray]
 
 
-def read_recording(path: Path) -> tuple[Arrays, Arrays]:
+def read_recording(path: Path) -> tuple[RecordedArrays, RecordedArrays]:
     """Inputs and outputs of a recording by blob name. Raises FormatError as :func:`read_arrays`, or without outputs."""
     arrays = read_arrays(path)
     inputs, outputs = (
@@ -54,7 +54,7 @@ def read_recording(path: Path) -> tuple[Arrays, Arrays]:
     return inputs, outputs
 
 
-def read_arrays(path: Path) -> Arrays:
+def read_arrays(path: Path) -> RecordedArrays:
     """The arrays of an .npz file by name. Raises FormatError as :func:`parse_arrays`."""
     with located(str(path)):
         if path.exists() and not path.is_file():
@@ -66,7 +66,7 @@ def read_arrays(path: Path) -> Arrays:
             raise FormatError(f"cannot read recording: {error.strerror}") from None
 
 
-def parse_arrays(file: IO[bytes]) -> Arrays:
+def parse_arrays(file: IO[bytes]) -> RecordedArrays:
     """The arrays of an .npz file by name.
 
     Sizes are checked before an array is made: a small file may announce, or unpack to, a huge one.
@@ -78,8 +78,8 @@ def parse_arrays(file: IO[bytes]) -> Arrays:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             total = sum(member.file_size for member in members)
-            if total > MAX_BYTES:
-                raise FormatError("recording is too large", expected=f"at most {MAX_BYTES} bytes", found=total)
+            if total > CASE_MAX_BYTES:
+                raise FormatError("recording is too large", expected=f"at most {CASE_MAX_BYTES} bytes", found=total)
             return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
     except BROKEN as error:
         raise FormatError("cannot read recording", found=f"{type(error).__name__}: {error}") from None

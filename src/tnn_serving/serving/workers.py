@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
-Work = Callable[[], None]
-Inbox: TypeAlias = "queue.SimpleQueue[Work | None]"
+Decoding = Callable[[], None]
+Inbox: TypeAlias = "queue.SimpleQueue[Decoding | None]"
 
 
 class WorkerThreads:
@@ -27,7 +27,7 @@ class WorkerThreads:
         self._threads: list[tuple[threading.Thread, Inbox]] = []
         self._name = name
 
-    def submit(self, work: Work) -> None:
+    def submit(self, work: Decoding) -> None:
         """Has ``work`` done in one of the threads; waits while all are busy, so that the server gathers what comes
         meanwhile. ``work`` must not raise."""
         self._free.acquire()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tnn_serving.config.model_config import InstanceGroup, ModelConfig
-from tnn_serving.config.prototext import Value, locate
+from tnn_serving.config.prototext import TextValue, locate
 from tnn_serving.config.settings import SETTINGS
 from tnn_serving.config.text import mean_the_same, read_config
 from tnn_serving.errors import ConfigError
@@ -202,18 +202,18 @@ def _with_count(text: str, count: int | None) -> str:
     return _replaced(text, counts[-1], str(count)) if counts else _inserted(text, group, f"count: {count}")
 
 
-def _as_field(name: str, text: str, value: Value) -> str:
+def _as_field(name: str, text: str, value: TextValue) -> str:
     return f"{name} {text[value.start : value.end]}"
 
 
-def _replaced(text: str, value: Value, by: str) -> str:
+def _replaced(text: str, value: TextValue, by: str) -> str:
     """The text with another scalar. A string's further pieces become empty, since comments may be between them."""
     for number, (start, end) in reversed(list(enumerate(value.pieces))):
         text = text[:start] + ('""' if number else by) + text[end:]
     return text
 
 
-def _inserted(text: str, message: Value, field: str) -> str:
+def _inserted(text: str, message: TextValue, field: str) -> str:
     """The text with another field at the beginning of a message."""
     at = message.start + 1
     return f"{text[:at]} {field} {text[at:]}"

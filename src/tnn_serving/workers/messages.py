@@ -9,7 +9,7 @@ import msgspec
 from tnn_serving import errors
 from tnn_serving.errors import TnnError
 
-MOST_BYTES = 1 << 17
+MESSAGE_MAX_BYTES = 1 << 17
 """Size of a packet: what is larger goes through files."""
 
 
@@ -77,16 +77,16 @@ class Ended(msgspec.Struct, tag=True, frozen=True):
     code: int
 
 
-Message: TypeAlias = Started | Logged | Failed | Returned | Ended
+WorkerMessage: TypeAlias = Started | Logged | Failed | Returned | Ended
 
 
-def encoded(message: Message | Job) -> bytes:
+def encoded(message: WorkerMessage | Job) -> bytes:
     """A message as a packet; texts that are too long for one are cut."""
     packet = msgspec.json.encode(message)
-    if len(packet) <= MOST_BYTES:
+    if len(packet) <= MESSAGE_MAX_BYTES:
         return packet
     if isinstance(message, Logged):
-        return msgspec.json.encode(Logged(message.logger, message.level, message.text[: MOST_BYTES // 8]))
+        return msgspec.json.encode(Logged(message.logger, message.level, message.text[: MESSAGE_MAX_BYTES // 8]))
     what = f"a message of {len(packet)} bytes is too large for a packet"
     return msgspec.json.encode(Failed(ErrorFacts("TnnError", what, None, None, None, ())))
 

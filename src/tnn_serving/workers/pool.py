@@ -21,14 +21,14 @@ import msgspec
 from tnn_serving.errors import LimitError, TnnError
 from tnn_serving.workers.confinement import Confinement
 from tnn_serving.workers.messages import (
-    MOST_BYTES,
+    MESSAGE_MAX_BYTES,
     Ended,
     Failed,
     Job,
     Logged,
-    Message,
     Returned,
     Started,
+    WorkerMessage,
     encoded,
 )
 
@@ -193,7 +193,7 @@ def _followed(channel: socket.socket, timeout_s: float | None) -> _Progress:
     while True:
         if poll.poll(LOOK_EVERY_S * 1e3):
             try:
-                packet = channel.recv(MOST_BYTES)
+                packet = channel.recv(MESSAGE_MAX_BYTES)
             except ConnectionResetError:  # the warm process was ended from outside
                 return progress
             if not packet:
@@ -208,7 +208,7 @@ def _followed(channel: socket.socket, timeout_s: float | None) -> _Progress:
 
 def _note(progress: _Progress, packet: bytes) -> None:
     try:
-        message = msgspec.json.decode(packet, type=Message)
+        message = msgspec.json.decode(packet, type=WorkerMessage)
     except msgspec.DecodeError:
         log.warning("a worker sent something else than a message")
         return

@@ -25,14 +25,14 @@ import msgspec
 from tnn_serving.errors import LimitError, TnnError
 from tnn_serving.workers.confinement import Confinement
 from tnn_serving.workers.messages import (
-    MOST_BYTES,
+    MESSAGE_MAX_BYTES,
     Ended,
     Failed,
     Job,
     Logged,
-    Message,
     Returned,
     Started,
+    WorkerMessage,
     encoded,
     facts_of,
 )
@@ -61,12 +61,12 @@ class _Jobs:
                     self._alarm.recv(4096)
                     self._reap()
                 else:  # the pool asks for the end of a job, or is not interested any more
-                    self._children[key.data].recv(MOST_BYTES)
+                    self._children[key.data].recv(MESSAGE_MAX_BYTES)
                     self._selector.unregister(key.fileobj)
                     _kill(key.data)
 
     def _take(self) -> bool:
-        packet, handles, _, _ = socket.recv_fds(self._control, MOST_BYTES, 1)
+        packet, handles, _, _ = socket.recv_fds(self._control, MESSAGE_MAX_BYTES, 1)
         if not packet or not handles:
             return False
         channel = socket.socket(fileno=handles[0])
@@ -113,7 +113,7 @@ def _kill(pid: int) -> None:
             end(pid, signal.SIGKILL)
 
 
-def _send(channel: socket.socket, message: Message) -> None:
+def _send(channel: socket.socket, message: WorkerMessage) -> None:
     with suppress(OSError):  # the pool has gone, which ends this process soon
         channel.send(encoded(message))
 

@@ -11,7 +11,7 @@ from tests.formats.tnn.handmade import MODEL, PROTO, model, proto
 from tnn_serving.errors import FormatError, ProtoError, WeightsError
 from tnn_serving.formats.reading import unchanged
 from tnn_serving.formats.tnn import read_model, write_model
-from tnn_serving.formats.tnn.files import model_files
+from tnn_serving.formats.tnn.files import tnn_files
 
 
 def put(folder: Path, *names: str) -> None:
@@ -35,7 +35,7 @@ def put(folder: Path, *names: str) -> None:
 )
 def test_folder_with_a_model(tmp_path: Path, files: list[str], found: tuple[str, str]) -> None:
     put(tmp_path, *files)
-    assert model_files(tmp_path) == (tmp_path / found[0], tmp_path / found[1])
+    assert tnn_files(tmp_path) == (tmp_path / found[0], tmp_path / found[1])
     assert read_model(tmp_path).layer("mul").stored
     assert read_model(str(tmp_path)).source == str(tmp_path / found[0])
 

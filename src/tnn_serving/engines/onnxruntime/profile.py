@@ -18,11 +18,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from tnn_serving.engines.base import NodeTime
+from tnn_serving.engines.base import PROFILE_WARM_UP, NodeTime
 from tnn_serving.errors import EngineError
-
-WARM_UP = 2
-"""Inferences before those that count."""
 
 LAYOUT_CHANGES = ("ReorderInput", "ReorderOutput")
 """Operators that ONNX Runtime adds."""
@@ -58,7 +55,7 @@ class Profiling:
         """
         if not self._optimized.exists():
             raise EngineError("ONNX Runtime profiles a session once only")
-        for _ in range(WARM_UP + runs):
+        for _ in range(PROFILE_WARM_UP + runs):
             session.run(None, dict(feeds))
         events = json.loads(Path(session.end_profiling()).read_bytes())
         optimized = onnx.load_model(self._optimized, load_external_data=False)

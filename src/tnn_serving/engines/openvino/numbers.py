@@ -31,7 +31,7 @@ WIDE = (ov.Type.i64, ov.Type.u64, ov.Type.u32)
 SMALL = (ov.Type.i8, ov.Type.u8, ov.Type.i16, ov.Type.u16)
 """Integers whose arithmetic does not wrap around."""
 
-INT32 = np.iinfo(np.int32)
+INT32_RANGE = np.iinfo(np.int32)
 
 SIZES = {"Bucketize", "NonMaxSuppression", "NonZero", "SearchSorted", "ShapeOf"}
 """Operators whose integers are sizes or indices."""
@@ -39,7 +39,7 @@ SIZES = {"Bucketize", "NonMaxSuppression", "NonZero", "SearchSorted", "ShapeOf"}
 SIZES_BEHIND_FIRST = {"MaxPool", "TopK", "Unique"}
 """Operators of which that holds for all outputs but the first."""
 
-MOVING: dict[str, slice] = {
+MOVING_OPS: dict[str, slice] = {
     **dict.fromkeys(
         ("Concat", "FloorMod", "Maximum", "Minimum", "Mod", "Result", "ScatterElementsUpdate"),
         slice(None),
@@ -129,7 +129,7 @@ def wide_inputs(network: ov.Model) -> dict[str, tuple[int, int]]:
         converted = all(map(is_float, readers_of(parameter)))
         if _is_wide(parameter) and not converted:
             unsigned = parameter.get_element_type() != ov.Type.i64
-            found[parameter.get_friendly_name()] = (0 if unsigned else int(INT32.min), int(INT32.max))
+            found[parameter.get_friendly_name()] = (0 if unsigned else int(INT32_RANGE.min), int(INT32_RANGE.max))
     return found
 
 
@@ -152,7 +152,7 @@ def _check_results(network: ov.Model) -> None:
     """Follows how far integers reach, from the inputs to the outputs."""
     extents: dict[str, list[Extent]] = {}
     for node in network.get_ordered_ops():
-        values = node.input_values()[MOVING.get(node.get_type_name(), slice(None))]
+        values = node.input_values()[MOVING_OPS.get(node.get_type_name(), slice(None))]
         operands = [
             extents[value.get_node().get_name()][value.get_index()]
             for value in values
@@ -175,14 +175,14 @@ def _extent(node: ov.Node, index: int, operands: list[Extent]) -> Extent:
     if kind == "Convert":
         return Extent.BEYOND if _is_float(node.get_input_element_type(0)) else operands[0]
     most = max(operands, default=Extent.BEYOND)
-    return most if kind in MOVING or most is Extent.SIZE else Extent.BEYOND
+    return most if kind in MOVING_OPS or most is Extent.SIZE else Extent.BEYOND
 
 
 def _stored(constant: ov.Node) -> Extent:
     low, high = _range(constant)
     if low > -SMALL_CONSTANT and high < SMALL_CONSTANT:
         return Extent.SIZE
-    return Extent.IN_INT32 if INT32.min <= low and high <= INT32.max else Extent.BEYOND
+    return Extent.IN_INT32 if INT32_RANGE.min <= low and high <= INT32_RANGE.max else Extent.BEYOND
 
 
 def _is_beyond(value: ov.Output) -> bool:

@@ -7,14 +7,11 @@ from typing import Any
 
 import openvino as ov
 
-from tnn_serving.engines.base import NodeTime
+from tnn_serving.engines.base import PROFILE_WARM_UP, NodeTime
 from tnn_serving.errors import EngineError
 
 PROPERTIES: dict[str, Any] = {"PERF_COUNT": True}
 """What a model has to be compiled with."""
-
-WARM_UP = 2
-"""Inferences before those that count: the first ones build kernels."""
 
 NO_NODES = ("Parameter", "Result", "Constant", "Input", "Output", "Const")
 """Node types that compute nothing."""
@@ -35,7 +32,7 @@ def profiled(compiled: ov.CompiledModel, feeds: Mapping[int, ov.Tensor], runs: i
     request = compiled.create_infer_request()
     for number, tensor in feeds.items():
         request.set_input_tensor(number, tensor)
-    for _ in range(WARM_UP):
+    for _ in range(PROFILE_WARM_UP):
         request.infer()
     seconds: dict[str, float] = {}
     for _ in range(runs):

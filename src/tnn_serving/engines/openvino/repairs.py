@@ -16,7 +16,7 @@ LONGEST_CHAIN = 16
 """Activations in a row that are left alone. The plugin joins them all with the convolution or product before them,
 whose kernels take 32, and some activations need several of these."""
 
-ACTIVATIONS = {
+ACTIVATION_TYPES = {
     "Abs",
     "Ceiling",
     "Elu",
@@ -226,6 +226,6 @@ def _chains(network: ov.Model) -> dict[str, int]:
     """Activations by name, with the number of those that end there without another operator between."""
     found: dict[str, int] = {}
     for node in network.get_ordered_ops():
-        if node.get_type_name() in ACTIVATIONS:
+        if node.get_type_name() in ACTIVATION_TYPES:
             found[node.get_friendly_name()] = found.get(source(node).get_friendly_name(), 0) + 1
     return found

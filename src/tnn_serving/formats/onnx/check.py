@@ -14,7 +14,7 @@ SMALL_BYTES = 1024
 FIRST_IR = 4
 """The IR version from which on an initializer need not be listed among the inputs."""
 
-MOST_BYTES = 2**31 - 1
+PROTOBUF_MAX_BYTES = 2**31 - 1
 """What a protobuf message can hold, and so what an engine can be given at once."""
 
 UNKNOWN_DOMAIN = "unknown"
@@ -33,8 +33,10 @@ def check(model: onnx.ModelProto) -> None:
         LimitError: it is too large for an engine.
     """
     size = sum(map(tensor_bytes, model.graph.initializer))
-    if size > MOST_BYTES:
-        raise LimitError("the model is too large", expected=f"at most {MOST_BYTES} bytes of weights", found=size)
+    if size > PROTOBUF_MAX_BYTES:
+        raise LimitError(
+            "the model is too large", expected=f"at most {PROTOBUF_MAX_BYTES} bytes of weights", found=size
+        )
     if not model.opset_import or not model.graph.output:
         raise FormatError("no valid ONNX model", found=f"no {'outputs' if model.opset_import else 'opset_import'}")
     bare = skeleton(model)

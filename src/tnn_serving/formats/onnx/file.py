@@ -20,7 +20,7 @@ from tnn_serving.formats.reading import check_regular
 SUFFIX = ".onnx"
 FILE_NAME = "model.onnx"
 
-Source = str | os.PathLike[str] | bytes | onnx.ModelProto
+OnnxSource = str | os.PathLike[str] | bytes | onnx.ModelProto
 
 
 def onnx_file(folder: Path) -> Path:
@@ -49,7 +49,7 @@ def data_files(file: Path) -> list[Path]:
     return [file.parent / name for name in below]
 
 
-def read_onnx(source: Source, limits: Limits = UNLIMITED) -> onnx.ModelProto:
+def read_onnx(source: OnnxSource, limits: Limits = UNLIMITED) -> onnx.ModelProto:
     """Reads a model, with the data that files beside it hold.
 
     Args:

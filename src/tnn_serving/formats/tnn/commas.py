@@ -18,7 +18,7 @@ from tnn_serving.layers.registry import is_known
 HEAD = 4
 """Words that a layer begins with: type, name, number of inputs, number of outputs."""
 
-SHOWN = 40
+LINE_SHOWN = 40
 """How many characters of a line a hint shows."""
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -38,7 +38,7 @@ class _Part(NamedTuple):
     layer: str | None
 
     def __str__(self) -> str:
-        return self.layer or f"`{self.text[:SHOWN]}`"
+        return self.layer or f"`{self.text[:LINE_SHOWN]}`"
 
 
 def begins_layer(text: str) -> bool:

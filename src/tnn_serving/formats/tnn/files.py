@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tnn_serving.errors import ProtoError, WeightsError, located
 from tnn_serving.formats.candidates import candidates, named, none_found, several_found, versions
-from tnn_serving.formats.content import TNNMODEL, TNNPROTO, identified
+from tnn_serving.formats.content import TNNMODEL, TNNPROTO, FileSource, identified
 from tnn_serving.formats.reading import check_regular
 from tnn_serving.formats.tnn.model import needs_entry, read_weights, write_weights
-from tnn_serving.formats.tnn.proto import MAX_BYTES, read_proto, write_proto
+from tnn_serving.formats.tnn.proto import PROTO_MAX_BYTES, read_proto, write_proto
 from tnn_serving.graph import Graph
 
 PROTO_NAME = "proto.tnnproto"
@@ -20,10 +20,8 @@ MODEL_NAME = "model.tnnmodel"
 PROTO_SUFFIX = ".tnnproto"
 MODEL_SUFFIX = ".tnnmodel"
 
-Source = str | os.PathLike[str] | bytes
 
-
-def model_files(folder: str | os.PathLike[str]) -> tuple[Path, Path | None]:
+def tnn_files(folder: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     """The proto and model file of a folder; no model file where there is a proto alone.
 
     They are ``proto.tnnproto`` and ``model.tnnmodel``, or the folder's only files with these suffixes, or those of its
@@ -42,11 +40,11 @@ def model_files(folder: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     if len(protos) > 1 or len(models) > 1:
         raise several_found(path, (protos, models), (PROTO_NAME, MODEL_NAME))
     if not models and path.is_dir() and (found := versions(path)):
-        return model_files(found[-1])
+        return tnn_files(found[-1])
     raise none_found(path, (PROTO_NAME, MODEL_NAME))
 
 
-def read_model(proto: Source, model: Source | None = None, *, mapped: bool = True) -> Graph:
+def read_model(proto: FileSource, model: FileSource | None = None, *, mapped: bool = True) -> Graph:
     """Reads a model.
 
     Args:
@@ -64,7 +62,7 @@ def read_model(proto: Source, model: Source | None = None, *, mapped: bool = Tru
     """
     folder = Path(proto) if not isinstance(proto, bytes) and Path(proto).is_dir() else None
     if folder is not None:
-        proto, found = model_files(folder)
+        proto, found = tnn_files(folder)
         model = found if model is None else model
     elif model is None and not isinstance(proto, bytes):
         model = model_beside(Path(proto))
@@ -115,25 +113,27 @@ def model_beside(proto: Path) -> Path | None:
     return named(candidates(proto.parent, MODEL_SUFFIX), same.name, *usual)
 
 
-def _label(source: Source, of_bytes: str) -> str:
+def _label(source: FileSource, of_bytes: str) -> str:
     return of_bytes if isinstance(source, bytes) else os.fspath(source)
 
 
-def _read_text(source: Source) -> bytes:
+def _read_text(source: FileSource) -> bytes:
     if isinstance(source, bytes):
         return source
     check_regular(source)
     try:
         with open(source, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            if size > MAX_BYTES:
-                raise ProtoError("file is too large for a proto", expected=f"at most {MAX_BYTES} bytes", found=size)
-            return file.read(MAX_BYTES + 1)
+            if size > PROTO_MAX_BYTES:
+                raise ProtoError(
+                    "file is too large for a proto", expected=f"at most {PROTO_MAX_BYTES} bytes", found=size
+                )
+            return file.read(PROTO_MAX_BYTES + 1)
     except OSError as error:
         raise ProtoError(f"cannot be read: {error.strerror}") from error
 
 
-def _map(source: Source) -> memoryview:
+def _map(source: FileSource) -> memoryview:
     if isinstance(source, bytes):
         return memoryview(source)
     check_regular(source)
@@ -146,7 +146,7 @@ def _map(source: Source) -> memoryview:
         raise WeightsError(f"cannot be read: {error.strerror}") from error
 
 
-def _read(source: Source) -> memoryview:
+def _read(source: FileSource) -> memoryview:
     if isinstance(source, bytes):
         return memoryview(source)
     check_regular(source)

@@ -22,7 +22,7 @@ from tnn_serving.tensor import PROTO_V1, PROTO_V2, DataType
 log = logging.getLogger(__name__)
 
 HEADER_SEGMENTS = 5
-MAX_BYTES = 16 << 20
+PROTO_MAX_BYTES = 16 << 20
 MAX_SEGMENTS = 1 << 15
 MAX_INPUTS = 1 << 10
 MAX_WORDS = 1 << 16
@@ -55,10 +55,10 @@ def read_proto(data: bytes) -> Graph:
     Raises:
         ProtoError: the text is not a proto, is cut off, or says something that TNN would silently misread.
     """
-    if len(data) > MAX_BYTES or data.count(b",") > MAX_SEGMENTS:
+    if len(data) > PROTO_MAX_BYTES or data.count(b",") > MAX_SEGMENTS:
         raise ProtoError(
             "file is too large for a proto",
-            expected=f"at most {MAX_BYTES} bytes and {MAX_SEGMENTS} commas",
+            expected=f"at most {PROTO_MAX_BYTES} bytes and {MAX_SEGMENTS} commas",
             found=f"{len(data)} bytes",
         )
     if not data.strip(_WHITE + b'"'):

@@ -8,7 +8,7 @@ import struct
 from tnn_serving.errors import FormatError, WeightsError
 from tnn_serving.tensor import MAX_RANK, PROTO_V1, PROTO_V2, STORAGE, DataType, Tensor
 
-MAX_BYTES = 2**31 - 1
+TENSOR_MAX_BYTES = 2**31 - 1
 """Lengths are signed 32-bit numbers."""
 
 EMPTY = Tensor(DataType.FLOAT, None, memoryview(b""))
@@ -141,8 +141,10 @@ class ByteWriter:
 
     def tensor(self, tensor: Tensor, *, version: int | None = None) -> None:
         """A raw buffer, in its own version or in another. Raises FormatError for more than 2 GiB."""
-        if len(tensor.data) > MAX_BYTES:
-            raise FormatError("a buffer is too large", expected=f"at most {MAX_BYTES} bytes", found=len(tensor.data))
+        if len(tensor.data) > TENSOR_MAX_BYTES:
+            raise FormatError(
+                "a buffer is too large", expected=f"at most {TENSOR_MAX_BYTES} bytes", found=len(tensor.data)
+            )
         magic = tensor.version if version is None else version
         self.uint32(magic)
         self.int32(tensor.dtype)

@@ -119,7 +119,9 @@ class Backend:
         self._first_open = threading.Lock()
         self._has_opened = False
 
-    def open_model(self, handle: int, name: str, version: int, folder: str, config_json: str, complete: bool) -> Model:
+    def open_model(
+        self, handle: int, name: str, version: int, folder: str, config_json: str, complete: bool
+    ) -> BackendModel:
         """Opens one version of a model; called by the shim in one of Triton's loading threads.
 
         Args:
@@ -148,7 +150,7 @@ class Backend:
             raise triton_error(error) from None
         finally:
             give_back()
-        return Model(handle, name, version, servable, self._watch, metrics)
+        return BackendModel(handle, name, version, servable, self._watch, metrics)
 
     def close(self) -> None:
         """Ends what :func:`start` started; called by the shim when the server ends and all models are closed."""
@@ -175,7 +177,7 @@ class Backend:
             self._has_opened = True  # not after an error: it may have come before the libraries were used
 
 
-class Model:
+class BackendModel:
     """One version of a model, shared by its instances: :meth:`execute` is re-entrant.
 
     Attributes:

@@ -1,7 +1,7 @@
 """The names and numbers that the C shim and the Python that it starts agree on.
 
 This is their one declaration. :mod:`~tnn_serving.triton.backend.contract_header` generates the C side, ``contract.h``,
-from it, and from the two signatures that the shim fills with arguments: those of ``bridge.Model.execute`` and
+from it, and from the two signatures that the shim fills with arguments: those of ``bridge.BackendModel.execute`` and
 ``RequestTensor``. Who owns what, and when, is in ``docs/backend.md``.
 """
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tnn_serving.serving.tensors import RequestTensor, ResponseTensor
 from tnn_serving.triton.backend import contract
-from tnn_serving.triton.backend.bridge import Model
+from tnn_serving.triton.backend.bridge import BackendModel
 from tnn_serving.triton.backend.contract import (
     ErrorCode,
     GroupFunctions,
@@ -32,7 +32,7 @@ _PREFIXES: dict[type[IntEnum], str] = {ErrorCode: "ERROR", LogLevel: "LOG", Metr
 
 def header() -> str:
     """The text of ``contract.h``."""
-    _, *execute = inspect.signature(Model.execute).parameters  # the first is self
+    _, *execute = inspect.signature(BackendModel.execute).parameters  # the first is self
     inputs = [field.name for field in dataclasses.fields(RequestTensor)]
     outputs = [field.name for field in dataclasses.fields(ResponseTensor)]
     parts = [
