@@ -189,7 +189,7 @@ def test_missing_and_misfitting_weights_are_refused() -> None:
         (["ReLU r 1 1 a y"], ["y"], "input `a` is not available"),
         (["ReLU r 1 1 x y"], ["z"], "output `z` is not produced"),
         (["ReLU r 1 1 x y", "ReLU s 1 1 x y"], ["y"], "`y` is written twice"),
-        (["ReLU r 2 1 x x y"], ["y"], "wrong number of inputs"),
+        (["ReLU r 0 1 y"], ["y"], "wrong number of inputs"),
     ],
 )
 def test_broken_graphs_are_refused(layers: list[str], outputs: list[str], said: str) -> None:
