@@ -103,7 +103,7 @@ def loaded(graph: Graph, engine: str, options: Options, form: str, *, raw: bool 
 
 def fixed(graph: Graph, engine: str, options: Options, form: str) -> Executable:
     """The network compiled only for its default shapes."""
-    decision = decide(graph, engine, form, this_cpu())
+    decision = decide(graph, ENGINES[engine], form, this_cpu())
     exact = graph.quantized and decision.form is Form.EXACT
     model = translate(graph, form=decision.form).proto()
     return ENGINES[engine].compile(model, replace(options, exact_codes=exact))

@@ -18,22 +18,19 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from tnn_serving.triton.background import Background
 
 import tnn_serving as ts
-from tests.end_to_end.conftest import installed
 from tests.engines.openvino.models import model
 from tests.engines.third_party import onnx_reference_engine
+from tests.network.test_int8 import LAYERS as INT8_LAYERS
 from tests.networks import network
-from tests.test_int8 import LAYERS as INT8_LAYERS
 from tnn_serving.client import connect
 from tnn_serving.engines import ENGINES
 from tnn_serving.engines.registry import GROUP
+from tnn_serving.triton.background_server import BackgroundServer
 from tnn_serving.tune import Load, Place
 from tnn_serving.tune.space import Candidate, Space
 from tnn_serving.tune.trials import Trials
-
-__all__ = ["installed"]
 
 NAME = onnx_reference_engine.ReferenceEngine.name
 LAYERS = [
@@ -187,7 +184,7 @@ def test_serving(installed: None, package: Path, folder: Path, tmp_path: Path, m
         )
     monkeypatch.setenv("PYTHONPATH", str(package))
     lines: list[str] = []
-    with Background(tmp_path, on_log=lines.append) as server, connect(server.http_url) as connection:
+    with BackgroundServer(tmp_path, on_log=lines.append) as server, connect(server.http_url) as connection:
         for name, x in (("plain", X), ("onnx", X[0, 0, :, :4].copy())):
             answer = connection.infer(connection.model(name), {"x": x})
             wanted = ts.load(folder / name, "onnxruntime").run({"x": x})

@@ -60,7 +60,7 @@ def test_damaged_cache_is_made_again(serve: Serve, tmp_path: Path, engine: str) 
         for file, content in contents.items():
             file.write_bytes(damage(content))
         load_again(served)
-        assert served.logged("is damaged, and made again")
+        assert served.logged("is damaged, and is made again")
         assert files(cache) == kept
         assert all(file.read_bytes() != damage(contents[file]) for file in kept)
 
@@ -74,11 +74,11 @@ def test_cache_whose_files_cannot_be_read_or_written(serve: Serve, tmp_path: Pat
         file.mkdir()
     load_again(served)
     assert served.logged("cannot be read", "Is a directory")
-    assert served.logged("cannot be kept", "Is a directory")
+    assert served.logged("nothing can be stored in", "Is a directory")
     shutil.rmtree(cache)
     cache.write_text("")
     load_again(served)
-    assert served.logged("cannot be kept", "Not a directory")
+    assert served.logged("nothing can be stored in", "Not a directory")
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_disk_full_while_caching(serve: Serve, small_disk: Path) -> None:
     with served.running.http() as client:
         load(client, "large")
         assert client.is_model_ready("large")
-    assert served.logged("cannot be kept", "No space left on device")
+    assert served.logged("nothing can be stored in", "No space left on device")
     assert not [file for file in files(small_disk) if file.name.startswith(".")]
     served.check()
 

@@ -140,7 +140,7 @@ def test_int8_blobs_are_real_numbers_or_codes() -> None:
         (["ReLU r 1 1 x y", "Abs s 1 1 x y"], ["y"], ShapeError, "layer 1 `s` \\(Abs\\): blob `y` is written twice"),
         (["ReLU r 1 1 x y"], ["z"], ShapeError, "output `z` is not produced by any layer"),
         (["ReLU r 1 1 x y"], ["x"], ShapeError, "`x` is an input or a constant"),
-        (["ReLU r 2 1 x x y"], ["y"], ShapeError, "layer 0 `r` \\(ReLU\\): wrong number of inputs"),
+        (["ReLU r 0 1 y"], ["y"], ShapeError, "layer 0 `r` \\(ReLU\\): wrong number of inputs"),
         (["ReLU r 1 2 x y z"], ["y"], ShapeError, "layer 0 `r` \\(ReLU\\): wrong number of outputs"),
         (["ReLU r 1 1 x a", "Reverse s 1 1 a y"], ["y"], UnsupportedLayer, "layer 1 `s` \\(Reverse\\)"),
         (["QuantizedReLU r 1 1 x y"], ["y"], WeightsError, "scale of int8 blob `x` is missing"),
