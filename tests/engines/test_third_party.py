@@ -28,9 +28,9 @@ from tnn_serving.client import connect
 from tnn_serving.engines import ENGINES
 from tnn_serving.engines.registry import GROUP
 from tnn_serving.triton.background_server import BackgroundServer
-from tnn_serving.tune import Load, Place
+from tnn_serving.tune import ModelPaths, TrialLoad
 from tnn_serving.tune.space import Candidate, Space
-from tnn_serving.tune.trials import Trials
+from tnn_serving.tune.trials import TrialServer
 
 NAME = onnx_reference_engine.ReferenceEngine.name
 LAYERS = [
@@ -168,7 +168,7 @@ def test_the_space_of_tune_has_what_it_says() -> None:
 
 def test_tune_measures_it(installed: None, package: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(package))
-    with Trials(Place.of(folder / "plain"), "", Load()) as trials:
+    with TrialServer(ModelPaths.of(folder / "plain"), "", TrialLoad()) as trials:
         trials.start()
         trial = trials.measure(Candidate(engine=NAME), 0.5)
     assert trial.problem is None
