@@ -153,7 +153,7 @@ def test_a_missing_model_is_named_with_those_that_are_there(connection: Connecti
 
 def test_models_of_another_kind_are_refused(connection: Connection) -> None:
     pixels = read_picture(PICTURES / "cat.jpg")
-    with pytest.raises(RequestError, match="no classifier"):
+    with pytest.raises(RequestError, match="is not a classifier"):
         classify(connection, connection.model("face_detection"), pixels)
     with pytest.raises(RequestError, match="not a known face detector"):
         detect(connection, connection.model("classification"), pixels)
