@@ -23,7 +23,7 @@ UPGRADE    ?=
 BIN := $(VENV)/bin
 BENCH := $(BIN)/python benchmarks
 RESULTS := benchmarks/results
-SOURCES := pyproject.toml hatch_build.py $(wildcard src/tnn_serving/triton/backend/*.[ch])
+SOURCES := pyproject.toml hatch_build.py $(wildcard src/tnn_serving/triton/backend/*.[ch] src/tnn_serving/triton/backend/*.txt)
 # The versions that the tests ran with; pyproject.toml says which others will do.
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
@@ -65,6 +65,7 @@ types: $(VENV)/.test
 	$(BIN)/mypy
 
 docs: $(VENV)/.test
+	$(BIN)/python -m tnn_serving.triton.backend.contract_header
 	$(BIN)/python docs/generate_layers.py
 	$(BIN)/python docs/generate_parameters.py
 	$(BIN)/python docs/generate_cli.py
