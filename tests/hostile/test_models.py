@@ -13,6 +13,7 @@ from tritonclient.utils import InferenceServerException
 from tests.end_to_end.models import RELU
 from tests.formats.tnn.test_damage import PAIRS, WORDS, damaged
 from tests.hostile.conftest import Target, assert_sentence, bounded, write_files
+from tests.servers import wait_for
 from tnn_serving.layers import declared
 
 KINDS = sorted(declared())
@@ -20,14 +21,23 @@ NUMBERS = ["0", "1", "-1", "2", "3", "7", "65536", "2147483647", "-2147483648", 
 
 
 def load(target: Target, name: str) -> str:
-    """The refusal of a load request, empty if the model loads."""
-    with target.running.http() as client:
+    """The refusal of a load request, empty if the model loads.
+
+    The overlay follows the repository within half a second; until then Triton may see half a change, and fails to poll.
+    """
+
+    def answered() -> list[str] | None:
         try:
             client.load_model(name)
         except InferenceServerException as error:
-            assert_sentence(error.message())
-            return str(error.message())
-    return ""
+            return None if "failed to poll" in error.message() else [str(error.message())]
+        return [""]
+
+    with target.running.http() as client:
+        (refusal,) = wait_for(answered, f"the load of {name} is answered")
+    if refusal:
+        assert_sentence(refusal)
+    return str(refusal)
 
 
 broken_proto = st.sampled_from(PAIRS).flatmap(lambda pair: st.tuples(damaged(pair[0]), st.just(pair[1])))
