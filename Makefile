@@ -36,7 +36,7 @@ serve: $(VENV)/.server
 
 check: $(VENV)/.test
 	$(MAKE) --no-print-directory lint types
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not server and not slow and not conformance"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/conformance -m "not server and not slow"
 
 test: $(VENV)/.test
 	$(MAKE) --no-print-directory lint types

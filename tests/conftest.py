@@ -32,18 +32,29 @@ BOUNDED = (
 SLOW = (
     "tests/check/test_hostile_models.py",
     "tests/check/test_repository.py",
+    "tests/demo/test_build.py",
+    "tests/demo/test_wheels.py",
+    "tests/end_to_end/test_check.py",
+    "tests/engines/openvino/test_rounding.py",
+    "tests/engines/test_concurrency.py",
     "tests/engines/test_onnx_cases.py",
+    "tests/engines/test_third_party.py",
     "tests/formats/tnn/test_canonical.py",
+    "tests/formats/tnn/test_damage.py",
     "tests/formats/tnn/test_declarations.py",
     "tests/formats/tnn/test_roundtrip.py",
     "tests/hostile/",
     "tests/layers/test_",
     "tests/network/test_int8.py",
     "tests/pictures/test_decode.py",
+    "tests/prepare/test_recorded_case.py",
     "tests/soak/",
+    "tests/test_benchmarks.py",
     "tests/test_random_weights.py",
     "tests/test_readme.py",
     "tests/translate/test_batch.py",
+    "tests/triton/backend/test_memory.py",
+    "tests/triton/test_health_port.py",
     "tests/workers/",
 )
 """Modules that take more than some seconds together: what compiles networks by the hundred, or starts programs."""
@@ -128,7 +139,7 @@ def grpc(server: Running) -> Iterator[tritonclient.grpc.InferenceServerClient]:
 
 
 @pytest.fixture(params=["http", "grpc"])
-def protocol(request: pytest.FixtureRequest) -> Any:
+def protocol(request: pytest.FixtureRequest, installed: None) -> Any:
     """The module and a client of each protocol in turn: ``(tritonclient.http, client)``."""
     return {"http": tritonclient.http, "grpc": tritonclient.grpc}[request.param], request.getfixturevalue(request.param)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
@@ -80,16 +82,16 @@ def test_wheel_says_what_it_is(wheel: ZipFile) -> None:
     assert "# tnn-serving" in metadata  # the README
 
 
-PAGES_AND_SOURCES = [
-    path
-    for path in ROOT.rglob("*")
-    if path.suffix in (".md", ".py", ".service", ".yaml", ".yml", "") and path.is_file()
-    if not path.relative_to(ROOT).parts[0].startswith(".") and path.relative_to(ROOT).parts[0] not in BUILT
-]
+def pages_and_sources() -> Iterator[Path]:
+    for top in ROOT.iterdir():
+        if top.name not in BUILT and not top.name.startswith("."):
+            found = top.rglob("*") if top.is_dir() else [top]
+            kinds = (".md", ".py", ".service", ".yaml", ".yml", "")
+            yield from (path for path in found if path.suffix in kinds and path.is_file())
 
 
 def test_nothing_says_that_a_registry_has_the_package() -> None:
     """No registry has it: a page that said so would install whatever takes the name one day."""
     asked = re.compile(rb"""install(?: -\S+)* ['"]?tnn[-_]serving(?=[\s'"`=\[]|$)""", re.MULTILINE)
-    found = {str(path.relative_to(ROOT)) for path in PAGES_AND_SOURCES if asked.search(path.read_bytes())}
+    found = {str(path.relative_to(ROOT)) for path in pages_and_sources() if asked.search(path.read_bytes())}
     assert found == set()

@@ -94,7 +94,7 @@ def write_models(repository: Path) -> None:
     save(repository, "row_scalars", RELU, {"x": ["n"]}, {"y": ["n"]}, GATHERING)
     save(
         repository,
-        "warmed",
+        "warmed_reshaped",
         RELU,
         {"x": ["n", 12]},
         {"y": ["n", 12]},
@@ -107,7 +107,7 @@ def write_models(repository: Path) -> None:
         'output [ { name: "y" data_type: TYPE_FP32 dims: [ 3 ] reshape { shape: [ 1, 3 ] } label_filename: "l" } ]\n'
     )
     folder = save(
-        repository, "labelled", RELU, {"x": [1, 3]}, {"y": [1, 3]}, tensor("input", "x", "3", "1, 3") + labels
+        repository, "labelled_reshaped", RELU, {"x": [1, 3]}, {"y": [1, 3]}, tensor("input", "x", "3", "1, 3") + labels
     )
     (folder / "l").write_text("red\ngreen\nblue\n")
     pictures: dict[str, Dims] = {"x": ["n", 3, "h", "w"]}
@@ -146,6 +146,7 @@ def models(server: Running, repository: Path, folder: Path) -> Iterator[None]:
         yield
         for name in reversed(names):
             unload(client, name)
+            (repository / name).unlink()
 
 
 def ask(protocol: Any, model: str, outputs: Any = None, **inputs: np.ndarray) -> Any:
@@ -270,13 +271,13 @@ def test_shared_memory_holds_the_clients_shape(protocol: Any) -> None:
 def test_classes_of_a_reshaped_output(protocol: Any) -> None:
     module, _ = protocol
     wanted = [module.InferRequestedOutput("y", class_count=2)]
-    found = ask(protocol, "labelled", wanted, x=np.array([0.5, 7, 3], np.float32)).as_numpy("y")
+    found = ask(protocol, "labelled_reshaped", wanted, x=np.array([0.5, 7, 3], np.float32)).as_numpy("y")
     assert [text.decode() for text in found] == ["7.000000:1:green", "3.000000:2:blue"]
 
 
 def test_a_warm_up_has_the_clients_shape(protocol: Any) -> None:
     x = random(2, 3, 4)
-    np.testing.assert_array_equal(ask(protocol, "warmed", x=x).as_numpy("y"), np.maximum(x, 0))
+    np.testing.assert_array_equal(ask(protocol, "warmed_reshaped", x=x).as_numpy("y"), np.maximum(x, 0))
 
 
 def test_an_ensemble_passes_the_clients_shapes_on(protocol: Any) -> None:

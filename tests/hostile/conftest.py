@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.end_to_end.models import NO_WEIGHTS, write_model
 from tests.servers import Running, ask, start
+from tnn_serving.config.model_config import CONFIG_FILE
+from tnn_serving.triton.overlay import config_of
 
 POOL = 60
 """Models that are not loaded at the start; tests write broken files into them."""
@@ -52,6 +54,13 @@ class Target:
         name = f"pool{self.used % POOL:02}"
         self.used += 1
         return name, self.repository / name / "1"
+
+    def is_shown(self, name: str) -> bool:
+        """Whether the overlay shows the model's configuration as it is now; until then Triton sees half a change."""
+        model = self.repository / name
+        shown = Path(self.running.overlay.locations[0], name, CONFIG_FILE)
+        wanted = config_of(model) or (model / CONFIG_FILE).read_bytes()
+        return shown.is_file() and shown.read_bytes() == wanted
 
     def assert_well(self) -> None:
         """The same process answers its neighbours rightly over both protocols."""

@@ -21,23 +21,16 @@ NUMBERS = ["0", "1", "-1", "2", "3", "7", "65536", "2147483647", "-2147483648", 
 
 
 def load(target: Target, name: str) -> str:
-    """The refusal of a load request, empty if the model loads.
-
-    The overlay follows the repository within half a second; until then Triton may see half a change, and fails to poll.
-    """
-
-    def answered() -> list[str] | None:
+    """The refusal of a load request, empty if the model loads."""
+    wait_for(lambda: target.is_shown(name), f"the overlay has followed the change of {name}")
+    with target.running.http() as client:
         try:
             client.load_model(name)
         except InferenceServerException as error:
-            return None if "failed to poll" in error.message() else [str(error.message())]
-        return [""]
-
-    with target.running.http() as client:
-        (refusal,) = wait_for(answered, f"the load of {name} is answered")
-    if refusal:
-        assert_sentence(refusal)
-    return str(refusal)
+            refusal = str(error.message())
+            assert_sentence(refusal)
+            return refusal
+    return ""
 
 
 broken_proto = st.sampled_from(PAIRS).flatmap(lambda pair: st.tuples(damaged(pair[0]), st.just(pair[1])))
