@@ -270,15 +270,15 @@ def _family(title: str, members: list[type[Layer]], counts: Counts) -> Iterator[
 
 
 def _layer(cls: type[Layer], counts: Counts) -> Iterator[str]:
-    told = contract(cls)
+    found = contract(cls)
     yield from (f"#### {cls.types[0]}", "")
     others = [f"`{name}`" for name in cls.types[1:]]
     yield (f"Also {', '.join(others)}. " if others else "") + f"Number {cls.number}."
     yield ""
-    yield from (markdown(line) for line in told.summary)
+    yield from (markdown(line) for line in found.summary)
     yield f"- **Inputs:** {_operands(cls.operands)}{' TNN refuses more.' if cls.counts_inputs else ''}"
     yield f"- **Outputs:** {_operands(cls.results, results=True)}"
-    for label, text in told.labelled.items():
+    for label, text in found.labelled.items():
         yield f"- **{label}:** {markdown(text)}"
     yield f"- **Int8:** {_int8(cls)}"
     yield f"- **Recorded:** {_results(cls, counts)}"
@@ -314,14 +314,14 @@ def _operand(operand: Operand, *, result: bool) -> str:
 def _int8(cls: type[Layer]) -> str:
     marked = [name for name in cls.types if name.startswith("Quantized")]
     weights = [name for name in cls.types if name.startswith("DynamicRangeQuantized")]
-    told = []
+    found = []
     if marked and cls.to_onnx_int8 is not Layer.to_onnx_int8:
-        told.append("runs on codes where the type says so (" + ", ".join(f"`{name}`" for name in marked) + ")")
+        found.append("runs on codes where the type says so (" + ", ".join(f"`{name}`" for name in marked) + ")")
     elif marked:
-        told.append("does not run (" + ", ".join(f"`{name}`" for name in marked) + ")")
+        found.append("does not run (" + ", ".join(f"`{name}`" for name in marked) + ")")
     if weights:
-        told.append("int8 weights with float arithmetic (" + ", ".join(f"`{name}`" for name in weights) + ")")
-    return "; ".join(told) + "." if told else "none; its blobs are float32 between int8 layers."
+        found.append("int8 weights with float arithmetic (" + ", ".join(f"`{name}`" for name in weights) + ")")
+    return "; ".join(found) + "." if found else "none; its blobs are float32 between int8 layers."
 
 
 def _results(cls: type[Layer], counts: Counts) -> str:
@@ -367,12 +367,12 @@ def _default(spec: Parameter) -> str:
 
 
 def _meaning(spec: Parameter) -> str:
-    told = [markdown(spec.doc)]
+    found = [markdown(spec.doc)]
     if spec.values:
-        told.append(", ".join(f"{value}: {markdown(word)}" for value, word in spec.values.items()))
+        found.append(", ".join(f"{value}: {markdown(word)}" for value, word in spec.values.items()))
     if spec.ge is not None:
-        told.append(f"at least {spec.ge:g}")
-    return "; ".join(told)
+        found.append(f"at least {spec.ge:g}")
+    return "; ".join(found)
 
 
 def _weights(cls: type[Layer]) -> Iterator[str]:
@@ -391,14 +391,14 @@ def _stored_as(spec: Stored) -> str:
 
 
 def _layout(spec: Stored) -> str:
-    told = [markdown(spec.doc)]
+    found = [markdown(spec.doc)]
     if spec.form == "beside":
-        told.append("in front of the scale, where there are any")
+        found.append("in front of the scale, where there are any")
     if spec.when is not None:
-        told.append(f"there if `{spec.when}` is not 0")
+        found.append(f"there if `{spec.when}` is not 0")
     if spec.when_int8 is not None:
-        told.append(f"there if `{spec.when_int8}` is int8")
-    return "; ".join(told)
+        found.append(f"there if `{spec.when_int8}` is int8")
+    return "; ".join(found)
 
 
 def fresh(_: str) -> str:

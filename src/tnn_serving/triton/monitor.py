@@ -148,7 +148,7 @@ class Monitor:
         try:
             polled = self._poll_server(at_s)
         except OSError:
-            return  # :meth:`_silence` reports how long it has not answered
+            return  # the report states how long it has not answered
         with self._lock:
             if self._state != "running" or self._pid != pid:
                 return
