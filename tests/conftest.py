@@ -29,36 +29,10 @@ BOUNDED = (
 """One request waits, the others are refused."""
 
 
-SLOW = (
-    "tests/check/test_hostile_models.py",
-    "tests/check/test_repository.py",
-    "tests/engines/test_onnx_cases.py",
-    "tests/formats/tnn/test_canonical.py",
-    "tests/formats/tnn/test_declarations.py",
-    "tests/formats/tnn/test_roundtrip.py",
-    "tests/hostile/",
-    "tests/layers/test_",
-    "tests/network/test_int8.py",
-    "tests/pictures/test_decode.py",
-    "tests/soak/",
-    "tests/test_random_weights.py",
-    "tests/test_readme.py",
-    "tests/translate/test_batch.py",
-    "tests/workers/",
-)
-"""Modules that take more than some seconds together: what compiles networks by the hundred, or starts programs."""
-QUICK = ("tests/layers/test_registry.py", "tests/layers/test_parameters.py", "tests/layers/test_base.py")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        module = item.nodeid.partition("::")[0]
         if "installed" in getattr(item, "fixturenames", ()):
             item.add_marker("server")
-        if module.startswith("tests/conformance/"):
-            item.add_marker("conformance")
-        if module.startswith(SLOW) and module not in QUICK:
-            item.add_marker("slow")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -68,6 +68,7 @@ def written(layer: Layer, *, canonical: bool = False) -> tuple[bytes, bytes]:
     return write_model(Graph([Input("x", (1,), DataType.FLOAT)], ["y"], [layer]), canonical=canonical)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TYPES)
 @settings(max_examples=15, deadline=None, database=None)
 @given(data=st.data())
