@@ -20,6 +20,7 @@ ENGINES = ("openvino", "onnxruntime")
 def agreement(recipes: Mapping[str, Recipe]) -> Callable[[str], None]:
     """The test of a layer module: each of its types, in as many instances as its recipe says."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", recipes)
     def test(kind: str) -> None:
         recipe = recipes[kind]

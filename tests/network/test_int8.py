@@ -160,6 +160,7 @@ def bilinear(x: np.ndarray, size: tuple[int, int], align: bool) -> np.ndarray:
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("align", [0, 1])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_bilinear_codes_are_those_of_the_formulas(engine: str, align: int) -> None:

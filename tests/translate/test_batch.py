@@ -255,6 +255,7 @@ def some(folder: str) -> list[CaseId]:
     return every[:: max(1, len(every) // CASES_A_LAYER)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", folders())
 def test_what_the_analysis_calls_safe_answers_row_by_row(folder: str) -> None:
     for case in some(folder):
@@ -262,6 +263,7 @@ def test_what_the_analysis_calls_safe_answers_row_by_row(folder: str) -> None:
         agree(ts.read_model(recorded.proto, recorded.model), "auto")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(RECIPES))
 def test_safe_layers_of_any_parameters_answer_row_by_row(kind: str) -> None:
     def check(instance: Instance) -> None:
