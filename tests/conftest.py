@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tritonclient.grpc
 import tritonclient.http
+from hypothesis import settings
 
 from tests.end_to_end.models import BROKEN, write_model
 from tests.servers import Running, load, skip_unless_installed, start
@@ -27,6 +28,10 @@ BOUNDED = (
     "default_queue_policy { max_queue_size: 1 } }\n"
 )
 """One request waits, the others are refused."""
+
+
+settings.register_profile("same each time", derandomize=True, database=None, deadline=None)
+settings.load_profile("same each time")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -102,7 +107,7 @@ def grpc(server: Running) -> Iterator[tritonclient.grpc.InferenceServerClient]:
 
 
 @pytest.fixture(params=["http", "grpc"])
-def protocol(request: pytest.FixtureRequest) -> Any:
+def protocol(request: pytest.FixtureRequest, server: Running) -> Any:
     """The module and a client of each protocol in turn: ``(tritonclient.http, client)``."""
     return {"http": tritonclient.http, "grpc": tritonclient.grpc}[request.param], request.getfixturevalue(request.param)
 

@@ -26,9 +26,6 @@ def agreement(recipes: Mapping[str, Recipe]) -> Callable[[str], None]:
         recipe = recipes[kind]
         run = settings(
             max_examples=recipe.examples,
-            derandomize=True,
-            database=None,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         )(given(instances(kind, recipe))(check))
         run()

@@ -388,7 +388,7 @@ def any_network(draw: Callable[[st.SearchStrategy[Any]], Any], cls: type[Layer])
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSES)
 def test_whatever_a_file_says_works_or_is_refused_by_name(kind: str) -> None:
-    @settings(max_examples=20, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, suppress_health_check=list(HealthCheck))
     @given(any_network(CLASSES[kind]))
     def check(graph: Graph) -> None:
         attempt(graph)

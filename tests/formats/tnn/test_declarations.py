@@ -70,7 +70,7 @@ def written(layer: Layer, *, canonical: bool = False) -> tuple[bytes, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", TYPES)
-@settings(max_examples=15, deadline=None, database=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_tokens(kind: str, data: st.DataObject) -> None:
     layer = data.draw(layers(kind))
