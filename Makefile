@@ -34,6 +34,9 @@ serve: $(VENV)/.server
 	exec $(BIN)/tnn-serving serve $(DEMO) --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) \
 	  --metrics-port $(METRICS_PORT) --health-port $(HEALTH_PORT)
 
+# Servers and commands that tests start are processes of their own, which import the package: its bytecode is kept.
+check test coverage: export PYTHONDONTWRITEBYTECODE :=
+
 check: $(VENV)/.test
 	$(MAKE) --no-print-directory lint types
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/conformance -m "not server and not slow"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tritonclient.grpc
 import tritonclient.http
+from hypothesis import settings
 
 from tests.end_to_end.models import BROKEN, write_model
 from tests.servers import Running, load, skip_unless_installed, start
@@ -29,47 +30,14 @@ BOUNDED = (
 """One request waits, the others are refused."""
 
 
-SLOW = (
-    "tests/check/test_hostile_models.py",
-    "tests/check/test_repository.py",
-    "tests/demo/test_build.py",
-    "tests/demo/test_wheels.py",
-    "tests/end_to_end/test_check.py",
-    "tests/engines/openvino/test_rounding.py",
-    "tests/engines/test_concurrency.py",
-    "tests/engines/test_onnx_cases.py",
-    "tests/engines/test_third_party.py",
-    "tests/formats/tnn/test_canonical.py",
-    "tests/formats/tnn/test_damage.py",
-    "tests/formats/tnn/test_declarations.py",
-    "tests/formats/tnn/test_roundtrip.py",
-    "tests/hostile/",
-    "tests/layers/test_",
-    "tests/network/test_int8.py",
-    "tests/pictures/test_decode.py",
-    "tests/prepare/test_recorded_case.py",
-    "tests/soak/",
-    "tests/test_benchmarks.py",
-    "tests/test_random_weights.py",
-    "tests/test_readme.py",
-    "tests/translate/test_batch.py",
-    "tests/triton/backend/test_memory.py",
-    "tests/triton/test_health_port.py",
-    "tests/workers/",
-)
-"""Modules that take more than some seconds together: what compiles networks by the hundred, or starts programs."""
-QUICK = ("tests/layers/test_registry.py", "tests/layers/test_parameters.py", "tests/layers/test_base.py")
+settings.register_profile("same each time", derandomize=True, database=None, deadline=None)
+settings.load_profile("same each time")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        module = item.nodeid.partition("::")[0]
         if "installed" in getattr(item, "fixturenames", ()):
             item.add_marker("server")
-        if module.startswith("tests/conformance/"):
-            item.add_marker("conformance")
-        if module.startswith(SLOW) and module not in QUICK:
-            item.add_marker("slow")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -42,6 +42,7 @@ def test_all_networks_are_at_hand() -> None:
     assert len(ZOO) == 15
 
 
+@pytest.mark.slow
 @recorded
 @pytest.mark.parametrize("path", ZOO, ids=lambda path: network_name(str(path)))
 def test_weights_of_the_recordings(path: Path) -> None:

@@ -21,9 +21,7 @@ import pytest
 
 from tests.pages import ROOT, blocks, headings, links
 from tests.servers import wait_for
-from tnn_serving.errors import ServerError
 from tnn_serving.triton.background_server import free_ports
-from tnn_serving.triton.launch import find_libpython, find_tritonserver
 
 README = ROOT / "README.md"
 CHINESE = ROOT / "README.zh-CN.md"
@@ -166,13 +164,8 @@ def make(*words: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the README is followed, with everything that it names but its own products."""
-    try:
-        find_tritonserver()
-        find_libpython()
-    except ServerError as error:
-        pytest.skip(f"no server can be started here: {error}")
     if not (BIN / "tnn-serving").is_file():
         pytest.skip("the package is not installed beside this Python (pip install -e .)")
     made = tmp_path_factory.mktemp("readme")

@@ -15,6 +15,8 @@ from tests.networks import CONVOLUTION, network
 from tnn_serving.check.report import CheckedModel
 from tnn_serving.check.repository import check
 
+pytestmark = pytest.mark.slow
+
 LIMITS = {"load_timeout_s": "10", "memory_limit_bytes": "2GB"}
 
 

@@ -16,6 +16,8 @@ from tnn_serving.engines import Executable, Options
 from tnn_serving.errors import EngineError
 from tnn_serving.formats.tnn import read_model
 
+pytestmark = pytest.mark.conformance
+
 Compile = Callable[[onnx.ModelProto, Options], Executable]
 
 

@@ -23,6 +23,7 @@ NETWORKS = [
 ]
 
 pytestmark = [
+    pytest.mark.conformance,
     pytest.mark.skipif(not MODELS.is_dir(), reason="no whole networks of TNN beside this checkout"),
     pytest.mark.needs_vnni,
 ]

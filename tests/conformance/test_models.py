@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 
 MODELS = SHARED / "models"
 
-pytestmark = pytest.mark.skipif(not MODELS.is_dir(), reason="no whole networks of TNN beside this checkout")
+pytestmark = [
+    pytest.mark.conformance,
+    pytest.mark.skipif(not MODELS.is_dir(), reason="no whole networks of TNN beside this checkout"),
+]
 
 FLOAT_LIMIT = 3e-5
 """Largest difference over largest magnitude; 7e-6 was seen, and 5e-6 between two devices of TNN itself."""

@@ -26,6 +26,7 @@ def test_reference_is_up_to_date() -> None:
     assert checked.returncode == 0, checked.stderr
 
 
+@pytest.mark.slow
 def test_stale_reference_is_noticed(tmp_path: Path) -> None:
     page = tmp_path / "layers.md"
     assert generate("--check", page).returncode == 1

@@ -20,6 +20,8 @@ from tnn_serving.demo.labels import imagenet_labels
 from tnn_serving.errors import ConfigError, WeightsError
 from tnn_serving.graph import Graph
 
+pytestmark = pytest.mark.slow
+
 RECORDED = SHARED / "models" / "real"
 needs_recordings = pytest.mark.skipif(
     not RECORDED.is_dir(), reason="no recordings of whole networks beside the checkout"

@@ -15,6 +15,8 @@ from tnn_serving.cache import cache_folder
 from tnn_serving.demo.wheels import Wheel, fetch, member
 from tnn_serving.errors import ConfigError, FormatError
 
+pytestmark = pytest.mark.slow
+
 
 def make_wheel(folder: Path, name: str, text: str) -> Wheel:
     """A wheel that pip accepts, and its description."""

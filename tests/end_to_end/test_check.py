@@ -127,6 +127,7 @@ def test_errors_are_refused_and_the_rest_is_served(
     assert {"new_broken", "changed", "extra", "labels_outside", "too_large", "chain_broken", "double"} <= bad
 
 
+@pytest.mark.slow
 def test_a_model_that_only_grpc_can_reach_is_warned_of(checked: Checked) -> None:
     (model,) = (model for model in checked.models if model.name == "with space")
     assert [finding.severity for finding in model.findings] == ["warning"]

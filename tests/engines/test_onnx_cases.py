@@ -83,6 +83,7 @@ def run_plainly(case: Any, feeds: Mapping[str, np.ndarray], outputs: Sequence[st
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", sorted({*DISAGREED, *SIZED, "Attention"}))
 def test_auto_is_right_where_onnx_runtime_is(cases: dict[str, list[Any]], operator: str) -> None:
     tried, wrong = 0, []

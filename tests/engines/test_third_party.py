@@ -32,6 +32,8 @@ from tnn_serving.tune import ModelPaths, TrialLoad
 from tnn_serving.tune.space import Candidate, Space
 from tnn_serving.tune.trials import TrialServer
 
+pytestmark = pytest.mark.slow
+
 NAME = onnx_reference_engine.ReferenceEngine.name
 LAYERS = [
     "Convolution c 1 1 x a 1 3 4 3 3 1 1 1 1 1 -1 1 1 1",

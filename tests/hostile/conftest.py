@@ -32,9 +32,6 @@ SIZED = b'"1 2 1 4206624770 ,"\n"x 2 1 2 0 : s 1 2 3 ,"\n" s x y ,"\n"y ,"\n" 1 
 """An input whose values say how large the output is."""
 
 bounded = settings(
-    derandomize=True,
-    database=None,
-    deadline=None,
     max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -15,6 +15,8 @@ import pytest
 import tnn_serving as ts
 from tests.networks import CONVOLUTION, network
 
+pytestmark = pytest.mark.slow
+
 RECORDER = """
 import fcntl, os, socket, struct, subprocess, sys, threading
 

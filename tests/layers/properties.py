@@ -20,14 +20,12 @@ ENGINES = ("openvino", "onnxruntime")
 def agreement(recipes: Mapping[str, Recipe]) -> Callable[[str], None]:
     """The test of a layer module: each of its types, in as many instances as its recipe says."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", recipes)
     def test(kind: str) -> None:
         recipe = recipes[kind]
         run = settings(
             max_examples=recipe.examples,
-            derandomize=True,
-            database=None,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         )(given(instances(kind, recipe))(check))
         run()

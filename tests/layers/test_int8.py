@@ -100,6 +100,7 @@ def combinations() -> Iterator[tuple[str, str]]:
             yield case, "scales per channel"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "kind"), list(combinations()))
 def test_codes_are_equal_on_both_engines_and_within_a_step_in_the_fast_form(case: str, kind: str) -> None:
     scales = {**SCALES[kind], "y": SCALES[kind]["x"]} if case in REPEATED else SCALES[kind]

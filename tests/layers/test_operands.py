@@ -304,6 +304,7 @@ def check_results(layer: Layer, made: Translation) -> None:
         assert output.dtype == types[result.like] if result.like in types else output.dtype in result.types
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_rank_and_type_works_or_is_refused_by_name(kind: str) -> None:
     cls = CLASSES[kind]
@@ -384,9 +385,10 @@ def any_network(draw: Callable[[st.SearchStrategy[Any]], Any], cls: type[Layer])
     return Graph(inputs, list(layer.outputs), [layer], constants=constants)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSES)
 def test_whatever_a_file_says_works_or_is_refused_by_name(kind: str) -> None:
-    @settings(max_examples=20, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, suppress_health_check=list(HealthCheck))
     @given(any_network(CLASSES[kind]))
     def check(graph: Graph) -> None:
         attempt(graph)

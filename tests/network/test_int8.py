@@ -160,6 +160,7 @@ def bilinear(x: np.ndarray, size: tuple[int, int], align: bool) -> np.ndarray:
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("align", [0, 1])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_bilinear_codes_are_those_of_the_formulas(engine: str, align: int) -> None:
@@ -213,6 +214,7 @@ def test_a_missing_blob_scale_is_named(graph: Graph) -> None:
         ts.load(broken)
 
 
+@pytest.mark.slow
 def test_auto_is_exact_where_onednn_may_not_use_vnni(graph: Graph, tmp_path: Path) -> None:
     """In a process of its own: the limit counts from the first compilation on."""
     ts.write_model(graph, tmp_path / "m.tnnproto", tmp_path / "m.tnnmodel")

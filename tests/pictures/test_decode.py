@@ -207,6 +207,7 @@ def test_grey_stays_one_channel(mode: str) -> None:
     assert mat.std() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_outlive_their_decoder(channels: int) -> None:
     # By default Pillow splits the memory of a picture above 16 MB.

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tnn_serving.errors import RequestError
@@ -49,7 +49,6 @@ def test_letterbox_sizes(case: str) -> None:
     assert (place.scaled, place.size, place.top, place.left) == (inner, size, top, left)
 
 
-@settings(deadline=None)
 @given(picture=sizes, size=sizes)
 def test_letterbox_follows_the_documented_formula(picture: PictureSize, size: PictureSize) -> None:
     (h, w), (height, width) = picture, size
@@ -62,7 +61,6 @@ def test_letterbox_follows_the_documented_formula(picture: PictureSize, size: Pi
     assert place.left == math.floor((width - place.scaled[1]) / 2)
 
 
-@settings(deadline=None)
 @given(picture=sizes, size=sizes)
 def test_letterbox_is_resize_and_border(picture: PictureSize, size: PictureSize) -> None:
     pixels = noise(*picture, 3)
@@ -79,7 +77,6 @@ def test_letterbox_is_resize_and_border(picture: PictureSize, size: PictureSize)
     np.testing.assert_array_equal(Fit(size, "letterbox", border=(114,)).apply(pixels, 3), wanted)
 
 
-@settings(deadline=None)
 @given(picture=sizes, size=sizes)
 def test_cover_is_resize_and_crop(picture: PictureSize, size: PictureSize) -> None:
     (h, w), (height, width) = picture, size
@@ -150,7 +147,6 @@ def test_a_picture_without_pixels_is_refused() -> None:
 
 
 @pytest.mark.parametrize("interp", ["linear", "nearest"])
-@settings(deadline=None)
 @given(picture=sizes, size=sizes, data=st.data())
 def test_a_window_is_a_part_of_the_resized_picture(
     interp: str, picture: PictureSize, size: PictureSize, data: st.DataObject

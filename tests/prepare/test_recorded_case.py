@@ -100,6 +100,7 @@ def test_hostile_recordings(folder: Path, member: bytes) -> None:
         read_recording(folder / "1" / RECORDED)
 
 
+@pytest.mark.slow
 def test_a_recording_that_unpacks_to_gigabytes(folder: Path) -> None:
     with (
         zipfile.ZipFile(folder / "1" / RECORDED, "w", zipfile.ZIP_DEFLATED) as archive,

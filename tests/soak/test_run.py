@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import urllib.request
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from tests.end_to_end.models import write_model
+from tests.program import command
 from tests.servers import wait_for
 
-PROGRAM = "from tnn_serving.cli.app import main; main()"
 KEYS = {
     "seconds",
     "requests",
@@ -38,8 +36,9 @@ KEYS = {
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    command: Sequence[str] = [sys.executable, "-c", PROGRAM, "soak", "--clients", "2", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command("soak", "--clients", "2", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def answers(process: subprocess.Popen[str]) -> int:

@@ -255,6 +255,7 @@ def some(folder: str) -> list[CaseId]:
     return every[:: max(1, len(every) // CASES_A_LAYER)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", folders())
 def test_what_the_analysis_calls_safe_answers_row_by_row(folder: str) -> None:
     for case in some(folder):
@@ -262,12 +263,11 @@ def test_what_the_analysis_calls_safe_answers_row_by_row(folder: str) -> None:
         agree(ts.read_model(recorded.proto, recorded.model), "auto")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(RECIPES))
 def test_safe_layers_of_any_parameters_answer_row_by_row(kind: str) -> None:
     def check(instance: Instance) -> None:
         note(repr(instance))
         agree(instance.graph, "onnxruntime")
 
-    settings(max_examples=5, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))(
-        given(instances(kind, RECIPES[kind]))(check)
-    )()
+    settings(max_examples=5, suppress_health_check=list(HealthCheck))(given(instances(kind, RECIPES[kind]))(check))()

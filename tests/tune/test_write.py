@@ -213,7 +213,7 @@ CANDIDATES = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(configurations(), CANDIDATES)
 def test_every_field_of_the_user_survives(text: str, chosen: Candidate) -> None:
     before = read_config(text)
@@ -225,14 +225,13 @@ def test_every_field_of_the_user_survives(text: str, chosen: Candidate) -> None:
         if key not in chosen.parameters:
             assert after.parameters[key] == before.parameters[key]
     assert mean_the_same(replace(after, parameters=before.parameters, instance_group=before.instance_group), before)
-    for comment in COMMENTS:
-        assert made.count(comment) == text.count(comment)
+    assert [made.count(comment) for comment in COMMENTS] == [text.count(comment) for comment in COMMENTS]
     fixed = fixed_fields(text)
     free = Candidate(**{name: getattr(chosen, name) for name in chosen.set_fields - fixed})
     assert with_settings(text, free, ["evidence"]).startswith(text)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(configurations())
 def test_fields_are_located_as_protobuf_reads_them(text: str) -> None:
     parameters = "".join(f"parameters {text[one.start : one.end]}\n" for one in locate(text).all("parameters"))

@@ -18,6 +18,8 @@ from tnn_serving.errors import FormatError, LimitError, TnnError
 from tnn_serving.workers.confinement import Confinement
 from tnn_serving.workers.pool import Workers
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 120.0
 
 

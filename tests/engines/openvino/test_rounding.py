@@ -111,6 +111,7 @@ def test_every_number_gives_the_same_code(dims: str, exact: bool) -> None:
         np.testing.assert_array_equal(got[name], wanted[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["SSE41", "AVX2", "AVX512_CORE"])
 def test_so_it_is_with_other_instructions(isa: str) -> None:
     """oneDNN reads the limit once, so it needs a process of its own."""

@@ -46,6 +46,7 @@ def canonical(proto_bytes: bytes, model_bytes: bytes) -> tuple[bytes, bytes]:
 SWAPPED = "an adaptive output that is not square is turned around by each writing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", folders())
 def test_recorded_files_differ_for_known_reasons(folder: str) -> None:
     for case in cases(folder):
@@ -58,6 +59,7 @@ def test_recorded_files_differ_for_known_reasons(folder: str) -> None:
         assert differences(read_model(*files), _as_packed(old)) == [], case
 
 
+@pytest.mark.slow
 def test_number_of_recorded_files_that_are_canonical() -> None:
     same = 0
     for case in cases():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import tracemalloc
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,8 @@ from tests.formats.tnn.handmade import (
 )
 from tnn_serving.errors import FormatError
 from tnn_serving.formats.tnn import read_model, write_model
+
+pytestmark = pytest.mark.slow
 
 MAX_MEMORY_BYTES = 100 << 20
 MAX_TIME_MS = 1000
@@ -112,7 +115,7 @@ def refused_or_copied(proto_bytes: bytes, model_bytes: bytes | None) -> None:
     assert refusal is None or (refusal.where and str(refusal).encode("utf-8", "strict"))
 
 
-lots = settings(deadline=MAX_TIME_MS, max_examples=400, database=None)
+lots = settings(deadline=MAX_TIME_MS, max_examples=400)
 
 
 @lots

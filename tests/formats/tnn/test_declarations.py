@@ -68,8 +68,9 @@ def written(layer: Layer, *, canonical: bool = False) -> tuple[bytes, bytes]:
     return write_model(Graph([Input("x", (1,), DataType.FLOAT)], ["y"], [layer]), canonical=canonical)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TYPES)
-@settings(max_examples=15, deadline=None, database=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_tokens(kind: str, data: st.DataObject) -> None:
     layer = data.draw(layers(kind))

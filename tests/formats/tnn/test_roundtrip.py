@@ -32,6 +32,7 @@ def test_there_are_models() -> None:
     assert len(PROTOS) >= 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", folders())
 def test_recorded_cases(folder: str) -> None:
     for case in cases(folder):

@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 ROUNDS = 100
 GROWTH_MB = 8.0
 """Left to itself, oneDNN keeps 20 MB."""
