@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 import tnn_serving as ts
@@ -51,12 +52,10 @@ SIZED = {
 
 def trial(text: str, **feeds: np.ndarray) -> TrialInputs:
     made = model(f"g ({text}")
-    given = {item.name: item for item in made.graph.input}
-    types = {6: np.int32, 7: np.int64, 9: np.bool_}
-    for name, item in given.items():
-        if name not in feeds:
-            dims = [dim.dim_value for dim in item.type.tensor_type.shape.dim]
-            feeds[name] = np.zeros(dims, types[item.type.tensor_type.elem_type])
+    for item in made.graph.input:
+        dims = [dim.dim_value for dim in item.type.tensor_type.shape.dim]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type)
+        feeds.setdefault(item.name, np.zeros(dims, dtype))
     return TrialInputs(made, feeds)
 
 

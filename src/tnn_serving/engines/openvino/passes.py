@@ -93,7 +93,7 @@ PASSES = (
     Pass(
         repairs.cut_chains,
         repairs.has_long_chain,
-        frozenset(repairs.ACTIVATIONS),
+        frozenset(repairs.ACTIVATION_TYPES),
         after=(codes.unsigned_codes, rounding.codes_as_floats),
         why="they replace activations",
     ),
