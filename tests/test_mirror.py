@@ -30,7 +30,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "end_to_end/test_supervision.py": ("cli/serve.py", "triton/process.py", "triton/supervise.py"),
     "engines/test_concurrency.py": ("engines/background.py",),
     "engines/test_choose.py": ("engines/timing.py",),
-    "engines/test_onnx_cases.py": ("engines/trial.py", "engines/openvino/errors.py"),
+    "engines/test_onnx_cases.py": ("engines/openvino/errors.py",),
     "engines/test_engines.py": (
         "engines/base.py",
         "engines/onnxruntime/engine.py",

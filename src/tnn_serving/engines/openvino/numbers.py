@@ -134,13 +134,16 @@ def wide_inputs(network: ov.Model) -> dict[str, tuple[int, int]]:
 
 
 def _check_types(node: ov.Node) -> None:
-    kind = node.get_type_name()
-    if kind == "Constant" or (kind == "Convert" and source(node).get_type_name() == "Constant"):
+    kind, dtype = node.get_type_name(), node.get_output_element_type(0) if node.get_output_size() else None
+    if kind == "Constant":
+        if dtype == ov.Type.f64:
+            for reader in readers_of(node):
+                if reader.get_type_name() != "Convert":
+                    _refuse(reader, "float64 in float32")
         return
-    types = [value.get_element_type() for value in (*node.inputs(), *node.outputs())]
-    if ov.Type.f64 in types:
+    if dtype == ov.Type.f64 and not (kind == "Convert" and source(node).get_type_name() == "Constant"):
         _refuse(node, "float64 in float32")
-    if kind in ARITHMETIC and node.get_output_element_type(0) in SMALL:
+    if kind in ARITHMETIC and dtype in SMALL:
         _refuse(node, "integers of 8 and 16 bits in types that do not wrap around")
     if kind in ARITHMETIC and _is_wide(node) and any(map(_is_beyond, node.input_values())):
         _refuse(node, "integers in int32, with a stored one beyond it")
