@@ -17,6 +17,8 @@ from tnn_serving.check.repository import check
 from tnn_serving.errors import ServerError
 from tnn_serving.prepare.manifest import sign
 
+pytestmark = pytest.mark.slow
+
 MANY_UNSUPPORTED = (
     b'"1 2 1 4206624770 ,"\n"x 1 3 8 8 ,"\n" x y ,"\n"y ,"\n" 5 ,"\nFoo a 1 1 x a ,ReLU b 1 1 a b ,Bar c 1 1 b c ,'
     b"Dropout d 1 1 x y ,Permute p 1 1 x q 2 0 0 ,"

@@ -87,6 +87,7 @@ def test_check_prints_no_control_characters(tmp_path: Path) -> None:
     assert "\a" not in told.stdout + told.stderr
 
 
+@pytest.mark.slow
 def test_sign_and_check(tmp_path: Path) -> None:
     model = write_model(tmp_path, "net")
     assert run("sign", model).returncode == 0

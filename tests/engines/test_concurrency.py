@@ -20,6 +20,8 @@ from tnn_serving.engines.concurrency import ADD_AFTER, QUIET_AFTER, ConcurrentEx
 from tnn_serving.engines.shapes import ShapeCache, ShapeLimits
 from tnn_serving.errors import EngineError
 
+pytestmark = pytest.mark.slow
+
 SIZE = 64
 X = np.random.default_rng(0).standard_normal((SIZE, SIZE)).astype(np.float32)
 W = np.random.default_rng(1).integers(-4, 4, (SIZE, SIZE)).astype(np.float32)

@@ -56,6 +56,7 @@ print(*sorted(packages & set(sys.modules)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 def test_an_engine_is_imported_when_it_compiles_and_no_other_one(name: str) -> None:
     done = subprocess.run([sys.executable, "-c", LOAD, name], capture_output=True, text=True, check=True)

@@ -185,6 +185,7 @@ def test_conversion_says_it_too(tmp_path: Path, name: str) -> None:
         convert_onnx(tmp_path / "net.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_check_says_it_of_a_repository(tmp_path: Path, place: str) -> None:
     file = put(tmp_path / "net" / "1", place, LFS)

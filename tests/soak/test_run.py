@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.end_to_end.models import write_model
 from tests.program import command
@@ -85,6 +86,7 @@ def test_an_interrupted_soak_reports_what_it_has(installed: None, tmp_path: Path
     assert "<svg" in page.read_text()
 
 
+@pytest.mark.slow
 def test_a_report_of_another_kind_is_refused_before_anything_starts(tmp_path: Path) -> None:
     process = start("--report", str(tmp_path / "soak.pdf"))
     _, talk = process.communicate(timeout=60)

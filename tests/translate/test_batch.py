@@ -20,6 +20,8 @@ from tnn_serving.prepare.batching import check_rows
 from tnn_serving.tensor import Tensor
 from tnn_serving.translate.batch import BatchAbility, batch_ability
 
+pytestmark = pytest.mark.slow
+
 CLASSIFIER = [
     *CONVOLUTION,
     "Pooling p 1 1 y q 1 0 0 1 1 0 0 -1 -1 -1 0",

@@ -15,6 +15,8 @@ from tnn_serving.triton.health_port import HealthPort
 from tnn_serving.triton.launch import Launch
 from tnn_serving.triton.monitor import Monitor
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def port() -> Iterator[int]:

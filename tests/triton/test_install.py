@@ -87,6 +87,7 @@ def test_wrong_directories_are_named(backends: Path, tmp_path: Path) -> None:
         install(backends, SOME)
 
 
+@pytest.mark.slow
 def test_this_python_can_serve() -> None:
     found = find_interpreter()
     assert found == Interpreter(Path(sys.executable), find_libpython())
