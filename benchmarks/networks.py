@@ -73,9 +73,9 @@ def write_repository(
     """Writes ``folder/NAME/VERSION`` of each network, and its ``config.pbtxt`` if it has one; returns ``folder``."""
     for name, graph in graphs.items():
         for version in versions:
-            folder = folder / name / str(version)
-            folder.mkdir(parents=True)
-            ts.write_model(graph, folder / "proto.tnnproto", folder / "model.tnnmodel")
+            files = folder / name / str(version)
+            files.mkdir(parents=True)
+            ts.write_model(graph, files / "proto.tnnproto", files / "model.tnnmodel")
         if configs and name in configs:
             (folder / name / "config.pbtxt").write_text(configs[name], encoding="utf-8")
     return folder
