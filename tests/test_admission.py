@@ -14,7 +14,7 @@ from tnn_serving.engines.base import Arrays
 from tnn_serving.errors import RequestError
 from tnn_serving.graph import Graph
 from tnn_serving.network.analyse import analyse
-from tnn_serving.network.base import NO_VALUES
+from tnn_serving.engines.base import NO_ARRAYS
 from tnn_serving.network.tnn import TnnNetwork
 from tnn_serving.translate.graph import ShapeCheck
 
@@ -27,7 +27,7 @@ class Asked(TnnNetwork):
         self.questions = 0
 
     def check_shapes(
-        self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_VALUES
+        self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_ARRAYS
     ) -> ShapeCheck:
         self.questions += 1
         return super().check_shapes(shapes, fed, values)

@@ -5,17 +5,16 @@ Engines do not ask: some shapes that do not fit are answered with garbage.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from tnn_serving.analysis import Analysis
-from tnn_serving.emit.limits import MAX_ELEMENTS, SAMPLE_LIMIT
-from tnn_serving.engines.base import Arrays
+from tnn_serving.emit.limits import MAX_ELEMENTS, SAMPLE_LIMIT, Limits
+from tnn_serving.engines.base import NO_ARRAYS, Arrays
 from tnn_serving.errors import RequestError, TnnError
-from tnn_serving.network.base import NO_VALUES, Network
 
 REMEMBERED_SHAPES = 4096
 """Combinations of input shapes that are known to fit."""
@@ -32,16 +31,46 @@ class _Rows:
     memory_bytes: int
 
 
+class ShapeNeeds(Protocol):
+    """What a network needs at shapes that it takes."""
+
+    @property
+    def memory_bytes(self) -> int: ...
+
+
+class ShapeAuthority(Protocol):
+    """Says which shapes a network takes: the network itself, or what can ask it.
+
+    Attributes:
+        limits: what it may use of memory at each shape.
+    """
+
+    @property
+    def limits(self) -> Limits: ...
+
+    def check_shapes(
+        self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_ARRAYS
+    ) -> ShapeNeeds:
+        """Asks whether the network takes these shapes of its inputs, in its own layout.
+
+        Args:
+            fed: the optional inputs among them.
+            values: of inputs that decide sizes.
+
+        Raises ShapeError naming the layer that refuses, LimitError for more memory than allowed.
+        """
+
+
 class Admission:
     """Checks the inputs of an inference against the network.
 
     Args:
-        network: is asked about shapes that were not seen before.
+        authority: is asked about shapes that were not seen before.
         analysis: of the network.
     """
 
-    def __init__(self, network: Network, analysis: Analysis) -> None:
-        self._network = network
+    def __init__(self, authority: ShapeAuthority, analysis: Analysis) -> None:
+        self._authority = authority
         self._inputs = {blob.name: blob for blob in analysis.inputs}
         self._optional = analysis.optional
         self._sizing = analysis.sizing
@@ -118,7 +147,7 @@ class Admission:
         if known is None or len(rows) != 1 or 0 in rows:
             return None
         memory_bytes = known.memory_bytes * max(known.count, rows.pop()) // known.count
-        return None if memory_bytes > min(self._network.limits.memory_bytes, MAX_ELEMENTS) else memory_bytes
+        return None if memory_bytes > min(self._authority.limits.memory_bytes, MAX_ELEMENTS) else memory_bytes
 
     def _asked(self, feeds: Arrays, fed: tuple[str, ...], values: Arrays) -> int:
         shapes = {name: array.shape for name, array in feeds.items()}
@@ -126,7 +155,7 @@ class Admission:
             n, h, w, c = shapes[name]
             shapes[name] = (n, c, h, w)
         try:
-            return self._network.check_shapes(shapes, fed, values).memory_bytes
+            return self._authority.check_shapes(shapes, fed, values).memory_bytes
         except TnnError as error:
             raise not_taken(feeds, error) from error
 
@@ -134,7 +163,7 @@ class Admission:
         """What decides whether inputs fit: their shapes, and the values of those that say sizes."""
         key: Key = tuple([(name, array.shape) for name, array in feeds.items()])
         if not self._sizing:
-            return key, NO_VALUES
+            return key, NO_ARRAYS
         values = {name: feeds[name] for name in self._sizing if name in feeds and feeds[name].size <= SAMPLE_LIMIT}
         return (*key, *(array.tobytes() for array in values.values())), values
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,21 +13,21 @@ import numpy as np
 import onnx
 from typing_extensions import Unpack
 
-from tnn_serving.admission import Admission, not_taken
-from tnn_serving.analysis import Analysis, Blob
+from tnn_serving.analysis import Analysis
 from tnn_serving.emit.int8 import Form
-from tnn_serving.engines import ENGINES, Engine, NodeTime, Options, Precision, Shapes, TensorSpec
+from tnn_serving.engines import ENGINES, Engine, NodeTime, Options, Precision, Shapes
 from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.choose import Choice, EngineCandidate, PrecisionChoice, choose, read_precision
 from tnn_serving.engines.cpu import Cpu, available_cores, cpu_name
 from tnn_serving.engines.measurements import Measurements
-from tnn_serving.engines.shapes import NO_SHAPES, Allocate, ShapeCache, ShapeLimits, zeros
+from tnn_serving.engines.shapes import NO_SHAPES, ShapeCache, ShapeLimits
 from tnn_serving.engines.trial import TrialInputs
-from tnn_serving.errors import ConfigError, EngineError, RequestError, located
+from tnn_serving.errors import ConfigError, EngineError, located
 from tnn_serving.network.analyse import analyse
 from tnn_serving.network.base import Network, Pictures, Variant
 from tnn_serving.network.formats import open_network
 from tnn_serving.network.int8 import Decision, processor
+from tnn_serving.session import Session
 from tnn_serving.translate.graph import Translation
 from tnn_serving.version import VERSION
 
@@ -119,8 +118,8 @@ class Running(TypedDict, total=False):
     facts: Mapping[str, str]
 
 
-class Model:
-    """A loaded network. ``run`` may be called from several threads at once.
+class Model(Session):
+    """A network, loaded in this process. ``run`` may be called from several threads at once.
 
     Other outputs than the network's own, and inputs that have a stored default, need another compilation; it is made
     when first asked for and kept.
@@ -136,9 +135,6 @@ class Model:
         typical: the input shapes to measure at, if they are not the default ones.
         samples: inputs to measure the error of bf16 with, instead of random ones.
         facts: further facts that measurements of the model depend on.
-
-    Attributes:
-        sized: inputs that decide a size, an index or a count, with values that the network is likely to take.
     """
 
     def __init__(
@@ -158,31 +154,22 @@ class Model:
         samples: Arrays | None = None,
         facts: Mapping[str, str] | None = None,
     ) -> None:
+        super().__init__(analysis, outputs or analysis.outputs, typical or {})
         self.network = network
-        self.analysis = analysis
         self.int8: Decision | None = None
         self._int8 = int8
         self._cpu = cpu or processor()
-        self._served = tuple(outputs or analysis.outputs)
         self._options = options or Options()
         self._limits = shapes
         self._facts = dict(facts or {})
-        self._lock = threading.Lock()
-        self._compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], ShapeCache] = {}
-        self._inputs = {blob.name: _spec(blob) for blob in analysis.inputs}
-        self._blobs = {blob.name: _spec(blob) for blob in analysis.blobs}
-        self.sizes = {blob.name: tuple(dim or 0 for dim in blob.dims) for blob in analysis.inputs}
-        self.sizes.update({name: tuple(shape) for name, shape in (typical or {}).items() if name in self.sizes})
         self._engines = ENGINES.named(engine)
         self._precision = read_precision(precision)
         self._translations = _Translations(network, analysis, translation, self._served)
-        self.sized: Arrays = {}
         chosen, self.choice = self._choose(self._precision, samples or {})
         self.network = self._translations.settled()
-        self._admission = Admission(self.network, analysis)
+        self._opened(self.network, chosen.compiled)
         # Other outputs are compiled on the same engine, and on another one only if that cannot.
         self._engines.sort(key=lambda one: one.name != self.choice.engine)
-        self._compiled[self._served, ()] = chosen.compiled
         if analysis.quantized:
             self.int8 = network.int8_form(ENGINES[self.choice.engine], self._int8, self._cpu)
             log.info("%s: int8 layers in %s form: %s", network.source, self.int8.form.value, self.int8.reason)
@@ -196,87 +183,9 @@ class Model:
         return cls(network, analysis, translation, **running)
 
     @property
-    def engine(self) -> str:
-        """Name of the engine that runs the network."""
-        return self.choice.engine
-
-    @property
-    def inputs(self) -> list[TensorSpec]:
-        """Name, type and shape of each input (``None`` where free), in file order."""
-        return list(self._inputs.values())
-
-    @property
-    def outputs(self) -> list[TensorSpec]:
-        """Name, type and shape of each output (``None`` where it follows the inputs), in file order."""
-        return [self._blobs[name] for name in self.analysis.outputs]
-
-    @property
-    def optional_inputs(self) -> list[str]:
-        """Inputs that may be left out, because the model file holds a value for them."""
-        return list(self.analysis.optional)
-
-    @property
-    def default_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The input shapes that the file gives."""
-        return self.analysis.default_shapes
-
-    def blobs(self) -> dict[str, TensorSpec]:
-        """Type and shape of every blob that a layer produces."""
-        return dict(self._blobs)
-
-    def run(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Runs the network.
-
-        Args:
-            inputs: an array for each input; those with a stored value may be left out. Arrays are converted to the
-                input's type where that loses nothing in kind (float64 to float32, int64 to int32).
-            outputs: blobs to return, any of the network; its outputs if left out.
-
-        Raises:
-            RequestError: an input is missing, unknown, or of a wrong type, rank or size.
-            EngineError: the engine fails.
-        """
-        wanted = tuple(outputs) if outputs is not None else self.analysis.outputs
-        answer = self.infer({name: self._converted(name, array) for name, array in inputs.items()}, wanted)
-        # Memory of the engine would keep an infer request busy for as long as the caller has it.
-        return {name: array if array.flags.owndata else array.copy() for name, array in answer.items()}
-
-    def infer(self, feeds: Arrays, outputs: tuple[str, ...], allocate: Allocate | None = None) -> dict[str, np.ndarray]:
-        """One inference without a copy: arrays in the inputs' own types in, memory that may be the engine's out.
-
-        Args:
-            feeds: C-contiguous arrays of the inputs' types.
-            outputs: blobs to return.
-            allocate: asked for memory to write large outputs into.
-
-        Raises:
-            RequestError: an input is missing, unknown, or of a wrong rank or size.
-            EngineError: the engine fails.
-        """
-        fed, fresh = self._admission.check(feeds)
-        executable = self._executable(outputs, fed)
-        try:
-            answer = executable.run(feeds, allocate)
-        except EngineError as error:
-            self._admission.withdraw(feeds)
-            if fresh is None or not self._runs_others(executable, feeds):
-                raise
-            raise not_taken(feeds, error) from error
-        if fresh is not None:
-            self._admission.note_answer(fresh, feeds)
-        return answer
-
-    def _runs_others(self, executable: ShapeCache, feeds: Arrays) -> bool:
-        """Whether an engine that has refused inputs takes those of other sizes: then nothing is wrong with the engine,
-        and what it has refused is the request."""
-        others = self._admission.answered(feeds) or zeros([self._inputs[name] for name in feeds], self.sizes)
-        if all(array.shape == others[name].shape for name, array in feeds.items()):
-            return False
-        try:
-            executable.run(others)
-        except EngineError:
-            return False
-        return True
+    def int8_form(self) -> str:
+        """How int8 layers are run; "none" where there are none of TNN's."""
+        return self.int8.form.value if self.int8 is not None else "none"
 
     def profile(self, inputs: Arrays, runs: int) -> list[NodeTime]:
         """Mean time over ``runs`` inferences of each node that the engine made of the network. May be called once.
@@ -288,42 +197,9 @@ class Model:
         feeds = {name: self._converted(name, array) for name, array in inputs.items()}
         return self._executable(self._served, self._admission.check(feeds)[0]).profile(feeds, runs)
 
-    def warm(self, shapes: Shapes, outputs: Sequence[str] | None = None) -> None:
-        """Compiles for single input shapes ahead of the first request. Raises as :meth:`run`."""
-        wanted = tuple(outputs) if outputs is not None else self._served
-        fed, _ = self._admission.check(zeros([self._inputs[name] for name in shapes], shapes))
-        self._executable(wanted, fed).warm(shapes)
-
-    def note_obstacle(self, obstacle: str) -> None:
-        """Takes back that rows are independent: a trial has shown that they are not."""
-        self.analysis = replace(self.analysis, obstacle=obstacle)
-        self._admission = Admission(self.network, self.analysis)
-
-    def shape_caches(self) -> list[ShapeCache]:
-        """What has been compiled, for statistics."""
-        return list(self._compiled.values())
-
-    def _converted(self, name: str, value: np.ndarray) -> np.ndarray:
-        spec = self._inputs.get(name)
-        array = np.asarray(value)
-        if spec is not None and array.dtype != spec.dtype:
-            if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
-                raise RequestError(f"input `{name}` has another type", expected=spec.dtype, found=array.dtype)
-            array = array.astype(spec.dtype)
-        return np.ascontiguousarray(array) if array.ndim else array
-
     # ---- compilation ----
 
-    def _executable(self, outputs: tuple[str, ...], fed: tuple[str, ...]) -> ShapeCache:
-        found = self._compiled.get((outputs, fed))
-        if found is not None:
-            return found
-        with self._lock:
-            if (outputs, fed) not in self._compiled:
-                self._compiled[outputs, fed] = self._compile_on_any(outputs, fed)
-            return self._compiled[outputs, fed]
-
-    def _compile_on_any(self, outputs: tuple[str, ...], fed: tuple[str, ...]) -> ShapeCache:
+    def _compile_for(self, outputs: tuple[str, ...], fed: tuple[str, ...]) -> ShapeCache:
         """On the engine that was chosen, or on another one if that cannot."""
         failures: list[EngineError] = []
         for engine in self._engines:
@@ -345,9 +221,8 @@ class Model:
         options = replace(self._options, precision=precision, exact_codes=analysis.quantized and exact)
         with located(analysis.source):
             general = engine.compile(made, options)
-        inputs = [spec for spec in self.inputs if spec.name not in analysis.optional or spec.name in fed]
         streams = (options.threads or available_cores().count) if options.concurrent else 1
-        compiled = ShapeCache(general, inputs, self._limits, analysis.weight_bytes, streams, self.sized)
+        compiled = ShapeCache(general, self._inputs_of(fed), self._limits, analysis.weight_bytes, streams, self.sized)
         return EngineCandidate(compiled, exact)
 
     def _variant(self, outputs: tuple[str, ...], fed: tuple[str, ...], form: Form) -> Variant:
@@ -485,7 +360,3 @@ class _Translations:
         self._models.clear()
         self._network = self._network.settled()
         return self._network
-
-
-def _spec(blob: Blob) -> TensorSpec:
-    return TensorSpec(blob.name, blob.dtype, blob.known)

@@ -19,6 +19,8 @@ Precision = Literal["f32", "bf16"]
 Arrays = Mapping[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 
+NO_ARRAYS: Arrays = {}
+
 PROFILE_WARM_UP = 2
 """Inferences of a profile before those that count: the first ones build kernels."""
 
@@ -133,6 +135,17 @@ class Executable(ABC):
         """
         raise EngineError(f"{self.engine} does not measure nodes")
 
+    def export(self, model: onnx.ModelProto) -> bytes:
+        """What :meth:`Engine.restore` opens in another process on this machine; by default the model itself.
+
+        Args:
+            model: what it was compiled from.
+
+        Raises EngineError if the engine fails.
+        """
+        serialized: bytes = model.SerializeToString()
+        return serialized
+
     def at(self, shapes: Shapes) -> Executable | None:
         """The same network compiled for inputs of these shapes and no others.
 
@@ -176,6 +189,15 @@ class Engine(ABC):
     @abstractmethod
     def compile(self, model: onnx.ModelProto, options: Options) -> Executable:
         """Compiles an ONNX model. Raises EngineError if the engine cannot, or would compute something else."""
+
+    def restore(self, exported: bytes, options: Options) -> Executable:
+        """Opens what :meth:`Executable.export` wrote, with the options that it was compiled with; by default compiles.
+
+        Raises EngineError for anything else, or if the engine fails.
+        """
+        import onnx
+
+        return self.compile(onnx.ModelProto.FromString(exported), options)
 
     def int8_kernels(self, cpu: Cpu) -> Int8Kernels:
         """What its int8 kernels take on a processor; by default it has none."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from tnn_serving.emit.int8 import Form
 from tnn_serving.emit.limits import Limits
-from tnn_serving.engines.base import Arrays, Engine
+from tnn_serving.engines.base import NO_ARRAYS, Arrays, Engine
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.errors import TnnError
 from tnn_serving.network.int8 import Decision
@@ -18,8 +18,6 @@ from tnn_serving.translate.graph import ShapeCheck, Translation
 
 InputShapes = Mapping[str, Sequence[int]]
 Pictures = Mapping[str, PictureInput]
-
-NO_VALUES: Arrays = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ class Network(Protocol):
         """
 
     def check_shapes(
-        self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_VALUES
+        self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_ARRAYS
     ) -> ShapeCheck:
         """Asks whether the network takes these shapes, and values of inputs that decide sizes.
 

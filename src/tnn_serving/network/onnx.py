@@ -19,12 +19,12 @@ from tnn_serving.analysis import Blob
 from tnn_serving.emit.int8 import Form
 from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.engines import ENGINES, Engine, Executable, Options, following_onnx
-from tnn_serving.engines.base import Arrays
+from tnn_serving.engines.base import NO_ARRAYS, Arrays
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.engines.trial import TrialInputs
 from tnn_serving.errors import EngineError, FormatError, ShapeError, TnnError, UnsupportedLayer, located
 from tnn_serving.formats.onnx import DTYPES, skeleton, tensor_bytes, tensor_dims, tensor_dtype, type_name
-from tnn_serving.network.base import NO_VALUES, InputShapes, Network, Variant
+from tnn_serving.network.base import InputShapes, Network, Variant
 from tnn_serving.network.int8 import Decision
 from tnn_serving.network.onnx_batch import with_free_batch, written_batch
 from tnn_serving.network.onnx_layers import constant_views, layer_views, stored_bytes
@@ -281,7 +281,7 @@ class OnnxNetwork:
 
     # ---- what a network is asked ----
 
-    def check_shapes(self, shapes: InputShapes, fed: Sequence[str], values: Arrays = NO_VALUES) -> ShapeCheck:
+    def check_shapes(self, shapes: InputShapes, fed: Sequence[str], values: Arrays = NO_ARRAYS) -> ShapeCheck:
         """Has ONNX's own inference look at every node.
 
         Raises ShapeError with the node that does not fit, LimitError for a value that is too large.

@@ -9,11 +9,11 @@ from dataclasses import replace
 from functools import cached_property
 
 from tnn_serving.emit.limits import UNLIMITED, Limits
-from tnn_serving.engines.base import Arrays, Engine
+from tnn_serving.engines.base import NO_ARRAYS, Arrays, Engine
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.errors import TnnError
 from tnn_serving.graph import Graph
-from tnn_serving.network.base import NO_VALUES, InputShapes, Network, Variant
+from tnn_serving.network.base import InputShapes, Network, Variant
 from tnn_serving.network.int8 import Decision, decide
 from tnn_serving.network.tnn_layers import constant_views, layer_views
 from tnn_serving.network.views import LayerView, WeightView
@@ -107,7 +107,7 @@ class TnnNetwork:
         )
 
     def check_shapes(
-        self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_VALUES
+        self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_ARRAYS
     ) -> ShapeCheck:
         """Asks every layer."""
         return check_shapes(self.graph, shapes, given=fed, values=values, limits=self.limits)

@@ -29,6 +29,12 @@ class OnnxRuntime(Engine):
 
         return session.compile(model, options)
 
+    def restore(self, exported: bytes, options: Options) -> Executable:
+        """Opens a model as it was compiled. Raises EngineError if ONNX Runtime cannot."""
+        from tnn_serving.engines.onnxruntime import session
+
+        return session.restore(exported, options)
+
     def int8_kernels(self, cpu: Cpu) -> Int8Kernels:
         """Unsigned codes."""
         return Int8Kernels(obstacle=None if cpu.vnni else LACKS_VNNI)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
 from tnn_serving.engines.base import Arrays, Executable, NodeTime, Options, TensorSpec
 from tnn_serving.engines.onnxruntime.engine import OnnxRuntime
-from tnn_serving.engines.onnxruntime.profile import Profiling
 from tnn_serving.errors import EngineError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from tnn_serving.engines.onnxruntime.profile import Profiling
 
 ort.disable_telemetry_events()
 
@@ -33,8 +37,23 @@ FATAL_ONLY = 4
 """Log severity: warnings are about optimisations that it did not do, and errors are raised as well."""
 
 
+FREE, FIXED = b"\1", b"\0"
+"""What an exported model begins with: whether its inputs have free dims."""
+
+
 def compile(model: onnx.ModelProto, options: Options) -> OnnxRuntimeExecutable:
     """Compiles an ONNX model. Raises EngineError if ONNX Runtime cannot."""
+    return _opened(model.SerializeToString(), options, free=_has_free_shapes(model), model=model)
+
+
+def restore(exported: bytes, options: Options) -> OnnxRuntimeExecutable:
+    """Opens what :meth:`OnnxRuntimeExecutable.export` wrote. Raises EngineError if ONNX Runtime cannot."""
+    return _opened(exported[1:], options, free=exported[:1] == FREE)
+
+
+def _opened(
+    serialized: bytes, options: Options, *, free: bool, model: onnx.ModelProto | None = None
+) -> OnnxRuntimeExecutable:
     if options.precision not in OnnxRuntime.precisions:
         raise EngineError("ONNX Runtime computes in f32 on CPU", found=f"precision {options.precision}")
     session_options = ort.SessionOptions()
@@ -45,10 +64,14 @@ def compile(model: onnx.ModelProto, options: Options) -> OnnxRuntimeExecutable:
     # Threads that wait in a loop for the next operator would take the cores from other models and the server.
     session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Plans of memory are kept for every combination of input shapes that ever came: growth without bound.
-    session_options.enable_mem_pattern = not _has_free_shapes(model)
-    profiling = Profiling(model, session_options) if options.profile else None
+    session_options.enable_mem_pattern = not free
+    profiling = None
+    if options.profile and model is not None:
+        from tnn_serving.engines.onnxruntime.profile import Profiling
+
+        profiling = Profiling(model, session_options)
     try:
-        session = ort.InferenceSession(model.SerializeToString(), session_options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(serialized, session_options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise EngineError("ONNX Runtime cannot compile the network", found=_reason(error)) from error
     return OnnxRuntimeExecutable(session, profiling)
@@ -83,6 +106,11 @@ class OnnxRuntimeExecutable(Executable):
             target[...] = answer[name]
             answer[name] = target
         return answer
+
+    def export(self, model: onnx.ModelProto) -> bytes:
+        """The model: ONNX Runtime optimises it each time it is opened."""
+        serialized: bytes = model.SerializeToString()
+        return (FREE if _has_free_shapes(model) else FIXED) + serialized
 
     def profile(self, feeds: Arrays, runs: int) -> list[NodeTime]:
         """Mean time of every node over so many inferences. Raises EngineError."""

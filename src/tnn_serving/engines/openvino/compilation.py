@@ -8,7 +8,7 @@ import openvino as ov
 from tnn_serving.engines.base import Options
 from tnn_serving.engines.openvino import passes
 from tnn_serving.engines.openvino.errors import reason
-from tnn_serving.engines.openvino.executable import OpenVINOExecutable
+from tnn_serving.engines.openvino.executable import OpenVINONetwork
 from tnn_serving.engines.openvino.numbers import check_numbers
 from tnn_serving.engines.openvino.plugin import compile_network, core, properties_of
 from tnn_serving.engines.openvino.refusals import check_operators
@@ -16,7 +16,7 @@ from tnn_serving.engines.store import FileStore
 from tnn_serving.errors import EngineError
 
 
-def compile(model: onnx.ModelProto, options: Options) -> OpenVINOExecutable:
+def compile(model: onnx.ModelProto, options: Options) -> OpenVINONetwork:
     """Compiles an ONNX model. Raises EngineError if OpenVINO cannot, or would compute something else."""
     check_operators(model)
     serialized = model.SerializeToString()
@@ -27,7 +27,7 @@ def compile(model: onnx.ModelProto, options: Options) -> OpenVINOExecutable:
     except RuntimeError as error:
         raise EngineError("OpenVINO cannot read the network", found=reason(error)) from error
     properties = properties_of(network, options)
-    return OpenVINOExecutable(
+    return OpenVINONetwork(
         network,
         properties,
         [value.name for value in model.graph.input],

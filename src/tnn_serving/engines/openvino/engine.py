@@ -29,6 +29,12 @@ class OpenVINO(Engine):
 
         return compilation.compile(model, options)
 
+    def restore(self, exported: bytes, options: Options) -> Executable:
+        """Opens a network as it was compiled. Raises EngineError if it is not what this version wrote."""
+        from tnn_serving.engines.openvino import restoring
+
+        return restoring.restore(exported)
+
     def int8_kernels(self, cpu: Cpu) -> Int8Kernels:
         """Signed codes; not on AMX, where some releases crash with int8 and free shapes."""
         obstacle = None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openvino as ov
 
 from tnn_serving.engines.base import Arrays, Executable, NodeTime, Shapes, TensorSpec
-from tnn_serving.engines.openvino import profile
+from tnn_serving.engines.openvino import exported, profile
 from tnn_serving.engines.openvino.engine import OpenVINO
 from tnn_serving.engines.openvino.errors import reason
 from tnn_serving.engines.openvino.numbers import wide_inputs
@@ -19,30 +20,34 @@ from tnn_serving.engines.openvino.plugin import compile_network
 from tnn_serving.engines.openvino.requests import FixedInferRequest, InferRequest, tensor
 from tnn_serving.errors import EngineError, RequestError
 
+if TYPE_CHECKING:
+    import onnx
+
 
 class OpenVINOExecutable(Executable):
     """A compiled network with a pool of infer requests: as many as were ever busy at once.
 
     Args:
-        network: what was compiled. It costs nothing to keep, since the compiled one shares its weights, and is compiled
-            again for single shapes.
-        properties: what it was compiled with.
-        inputs, outputs: their names.
         compiled: the network, compiled.
+        inputs, outputs: their names.
+        limits: inputs that are right within limits only, as :func:`~tnn_serving.engines.openvino.numbers.wide_inputs`
+            gives them.
+        properties: what it was compiled with.
+        again: compiles it once more.
     """
 
     engine = OpenVINO.name
 
     def __init__(
         self,
-        network: ov.Model,
-        properties: Mapping[str, Any],
+        compiled: ov.CompiledModel,
         inputs: Sequence[str],
         outputs: Sequence[str],
-        compiled: ov.CompiledModel,
+        limits: Mapping[str, tuple[int, int]],
+        properties: Mapping[str, Any],
+        again: Callable[[], ov.CompiledModel],
     ) -> None:
-        self._network = network
-        self._properties = properties
+        self._again = again
         self._lock = threading.Lock()
         self._compilation = _Compilation(compiled)
         # A compiled port carries the names of everything that was merged into it, and an input that nothing reads has
@@ -50,7 +55,8 @@ class OpenVINOExecutable(Executable):
         ports = list(compiled.inputs)
         self._inputs = {name: k for name in inputs for k, port in enumerate(ports) if name in port.names}
         self._names = list(inputs)
-        self._limits = wide_inputs(network)
+        self._limits = limits
+        self._properties = properties
         self._outputs = [
             TensorSpec(name, port.element_type.to_dtype(), _shape(port.partial_shape))
             for name, port in zip(outputs, compiled.outputs, strict=True)
@@ -111,12 +117,12 @@ class OpenVINOExecutable(Executable):
         if self._compilation.broken:
             with self._lock:
                 if self._compilation.broken:
-                    self._compilation = _Compilation(compile_network(self._network, self._properties))
+                    self._compilation = _Compilation(self._again())
         return self._compilation
 
     def _alone(self, feeds: Arrays, into: Arrays | None) -> dict[str, np.ndarray]:
         """An inference that failed, once more where nothing else runs: another one may have spoilt it."""
-        compilation = _Compilation(compile_network(self._network, self._properties))
+        compilation = _Compilation(self._again())
         try:
             answer = self._answer(compilation, feeds, into)
         except RuntimeError as error:
@@ -133,6 +139,39 @@ class OpenVINOExecutable(Executable):
             return profile.profiled(self._sound().compiled, tensors, runs)
         except RuntimeError as error:
             raise EngineError("OpenVINO refused or failed", found=reason(error)) from error
+
+    def export(self, model: onnx.ModelProto) -> bytes:
+        """The compiled network, with the names of its inputs and outputs."""
+        try:
+            blob = self._sound().compiled.export_model().getvalue()
+        except RuntimeError as error:
+            raise EngineError("OpenVINO cannot export the network", found=reason(error)) from error
+        outputs = [spec.name for spec in self._outputs]
+        facts = exported.Facts(self._names, outputs, dict(self._limits), dict(self._properties))
+        return exported.written(facts, blob)
+
+
+class OpenVINONetwork(OpenVINOExecutable):
+    """An executable with the network that it was compiled from, and can be compiled from again.
+
+    Args:
+        network: what was compiled. It costs nothing to keep, since the compiled one shares its weights.
+        properties: what it was compiled with.
+        inputs, outputs: their names.
+        compiled: the network, compiled.
+    """
+
+    def __init__(
+        self,
+        network: ov.Model,
+        properties: Mapping[str, Any],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        compiled: ov.CompiledModel,
+    ) -> None:
+        again = partial(compile_network, network, properties)
+        super().__init__(compiled, inputs, outputs, wide_inputs(network), properties, again)
+        self._network = network
 
     def at(self, shapes: Shapes) -> OpenVINOExecutable:
         """The network compiled for one set of input shapes, which spares it work in every inference."""
@@ -154,7 +193,7 @@ class OpenVINOExecutable(Executable):
         """Not stored: one file per shape would fill the disk without end."""
         outputs = [spec.name for spec in self._outputs]
         compiled = compile_network(network, properties)
-        return OpenVINOExecutable(network, properties, self._names, outputs, compiled)
+        return OpenVINONetwork(network, properties, self._names, outputs, compiled)
 
 
 class _Compilation:

@@ -1,0 +1,190 @@
+"""A network that is compiled and answers: all that serving needs, whoever has prepared it.
+
+In: an analysis, and executables.  Out: answers.  What only a load needs is in :mod:`tnn_serving.model`; nothing here
+reads a file, translates or knows ONNX.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tnn_serving.admission import Admission, ShapeAuthority, not_taken
+from tnn_serving.analysis import Analysis, Blob
+from tnn_serving.engines import Shapes, TensorSpec
+from tnn_serving.engines.base import Arrays
+from tnn_serving.engines.choose import Choice
+from tnn_serving.engines.shapes import Allocate, ShapeCache, zeros
+from tnn_serving.errors import EngineError, RequestError
+
+
+class Session(ABC):
+    """A compiled network. :meth:`run` and :meth:`infer` may be called from several threads at once.
+
+    Args:
+        analysis: of the network.
+        served: the outputs that are asked for by default.
+        typical: the input shapes to measure at, if they are not the default ones.
+
+    Attributes:
+        choice: the engine that runs the network, and why. A subclass sets it, and calls :meth:`_opened`.
+        sizes: the shape of each input that inferences are measured at.
+        sized: inputs that decide a size, an index or a count, with values that the network is likely to take.
+    """
+
+    choice: Choice
+
+    def __init__(self, analysis: Analysis, served: Sequence[str], typical: Shapes) -> None:
+        self.analysis = analysis
+        self.sized: Arrays = {}
+        self.sizes = {blob.name: tuple(dim or 0 for dim in blob.dims) for blob in analysis.inputs}
+        self.sizes.update({name: tuple(shape) for name, shape in typical.items() if name in self.sizes})
+        self._served = tuple(served)
+        self._inputs = {blob.name: _spec(blob) for blob in analysis.inputs}
+        self._blobs = {blob.name: _spec(blob) for blob in analysis.blobs}
+        self._lock = threading.Lock()
+        self._compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], ShapeCache] = {}
+
+    def _opened(self, authority: ShapeAuthority, compiled: ShapeCache) -> None:
+        """The served outputs are compiled, and ``authority`` says which other shapes the network takes."""
+        self._authority = authority
+        self._admission = Admission(authority, self.analysis)
+        self._compiled[self._served, ()] = compiled
+
+    @abstractmethod
+    def _compile_for(self, outputs: tuple[str, ...], fed: tuple[str, ...]) -> ShapeCache:
+        """Compiles for other outputs than the served ones, or with optional inputs fed. Raises EngineError."""
+
+    @property
+    @abstractmethod
+    def int8_form(self) -> str:
+        """How int8 layers are run: "exact", or one of the forms for int8 kernels; "none" where there are no such
+        layers."""
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine that runs the network."""
+        return self.choice.engine
+
+    @property
+    def inputs(self) -> list[TensorSpec]:
+        """Name, type and shape of each input (``None`` where free), in file order."""
+        return list(self._inputs.values())
+
+    @property
+    def outputs(self) -> list[TensorSpec]:
+        """Name, type and shape of each output (``None`` where it follows the inputs), in file order."""
+        return [self._blobs[name] for name in self.analysis.outputs]
+
+    @property
+    def optional_inputs(self) -> list[str]:
+        """Inputs that may be left out, because the model file holds a value for them."""
+        return list(self.analysis.optional)
+
+    @property
+    def default_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The input shapes that the file gives."""
+        return self.analysis.default_shapes
+
+    def blobs(self) -> dict[str, TensorSpec]:
+        """Type and shape of every blob that a layer produces."""
+        return dict(self._blobs)
+
+    def run(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Runs the network.
+
+        Args:
+            inputs: an array for each input; those with a stored value may be left out. Arrays are converted to the
+                input's type where that loses nothing in kind (float64 to float32, int64 to int32).
+            outputs: blobs to return, any of the network; its outputs if left out.
+
+        Raises:
+            RequestError: an input is missing, unknown, or of a wrong type, rank or size.
+            EngineError: the engine fails.
+        """
+        wanted = tuple(outputs) if outputs is not None else self.analysis.outputs
+        answer = self.infer({name: self._converted(name, array) for name, array in inputs.items()}, wanted)
+        # Memory of the engine would keep an infer request busy for as long as the caller has it.
+        return {name: array if array.flags.owndata else array.copy() for name, array in answer.items()}
+
+    def infer(self, feeds: Arrays, outputs: tuple[str, ...], allocate: Allocate | None = None) -> dict[str, np.ndarray]:
+        """One inference without a copy: arrays in the inputs' own types in, memory that may be the engine's out.
+
+        Args:
+            feeds: C-contiguous arrays of the inputs' types.
+            outputs: blobs to return.
+            allocate: asked for memory to write large outputs into.
+
+        Raises:
+            RequestError: an input is missing, unknown, or of a wrong rank or size.
+            EngineError: the engine fails.
+        """
+        fed, fresh = self._admission.check(feeds)
+        executable = self._executable(outputs, fed)
+        try:
+            answer = executable.run(feeds, allocate)
+        except EngineError as error:
+            self._admission.withdraw(feeds)
+            if fresh is None or not self._runs_others(executable, feeds):
+                raise
+            raise not_taken(feeds, error) from error
+        if fresh is not None:
+            self._admission.note_answer(fresh, feeds)
+        return answer
+
+    def _runs_others(self, executable: ShapeCache, feeds: Arrays) -> bool:
+        """Whether an engine that has refused inputs takes those of other sizes: then nothing is wrong with the engine,
+        and what it has refused is the request."""
+        others = self._admission.answered(feeds) or zeros([self._inputs[name] for name in feeds], self.sizes)
+        if all(array.shape == others[name].shape for name, array in feeds.items()):
+            return False
+        try:
+            executable.run(others)
+        except EngineError:
+            return False
+        return True
+
+    def warm(self, shapes: Shapes, outputs: Sequence[str] | None = None) -> None:
+        """Compiles for single input shapes ahead of the first request. Raises as :meth:`run`."""
+        wanted = tuple(outputs) if outputs is not None else self._served
+        fed, _ = self._admission.check(zeros([self._inputs[name] for name in shapes], shapes))
+        self._executable(wanted, fed).warm(shapes)
+
+    def note_obstacle(self, obstacle: str) -> None:
+        """Takes back that rows are independent: a trial has shown that they are not."""
+        self.analysis = replace(self.analysis, obstacle=obstacle)
+        self._admission = Admission(self._authority, self.analysis)
+
+    def shape_caches(self) -> list[ShapeCache]:
+        """What has been compiled, for statistics."""
+        return list(self._compiled.values())
+
+    def _executable(self, outputs: tuple[str, ...], fed: tuple[str, ...]) -> ShapeCache:
+        found = self._compiled.get((outputs, fed))
+        if found is not None:
+            return found
+        with self._lock:
+            if (outputs, fed) not in self._compiled:
+                self._compiled[outputs, fed] = self._compile_for(outputs, fed)
+            return self._compiled[outputs, fed]
+
+    def _inputs_of(self, fed: Sequence[str]) -> list[TensorSpec]:
+        """The inputs of an executable that takes the optional inputs ``fed``."""
+        return [spec for spec in self.inputs if spec.name not in self.analysis.optional or spec.name in fed]
+
+    def _converted(self, name: str, value: np.ndarray) -> np.ndarray:
+        spec = self._inputs.get(name)
+        array = np.asarray(value)
+        if spec is not None and array.dtype != spec.dtype:
+            if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+                raise RequestError(f"input `{name}` has another type", expected=spec.dtype, found=array.dtype)
+            array = array.astype(spec.dtype)
+        return np.ascontiguousarray(array) if array.ndim else array
+
+
+def _spec(blob: Blob) -> TensorSpec:
+    return TensorSpec(blob.name, blob.dtype, blob.known)
