@@ -131,6 +131,16 @@ class Admission:
         self._fitting.pop(self._key(feeds)[0], None)
         self._rows.pop(_without_rows({name: array.shape for name, array in feeds.items()}), None)
 
+    def needs(self, feeds: Arrays) -> int:
+        """The memory in bytes for inputs. Raises RequestError: the network does not take them."""
+        fed = tuple(name for name in self._optional if name in feeds)
+        return self._asked(feeds, fed, self._key(feeds)[1])
+
+    def admit(self, shapes: Mapping[str, tuple[int, ...]], memory_bytes: int) -> None:
+        """Notes that the network takes shapes of its inputs, and the memory that it needs at them."""
+        if not self._sizing:
+            self._admit(tuple(shapes.items()), shapes, memory_bytes)
+
     def _admit(self, key: Key, shapes: Mapping[str, tuple[int, ...]], memory_bytes: int) -> None:
         _remember(self._fitting, key, False)
         rows = {shape[0] for shape in shapes.values() if shape}

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
@@ -103,6 +103,23 @@ def to_onnx(source: Source, *, int8: str = "exact", raw_int8: bool = False) -> o
     return made
 
 
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Compiled networks as their engine writes them down.
+
+    Attributes:
+        general: for any shapes.
+        fixed: for single shapes.
+        options: what they were compiled with.
+        specialises: single shapes are worth compiling for.
+    """
+
+    general: bytes
+    fixed: list[tuple[Shapes, bytes]]
+    options: Options
+    specialises: bool
+
+
 class Running(TypedDict, total=False):
     """How a :class:`Model` runs its network: its keyword arguments."""
 
@@ -135,6 +152,7 @@ class Model(Session):
         typical: the input shapes to measure at, if they are not the default ones.
         samples: inputs to measure the error of bf16 with, instead of random ones.
         facts: further facts that measurements of the model depend on.
+        exports: :meth:`export` is going to be called, which needs what is dropped otherwise.
     """
 
     def __init__(
@@ -153,6 +171,7 @@ class Model(Session):
         typical: Shapes | None = None,
         samples: Arrays | None = None,
         facts: Mapping[str, str] | None = None,
+        exports: bool = False,
     ) -> None:
         super().__init__(analysis, outputs or analysis.outputs, typical or {})
         self.network = network
@@ -164,7 +183,7 @@ class Model(Session):
         self._facts = dict(facts or {})
         self._engines = ENGINES.named(engine)
         self._precision = read_precision(precision)
-        self._translations = _Translations(network, analysis, translation, self._served)
+        self._translations = _Translations(network, analysis, translation, self._served, exports=exports)
         chosen, self.choice = self._choose(self._precision, samples or {})
         self.network = self._translations.settled()
         self._opened(self.network, chosen.compiled)
@@ -186,6 +205,15 @@ class Model(Session):
     def int8_form(self) -> str:
         """How int8 layers are run; "none" where there are none of TNN's."""
         return self.int8.form.value if self.int8 is not None else "none"
+
+    def export(self) -> Export:
+        """What another process on this machine opens the served outputs from. Raises EngineError."""
+        cache = self._compiled[self._served, ()]
+        form = self.int8.form if self.int8 is not None else Form.EXACT
+        made = self._translations.onnx(self._variant(self._served, (), form))
+        fixed = [(shapes, executable.export(made)) for shapes, executable in cache.kept()]
+        options = replace(self._options_for(self.choice.precision, form), cache_dir=None)
+        return Export(cache.general.export(made), fixed, options, cache.specialises)
 
     def profile(self, inputs: Arrays, runs: int) -> list[NodeTime]:
         """Mean time over ``runs`` inferences of each node that the engine made of the network. May be called once.
@@ -218,12 +246,16 @@ class Model(Session):
         form = self.network.int8_form(engine, self._int8, self._cpu).form
         made = self._translations.onnx(self._variant(outputs, fed, form))
         exact = form is Form.EXACT
-        options = replace(self._options, precision=precision, exact_codes=analysis.quantized and exact)
+        options = self._options_for(precision, form)
         with located(analysis.source):
             general = engine.compile(made, options)
         streams = (options.threads or available_cores().count) if options.concurrent else 1
         compiled = ShapeCache(general, self._inputs_of(fed), self._limits, analysis.weight_bytes, streams, self.sized)
         return EngineCandidate(compiled, exact)
+
+    def _options_for(self, precision: Precision, form: Form) -> Options:
+        exact_codes = self.analysis.quantized and form is Form.EXACT
+        return replace(self._options, precision=precision, exact_codes=exact_codes)
 
     def _variant(self, outputs: tuple[str, ...], fed: tuple[str, ...], form: Form) -> Variant:
         return Variant(outputs, fed, self.analysis.pictures, form, self.analysis.raw_int8)
@@ -332,7 +364,13 @@ class _Translations:
     """The ONNX models of one load: engines that are compared for the same variant get the same one."""
 
     def __init__(
-        self, network: Network, analysis: Analysis, translation: Translation | None, outputs: tuple[str, ...]
+        self,
+        network: Network,
+        analysis: Analysis,
+        translation: Translation | None,
+        outputs: tuple[str, ...],
+        *,
+        exports: bool,
     ) -> None:
         self._network = network
         self._known: list[tuple[Variant, Translation]] = []
@@ -341,6 +379,7 @@ class _Translations:
             variant = Variant(outputs, analysis.optional, analysis.pictures, raw_int8=analysis.raw_int8)
             self._known.append((variant, translation))
         self._loading = True
+        self._exports = exports
 
     def onnx(self, variant: Variant) -> onnx.ModelProto:
         """The network in a variant; kept until :meth:`settled`."""
@@ -357,6 +396,7 @@ class _Translations:
         """Ends the load: gives the network without what only the load needed, and keeps no models from now on."""
         self._loading = False
         self._known.clear()
-        self._models.clear()
+        if not self._exports:
+            self._models.clear()
         self._network = self._network.settled()
         return self._network

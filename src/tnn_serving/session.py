@@ -154,6 +154,10 @@ class Session(ABC):
         fed, _ = self._admission.check(zeros([self._inputs[name] for name in shapes], shapes))
         self._executable(wanted, fed).warm(shapes)
 
+    def memory_at(self, shapes: Shapes) -> int:
+        """The memory in bytes that the network needs at these shapes. Raises RequestError: it does not take them."""
+        return self._admission.needs(zeros([self._inputs[name] for name in shapes], shapes))
+
     def note_obstacle(self, obstacle: str) -> None:
         """Takes back that rows are independent: a trial has shown that they are not."""
         self.analysis = replace(self.analysis, obstacle=obstacle)

@@ -157,7 +157,22 @@ class ShapeCache:
 
     def warm(self, shapes: Shapes) -> None:
         """Compiles for these shapes now and runs once; they stay. Raises EngineError if the engine fails."""
-        self._compile(tuple(tuple(shapes[name]) for name in self._names), pinned=True)
+        key = tuple(tuple(shapes[name]) for name in self._names)
+        entry = self._state.entries.get(key)
+        if entry is None:
+            self._compile(key, pinned=True)
+        else:
+            entry.pinned = True
+
+    @property
+    def specialises(self) -> bool:
+        """Whether single shapes are compiled for: asked for, and of use on this engine as far as is known."""
+        return self._limits.count > 0
+
+    def kept(self) -> list[tuple[Shapes, Executable]]:
+        """The shapes that stay compiled for, each with what one inference alone runs on."""
+        entries = self._state.entries.items()
+        return [(dict(zip(self._names, key, strict=True)), entry.alone) for key, entry in entries if entry.pinned]
 
     def fixed(self, feeds: Arrays) -> Executable:
         """What one inference of these shapes runs on once they are compiled for; it is not kept for them."""

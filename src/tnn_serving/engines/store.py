@@ -48,6 +48,10 @@ class FileStore:
             return None
         return content
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name, whatever is in it."""
+        return self.folder is not None and (self.folder / name).is_file()
+
     def put(self, name: str, content: bytes) -> None:
         """Stores a content in one step. A full disk, or a folder that cannot be written to, is logged."""
         if self.folder is None:

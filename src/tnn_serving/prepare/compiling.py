@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import partial
 
 from tnn_serving.analysis import Analysis
 from tnn_serving.config.readers import NamedShapes
 from tnn_serving.config.settings import ModelSettings
 from tnn_serving.engines import Options
-from tnn_serving.errors import ConfigError, RequestError
 from tnn_serving.model import Model
 from tnn_serving.network.base import Network
 from tnn_serving.prepare.configuring import Configured
 from tnn_serving.prepare.shared import SHARED
+from tnn_serving.prepare.warming import warm
 from tnn_serving.translate.graph import Translation
 
 
@@ -41,7 +43,11 @@ class CompileRequest:
         typical = tuple(sorted(configured.typical.items()))
         return cls(settings.of_model(), options, configured.outputs, typical)
 
-    def model(self, network: Network, analysis: Analysis, translation: Translation) -> Model:
+    def key(self, analysis: Analysis) -> Hashable:
+        """What models are equal in that are compiled for this."""
+        return analysis.fingerprint, analysis.obstacle is None, self
+
+    def model(self, network: Network, analysis: Analysis, translation: Translation, *, exports: bool = False) -> Model:
         """The compiled model. Raises EngineError if no engine takes the network."""
         return Model(
             network,
@@ -55,24 +61,24 @@ class CompileRequest:
             shapes=self.settings.shape_limits,
             typical=dict(self.typical),
             facts=self.settings.facts(),
+            exports=exports,
         )
 
 
-def compile_model(network: Network, analysis: Analysis, translation: Translation, configured: Configured) -> Model:
+def compile_model(
+    network: Network, analysis: Analysis, translation: Translation, configured: Configured, *, exports: bool = False
+) -> Model:
     """The network on the engine that suits it, compiled for the shapes that the configuration declares.
+
+    Args:
+        exports: the model is going to be exported, and is not shared with others.
 
     Raises:
         EngineError: no engine takes the network.
         ConfigError: declared shapes do not fit the network.
     """
     request = CompileRequest.of(configured)
-    key = (analysis.fingerprint, analysis.obstacle is None, request)
-    model = SHARED.get(key, lambda: request.model(network, analysis, translation))
-    try:
-        for shapes in configured.settings.warm_shapes:
-            model.warm(dict(shapes))
-        for rows in configured.config.preferred_batch_size:
-            model.warm({name: (rows, *shape[1:]) for name, shape in model.sizes.items()})
-    except RequestError as error:
-        raise ConfigError(f"declared shapes do not fit the network: {error}") from error
+    make = partial(request.model, network, analysis, translation, exports=exports)
+    model = make() if exports else SHARED.get(request.key(analysis), make)
+    warm(model, configured)
     return model

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tnn_serving.config.model_config import CONFIG_FILE, Batching, ModelConfig
-from tnn_serving.config.prototext import top_level_fields
+from tnn_serving.config.model_config import Batching, ModelConfig
 from tnn_serving.config.reading import CommandLine, read_settings
 from tnn_serving.config.settings import ModelSettings
 from tnn_serving.engines.measurements import Measurements
@@ -23,6 +22,7 @@ from tnn_serving.network.formats import open_network
 from tnn_serving.prepare.batching import COMPLETED_BATCH_SIZE, BatchGain, check_rows, measure_rows
 from tnn_serving.prepare.compiling import compile_model
 from tnn_serving.prepare.configuring import Configured, configure
+from tnn_serving.prepare.loaded import Loaded, leaves_batching_to_us
 from tnn_serving.prepare.manifest import check_manifest
 from tnn_serving.prepare.recorded_case import RECORDED, check_recorded
 
@@ -30,20 +30,15 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model that is ready to serve.
+class LoadedHere(Loaded):
+    """A model that this process has read and compiled.
 
     Attributes:
-        model: compiled.
-        configured: the configuration that it is served with.
-        joined_rows: how many rows of several requests run as one inference; 1 for none.
-        seconds: of one inference of one row.
+        batched: batch sizes that are written down in the network were made free.
     """
 
     model: Model
-    configured: Configured
-    joined_rows: int
-    seconds: float
+    batched: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +58,22 @@ def load_model(
     version: int,
     completes: bool = True,
     options: CommandLine | None = None,
-) -> Loaded:
-    """Loads ``folder/<version>``; see :meth:`tnn_serving.serving.servable.Servable.open`."""
+    exports: bool = False,
+) -> LoadedHere:
+    """Loads ``folder/<version>``; see :meth:`tnn_serving.serving.servable.Servable.open`.
+
+    Args:
+        exports: the model is going to be exported.
+    """
     settings = read_settings(config, options or {})
     check_manifest(folder, version=version, required=settings.require_manifest)
     network = open_network(folder / str(version), settings.limits())
     asked = config.max_batch_size > 1
     batched, obstacle = _for_batches(network, [tensor.name for tensor in config.output], asked=asked)
-    ours = completes and _leaves_batching_to_us(folder, config)
+    ours = completes and leaves_batching_to_us(folder, config)
     attempts = _attempts(network, batched, config, joins=obstacle is None, ours=ours)
     for attempt in attempts:
-        model, configured = _compiled(name, attempt, settings, obstacle, completes=completes)
+        model, configured = _compiled(name, attempt, settings, obstacle, completes=completes, exports=exports)
         if attempt.joins:
             obstacle = check_rows(model, configured.outputs)
             if obstacle is None:
@@ -86,7 +86,7 @@ def load_model(
         log.info("%s: requests are not joined: %s", name, obstacle)
     gain = _measured(name, model, configured, joins=attempt.joins and obstacle is None)
     check_recorded(model, folder / str(version) / RECORDED, settings.check_tolerance)
-    return Loaded(model, configured, gain.rows, gain.seconds)
+    return LoadedHere(model, configured, gain.rows, gain.seconds, attempt.network is not network)
 
 
 def _for_batches(network: Network, outputs: Sequence[str], *, asked: bool) -> tuple[Network, str | None]:
@@ -110,7 +110,7 @@ def _attempts(network: Network, batched: Network, config: ModelConfig, *, joins:
 
 
 def _compiled(
-    name: str, attempt: _Attempt, settings: ModelSettings, obstacle: str | None, *, completes: bool
+    name: str, attempt: _Attempt, settings: ModelSettings, obstacle: str | None, *, completes: bool, exports: bool
 ) -> tuple[Model, Configured]:
     analysis, translation = analyse(
         attempt.network,
@@ -120,7 +120,7 @@ def _compiled(
         obstacle=obstacle,
     )
     configured = configure(name, analysis, attempt.config, settings, completes=completes)
-    model = compile_model(attempt.network, analysis, translation, configured)
+    model = compile_model(attempt.network, analysis, translation, configured, exports=exports)
     log.info("%s runs on %s (%s); %s", name, model.engine, model.choice.reason, configured.plan.reason)
     return model, configured
 
@@ -136,15 +136,3 @@ def _measured(name: str, model: Model, configured: Configured, *, joins: bool) -
     if limit > 1:
         log.info("%s: up to %d rows of waiting requests run as one inference (%s)", name, gain.rows, gain.reason)
     return gain
-
-
-def _leaves_batching_to_us(folder: Path, config: ModelConfig) -> bool:
-    """Whether the configuration says nothing about batches: neither by a number nor by tensors with or without a batch
-    dim, those of a warm-up included."""
-    if config.input or config.output or config.model_warmup or config.batched:
-        return False
-    file = folder / CONFIG_FILE
-    try:
-        return "max_batch_size" not in top_level_fields(file.read_text("latin-1")) if file.is_file() else True
-    except OSError:
-        return False

@@ -5,19 +5,26 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from tnn_serving.model import Model
+from tnn_serving.session import Session
+
+if TYPE_CHECKING:
+    from tnn_serving.model import Model
 
 
-class SharedModels:
+M = TypeVar("M", bound=Session)
+
+
+class SharedModels(Generic[M]):
     """The models in use by all that they depend on, each until its last user is gone."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._models: weakref.WeakValueDictionary[Hashable, Model] = weakref.WeakValueDictionary()
+        self._models: weakref.WeakValueDictionary[Hashable, M] = weakref.WeakValueDictionary()
         self._making: dict[Hashable, threading.Lock] = {}
 
-    def get(self, key: Hashable, make: Callable[[], Model]) -> Model:
+    def get(self, key: Hashable, make: Callable[[], M]) -> M:
         """The model of ``key``, made if there is none; other threads that ask meanwhile wait for it."""
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())
@@ -30,5 +37,5 @@ class SharedModels:
         return model
 
 
-SHARED = SharedModels()
-"""The models of this process."""
+SHARED: SharedModels[Model] = SharedModels()
+"""The models that this process has compiled itself."""

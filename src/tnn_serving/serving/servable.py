@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -21,12 +22,12 @@ from tnn_serving.config.reshape import has_shape
 from tnn_serving.engines import TensorSpec
 from tnn_serving.engines.shapes import ShapeCounts
 from tnn_serving.errors import CancelledError, ConfigError, RequestError, TnnError, located
-from tnn_serving.model import Model
-from tnn_serving.prepare.loading import Loaded, load_model
+from tnn_serving.prepare.loaded import Loaded
 from tnn_serving.serving.observer import SILENT, Observer
 from tnn_serving.serving.pictures import PictureReader
 from tnn_serving.serving.tensors import RequestTensor, ResponseTensor, array_of, cut
 from tnn_serving.serving.workers import WorkerThreads
+from tnn_serving.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,28 @@ AnswerCheck = Callable[[str, Sequence[int]], None]
 Response = list[ResponseTensor]
 Result = Response | Exception | tuple[Response | Exception, ...]
 """The answer of all requests gathered; the error of all of them; or one of either for each."""
+
+
+class Load(Protocol):
+    """Loads ``folder/<version>``; raises as :meth:`Servable.open`."""
+
+    def __call__(
+        self,
+        name: str,
+        folder: Path,
+        config: ModelConfig,
+        *,
+        version: int,
+        completes: bool = True,
+        options: CommandLine | None = None,
+    ) -> Loaded: ...
+
+
+def _in_this_process() -> Load:
+    # What reads and translates networks is imported only where that happens.
+    from tnn_serving.prepare.loading import load_model
+
+    return load_model
 
 
 def _nothing(name: str, start_ns: int, end_ns: int) -> None:
@@ -83,7 +106,7 @@ class Servable:
         self.name = name
         self._observer = observer
         self.config = loaded.configured.config
-        self.model: Model = loaded.model
+        self.model: Session = loaded.model
         self.joins = loaded.joined_rows if loaded.joined_rows > 1 else 0
         self._bindings = loaded.configured.bindings
         self._pictures = _picture_readers(loaded)
@@ -105,6 +128,7 @@ class Servable:
         complete: bool = True,
         options: CommandLine | None = None,
         observer: Observer = SILENT,
+        load: Load | None = None,
     ) -> Servable:
         """Loads the model of ``folder/<version>``.
 
@@ -115,6 +139,7 @@ class Servable:
             complete: fill in what the configuration leaves out.
             options: backend-wide defaults of the parameters in config.pbtxt.
             observer: receives the events of the model.
+            load: how; by default in this process.
 
         Raises:
             FormatError, UnsupportedLayer, ShapeError, EngineError: the model cannot be loaded.
@@ -123,11 +148,12 @@ class Servable:
         name = config.name or folder.name
         with located(f"model `{name}`, version {version}"):
             started = time.monotonic()
-            loaded = load_model(name, folder, config, version=version, completes=complete, options=options)
+            loaded = (load or _in_this_process())(
+                name, folder, config, version=version, completes=complete, options=options
+            )
             observer.loaded(time.monotonic() - started)
             model = loaded.model
-            form = model.int8.form.value if model.int8 is not None else "none"
-            observer.engine(model.engine, model.choice.precision, form)
+            observer.engine(model.engine, model.choice.precision, model.int8_form)
             return cls(name, loaded, observer)
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.engines.background import BACKGROUND
 from tnn_serving.engines.shapes import ShapeCounts
 from tnn_serving.errors import TnnError
+from tnn_serving.prepare.preparation import Preparation
 from tnn_serving.serving.servable import Requests, Response, Result, Servable, ServerMemory
 from tnn_serving.serving.tensors import RequestTensor
 from tnn_serving.triton.backend.contract import (
@@ -116,6 +117,7 @@ class Backend:
         self._options = options
         self._metrics = Metrics(shim)
         self._watch = Watch(shim.oldest_execution)
+        self._preparation = Preparation()
         self._first_open = threading.Lock()
         self._has_opened = False
 
@@ -143,6 +145,7 @@ class Backend:
                     complete=complete,
                     options=self._options,
                     observer=metrics,
+                    load=self._preparation.load,
                 )
         except BaseException as error:
             metrics.close()
@@ -159,6 +162,7 @@ class Backend:
         faulthandler.disable()
         self._watch.stop()
         BACKGROUND.stop()
+        self._preparation.close()
         logging.shutdown()
 
     @contextmanager

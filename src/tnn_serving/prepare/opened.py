@@ -1,0 +1,163 @@
+"""A prepared model that answers: its executables are opened, and workers are asked for everything else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from tnn_serving.emit.limits import Limits
+from tnn_serving.engines import ENGINES, Executable, NodeTime, Shapes, TensorSpec
+from tnn_serving.engines.base import NO_ARRAYS, Arrays
+from tnn_serving.engines.cpu import available_cores
+from tnn_serving.engines.shapes import NO_SHAPES, ShapeCache, ShapeLimits
+from tnn_serving.errors import EngineError
+from tnn_serving.prepare.prepared import Prepared
+from tnn_serving.session import Session
+
+log = logging.getLogger(__name__)
+
+Stored = Callable[[int], bytes]
+"""Gives an executable of a prepared model by its number. Raises EngineError if it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeMemory:
+    """What a network needs at shapes that it takes."""
+
+    memory_bytes: int
+
+
+class Questions(Protocol):
+    """Asks workers about one prepared model.
+
+    Attributes:
+        memory_bytes: what the network may need at one shape.
+    """
+
+    @property
+    def memory_bytes(self) -> int: ...
+
+    def compiled(self, outputs: Sequence[str], fed: Sequence[str], shapes: Shapes | None, streams: int) -> bytes | None:
+        """The network, compiled for more than it was prepared for; ``None`` if the engine is as good without.
+
+        Raises EngineError: the engine cannot. LimitError: it takes too much time or memory.
+        """
+
+    def memory_at(self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays) -> int:
+        """The memory in bytes that the network needs at other shapes. Raises ShapeError, LimitError."""
+
+
+class PreparedExecutable(Executable):
+    """An executable of a prepared model.
+
+    Args:
+        opened: what runs.
+        more: compiles the same network again: for single shapes, for a number of concurrent inferences, or for both.
+        shapes: those that it was compiled for; ``None`` for any.
+    """
+
+    def __init__(
+        self,
+        opened: Executable,
+        more: Callable[[Shapes | None, int], Executable | None],
+        shapes: Shapes | None = None,
+    ) -> None:
+        self.engine = opened.engine
+        self.run = opened.run  # type: ignore[method-assign]  # one call less per request
+        self._opened = opened
+        self._more = more
+        self._shapes = shapes
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        """Outputs in the order of the model."""
+        return self._opened.outputs
+
+    def run(self, feeds: Arrays, into: Arrays | None = None) -> dict[str, np.ndarray]:
+        """One inference. Raises EngineError."""
+        return self._opened.run(feeds, into)
+
+    def profile(self, feeds: Arrays, runs: int) -> list[NodeTime]:
+        """Mean time of every node. Raises EngineError."""
+        return self._opened.profile(feeds, runs)
+
+    def at(self, shapes: Shapes) -> Executable | None:
+        """The same network compiled for inputs of these shapes. Raises EngineError."""
+        made = self._more(shapes, 0)
+        return None if made is None else PreparedExecutable(made, self._more, shapes)
+
+    def concurrent(self, streams: int) -> Executable | None:
+        """The same network compiled for so many concurrent inferences. Raises EngineError."""
+        return self._more(self._shapes, streams)
+
+
+class PreparedSession(Session):
+    """A prepared model.
+
+    Args:
+        prepared: what is known of it.
+        stored: its executables.
+        limits: single shapes that may be compiled for.
+        questions: asks workers.
+    """
+
+    def __init__(self, prepared: Prepared, stored: Stored, limits: ShapeLimits, questions: Questions) -> None:
+        super().__init__(prepared.analysed(), prepared.served, prepared.sizes)
+        self.choice = prepared.choice
+        self.sized = prepared.values()
+        self._prepared = prepared
+        self._stored = stored
+        self._limits = limits if prepared.specialises else NO_SHAPES
+        self._questions = questions
+        self._engine = ENGINES[prepared.choice.engine]
+        general = self._engine.restore(stored(0), prepared.options)
+        cache = self._cache(PreparedExecutable(general, self._more), ())
+        self._opened(self, cache)
+        for shapes, memory_bytes in zip(prepared.shapes, prepared.needs, strict=True):
+            self._admission.admit(shapes, memory_bytes)
+            cache.warm(shapes)
+
+    @property
+    def int8_form(self) -> str:
+        """How int8 layers are run; "none" where there are none."""
+        return self._prepared.int8
+
+    @property
+    def limits(self) -> Limits:
+        """What the network may use of memory at each shape."""
+        return Limits(self._questions.memory_bytes)
+
+    def check_shapes(
+        self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_ARRAYS
+    ) -> ShapeMemory:
+        """Asks a worker whether the network takes other shapes. Raises ShapeError, LimitError."""
+        return ShapeMemory(self._questions.memory_at(shapes, fed, values))
+
+    def _more(self, shapes: Shapes | None, streams: int) -> Executable | None:
+        """The served outputs, compiled again: as they were prepared, or else by a worker."""
+        if shapes in self._prepared.shapes and not streams:
+            return self._restored(self._stored(1 + self._prepared.shapes.index(dict(shapes or {}))))
+        return self._restored(self._questions.compiled(self._served, (), shapes, streams))
+
+    def _compile_for(self, outputs: tuple[str, ...], fed: tuple[str, ...]) -> ShapeCache:
+        """Compiles for other outputs, or with optional inputs, in a worker."""
+
+        def more(shapes: Shapes | None, streams: int) -> Executable | None:
+            return self._restored(self._questions.compiled(outputs, fed, shapes, streams))
+
+        general = more(None, 0)
+        if general is None:
+            raise EngineError(f"{self.engine} compiles nothing")
+        return self._cache(PreparedExecutable(general, more), fed)
+
+    def _restored(self, exported: bytes | None) -> Executable | None:
+        return None if exported is None else self._engine.restore(exported, self._prepared.options)
+
+    def _cache(self, general: Executable, fed: Sequence[str]) -> ShapeCache:
+        options = self._prepared.options
+        streams = (options.threads or available_cores().count) if options.concurrent else 1
+        return ShapeCache(general, self._inputs_of(fed), self._limits, self.analysis.weight_bytes, streams, self.sized)

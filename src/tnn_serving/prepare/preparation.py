@@ -1,0 +1,265 @@
+"""Loads models that workers prepare: nothing of a stranger's files is read, translated or compiled in this process.
+
+A worker has a time limit, a memory limit, and no more rights than the work needs. What it hands over is kept in a
+folder, by its key: the next load of the same model opens it at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tnn_serving.config.model_config import ModelConfig
+from tnn_serving.config.reading import CommandLine, read_settings
+from tnn_serving.config.settings import ModelSettings
+from tnn_serving.engines import ENGINES, Shapes
+from tnn_serving.engines.base import Arrays
+from tnn_serving.engines.cpu import available_cores
+from tnn_serving.engines.store import FileStore
+from tnn_serving.errors import EngineError, FormatError, TnnError
+from tnn_serving.network.int8 import processor
+from tnn_serving.prepare.configuring import configure
+from tnn_serving.prepare.loaded import Loaded
+from tnn_serving.prepare.manifest import check_manifest
+from tnn_serving.prepare.opened import PreparedSession
+from tnn_serving.prepare.prepared import Prepared, StoredArray, key_of
+from tnn_serving.prepare.shared import SharedModels
+from tnn_serving.prepare.warming import warm
+from tnn_serving.workers.confinement import Confinement, library_paths
+from tnn_serving.workers.pool import Workers
+
+log = logging.getLogger(__name__)
+
+TASKS = "tnn_serving.prepare.tasks"
+
+STORE = "prepared"
+"""The folder inside a cache folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A prepared model in a store."""
+
+    prepared: Prepared
+    key: str
+    store: FileStore
+
+    def executable(self, number: int) -> bytes:
+        """An executable by its number. Raises EngineError if it is gone."""
+        content = self.store.get(_compiled(self.key, number))
+        if content is None:
+            raise EngineError("a prepared executable is gone", found=_compiled(self.key, number), hint="load it again")
+        return content
+
+
+class Preparation:
+    """Loads models with the help of workers. One per process; :meth:`load` may be called from several threads.
+
+    Args:
+        python: the interpreter that workers run in; this one by default.
+    """
+
+    def __init__(self, *, python: str | None = None) -> None:
+        processor()  # decides what networks are compiled for, here and in workers
+        modules = [TASKS, *(module for engine in ENGINES.usable() for module in engine.modules)]
+        self._workers = Workers(modules, available_cores().count, python=python)
+        self._shared: SharedModels[PreparedSession] = SharedModels()
+        self._folder = Path(tempfile.mkdtemp(prefix="tnn-serving-prepared-"))
+        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Ends the workers, and removes what was kept for this process only."""
+        self._workers.close()
+        self._remove()
+
+    def load(
+        self,
+        name: str,
+        folder: Path,
+        config: ModelConfig,
+        *,
+        version: int,
+        completes: bool = True,
+        options: CommandLine | None = None,
+    ) -> Loaded:
+        """Loads ``folder/<version>``; see :meth:`tnn_serving.serving.servable.Servable.open`.
+
+        Raises LimitError too: the model needs more time or memory than it may.
+        """
+        given = dict(options or {})
+        settings = read_settings(config, given)
+        check_manifest(folder, version=version, required=settings.require_manifest)
+        key = key_of(folder, version, config, given, completes=completes)
+        store = FileStore((settings.cache_dir or self._folder) / STORE)
+        order = {
+            "name": name,
+            "folder": os.fspath(folder.absolute()),
+            "version": version,
+            "config": config.to_json(),
+            "completes": completes,
+            "options": given,
+        }
+
+        def opened(kept: _Kept) -> Loaded:
+            prepared = kept.prepared
+            configured = configure(name, prepared.analysed(), prepared.completed(config), settings, completes=completes)
+            make = partial(self._open, kept, folder / str(version), settings)
+            session = self._shared.get(prepared.models_key, make)
+            warm(session, configured)
+            return Loaded(session, configured, prepared.joined_rows, prepared.seconds)
+
+        kept = self._known(key, store)
+        if kept is not None:
+            try:
+                loaded = opened(kept)
+                log.info("%s runs on %s; it was prepared earlier", name, kept.prepared.choice.engine)
+                return loaded
+            except EngineError as error:
+                log.warning("%s is prepared again: %s", name, error)
+        return opened(self._prepared(order, folder, settings, key, store))
+
+    def _known(self, key: str, store: FileStore) -> _Kept | None:
+        content = store.get(f"{key}.json")
+        if content is None:
+            return None
+        try:
+            prepared = Prepared.from_json(content)
+        except FormatError as error:
+            log.warning("%s", error)
+            return None
+        names = [_compiled(key, number) for number in range(1 + len(prepared.shapes))]
+        return _Kept(prepared, key, store) if all(map(store.has, names)) else None
+
+    def _prepared(
+        self, order: Mapping[str, Any], folder: Path, settings: ModelSettings, key: str, store: FileStore
+    ) -> _Kept:
+        level = logging.getLogger("tnn_serving").getEffectiveLevel()
+        with self.scratch() as out:
+            self._workers.run(
+                f"{TASKS}:prepare",
+                {**order, "out": os.fspath(out), "log_level": level},
+                confinement=Confinement(
+                    reads=(*_real_places(folder), *library_paths()),
+                    writes=(out,),
+                    memory_bytes=settings.memory_limit_bytes,
+                ),
+                timeout_s=settings.load_timeout_s or None,
+            )
+            content = (out / "prepared.json").read_bytes()
+            prepared = Prepared.from_json(content)
+            for number in range(1 + len(prepared.shapes)):
+                store.put(_compiled(key, number), (out / f"compiled{number}").read_bytes())
+            store.put(f"{key}.json", content)
+        return _Kept(prepared, key, store)
+
+    def _open(self, kept: _Kept, version: Path, settings: ModelSettings) -> PreparedSession:
+        source = Path(tempfile.mkdtemp(dir=self._folder, prefix="source-"))
+        (source / "prepared.json").write_bytes(kept.prepared.to_json())
+        _keep(version, source / "files")
+        questions = _Asked(self, version, source, settings)
+        session = PreparedSession(kept.prepared, kept.executable, settings.shape_limits, questions)
+        weakref.finalize(session, shutil.rmtree, source, ignore_errors=True)
+        return session
+
+    def ask(self, task: str, arguments: Mapping[str, Any], source: Path, out: Path, settings: ModelSettings) -> Any:
+        """What a worker answers that may read ``source`` and write to ``out``."""
+        return self._workers.run(
+            f"{TASKS}:{task}",
+            arguments,
+            confinement=Confinement(
+                reads=(*_real_places(source), *library_paths()),
+                writes=(out,),
+                memory_bytes=settings.memory_limit_bytes,
+            ),
+            timeout_s=settings.load_timeout_s or None,
+        ).value
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for what a worker writes."""
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix="out-", ignore_cleanup_errors=True) as out:
+            yield Path(out)
+
+
+class _Asked:
+    """Asks workers about one prepared model; ``source`` is the folder that :class:`Question` describes."""
+
+    def __init__(self, preparation: Preparation, version: Path, source: Path, settings: ModelSettings) -> None:
+        self._preparation = preparation
+        self._version = version
+        self._source = source
+        self._settings = settings
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the network may need at one shape."""
+        return self._settings.memory_limit_bytes
+
+    def compiled(self, outputs: Sequence[str], fed: Sequence[str], shapes: Shapes | None, streams: int) -> bytes | None:
+        """The network, compiled for more. Raises EngineError, LimitError."""
+        with self._preparation.scratch() as out:
+            question = {
+                "outputs": list(outputs),
+                "fed": list(fed),
+                "shapes": None if shapes is None else {name: list(shape) for name, shape in shapes.items()},
+                "streams": streams,
+                "out": os.fspath(out),
+            }
+            return (out / "compiled0").read_bytes() if self._asked("compile_more", question, out) else None
+
+    def memory_at(self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays) -> int:
+        """The memory in bytes that the network needs at other shapes. Raises ShapeError, LimitError."""
+        with self._preparation.scratch() as out:
+            question = {
+                "outputs": [],
+                "fed": list(fed),
+                "shapes": {name: list(shape) for name, shape in shapes.items()},
+                "values": {name: asdict(StoredArray.of(array)) for name, array in values.items()},
+            }
+            return int(self._asked("check_shapes", question, out))
+
+    def _asked(self, task: str, question: Mapping[str, Any], out: Path) -> Any:
+        facts = {"source": os.fspath(self._source), "memory_bytes": self.memory_bytes}
+        try:
+            return self._preparation.ask(task, {**facts, **question}, self._source, out, self._settings)
+        except TnnError as error:
+            kept, shown = os.fspath(self._source / "files"), os.fspath(self._version)
+            error.where = tuple(step.replace(kept, shown) for step in error.where)
+            error.problem = error.problem.replace(kept, shown)
+            raise
+
+
+def _compiled(key: str, number: int) -> str:
+    return f"{key}.{number}"
+
+
+def _real_places(folder: Path) -> list[Path]:
+    """A folder, and where the links in it lead."""
+    found = {folder.resolve()}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        found |= {path.resolve() for path in (Path(place, name) for name in (*folders, *files)) if path.is_symlink()}
+    return sorted(found)
+
+
+def _keep(version: Path, to: Path) -> None:
+    """Keeps the files of a version as they are now: by another name for each, or a copy on another file system."""
+    for place, _, names in os.walk(version, followlinks=True):
+        inside = to / Path(place).relative_to(version)
+        inside.mkdir(exist_ok=True)
+        for name in names:
+            file = Path(place, name)
+            if not file.is_file():
+                continue
+            try:
+                os.link(file.resolve(), inside / name)
+            except OSError:
+                shutil.copyfile(file, inside / name)

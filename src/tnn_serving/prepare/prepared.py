@@ -1,0 +1,203 @@
+"""What a worker hands over: everything that a server needs to open a model, in one value and a few files.
+
+A prepared model is good for the files, settings, processor and versions that it was made for, and for no others: its
+key names them all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tnn_serving.analysis import Analysis
+from tnn_serving.config.model_config import Batching, ModelConfig, TensorConfig
+from tnn_serving.config.reading import CommandLine
+from tnn_serving.engines import ENGINES, Options
+from tnn_serving.engines.base import Arrays, Shapes
+from tnn_serving.engines.choose import Choice
+from tnn_serving.engines.cpu import available_cores, cpu_name, this_cpu
+from tnn_serving.errors import FormatError
+from tnn_serving.prepare.loaded import leaves_batching_to_us
+from tnn_serving.prepare.manifest import sha256_of
+from tnn_serving.version import VERSION
+
+FORMAT_VERSION = 1
+"""Of what is written; another version is prepared again."""
+
+NOT_DECISIVE = frozenset({"cache_dir", "load_timeout_s", "require_manifest"})
+"""Parameters that decide whether a model is loaded, but not what is prepared."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """A small array as data."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    content: str
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> StoredArray:
+        """The array, C-contiguous."""
+        return cls(array.dtype.str, array.shape, base64.b64encode(array.tobytes()).decode())
+
+    def array(self) -> np.ndarray:
+        """The array again. Raises ValueError if it cannot be one."""
+        return np.frombuffer(base64.b64decode(self.content), np.dtype(self.dtype)).reshape(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A prepared model.
+
+    Attributes:
+        analysis: of the network, as JSON.
+        max_batch_size, input, output, batching: what the configuration says when it is completed; ``batching`` is
+            ``dynamic_batching``, as JSON.
+        choice: the engine, and why.
+        int8: the form of int8 layers, or "none".
+        options: what the network was compiled with.
+        served: the outputs that it was compiled for.
+        sizes: input shapes that were measured at.
+        sized: inputs that decide a size, an index or a count, with values that the network is likely to take.
+        joined_rows, seconds: as :class:`~tnn_serving.prepare.loaded.Loaded`.
+        batched: batch sizes that are written down in the network were made free.
+        specialises: single shapes are worth compiling for.
+        shapes: those that are compiled for. Executable 0 is the general one, the others follow in this order.
+        needs: the memory in bytes that the network needs at each of them.
+        models_key: what models are equal in that can share their executables.
+    """
+
+    analysis: str
+    max_batch_size: int
+    input: list[dict[str, Any]]
+    output: list[dict[str, Any]]
+    batching: dict[str, Any] | None
+    choice: Choice
+    int8: str
+    options: Options
+    served: tuple[str, ...]
+    sizes: dict[str, tuple[int, ...]]
+    sized: dict[str, StoredArray]
+    joined_rows: int
+    seconds: float
+    batched: bool
+    specialises: bool
+    shapes: list[dict[str, tuple[int, ...]]]
+    needs: list[int]
+    models_key: str
+
+    def to_json(self) -> bytes:
+        """The value as JSON."""
+        return msgspec.json.encode({"version": FORMAT_VERSION, "prepared": self}, enc_hook=_encoded)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Prepared:
+        """The value that :meth:`to_json` wrote. Raises FormatError for anything else."""
+        try:
+            written = msgspec.json.decode(text, type=_Written, dec_hook=_decoded)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise FormatError("a prepared model cannot be read", found=str(error)) from error
+        if written.version != FORMAT_VERSION:
+            raise FormatError("a prepared model has another version", expected=FORMAT_VERSION, found=written.version)
+        return written.prepared
+
+    def analysed(self) -> Analysis:
+        """The analysis. Raises FormatError."""
+        return Analysis.from_json(self.analysis.encode())
+
+    def completed(self, config: ModelConfig) -> ModelConfig:
+        """A configuration as the model is served with it."""
+        batching = config.dynamic_batching
+        if self.batching is not None and batching is None:
+            batching = Batching.read(self.batching)
+        return replace(
+            config,
+            max_batch_size=self.max_batch_size,
+            input=tuple(map(TensorConfig.read, self.input)),
+            output=tuple(map(TensorConfig.read, self.output)),
+            dynamic_batching=batching,
+        )
+
+    def values(self) -> Arrays:
+        """:attr:`sized` as arrays."""
+        return {name: stored.array() for name, stored in self.sized.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    version: int
+    prepared: Prepared
+
+
+def _encoded(value: object) -> object:
+    if isinstance(value, Path):
+        return os.fspath(value)
+    raise NotImplementedError(f"no JSON for {type(value)}")
+
+
+def _decoded(kind: type, value: object) -> Any:
+    if kind is Path:
+        return Path(str(value))
+    raise NotImplementedError(f"no {kind} in JSON")
+
+
+def key_of(folder: Path, version: int, config: ModelConfig, options: CommandLine, *, completes: bool) -> str:
+    """The key of a model that is prepared for these files, settings, this processor and these versions.
+
+    Args:
+        folder: of the model; files are compared by their contents.
+        config: as it is read, not completed.
+        options: parameters of the server's command line.
+
+    Raises FormatError for files that cannot be read.
+    """
+    facts = {
+        "format": FORMAT_VERSION,
+        "files": _digests(folder / str(version)),
+        "config": _decisive(config),
+        "options": {key: text for key, text in options.items() if key not in NOT_DECISIVE},
+        "ours": completes and leaves_batching_to_us(folder, config),
+        "completes": completes,
+        "processor": [cpu_name(), repr(this_cpu()), asdict(available_cores())],
+        "versions": {"tnn-serving": VERSION, **{engine.name: engine.version() for engine in ENGINES.usable()}},
+    }
+    return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
+
+
+def _decisive(config: ModelConfig) -> dict[str, Any]:
+    """What of a configuration decides how a model is prepared. Triton adds to the rest."""
+    return {
+        "max_batch_size": config.max_batch_size,
+        "input": [tensor.to_json() for tensor in config.input],
+        "output": [tensor.to_json() for tensor in config.output],
+        "instances": config.instances,
+        "rows": config.preferred_batch_size,
+        "dynamic": config.dynamic_batching is not None,
+        "sequence": config.sequence_batching.to_json() if config.sequence_batching is not None else None,
+        "parameters": {key: text for key, text in config.parameters.items() if key not in NOT_DECISIVE},
+    }
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Path within a folder and SHA-256 of each of its files, links followed."""
+    found = {}
+    for place, _, names in os.walk(folder, followlinks=True):
+        for name in sorted(names):
+            path = Path(place, name)
+            if path.is_file():
+                found[path.relative_to(folder).as_posix()] = sha256_of(path)
+    return found
+
+
+def shapes_of(shapes: Mapping[str, Sequence[int]]) -> Shapes:
+    """Shapes as JSON gives them."""
+    return {name: tuple(shape) for name, shape in shapes.items()}

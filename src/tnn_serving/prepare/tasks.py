@@ -1,0 +1,162 @@
+"""What workers do: prepare a model, compile it for more, and say which shapes it takes.
+
+Arguments and results are of JSON's types; what is large goes through files.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tnn_serving.config.model_config import ModelConfig
+from tnn_serving.emit.int8 import Form
+from tnn_serving.emit.limits import Limits
+from tnn_serving.engines import ENGINES, Executable
+from tnn_serving.errors import EngineError
+from tnn_serving.network.base import Network, Variant
+from tnn_serving.network.formats import open_network
+from tnn_serving.prepare.compiling import CompileRequest
+from tnn_serving.prepare.loading import LoadedHere, load_model
+from tnn_serving.prepare.prepared import Prepared, StoredArray, shapes_of
+
+MODULE = __name__
+
+PREPARED = "prepared.json"
+COMPILED = "compiled"
+
+ITS_OWN = ("tnn_serving.config", "tnn_serving.prepare.configuring")
+"""Loggers of what a configuration causes: the process that opens the model logs that itself, each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A model to prepare; paths are absolute."""
+
+    name: str
+    folder: str
+    version: int
+    config: dict[str, Any]
+    completes: bool
+    options: dict[str, str]
+    out: str
+    log_level: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prepared model's files, and what to know of them.
+
+    Attributes:
+        source: a folder with the value as ``prepared.json``, and the model's files in ``files``.
+        memory_bytes: what the network may need at one shape.
+    """
+
+    source: str
+    memory_bytes: int
+    outputs: list[str]
+    fed: list[str]
+    shapes: dict[str, list[int]] | None = None
+    streams: int = 0
+    values: dict[str, StoredArray] | None = None
+    out: str = ""
+
+
+def prepare(arguments: Mapping[str, Any]) -> None:
+    """Prepares a model, as :class:`Order` says: ``prepared.json`` and the executables are in its folder ``out``."""
+    order = msgspec.convert(arguments, Order)
+    logging.getLogger("tnn_serving").setLevel(order.log_level)
+    for name in ITS_OWN:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    loaded = load_model(
+        order.name,
+        Path(order.folder),
+        ModelConfig.read(order.config),
+        version=order.version,
+        completes=order.completes,
+        options={key: text for key, text in order.options.items() if key != "cache_dir"},
+        exports=True,
+    )
+    write(loaded, Path(order.out))
+
+
+def write(loaded: LoadedHere, out: Path) -> None:
+    """Writes a model that was loaded with ``exports`` as a prepared one. Raises EngineError."""
+    model, config = loaded.model, loaded.configured.config
+    export = model.export()
+    request = CompileRequest.of(loaded.configured)
+    prepared = Prepared(
+        analysis=model.analysis.to_json().decode(),
+        max_batch_size=config.max_batch_size,
+        input=[tensor.to_json() for tensor in config.input],
+        output=[tensor.to_json() for tensor in config.output],
+        batching=config.dynamic_batching.to_json() if config.dynamic_batching is not None else None,
+        choice=model.choice,
+        int8=model.int8_form,
+        options=export.options,
+        served=request.outputs,
+        sizes=model.sizes,
+        sized={name: StoredArray.of(array) for name, array in model.sized.items()},
+        joined_rows=loaded.joined_rows,
+        seconds=loaded.seconds,
+        batched=loaded.batched,
+        specialises=export.specialises,
+        shapes=[dict(shapes) for shapes, _ in export.fixed],
+        needs=[model.memory_at(shapes) for shapes, _ in export.fixed],
+        models_key=repr(request.key(model.analysis)),
+    )
+    for number, content in enumerate([export.general, *(content for _, content in export.fixed)]):
+        (out / f"{COMPILED}{number}").write_bytes(content)
+    (out / PREPARED).write_bytes(prepared.to_json())
+
+
+def compile_more(arguments: Mapping[str, Any]) -> bool:
+    """Compiles as :class:`Question` says, into the file ``compiled0`` of its folder ``out``.
+
+    Returns False where the engine is as good without.
+    """
+    question = msgspec.convert(arguments, Question)
+    prepared, network = _reopened(question)
+    analysis = prepared.analysed()
+    form = Form(prepared.int8) if prepared.int8 != "none" else Form.EXACT
+    variant = Variant(tuple(question.outputs), tuple(question.fed), analysis.pictures, form, analysis.raw_int8)
+    made = network.translate(variant).proto()
+    compiled: Executable | None = ENGINES[prepared.choice.engine].compile(made, prepared.options)
+    if compiled is not None and question.shapes is not None:
+        compiled = compiled.at(shapes_of(question.shapes))
+    if compiled is not None and question.streams:
+        compiled = compiled.concurrent(question.streams)
+    if compiled is None:
+        return False
+    Path(question.out, f"{COMPILED}0").write_bytes(compiled.export(made))
+    return True
+
+
+def check_shapes(arguments: Mapping[str, Any]) -> int:
+    """The memory in bytes that the network needs at the shapes in :class:`Question`.
+
+    Raises ShapeError, LimitError: the network does not take them.
+    """
+    question = msgspec.convert(arguments, Question)
+    _, network = _reopened(question)
+    values = {name: stored.array() for name, stored in (question.values or {}).items()}
+    return network.check_shapes(shapes_of(question.shapes or {}), question.fed, values).memory_bytes
+
+
+def _reopened(question: Question) -> tuple[Prepared, Network]:
+    source = Path(question.source)
+    prepared = Prepared.from_json((source / PREPARED).read_bytes())
+    network = open_network(source / "files", Limits(question.memory_bytes))
+    analysis = prepared.analysed()
+    if prepared.batched:
+        network, _ = network.batched(prepared.served, asked=True)
+    if network.fingerprint() != analysis.fingerprint:
+        raise EngineError(
+            "the files of the model have changed since it was loaded",
+            hint="load it again, and replace files by moving new ones to their place",
+        )
+    return prepared, network.settled()
