@@ -10,11 +10,10 @@ import pytest
 from tests.networks import CONVOLUTION, network
 from tnn_serving.admission import Admission
 from tnn_serving.emit.limits import Limits
-from tnn_serving.engines.base import Arrays
+from tnn_serving.engines.base import NO_ARRAYS, Arrays
 from tnn_serving.errors import RequestError
 from tnn_serving.graph import Graph
 from tnn_serving.network.analyse import analyse
-from tnn_serving.engines.base import NO_ARRAYS
 from tnn_serving.network.tnn import TnnNetwork
 from tnn_serving.translate.graph import ShapeCheck
 

@@ -14,7 +14,7 @@ import numpy as np
 from tnn_serving.analysis import Analysis
 from tnn_serving.emit.limits import MAX_ELEMENTS, SAMPLE_LIMIT, Limits
 from tnn_serving.engines.base import NO_ARRAYS, Arrays
-from tnn_serving.errors import RequestError, TnnError
+from tnn_serving.errors import EngineError, RequestError, TnnError
 
 REMEMBERED_SHAPES = 4096
 """Combinations of input shapes that are known to fit."""
@@ -57,7 +57,8 @@ class ShapeAuthority(Protocol):
             fed: the optional inputs among them.
             values: of inputs that decide sizes.
 
-        Raises ShapeError naming the layer that refuses, LimitError for more memory than allowed.
+        Raises ShapeError naming the layer that refuses, LimitError for more memory than allowed, EngineError where that
+        cannot be said.
         """
 
 
@@ -166,6 +167,8 @@ class Admission:
             shapes[name] = (n, c, h, w)
         try:
             return self._authority.check_shapes(shapes, fed, values).memory_bytes
+        except EngineError:  # what should have said it has failed
+            raise
         except TnnError as error:
             raise not_taken(feeds, error) from error
 

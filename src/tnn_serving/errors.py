@@ -10,6 +10,7 @@ TnnError                      base; str() is a whole, readable message
 ├─ ConfigError                config.pbtxt, options or parameters
 ├─ RequestError               the caller's tensors
 │  └─ CancelledError          the caller cancelled the request
+├─ WorkerError                a worker process ended without an answer
 ├─ EngineError                OpenVINO or ONNX Runtime refused or failed
 └─ ServerError                tritonserver cannot be found, started or kept running
 
@@ -102,6 +103,10 @@ class CancelledError(RequestError):
 
 class EngineError(TnnError):
     """The engine refused the network or failed while running it."""
+
+
+class WorkerError(TnnError):
+    """A worker process ended without an answer: by a signal, or because the system ran out of something."""
 
 
 class ServerError(TnnError):

@@ -1,6 +1,7 @@
 """Files that can be made again, in a folder that may be full, gone, or changed by others.
 
-What is read is exactly what was written, or nothing: each file begins with the SHA-256 of the rest. Nothing that goes
+What is read is exactly what was written under that name, or nothing: each file begins with the SHA-256 of its name and
+of the rest. Nothing that goes
 wrong here is an error; what is missing is made again.
 """
 
@@ -43,7 +44,7 @@ class FileStore:
             log.warning("%s cannot be read: %s", self.folder / name, error.strerror or error)
             return None
         content = stored[DIGEST_BYTES:]
-        if stored[:DIGEST_BYTES] != _digest(content):
+        if stored[:DIGEST_BYTES] != _digest(name, content):
             log.warning("%s is damaged, and is made again", self.folder / name)
             return None
         return content
@@ -52,16 +53,17 @@ class FileStore:
         """Whether there is a file of this name, whatever is in it."""
         return self.folder is not None and (self.folder / name).is_file()
 
-    def put(self, name: str, content: bytes) -> None:
-        """Stores a content in one step. A full disk, or a folder that cannot be written to, is logged."""
+    def put(self, name: str, content: bytes) -> bool:
+        """Stores a content in one step, and says whether it is stored. A full disk, or a folder that cannot be written
+        to, is logged."""
         if self.folder is None:
-            return
+            return False
         scratch: str | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle, scratch = tempfile.mkstemp(dir=self.folder, prefix=".")
             with os.fdopen(handle, "wb") as file:
-                file.write(_digest(content))
+                file.write(_digest(name, content))
                 file.write(content)
             os.replace(scratch, self.folder / name)
             self._make_room(self.folder)
@@ -70,6 +72,8 @@ class FileStore:
             if scratch is not None:
                 with suppress(OSError):
                     os.unlink(scratch)
+            return False
+        return True
 
     @staticmethod
     def _make_room(folder: Path) -> None:
@@ -87,5 +91,7 @@ class FileStore:
             too_much -= size
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).hexdigest().encode() + b"\n"
+def _digest(name: str, content: bytes) -> bytes:
+    digest = hashlib.sha256(name.encode() + b"\0")
+    digest.update(content)
+    return digest.hexdigest().encode() + b"\n"

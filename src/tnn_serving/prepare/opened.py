@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -49,6 +50,57 @@ class Questions(Protocol):
 
     def memory_at(self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays) -> int:
         """The memory in bytes that the network needs at other shapes. Raises ShapeError, LimitError."""
+
+
+class PreparedNetwork:
+    """What is behind a prepared session: it says which shapes the network takes, and compiles it for more.
+
+    It does not know the session, which is gone with its last user.
+
+    Args:
+        prepared: what is known of it.
+        stored: its executables.
+        questions: asks workers.
+    """
+
+    def __init__(self, prepared: Prepared, stored: Stored, questions: Questions) -> None:
+        self.prepared = prepared
+        self._stored = stored
+        self._questions = questions
+        self._engine = ENGINES[prepared.choice.engine]
+
+    @property
+    def limits(self) -> Limits:
+        """What the network may use of memory at each shape."""
+        return Limits(self._questions.memory_bytes)
+
+    def check_shapes(
+        self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_ARRAYS
+    ) -> ShapeMemory:
+        """Asks a worker whether the network takes other shapes. Raises ShapeError, LimitError, EngineError."""
+        return ShapeMemory(self._questions.memory_at(shapes, fed, values))
+
+    def executable(self, outputs: tuple[str, ...], fed: tuple[str, ...]) -> Executable:
+        """The network with free shapes: as it was prepared, or else compiled by a worker. Raises EngineError."""
+        more = partial(self._compiled, outputs, fed)
+        if (outputs, fed) == (self.prepared.served, ()):
+            return PreparedExecutable(self._restored(self._stored(0)), more)
+        made = more(None, 0)
+        if made is None:
+            raise EngineError(f"{self.prepared.choice.engine} compiles nothing")
+        return PreparedExecutable(made, more)
+
+    def _compiled(
+        self, outputs: tuple[str, ...], fed: tuple[str, ...], shapes: Shapes | None, streams: int
+    ) -> Executable | None:
+        known = self.prepared.shapes
+        if shapes in known and not streams and (outputs, fed) == (self.prepared.served, ()):
+            return self._restored(self._stored(1 + known.index(dict(shapes or {}))))
+        exported = self._questions.compiled(outputs, fed, shapes, streams)
+        return None if exported is None else self._restored(exported)
+
+    def _restored(self, exported: bytes) -> Executable:
+        return self._engine.restore(exported, self.prepared.options)
 
 
 class PreparedExecutable(Executable):
@@ -99,24 +151,19 @@ class PreparedSession(Session):
     """A prepared model.
 
     Args:
-        prepared: what is known of it.
-        stored: its executables.
+        network: what is behind it.
         limits: single shapes that may be compiled for.
-        questions: asks workers.
     """
 
-    def __init__(self, prepared: Prepared, stored: Stored, limits: ShapeLimits, questions: Questions) -> None:
+    def __init__(self, network: PreparedNetwork, limits: ShapeLimits) -> None:
+        prepared = network.prepared
         super().__init__(prepared.analysed(), prepared.served, prepared.sizes)
         self.choice = prepared.choice
         self.sized = prepared.values()
-        self._prepared = prepared
-        self._stored = stored
+        self._network = network
         self._limits = limits if prepared.specialises else NO_SHAPES
-        self._questions = questions
-        self._engine = ENGINES[prepared.choice.engine]
-        general = self._engine.restore(stored(0), prepared.options)
-        cache = self._cache(PreparedExecutable(general, self._more), ())
-        self._opened(self, cache)
+        cache = self._compile_for(prepared.served, ())
+        self._opened(network, cache)
         for shapes, memory_bytes in zip(prepared.shapes, prepared.needs, strict=True):
             self._admission.admit(shapes, memory_bytes)
             cache.warm(shapes)
@@ -124,40 +171,11 @@ class PreparedSession(Session):
     @property
     def int8_form(self) -> str:
         """How int8 layers are run; "none" where there are none."""
-        return self._prepared.int8
-
-    @property
-    def limits(self) -> Limits:
-        """What the network may use of memory at each shape."""
-        return Limits(self._questions.memory_bytes)
-
-    def check_shapes(
-        self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_ARRAYS
-    ) -> ShapeMemory:
-        """Asks a worker whether the network takes other shapes. Raises ShapeError, LimitError."""
-        return ShapeMemory(self._questions.memory_at(shapes, fed, values))
-
-    def _more(self, shapes: Shapes | None, streams: int) -> Executable | None:
-        """The served outputs, compiled again: as they were prepared, or else by a worker."""
-        if shapes in self._prepared.shapes and not streams:
-            return self._restored(self._stored(1 + self._prepared.shapes.index(dict(shapes or {}))))
-        return self._restored(self._questions.compiled(self._served, (), shapes, streams))
+        return self._network.prepared.int8
 
     def _compile_for(self, outputs: tuple[str, ...], fed: tuple[str, ...]) -> ShapeCache:
-        """Compiles for other outputs, or with optional inputs, in a worker."""
-
-        def more(shapes: Shapes | None, streams: int) -> Executable | None:
-            return self._restored(self._questions.compiled(outputs, fed, shapes, streams))
-
-        general = more(None, 0)
-        if general is None:
-            raise EngineError(f"{self.engine} compiles nothing")
-        return self._cache(PreparedExecutable(general, more), fed)
-
-    def _restored(self, exported: bytes | None) -> Executable | None:
-        return None if exported is None else self._engine.restore(exported, self._prepared.options)
-
-    def _cache(self, general: Executable, fed: Sequence[str]) -> ShapeCache:
-        options = self._prepared.options
+        options = self._network.prepared.options
         streams = (options.threads or available_cores().count) if options.concurrent else 1
-        return ShapeCache(general, self._inputs_of(fed), self._limits, self.analysis.weight_bytes, streams, self.sized)
+        general = self._network.executable(outputs, fed)
+        inputs = self._inputs_of(fed)
+        return ShapeCache(general, inputs, self._limits, self.analysis.weight_bytes, streams, self.sized)

@@ -25,12 +25,12 @@ from tnn_serving.engines import ENGINES, Shapes
 from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import available_cores
 from tnn_serving.engines.store import FileStore
-from tnn_serving.errors import EngineError, FormatError, TnnError
+from tnn_serving.errors import EngineError, FormatError, TnnError, WorkerError
 from tnn_serving.network.int8 import processor
 from tnn_serving.prepare.configuring import configure
 from tnn_serving.prepare.loaded import Loaded
 from tnn_serving.prepare.manifest import check_manifest
-from tnn_serving.prepare.opened import PreparedSession
+from tnn_serving.prepare.opened import PreparedNetwork, PreparedSession
 from tnn_serving.prepare.prepared import Prepared, StoredArray, key_of
 from tnn_serving.prepare.shared import SharedModels
 from tnn_serving.prepare.warming import warm
@@ -43,6 +43,10 @@ TASKS = "tnn_serving.prepare.tasks"
 
 STORE = "prepared"
 """The folder inside a cache folder."""
+
+
+PREFIX = "tnn-serving-prepared-"
+"""What the name of a folder begins with that is one process' own; the number of the process follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,9 @@ class _Kept:
 class Preparation:
     """Loads models with the help of workers. One per process; :meth:`load` may be called from several threads.
 
+    Attributes:
+        folder: what is kept for this process only.
+
     Args:
         python: the interpreter that workers run in; this one by default.
     """
@@ -73,8 +80,9 @@ class Preparation:
         modules = [TASKS, *(module for engine in ENGINES.usable() for module in engine.modules)]
         self._workers = Workers(modules, available_cores().count, python=python)
         self._shared: SharedModels[PreparedSession] = SharedModels()
-        self._folder = Path(tempfile.mkdtemp(prefix="tnn-serving-prepared-"))
-        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        _remove_those_of_the_dead()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+        self._remove = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
     def close(self) -> None:
         """Ends the workers, and removes what was kept for this process only."""
@@ -99,7 +107,7 @@ class Preparation:
         settings = read_settings(config, given)
         check_manifest(folder, version=version, required=settings.require_manifest)
         key = key_of(folder, version, config, given, completes=completes)
-        store = FileStore((settings.cache_dir or self._folder) / STORE)
+        store = FileStore((settings.cache_dir or self.folder) / STORE)
         order = {
             "name": name,
             "folder": os.fspath(folder.absolute()),
@@ -144,49 +152,62 @@ class Preparation:
     ) -> _Kept:
         level = logging.getLogger("tnn_serving").getEffectiveLevel()
         with self.scratch() as out:
-            self._workers.run(
-                f"{TASKS}:prepare",
-                {**order, "out": os.fspath(out), "log_level": level},
-                confinement=Confinement(
-                    reads=(*_real_places(folder), *library_paths()),
-                    writes=(out,),
-                    memory_bytes=settings.memory_limit_bytes,
-                ),
-                timeout_s=settings.load_timeout_s or None,
-            )
+            arguments = {**order, "out": os.fspath(out), "log_level": level}
+            try:
+                self._run("prepare", arguments, folder, out, settings)
+            except WorkerError as error:
+                log.warning("%s is prepared once more: %s", order["name"], error)
+                self._run("prepare", arguments, folder, out, settings)
             content = (out / "prepared.json").read_bytes()
             prepared = Prepared.from_json(content)
-            for number in range(1 + len(prepared.shapes)):
-                store.put(_compiled(key, number), (out / f"compiled{number}").read_bytes())
-            store.put(f"{key}.json", content)
-        return _Kept(prepared, key, store)
+            files = {f"compiled{number}": _compiled(key, number) for number in range(1 + len(prepared.shapes))}
+            for one in (store, FileStore(self.folder / STORE)):
+                # The value comes last: where it is, the executables are.
+                stored = all(one.put(name, (out / file).read_bytes()) for file, name in files.items())
+                if stored and one.put(f"{key}.json", content):
+                    return _Kept(prepared, key, one)
+        raise WorkerError("a prepared model cannot be stored", hint=f"make room in {self.folder}")
 
     def _open(self, kept: _Kept, version: Path, settings: ModelSettings) -> PreparedSession:
-        source = Path(tempfile.mkdtemp(dir=self._folder, prefix="source-"))
+        source = Path(tempfile.mkdtemp(dir=self.folder, prefix="source-"))
         (source / "prepared.json").write_bytes(kept.prepared.to_json())
         _keep(version, source / "files")
         questions = _Asked(self, version, source, settings)
-        session = PreparedSession(kept.prepared, kept.executable, settings.shape_limits, questions)
+        network = PreparedNetwork(kept.prepared, kept.executable, questions)
+        session = PreparedSession(network, settings.shape_limits)
+        if any(None in blob.known[1:] for blob in session.analysis.inputs):  # requests may wait for what a worker says
+            self._workers.hold()
+            weakref.finalize(session, self._workers.release)
         weakref.finalize(session, shutil.rmtree, source, ignore_errors=True)
         return session
 
     def ask(self, task: str, arguments: Mapping[str, Any], source: Path, out: Path, settings: ModelSettings) -> Any:
-        """What a worker answers that may read ``source`` and write to ``out``."""
-        return self._workers.run(
-            f"{TASKS}:{task}",
-            arguments,
-            confinement=Confinement(
-                reads=(*_real_places(source), *library_paths()),
-                writes=(out,),
-                memory_bytes=settings.memory_limit_bytes,
-            ),
-            timeout_s=settings.load_timeout_s or None,
-        ).value
+        """What a worker answers at once that may read ``source`` and write to ``out``."""
+        return self._run(task, arguments, source, out, settings, waits=False)
+
+    def _run(
+        self,
+        task: str,
+        arguments: Mapping[str, Any],
+        source: Path,
+        out: Path,
+        settings: ModelSettings,
+        *,
+        waits: bool = True,
+    ) -> Any:
+        confinement = Confinement(
+            reads=(*_real_places(source), *library_paths()),
+            writes=(out,),
+            memory_bytes=settings.memory_limit_bytes,
+        )
+        timeout_s = settings.load_timeout_s or None
+        task = f"{TASKS}:{task}"
+        return self._workers.run(task, arguments, confinement=confinement, timeout_s=timeout_s, waits=waits).value
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A folder for what a worker writes."""
-        with tempfile.TemporaryDirectory(dir=self._folder, prefix="out-", ignore_cleanup_errors=True) as out:
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix="out-", ignore_cleanup_errors=True) as out:
             yield Path(out)
 
 
@@ -236,6 +257,14 @@ class _Asked:
             error.where = tuple(step.replace(kept, shown) for step in error.where)
             error.problem = error.problem.replace(kept, shown)
             raise
+
+
+def _remove_those_of_the_dead() -> None:
+    """Removes the folders of processes that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        pid = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _compiled(key: str, number: int) -> str:

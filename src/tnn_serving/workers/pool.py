@@ -12,13 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from tnn_serving.errors import LimitError, TnnError
+from tnn_serving.errors import LimitError, WorkerError
 from tnn_serving.workers.confinement import Confinement
 from tnn_serving.workers.messages import (
     MESSAGE_MAX_BYTES,
@@ -93,19 +94,30 @@ class Workers:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._running = 0
+        self._holders = 0
         self._timer: threading.Timer | None = None
 
     def run(
-        self, task: str, arguments: Mapping[str, Any], *, confinement: Confinement, timeout_s: float | None = None
+        self,
+        task: str,
+        arguments: Mapping[str, Any],
+        *,
+        confinement: Confinement,
+        timeout_s: float | None = None,
+        waits: bool = True,
     ) -> TaskResult:
         """Runs ``module:function`` with the arguments (of JSON's types), and gives what it returned.
 
         The time limit counts the clock, less the time during which the worker waited for a processor that others had;
         of that, at most ten times the limit.
 
+        Args:
+            waits: for its turn; a short task that a request waits for does not.
+
         Raises:
             LimitError: the task took longer, or more memory, than it may.
-            TnnError: what the task raised; or the worker ended by a signal.
+            WorkerError: the worker ended by a signal, or without a result.
+            TnnError: what the task raised.
         """
         job = Job(
             task,
@@ -115,12 +127,23 @@ class Workers:
             confinement.memory_bytes,
             confinement.file_bytes,
         )
-        with self._free:
+        with self._free if waits else nullcontext():
             progress = self._attempt(job, timeout_s)
             if not progress.pid and progress.code is None:  # the warm process was ended before it took the job
                 self.close()
                 progress = self._attempt(job, timeout_s)
         return _result(progress, timeout_s)
+
+    def hold(self) -> None:
+        """Keeps the warm process until :meth:`release`, however long it has nothing to do."""
+        with self._lock:
+            self._holders += 1
+
+    def release(self) -> None:
+        """Takes one :meth:`hold` back."""
+        with self._lock:
+            self._holders -= 1
+            self._await_idle()
 
     def close(self) -> None:
         """Ends the warm process, and every worker with it; the next task starts another one."""
@@ -147,14 +170,21 @@ class Workers:
     def _finished(self) -> None:
         with self._lock:
             self._running -= 1
-            if not self._running and self._idle_s is not None and self._process is not None:
-                self._timer = threading.Timer(self._idle_s, self._stop_if_idle)
-                self._timer.daemon = True
-                self._timer.start()
+            self._await_idle()
+
+    def _await_idle(self) -> None:
+        if self._is_idle() and self._idle_s is not None and self._process is not None and self._timer is None:
+            self._timer = threading.Timer(self._idle_s, self._stop_if_idle)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _is_idle(self) -> bool:
+        return not self._running and not self._holders
 
     def _stop_if_idle(self) -> None:
         with self._lock:
-            if not self._running:
+            self._timer = None
+            if self._is_idle():
                 self._stop()
 
     def _warm(self) -> socket.socket:
@@ -254,5 +284,5 @@ def _result(progress: _Progress, timeout_s: float | None) -> TaskResult:
     if progress.code is not None and progress.code < 0:
         name = signal.Signals(-progress.code).name
         hint = "the kernel may have run out of memory" if -progress.code == signal.SIGKILL else None
-        raise TnnError("the worker that loads the model was ended by a signal", found=name, hint=hint)
-    raise TnnError("the worker that loads the model ended without a result", found=f"exit code {progress.code}")
+        raise WorkerError("the worker that loads the model was ended by a signal", found=name, hint=hint)
+    raise WorkerError("the worker that loads the model ended without a result", found=f"exit code {progress.code}")

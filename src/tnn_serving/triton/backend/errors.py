@@ -16,6 +16,7 @@ from tnn_serving.errors import (
     ShapeError,
     TnnError,
     UnsupportedLayer,
+    WorkerError,
 )
 from tnn_serving.triton.backend.contract import ErrorCode, TritonError
 
@@ -28,6 +29,7 @@ TRITON_CODES: Mapping[type[TnnError], ErrorCode] = {
     ConfigError: ErrorCode.INVALID_ARG,
     RequestError: ErrorCode.INVALID_ARG,
     CancelledError: ErrorCode.CANCELLED,
+    WorkerError: ErrorCode.INTERNAL,
     EngineError: ErrorCode.INTERNAL,
     ServerError: ErrorCode.UNAVAILABLE,
 }
