@@ -166,7 +166,7 @@ class Backend:
             self._models.remove(model)
 
     def beat(self) -> None:
-        """Publishes that the interpreter moves, and what has changed in the models; called by the shim twice a second in
+        """Publishes that the interpreter moves, and what the models have counted; called by the shim twice a second, in
         Python's main thread."""
         self._metrics.beat()
         with self._models_lock:
