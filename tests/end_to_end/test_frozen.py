@@ -18,11 +18,10 @@ import tritonclient.grpc
 import tritonclient.http
 
 from tests.end_to_end.models import write_model
-from tests.engines.third_party import stuck_engine
+from tests.engines.third_party import stuck_engine, write_metadata
 from tests.engines.third_party.stuck_engine import AFTERWARDS, DURING, StuckEngine
 from tests.pages import ROOT
 from tests.servers import Running, ask, wait_for
-from tnn_serving.engines.registry import GROUP
 from tnn_serving.triton.health import HealthLimits
 
 pytestmark = pytest.mark.slow
@@ -41,12 +40,7 @@ def extension(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = Path(stuck_engine.__file__).with_name("keep_lock.c")
     library = folder / "keep_lock.so"
     subprocess.run(["cc", "-shared", "-fPIC", f"-I{headers}", "-o", str(library), str(source)], check=True)
-    metadata = folder / "stuck_engine-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: stuck-engine\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(
-        f"[{GROUP}]\n{StuckEngine.name} = {StuckEngine.__module__}:{StuckEngine.__name__}\n"
-    )
+    write_metadata(folder, StuckEngine, StuckEngine.__module__)
     return folder
 
 
