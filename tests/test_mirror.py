@@ -60,7 +60,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "test_random_weights.py": ("layers/draw.py",),
     "translate/test_row_walk.py": ("translate/rows.py",),
     "triton/backend/test_contract.py": ("triton/backend/contract_header.py",),
-    "triton/test_health.py": ("triton/index.py", "triton/monitor.py", "triton/probe.py"),
+    "triton/test_health.py": ("triton/index.py", "triton/probe.py"),
     "triton/test_overlay.py": ("repository.py",),
     "tune/test_page.py": ("tune/report.py",),
     "tune/test_search.py": ("tune/space.py",),

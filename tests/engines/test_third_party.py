@@ -21,12 +21,11 @@ import pytest
 
 import tnn_serving as ts
 from tests.engines.openvino.models import model
-from tests.engines.third_party import onnx_reference_engine
+from tests.engines.third_party import onnx_reference_engine, write_metadata
 from tests.network.test_int8 import LAYERS as INT8_LAYERS
 from tests.networks import network
 from tnn_serving.client import connect
 from tnn_serving.engines import ENGINES
-from tnn_serving.engines.registry import GROUP
 from tnn_serving.triton.background_server import BackgroundServer
 from tnn_serving.tune import ModelPaths, TrialLoad
 from tnn_serving.tune.space import Candidate, Space
@@ -48,10 +47,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site-packages")
     source = Path(onnx_reference_engine.__file__)
     shutil.copy(source, folder)
-    metadata = folder / "onnx_reference_engine-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: onnx-reference-engine\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(f"[{GROUP}]\n{NAME} = {source.stem}:ReferenceEngine\n")
+    write_metadata(folder, onnx_reference_engine.ReferenceEngine, source.stem)
     return folder
 
 

@@ -9,6 +9,7 @@ import pytest
 from tnn_serving.triton.health import (
     MAX_ENGINE_ERRORS,
     HealthLimits,
+    ServerMetrics,
     VersionHealth,
     VersionMetrics,
     missing_models,
@@ -55,6 +56,20 @@ def test_a_version_is_judged_by_its_executions(values: dict[str, float], ready: 
     assert bool(one.reason) is not ready
 
 
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"in_python": True}, "it is frozen"),
+        ({"in_python": True, "engine_errors": MAX_ENGINE_ERRORS}, "it is frozen"),
+        ({"in_python": True, "oldest_execution_s": 4}, "an execution has been running for 4.0 s"),
+        ({"in_python": False}, ""),
+    ],
+)
+def test_models_do_not_answer_when_python_is_frozen(values: dict[str, float], reason: str) -> None:
+    one = version_health("m", "1", "READY", "", VersionMetrics(**values), LIMITS, "it is frozen")  # type: ignore[arg-type]
+    assert (one.ready, one.reason) == (not reason, reason)
+
+
 def test_an_unavailable_model_is_not_ready() -> None:
     one = version("UNAVAILABLE", "Unsupported: no such layer")
     assert not one.ready
@@ -82,11 +97,15 @@ nv_cache_num_hits_per_model{model="relu",version="1"} 6
 nv_inference_compute_infer_duration_us{model="relu",version="1"} 2000000
 nv_inference_compute_infer_duration_us{model="idle",version="3"} 0
 nv_cpu_utilization 0.25
+# HELP tnn_heartbeats_total Grows
+# TYPE tnn_heartbeats_total counter
+tnn_heartbeats_total 41
 tnn_oldest_execution_seconds{model="relu",version="1"} 1.75
 tnn_engine_errors_in_a_row{model="relu",version="1"} 2
 """
 
 
 def test_metrics_are_read() -> None:
-    assert parse_metrics(METRICS) == {("relu", "1"): VersionMetrics(1.75, 0.5, 2), ("idle", "3"): VersionMetrics()}
-    assert parse_metrics("") == {}
+    relu = VersionMetrics(1.75, 0.5, 2, in_python=True)
+    assert parse_metrics(METRICS) == ServerMetrics({("relu", "1"): relu, ("idle", "3"): VersionMetrics()}, 41)
+    assert parse_metrics("") == ServerMetrics({}, None)

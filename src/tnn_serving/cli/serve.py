@@ -73,7 +73,11 @@ def serve(
     restarts: Annotated[int, typer.Option(min=0, help="How many times in a row a dead server is restarted.")] = 10,
     stall_report: Annotated[
         float,
-        typer.Option(min=0.5, help="Seconds after which a running execution or a missing answer means not ready."),
+        typer.Option(
+            min=0.5,
+            help="Seconds after which a running execution, a missing answer, or a pause of Python in the server means "
+            "not ready.",
+        ),
     ] = HealthLimits().stall_report_s,
     hang_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds after which it causes a restart of the server; 0 for never.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
@@ -190,14 +190,17 @@ class Engine(ABC):
     def compile(self, model: onnx.ModelProto, options: Options) -> Executable:
         """Compiles an ONNX model. Raises EngineError if the engine cannot, or would compute something else."""
 
-    def restore(self, exported: bytes, options: Options) -> Executable:
+    def restore(self, exported: Callable[[], bytes], options: Options) -> Executable:
         """Opens what :meth:`Executable.export` wrote, with the options that it was compiled with; by default compiles.
+
+        Args:
+            exported: reads it, now or when it is needed once more, so that it need not be kept.
 
         Raises EngineError for anything else, or if the engine fails.
         """
         import onnx
 
-        return self.compile(onnx.ModelProto.FromString(exported), options)
+        return self.compile(onnx.ModelProto.FromString(exported()), options)
 
     def int8_kernels(self, cpu: Cpu) -> Int8Kernels:
         """What its int8 kernels take on a processor; by default it has none."""

@@ -52,6 +52,21 @@ class Questions(Protocol):
         """The memory in bytes that the network needs at other shapes. Raises ShapeError, LimitError."""
 
 
+class _OnceAtHand:
+    """Reads what a worker has compiled; from the second time on, has it compiled again."""
+
+    def __init__(self, first: bytes, ask: Callable[[], bytes | None]) -> None:
+        self._first: bytes | None = first
+        self._ask = ask
+
+    def __call__(self) -> bytes:
+        """The executable. Raises EngineError."""
+        content, self._first = self._first or self._ask(), None
+        if content is None:
+            raise EngineError("the network does not compile any more as it did")
+        return content
+
+
 class PreparedNetwork:
     """What is behind a prepared session: it says which shapes the network takes, and compiles it for more.
 
@@ -84,7 +99,7 @@ class PreparedNetwork:
         """The network with free shapes: as it was prepared, or else compiled by a worker. Raises EngineError."""
         more = partial(self._compiled, outputs, fed)
         if (outputs, fed) == (self.prepared.served, ()):
-            return PreparedExecutable(self._restored(self._stored(0)), more)
+            return PreparedExecutable(self._restored(partial(self._stored, 0)), more)
         made = more(None, 0)
         if made is None:
             raise EngineError(f"{self.prepared.choice.engine} compiles nothing")
@@ -95,11 +110,12 @@ class PreparedNetwork:
     ) -> Executable | None:
         known = self.prepared.shapes
         if shapes in known and not streams and (outputs, fed) == (self.prepared.served, ()):
-            return self._restored(self._stored(1 + known.index(dict(shapes or {}))))
-        exported = self._questions.compiled(outputs, fed, shapes, streams)
-        return None if exported is None else self._restored(exported)
+            return self._restored(partial(self._stored, 1 + known.index(dict(shapes or {}))))
+        ask = partial(self._questions.compiled, outputs, fed, shapes, streams)
+        first = ask()
+        return None if first is None else self._restored(_OnceAtHand(first, ask))
 
-    def _restored(self, exported: bytes) -> Executable:
+    def _restored(self, exported: Callable[[], bytes]) -> Executable:
         return self._engine.restore(exported, self.prepared.options)
 
 

@@ -7,12 +7,12 @@ cannot change that state. So the supervisor derives the health from measurements
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 CAUSES = ("crash", "exit", "hang", "unresponsive", "engine")
-"""Causes of a restart: a signal ended the server; it exited; an execution does not return; the server does not answer;
-an engine fails every request."""
+"""Causes of a restart: a signal ended the server; it exited; an execution does not return, or Python inside the server
+does not move; the server does not answer; an engine fails every request."""
 
 UNLOADED = "unloaded"
 """Triton's reason for a model that was unloaded on request."""
@@ -26,13 +26,13 @@ STALL_FACTOR = 20
 
 @dataclass(frozen=True, slots=True)
 class HealthLimits:
-    """Time limits of executions and answers.
+    """Time limits of executions, of answers, and of pauses of Python inside the server.
 
     Attributes:
-        stall_report_s: a longer execution or answer is reported as not ready. As the monitor polls every second, and
-            the backend measures every half second, the default reports a hang within 5 s.
-        hang_timeout_s: after a longer execution or answer, the server is restarted; 0 for never. The default is long,
-            because a single inference on a few CPU cores can take seconds, and a restart loses all running requests.
+        stall_report_s: what takes longer is reported as not ready. As the monitor polls every second, and the backend
+            measures every half second, the default reports a hang within 5 s.
+        hang_timeout_s: after what takes longer, the server is restarted; 0 for never. The default is long, because a
+            single inference on a few CPU cores can take seconds, and a restart loses all running requests.
     """
 
     stall_report_s: float = 3.0
@@ -54,12 +54,27 @@ class VersionMetrics:
     Attributes:
         oldest_execution_s: age of the oldest running execution; 0 if there is none.
         usual_execution_s: mean duration of completed executions; 0 before the first.
-        engine_errors: failures of its engine since its last answer.
+        engine_errors: failures of its engine since its last answer, as Python inside the server has counted them.
+        in_python: whether its executions go through Python inside the server, unlike those of other backends.
     """
 
     oldest_execution_s: float = 0.0
     usual_execution_s: float = 0.0
     engine_errors: int = 0
+    in_python: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServerMetrics:
+    """Metrics of a server.
+
+    Attributes:
+        versions: by (model, version).
+        heartbeats: of Python inside the server; None if it has not been started, or the server has no such metric.
+    """
+
+    versions: Mapping[tuple[str, str], VersionMetrics] = field(default_factory=dict)
+    heartbeats: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +98,20 @@ class VersionHealth:
 
 
 def version_health(
-    name: str, version: str, state: str, reason: str, measured: VersionMetrics, limits: HealthLimits
+    name: str, version: str, state: str, reason: str, measured: VersionMetrics, limits: HealthLimits, frozen: str = ""
 ) -> VersionHealth:
-    """The health of a version, from Triton's ``state`` and ``reason`` and its metrics."""
+    """The health of a version, from Triton's ``state`` and ``reason`` and its metrics.
+
+    Args:
+        frozen: why nothing that goes through Python inside the server is answered; empty if it is.
+    """
     ready = state == "READY"
     age_s, usual_s = measured.oldest_execution_s, measured.usual_execution_s
     if ready and age_s > limits.report_after_s(usual_s):
         usually = f", usually {usual_s:.3g} s" if usual_s else ""
         ready, reason = False, f"an execution has been running for {age_s:.1f} s{usually}"
+    elif ready and frozen and measured.in_python:
+        ready, reason = False, frozen
     elif ready and measured.engine_errors >= MAX_ENGINE_ERRORS:
         ready, reason = False, f"its engine has failed {measured.engine_errors} times in a row"
     return VersionHealth(name, version, state, ready, reason, age_s, usual_s, measured.engine_errors)
@@ -141,6 +162,7 @@ class Health:
         state: "starting", "running", "restarting" or "stopping".
         pid: tritonserver's process; None if there is none.
         answered_s_ago: time since the server's last answer; None if it has not answered since its start.
+        frozen_s: how long Python inside the server has not moved, as far as polls have seen; 0 if it moves.
         oldest_execution_s: maximum over all models.
         restarts: count per cause since the supervisor started.
         last_restarts: the latest restarts, the newest last.
@@ -152,6 +174,7 @@ class Health:
     state: str
     pid: int | None
     answered_s_ago: float | None
+    frozen_s: float
     oldest_execution_s: float
     restarts: dict[str, int]
     last_restarts: tuple[Restart, ...]

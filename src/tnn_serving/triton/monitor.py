@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
@@ -18,6 +18,7 @@ from tnn_serving.triton.health import (
     Health,
     HealthLimits,
     Restart,
+    ServerMetrics,
     VersionHealth,
     VersionMetrics,
     missing_models,
@@ -45,11 +46,22 @@ restart may repair an engine in a bad state, but a model that always fails must 
 
 @dataclass(frozen=True, slots=True)
 class _Poll:
-    """The result of one poll; ``at_s`` is of the monotonic clock."""
+    """The result of one poll. Times are of the monotonic clock.
+
+    Attributes:
+        at_s: when it began.
+        moved_s: when the latest poll ended that saw other heartbeats than the poll before it.
+    """
 
     at_s: float
+    moved_s: float
     index: Sequence[ServedModel]
-    measured: Mapping[tuple[str, str], VersionMetrics]
+    measured: ServerMetrics
+
+    @property
+    def frozen_s(self) -> float:
+        """How long Python inside the server has not moved, at least; 0 if it has since the poll before."""
+        return max(self.at_s - self.moved_s, 0.0)
 
 
 @dataclass(slots=True)
@@ -152,6 +164,9 @@ class Monitor:
         with self._lock:
             if self._state != "running" or self._pid != pid:
                 return
+            latest, heartbeats = self._latest, polled.measured.heartbeats
+            if latest is not None and heartbeats is not None and heartbeats == latest.measured.heartbeats:
+                polled = replace(polled, moved_s=latest.moved_s)
             self._answered_s = at_s
             self._update_expected(polled.index, first=self._previous is None and self._latest is None)
             self._latest = polled
@@ -160,7 +175,7 @@ class Monitor:
     def _poll_server(self, at_s: float) -> _Poll:
         """The state of the server from all enabled endpoints. Raises OSError if one does not answer."""
         index: Sequence[ServedModel] = ()
-        values: Mapping[tuple[str, str], VersionMetrics] = {}
+        values = ServerMetrics()
         if self.launch.url is not None:
             server = Endpoint(self.launch.url, http_headers(self.launch))
             if not answers(server, timeout_s=POLL_TIMEOUT_S):
@@ -169,7 +184,7 @@ class Monitor:
         metrics_url = self.launch.url_of("metrics")
         if metrics_url is not None:
             values = read_metrics(Endpoint(metrics_url), timeout_s=POLL_TIMEOUT_S)
-        return _Poll(at_s, index, values)
+        return _Poll(at_s, time.monotonic(), index, values)
 
     def _update_expected(self, index: Sequence[ServedModel], *, first: bool) -> None:
         """Updates which models should answer: those that have answered, and those that could not be loaded, until they
@@ -184,7 +199,8 @@ class Monitor:
         self._expected = (self._expected & {model.name for model in index} | ready | failed) - unloaded
 
     def _update_failing(self, polled: _Poll) -> None:
-        failing = {version for version, values in polled.measured.items() if values.engine_errors >= MAX_ENGINE_ERRORS}
+        measured = polled.measured.versions
+        failing = {version for version, values in measured.items() if values.engine_errors >= MAX_ENGINE_ERRORS}
         since = self._engine_failing_since
         self._engine_failing_since = {version: since.get(version, polled.at_s) for version in failing}
 
@@ -201,10 +217,12 @@ class Monitor:
         with self._lock:
             now_s = time.monotonic()
             silence = self._silence(now_s)
-            versions = self._versions()
+            frozen_s = self._frozen_s()
+            frozen = self._frozen_reason(frozen_s) if frozen_s > self.limits.stall_report_s else ""
+            versions = self._versions(frozen)
             if silence:  # the models do not answer either
                 versions = [replace(one, ready=False, reason=silence) for one in versions]
-            reason = silence or self._missing(versions)
+            reason = silence or frozen or self._missing(versions)
             return Health(
                 ready=not reason,
                 reason=reason,
@@ -212,6 +230,7 @@ class Monitor:
                 state=self._state,
                 pid=self._pid,
                 answered_s_ago=None if self._answered_s is None else round(now_s - self._answered_s, 3),
+                frozen_s=round(frozen_s, 3),
                 oldest_execution_s=max((one.oldest_execution_s for one in versions), default=0.0),
                 restarts=dict(self._counts),
                 last_restarts=tuple(self._restarts),
@@ -231,9 +250,14 @@ class Monitor:
             silent_s = min(now_s - self._answered_s, watched_s)
             if silent_s > self.limits.restart_after_s():
                 return Fault("unresponsive", f"tritonserver has not answered for {silent_s:.0f} s")
+            frozen_s = min(self._frozen_s(), watched_s)
+            if frozen_s > self.limits.restart_after_s():
+                return Fault("hang", self._frozen_reason(frozen_s))
             for one in self._versions():
                 if min(one.oldest_execution_s, watched_s) > self.limits.restart_after_s(one.usual_execution_s):
                     return Fault("hang", f"model {one.name}, version {one.version}: {one.reason}")
+            if frozen_s > self.limits.stall_report_s:
+                return None  # counts of failures stand still as well
             grace_s = self._engine_grace_s(now_s)
             for one in self._versions():
                 since_s = self._engine_failing_since.get((one.name, one.version))
@@ -246,22 +270,37 @@ class Monitor:
         self._engine_restarts_s = recent
         return float(min(ENGINE_GRACE_S * 2 ** min(len(recent), 30), LONGEST_ENGINE_GRACE_S))
 
-    def _versions(self) -> list[VersionHealth]:
+    def _frozen_s(self) -> float:
+        return self._latest.frozen_s if self._latest is not None else 0.0
+
+    def _frozen_reason(self, frozen_s: float) -> str:
+        """That Python inside the server has not moved for so long, and which execution may be the cause."""
+        text = f"Python inside tritonserver has not moved for {frozen_s:.1f} s"
+        oldest = max(self._versions(), key=lambda one: one.oldest_execution_s, default=None)
+        if oldest is None or not oldest.oldest_execution_s:
+            return text
+        return (
+            f"{text}; the oldest execution, of model {oldest.name}, version {oldest.version}, "
+            f"has been running for {oldest.oldest_execution_s:.1f} s"
+        )
+
+    def _versions(self, frozen: str = "") -> list[VersionHealth]:
         """All versions that Triton has tried to load; during a start, those of the previous server."""
         poll = self._latest or self._previous
         if poll is None:
             return []
         models: Sequence[ServedModel] = [model for model in poll.index if model.state]
         if self.launch.url is None:  # no index; only the metrics list models
-            models = [ServedModel(name, version, "READY") for name, version in poll.measured]
+            models = [ServedModel(name, version, "READY") for name, version in poll.measured.versions]
         return [
             version_health(
                 model.name,
                 model.version,
                 model.state,
                 model.reason,
-                poll.measured.get((model.name, model.version), VersionMetrics()),
+                poll.measured.versions.get((model.name, model.version), VersionMetrics()),
                 self.limits,
+                frozen,
             )
             for model in models
         ]

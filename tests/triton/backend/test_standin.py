@@ -39,6 +39,8 @@ SANITIZERS = {
     "threads": ["-fsanitize=thread"],
 }
 SANITIZED = ["-O1", "-g", "-fno-omit-frame-pointer"]
+OFTEN = "-DPERIOD_MS=1"
+"""The heartbeat and the thread that watches executions are part of the crowd."""
 RUN_S = 240
 """How long a program may take on a busy machine; alone it takes a few seconds."""
 
@@ -119,7 +121,7 @@ def built(name: str, folder: Path) -> Build:
     flags = [*WARNINGS, *sanitizer, *SANITIZED]
     wrapped = ",".join(f"--wrap={function}" for function in COUNTED)
     shared = ["-shared", "-fPIC", "-fvisibility=hidden", f"-Wl,{wrapped}"]
-    compile_c(*flags, *shared, "-o", build.library, *UNITS, *LINKS)
+    compile_c(*flags, OFTEN, *shared, "-o", build.library, *UNITS, *LINKS)
     objects = [folder / f"{unit.stem}.o" for unit in STANDIN.glob("*.c")]
     for each in objects:
         compile_c(*flags, f"-I{SHIM}", "-c", "-o", each, STANDIN / f"{each.stem}.c")

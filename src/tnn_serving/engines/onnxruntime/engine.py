@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 import onnx
@@ -29,11 +29,11 @@ class OnnxRuntime(Engine):
 
         return session.compile(model, options)
 
-    def restore(self, exported: bytes, options: Options) -> Executable:
+    def restore(self, exported: Callable[[], bytes], options: Options) -> Executable:
         """Opens a model as it was compiled. Raises EngineError if ONNX Runtime cannot."""
         from tnn_serving.engines.onnxruntime import session
 
-        return session.restore(exported, options)
+        return session.restore(exported(), options)
 
     def int8_kernels(self, cpu: Cpu) -> Int8Kernels:
         """Unsigned codes."""

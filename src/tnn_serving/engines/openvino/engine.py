@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 import onnx
@@ -29,7 +29,7 @@ class OpenVINO(Engine):
 
         return compilation.compile(model, options)
 
-    def restore(self, exported: bytes, options: Options) -> Executable:
+    def restore(self, exported: Callable[[], bytes], options: Options) -> Executable:
         """Opens a network as it was compiled. Raises EngineError if it is not what this version wrote."""
         from tnn_serving.engines.openvino import restoring
 

@@ -32,8 +32,7 @@ def written(facts: Facts, blob: bytes) -> bytes:
     return b"%0*d" % (HEADER_BYTES, len(header)) + header + blob
 
 
-def read(exported: bytes) -> tuple[Facts, memoryview]:
+def read(exported: bytes) -> tuple[Facts, bytes]:
     """What :func:`written` joined. Raises ValueError for anything else."""
-    content = memoryview(exported)
-    end = HEADER_BYTES + int(bytes(content[:HEADER_BYTES]))
-    return msgspec.json.decode(bytes(content[HEADER_BYTES:end]), type=Facts), content[end:]
+    end = HEADER_BYTES + int(exported[:HEADER_BYTES])
+    return msgspec.json.decode(exported[HEADER_BYTES:end], type=Facts), exported[end:]

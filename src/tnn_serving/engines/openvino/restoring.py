@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import openvino as ov
 
 from tnn_serving.engines.openvino import exported as form
@@ -11,20 +13,22 @@ from tnn_serving.engines.openvino.plugin import core
 from tnn_serving.errors import EngineError
 
 
-def restore(exported: bytes) -> OpenVINOExecutable:
+def restore(exported: Callable[[], bytes]) -> OpenVINOExecutable:
     """The executable that was exported.
 
     Raises EngineError for anything that this version of OpenVINO has not exported.
     """
+    compiled, facts = _imported(exported)
+    return OpenVINOExecutable(
+        compiled, facts.inputs, facts.outputs, facts.limits, facts.properties, lambda: _imported(exported)[0]
+    )
 
-    def imported() -> ov.CompiledModel:
-        try:
-            return core().import_model(bytes(blob), "CPU", dict(facts.properties))
-        except RuntimeError as error:
-            raise EngineError("OpenVINO cannot open the compiled network", found=reason(error)) from error
 
+def _imported(exported: Callable[[], bytes]) -> tuple[ov.CompiledModel, form.Facts]:
     try:
-        facts, blob = form.read(exported)
+        facts, blob = form.read(exported())
+        return core().import_model(blob, "CPU", facts.properties), facts
     except ValueError as error:
         raise EngineError("not a compiled network of OpenVINO", found=error) from error
-    return OpenVINOExecutable(imported(), facts.inputs, facts.outputs, facts.limits, facts.properties, imported)
+    except RuntimeError as error:
+        raise EngineError("OpenVINO cannot open the compiled network", found=reason(error)) from error

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import cast
@@ -39,7 +39,7 @@ from tnn_serving.triton.backend.contract import (
     TritonError,
 )
 from tnn_serving.triton.backend.errors import triton_error
-from tnn_serving.triton.backend.executions import Failures, Watch
+from tnn_serving.triton.backend.failures import Failures
 from tnn_serving.triton.backend.memory import give_back, in_own_mappings
 from tnn_serving.triton.backend.metrics import Metrics, ModelMetrics
 
@@ -116,8 +116,9 @@ class Backend:
     def __init__(self, shim: Shim, options: Mapping[str, str]) -> None:
         self._options = options
         self._metrics = Metrics(shim)
-        self._watch = Watch(shim.oldest_execution)
         self._preparation = Preparation()
+        self._models: set[BackendModel] = set()
+        self._models_lock = threading.Lock()
         self._first_open = threading.Lock()
         self._has_opened = False
 
@@ -137,32 +138,52 @@ class Backend:
         """
         metrics = self._metrics.model(name, version)
         try:
-            with self._first_alone(), in_own_mappings():
-                servable = Servable.open(
-                    Path(folder),
-                    ModelConfig.read(json.loads(config_json)),
-                    version=version,
-                    complete=complete,
-                    options=self._options,
-                    observer=metrics,
-                    load=self._preparation.load,
-                )
+            with ExitStack() as undo:
+                undo.callback(metrics.close)
+                with self._first_alone(), in_own_mappings():
+                    servable = Servable.open(
+                        Path(folder),
+                        ModelConfig.read(json.loads(config_json)),
+                        version=version,
+                        complete=complete,
+                        options=self._options,
+                        observer=metrics,
+                        load=self._preparation.load,
+                    )
+                undo.callback(servable.close)
+                metrics.watch(handle)
+                model = BackendModel(self, name, version, servable, metrics)
+                undo.pop_all()
         except BaseException as error:
-            metrics.close()
             log_exception(f"opening model {name} version {version}", error, error.__traceback__)
             raise triton_error(error) from None
         finally:
             give_back()
-        return BackendModel(handle, name, version, servable, self._watch, metrics)
+        with self._models_lock:
+            self._models.add(model)
+        return model
+
+    def forget(self, model: BackendModel) -> None:
+        """Nothing of ``model`` is published any more when this returns."""
+        with self._models_lock:
+            self._models.remove(model)
+
+    def beat(self) -> None:
+        """Publishes that the interpreter moves, and what the models have counted; called by the shim twice a second, in
+        Python's main thread."""
+        self._metrics.beat()
+        with self._models_lock:
+            for model in self._models:
+                model.publish()
 
     def close(self) -> None:
         """Ends what :func:`start` started; called by the shim when the server ends and all models are closed."""
         # Before Python's end: its last frames are no longer worth a look, and the handler must not outlive them.
         faulthandler.unregister(STACKS_SIGNAL)
         faulthandler.disable()
-        self._watch.stop()
         BACKGROUND.stop()
         self._preparation.close()
+        self._metrics.close()
         logging.shutdown()
 
     @contextmanager
@@ -192,25 +213,23 @@ class BackendModel:
 
     def __init__(
         self,
-        handle: int,
+        backend: Backend,
         name: str,
         version: int,
         servable: Servable,
-        watch: Watch,
         metrics: ModelMetrics,
     ) -> None:
         self.completed_config = json.dumps(servable.config.to_json()).encode()
         self.max_batch_size = servable.config.max_batch_size
         self.joins = servable.joins
-        self._handle = handle
+        self._backend = backend
         self._title = f"model {name} version {version}"
         self._servable = servable
-        self._watch = watch
         self._metrics = metrics
         self._failures = Failures(metrics.engine_errors)
         self._published_counts = ShapeCounts()
         metrics.memory(servable.memory_bytes())
-        watch.add(handle, self._publish)
+        metrics.shape_cache(0, 0, 0)
 
     def execute(
         self,
@@ -236,9 +255,6 @@ class BackendModel:
         requests = Requests(inputs, outputs, rows, span is not None, is_cancelled, allocate)
         if span is not None:
             requests.span = span
-        watch = self._watch
-        if watch.sleeps:
-            watch.wake()
         try:
             result = self._servable.execute(requests, lambda result: finish(self._answers(result)))
         except BaseException as error:  # SystemExit too: a model must not end the server's thread
@@ -248,7 +264,7 @@ class BackendModel:
 
     def close(self) -> None:
         """Called by the shim when Triton has unloaded the model and its instances are gone."""
-        self._watch.remove(self._handle)
+        self._backend.forget(self)
         self._metrics.close()
         self._servable.close()
         del self._servable
@@ -271,10 +287,11 @@ class BackendModel:
             self._failures.failed()
         return converted
 
-    def _publish(self, oldest_s: float) -> None:
-        """Called about twice a second while something runs."""
-        self._metrics.oldest_execution(oldest_s)
+    def publish(self) -> None:
+        """Publishes what the servable has counted since the last time."""
         now, before = self._servable.shape_counts(), self._published_counts
+        if now == before:
+            return
         self._metrics.shape_cache(now.hits - before.hits, now.misses - before.misses, now.size)
         if now.memory_bytes != before.memory_bytes:
             self._metrics.memory(self._servable.memory_bytes())

@@ -11,13 +11,14 @@
 #define SHIM_FUNCTIONS(X) \
   X(log, METH_VARARGS) \
   X(log_enabled, METH_O) \
-  X(oldest_execution, METH_O) \
   X(metric_family, METH_VARARGS) \
   X(metric, METH_VARARGS) \
   X(metric_set, METH_VARARGS) \
   X(metric_inc, METH_VARARGS) \
   X(metric_observe, METH_VARARGS) \
-  X(metric_delete, METH_O)
+  X(metric_delete, METH_O) \
+  X(watch, METH_VARARGS) \
+  X(unwatch, METH_O)
 
 /* The functions of a group. */
 #define GROUP_FUNCTIONS(X) \

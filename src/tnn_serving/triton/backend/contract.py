@@ -89,16 +89,19 @@ class MetricFunctions(Protocol):
     def metric_observe(self, metric: int, value: float, /) -> None: ...
     def metric_delete(self, metric: int, /) -> None: ...
 
+    def watch(self, model_handle: int, metric: int, /) -> None:
+        """Sets the gauge to the age in seconds of the model's oldest execution, 0 if there is none, twice a second and
+        without the interpreter, until :meth:`unwatch`."""
+        ...
+
+    def unwatch(self, model_handle: int, /) -> None: ...
+
 
 class Shim(MetricFunctions, Protocol):
     """The functions of :data:`SHIM_MODULE`. Raises RuntimeError where Triton refuses."""
 
     def log(self, level: int, file: str, line: int, message: str, /) -> None: ...
     def log_enabled(self, level: int, /) -> bool: ...
-
-    def oldest_execution(self, model_handle: int, /) -> float:
-        """Age in seconds of the model's oldest group without an answer; 0 if there is none."""
-        ...
 
 
 class GroupFunctions(Protocol):

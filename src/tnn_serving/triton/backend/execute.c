@@ -55,7 +55,10 @@ TritonResult execute(Instance *instance, TRITONBACKEND_Request **requests, uint3
     group->exec_start = exec_start;
     if (group->items[0].error) {
       group_end(group); /* it could not be read, or was cancelled */
-    } else if (python_enter(&entry)) {
+      continue;
+    }
+    group_begin(group);
+    if (python_enter(&entry)) {
       Group *answered = run(group);
       python_leave(entry);
       if (answered) group_end(answered);
@@ -94,15 +97,6 @@ PyObject *group_is_cancelled(PyObject *ticket, PyObject *nothing) {
     if (error) return raise_triton(error);
   }
   return py.PyBool_FromLong(all);
-}
-
-/* oldest_execution(model handle) -> age in seconds of the model's oldest group without an answer; 0: there is none */
-PyObject *shim_oldest_execution(PyObject *module, PyObject *handle) {
-  (void)module;
-  const void *model = handle_from(handle);
-  if (!model) return NULL;
-  uint64_t began = group_oldest_ns(model);
-  return py.PyFloat_FromDouble(began ? (double)(now_ns() - began) * 1e-9 : 0);
 }
 
 static TritonResult report_activity(TRITONSERVER_InferenceTrace *trace, const char *name, const char *end, uint64_t at) {

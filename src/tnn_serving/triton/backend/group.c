@@ -2,7 +2,6 @@
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "group.h"
 
@@ -17,11 +16,8 @@ static uint64_t last_ticket;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t one_less = PTHREAD_COND_INITIALIZER;
 
-uint64_t now_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now); /* Triton's statistics and traces use the same clock */
-  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
+/* Groups of all models from group_begin to group_end, the oldest first. Guarded by the lock. */
+static TAILQ_HEAD(, Group) running = TAILQ_HEAD_INITIALIZER(running);
 
 /* ---- lifetime ---- */
 
@@ -117,15 +113,31 @@ Group *group_take(uint64_t ticket) {
   return NULL;
 }
 
+/* ---- executions ---- */
+
+void group_begin(Group *group) {
+  pthread_mutex_lock(&lock);
+  group->began = now_ns(); /* with the lock, so that the list is in order */
+  TAILQ_INSERT_TAIL(&running, group, running);
+  pthread_mutex_unlock(&lock);
+}
+
+static void no_longer_running(Group *group) {
+  if (!group->began) return;
+  pthread_mutex_lock(&lock);
+  TAILQ_REMOVE(&running, group, running);
+  pthread_mutex_unlock(&lock);
+}
+
 uint64_t group_oldest_ns(const TRITONBACKEND_Model *model) {
-  uint64_t oldest = 0;
-  for (int i = 0; i < BUCKETS; i++) {
-    for (const Group *group = registered[i]; group; group = group->next) {
-      if (group->instance->model != model || (oldest && group->compute_start > oldest)) continue;
-      oldest = group->compute_start;
-    }
+  pthread_mutex_lock(&lock);
+  const Group *group;
+  TAILQ_FOREACH(group, &running, running) {
+    if (group->instance->model == model) break;
   }
-  return oldest;
+  uint64_t began = group ? group->began : 0;
+  pthread_mutex_unlock(&lock);
+  return began;
 }
 
 /* ---- end ---- */
@@ -193,6 +205,7 @@ static void report(Group *group) {
 }
 
 void group_end(Group *group) {
+  no_longer_running(group);
   for (uint32_t i = 0; i < group->count; i++) {
     Item *item = &group->items[i];
     if (!item->response) log_and_delete(TRITONBACKEND_ResponseNew(&item->response, item->request));

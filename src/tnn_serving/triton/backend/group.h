@@ -7,6 +7,7 @@
 #define TNN_GROUP_H
 
 #include <pthread.h>
+#include <sys/queue.h>
 
 #include "shim.h"
 
@@ -64,6 +65,8 @@ typedef struct Group {
   struct Group *next;
   Instance *instance;
   uint64_t exec_start, compute_start, compute_end; /* ns; compute_start 0: Python never saw it */
+  uint64_t began;                                   /* ns; 0: group_begin was not called */
+  TAILQ_ENTRY(Group) running;
   uint64_t rows;                                    /* of all requests */
   bool traced;                                      /* at least one request */
   uint32_t count, input_count, output_count;
@@ -76,8 +79,6 @@ typedef struct Group {
   uint64_t memory_bytes;
   PyObject *output_views; /* list of the views that group_allocate gave, or NULL; released with the group */
 } Group;
-
-uint64_t now_ns(void);
 
 /* What Python can call: group_finish and so on, bound to the ticket. */
 #define X(name, convention) PyObject *group_##name(PyObject *ticket, PyObject *arguments);
@@ -92,13 +93,15 @@ Group *group_new(Instance *instance, uint32_t count, uint32_t input_count, uint3
 void group_discard(Group *group);
 /* *group->memory of at least `bytes`; false: out of memory */
 bool group_memory(Group *group, uint64_t bytes);
+/* Its execution begins, which includes waiting for the GIL, and lasts until group_end. */
+void group_begin(Group *group);
+/* When the oldest execution of a model began; 0: none runs. Without the GIL, which an execution may never give back. */
+uint64_t group_oldest_ns(const TRITONBACKEND_Model *model);
 
 /* These need the GIL. */
 void group_register(Group *group);      /* gives it its ticket */
 Group *group_of(PyObject *ticket);      /* NULL, with an exception: it has been answered */
 Group *group_take(uint64_t ticket);     /* NULL: likewise, without one. The group is the caller's from here on */
-/* When Python was entered for the oldest group of a model that has no answer yet; 0: all are answered. */
-uint64_t group_oldest_ns(const TRITONBACKEND_Model *model);
 void group_release_views(Group *group); /* before Triton frees their memory */
 
 void group_fail(Group *group, TritonResult error); /* every request that has no error yet; deletes the error */

@@ -25,7 +25,7 @@ PythonApi py;
 typedef enum { COLD, STARTING, READY, FAILED, STOPPED } Phase;
 static _Atomic Phase phase = COLD; /* written under phase_mutex */
 static pthread_mutex_t phase_mutex = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t phase_changed = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t phase_changed;
 static pthread_t python_thread;
 static pthread_key_t thread_end_key;
 static char start_error[4096];
@@ -344,19 +344,38 @@ static void end_python(void) {
   if (py.Py_FinalizeEx()) log_message(LOG_WARN, "Python could not flush all its output at its end");
 }
 
+/* The heartbeat goes through the interpreter: it stops when something keeps the GIL for good. */
+static void beat(PyThreadState *state) {
+  py.PyEval_RestoreThread(state);
+  PyObject *done = py.PyObject_CallMethod(bridge_backend, "beat", NULL);
+  if (done) {
+    py.Py_DecRef(done);
+  } else {
+    TRITONSERVER_ErrorDelete(error_from_pending("heartbeat"));
+  }
+  py.PyEval_SaveThread();
+}
+
 /* Python's main thread from Py_InitializeEx to Py_FinalizeEx, so that threading, atexit and finalisation see the main
  * thread they expect. The thread that loads the first model would not do: it may end, and it isn't the one that
- * finalises. Between start and end it only waits, without the GIL. */
+ * finalises. Between start and end it waits, without the GIL, and lets the heart beat. */
 static void *python_main(void *backend) {
   PyThreadState *state = NULL;
-  bool started = start_python(backend, &state);
+  bool started = start_python(backend, &state) &&
+                 (watch_start() || failed("cannot start the thread that watches executions"));
   if (!started) pthread_detach(pthread_self()); /* interpreter_stop waits only for a Python that runs */
   pthread_mutex_lock(&phase_mutex);
   phase = started ? READY : FAILED;
   pthread_cond_broadcast(&phase_changed);
-  while (phase == READY) pthread_cond_wait(&phase_changed, &phase_mutex);
+  while (phase == READY) {
+    pthread_mutex_unlock(&phase_mutex);
+    beat(state); /* may wait for the GIL for good */
+    pthread_mutex_lock(&phase_mutex);
+    if (phase == READY) wait_a_period(&phase_changed, &phase_mutex);
+  }
   pthread_mutex_unlock(&phase_mutex);
   if (started) {
+    watch_stop();
     py.PyEval_RestoreThread(state);
     end_python();
   }
@@ -377,6 +396,7 @@ static bool spawn_python_thread(TRITONBACKEND_Backend *backend) {
 TritonResult interpreter_start(TRITONBACKEND_Backend *backend) {
   pthread_mutex_lock(&phase_mutex);
   if (phase == COLD) {
+    condition_init(&phase_changed);
     phase = spawn_python_thread(backend) ? STARTING : FAILED;
   }
   while (phase == STARTING) pthread_cond_wait(&phase_changed, &phase_mutex);

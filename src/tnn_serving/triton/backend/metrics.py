@@ -15,7 +15,8 @@ from tnn_serving.triton.backend.contract import MetricFunctions, MetricKind
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric: one series for each model version, and for each value of ``labels``.
+    """A metric: one series for each model version, and for each value of ``labels``. :data:`HEARTBEATS` alone has one
+    series for the server, without labels.
 
     Attributes:
         labels: names of labels beside ``model`` and ``version``.
@@ -53,6 +54,12 @@ ENGINE_ERRORS = Family(
     "tnn_engine_errors_in_a_row", MetricKind.GAUGE, "Internal errors since the last answer; wrong requests do not count"
 )
 
+HEARTBEATS = Family(
+    "tnn_heartbeats_total",
+    MetricKind.COUNTER,
+    "Grows twice a second while Python inside the server moves; a value that stays means that nothing is answered",
+)
+
 FAMILIES = (
     ENGINE,
     LOAD_SECONDS,
@@ -65,6 +72,7 @@ FAMILIES = (
     MEMORY_BYTES,
     OLDEST_EXECUTION,
     ENGINE_ERRORS,
+    HEARTBEATS,
 )
 
 
@@ -74,9 +82,21 @@ class Metrics:
     def __init__(self, shim: MetricFunctions) -> None:
         self._shim = shim
         self._handles = {f.name: shim.metric_family(f.kind, f.name, f.help) for f in FAMILIES}
+        family = self._handles[HEARTBEATS.name]
+        self._heartbeats = shim.metric(family, {}, HEARTBEATS.buckets) if family else 0
 
     def model(self, name: str, version: int) -> ModelMetrics:
         return ModelMetrics(self._shim, self._handles, name, version)
+
+    def beat(self) -> None:
+        """Publishes that the interpreter moves."""
+        if self._heartbeats:
+            self._shim.metric_inc(self._heartbeats, 1)
+
+    def close(self) -> None:
+        """Deletes the series that belongs to no model; :meth:`beat` must not be called any more."""
+        if self._heartbeats:
+            self._shim.metric_delete(self._heartbeats)
 
 
 class ModelMetrics:
@@ -89,6 +109,7 @@ class ModelMetrics:
         self._series: dict[tuple[str, ...], int] = {}
         # Held around every use of a series: one that is deleted meanwhile would crash the server.
         self._lock = threading.Lock()
+        self._watched = 0
         self._closed = False
 
     def engine(self, name: str, precision: str, int8: str) -> None:
@@ -114,9 +135,12 @@ class ModelMetrics:
     def memory(self, nbytes: int) -> None:
         self._set(MEMORY_BYTES, nbytes)
 
-    def oldest_execution(self, seconds: float) -> None:
-        """The oldest execution that still runs has this age; 0 when none does."""
-        self._set(OLDEST_EXECUTION, seconds)
+    def watch(self, model: int) -> None:
+        """Has the shim publish the age of the oldest execution of the model with this handle."""
+        with self._lock:
+            if series := self._find(OLDEST_EXECUTION):
+                self._shim.watch(model, series)
+                self._watched = model
 
     def engine_errors(self, count: int) -> None:
         """So many internal errors since the last answer."""
@@ -126,6 +150,8 @@ class ModelMetrics:
         """Deletes all series; later events are not published."""
         with self._lock:
             self._closed = True
+            if self._watched:
+                self._shim.unwatch(self._watched)
             for series in self._series.values():
                 if series:
                     self._shim.metric_delete(series)

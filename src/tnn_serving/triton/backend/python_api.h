@@ -74,7 +74,6 @@ enum { METH_VARARGS = 1, METH_NOARGS = 4, METH_O = 8, PyBUF_SIMPLE = 0, PyBUF_RE
   X(Py_ssize_t, PyBytes_Size, (PyObject *)) \
   X(PyObject *, PyLong_FromLongLong, (long long)) \
   X(PyObject *, PyLong_FromUnsignedLongLong, (unsigned long long)) \
-  X(PyObject *, PyFloat_FromDouble, (double)) \
   X(double, PyFloat_AsDouble, (PyObject *)) \
   X(PyObject *, PyBool_FromLong, (long)) \
   X(long long, PyLong_AsLongLong, (PyObject *)) \

@@ -6,11 +6,15 @@
  *   responses.c    results to responses
  *   group.c        which groups are under work, and their end
  *   metrics.c      series of the server's metrics endpoint
+ *   watch.c        publishes how long executions have been running, without Python
+ *   clock.c        the monotonic clock
  *   shim.c         the entry points Triton looks up
  *   contract.h     what C and Python agree on, generated from contract.py
  * All serving logic is in Python (bridge.py and below). Who owns what, and when: docs/backend.md. */
 #ifndef TNN_SHIM_H
 #define TNN_SHIM_H
+
+#include <pthread.h>
 
 #include "python_api.h"
 #include "triton_api.h"
@@ -18,11 +22,29 @@
 /* Copies above this many bytes are done without the GIL: below, giving it up costs more than the copy. */
 enum { COPY_WITH_GIL_BYTES = 64 * 1024 };
 
+/* How often the interpreter shows that it moves, and the age of executions is published. */
+#ifndef PERIOD_MS
+#define PERIOD_MS 500
+#endif
+
 #define TRY(call) \
   do { \
     TritonResult try_error = (call); \
     if (try_error) return try_error; \
   } while (0)
+
+/* ---- clock.c ---- */
+
+uint64_t now_ns(void); /* that of Triton's statistics and traces */
+/* A condition for wait_a_period. */
+void condition_init(pthread_cond_t *condition);
+/* Waits for PERIOD_MS, unless the condition is signalled before. */
+void wait_a_period(pthread_cond_t *condition, pthread_mutex_t *mutex);
+
+/* ---- watch.c ---- */
+
+bool watch_start(void); /* false: there is no thread for it */
+void watch_stop(void);  /* waits */
 
 /* ---- interpreter.c ---- */
 

@@ -239,6 +239,45 @@ static void cancelled(void) {
   model_unload(model);
 }
 
+static sem_t kept, given_back;
+
+/* The script `stuck` calls this with the GIL. */
+void keep_the_gil(void);
+void keep_the_gil(void) {
+  sem_post(&kept);
+  while (sem_wait(&given_back)) {}
+}
+
+static void wait_for_heartbeat(void) {
+  for (int before = atomic_load(&increments); atomic_load(&increments) == before;) usleep(100);
+}
+
+/* While an execution keeps the GIL, the heart stands still, and the execution's age grows all the same. */
+static void stuck_with_the_gil(void) {
+  sem_init(&kept, 0, 0);
+  sem_init(&given_back, 0, 0);
+  Model *model = load("stuck.alone", 1);
+  Answer answer = {0};
+  Held held = {model, request_new(model, (Ask){.rows = 1, .columns = COLUMNS, .outputs = "y"}, &answer)};
+  wait_for_heartbeat();
+  pthread_t thread;
+  MUST(!pthread_create(&thread, NULL, hold, &held), "no thread");
+  while (sem_wait(&kept)) {}
+  int beats = atomic_load(&increments);
+  for (double age = 0; age < 0.1; age = atomic_load(&last_set)) usleep(100);
+  MUST(atomic_load(&increments) == beats, "%d heartbeats", atomic_load(&increments) - beats);
+  sem_post(&given_back);
+  answer_wait(&answer);
+  pthread_join(thread, NULL);
+  check_right(&answer);
+  answer_free(&answer);
+  wait_for_heartbeat();
+  while (atomic_load(&last_set) > 0) usleep(100);
+  model_unload(model);
+  sem_destroy(&kept);
+  sem_destroy(&given_back);
+}
+
 static void traced(void) {
   Model *model = load("spans.traced", 1);
   int before = atomic_load(&activities);
@@ -511,8 +550,8 @@ static const struct {
 } scenarios[] = {
 #define SCENARIO(name) {#name, name},
     SCENARIO(alone) SCENARIO(together) SCENARIO(texts) SCENARIO(errors_of_some) SCENARIO(broken_contract)
-    SCENARIO(after_the_answer) SCENARIO(refused_memory) SCENARIO(cancelled) SCENARIO(traced) SCENARIO(wrong_inputs)
-    SCENARIO(failing_server) SCENARIO(failing_load) SCENARIO(memory_runs_out) SCENARIO(unload_with_requests)
+    SCENARIO(after_the_answer) SCENARIO(refused_memory) SCENARIO(cancelled) SCENARIO(stuck_with_the_gil) SCENARIO(traced)
+    SCENARIO(wrong_inputs) SCENARIO(failing_server) SCENARIO(failing_load) SCENARIO(memory_runs_out) SCENARIO(unload_with_requests)
     SCENARIO(next_in_the_answering_thread) SCENARIO(threads_end) SCENARIO(busy)
 #undef SCENARIO
 };

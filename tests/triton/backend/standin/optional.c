@@ -61,7 +61,6 @@ TritonResult TRITONSERVER_MetricFamilyNew(
 TritonResult TRITONSERVER_MetricNew(
     TRITONSERVER_Metric **metric, TRITONSERVER_MetricFamily *family, const TRITONSERVER_Parameter **labels,
     uint64_t count) {
-  MUST(count, "a series without labels");
   for (uint64_t i = 0; i < count; i++) MUST(strlen(labels[i]->value), "label %d", (int)i);
   *metric = malloc(sizeof **metric);
   **metric = (TRITONSERVER_Metric){family, 0};
@@ -107,10 +106,12 @@ static TritonResult change(TRITONSERVER_Metric *metric, bool suits, double value
 }
 
 TritonResult TRITONSERVER_MetricIncrement(TRITONSERVER_Metric *metric, double value) {
+  atomic_fetch_add_explicit(&increments, 1, memory_order_relaxed);
   return change(metric, metric->family->kind != METRIC_HISTOGRAM, metric->value + value);
 }
 
 TritonResult TRITONSERVER_MetricSet(TRITONSERVER_Metric *metric, double value) {
+  atomic_store_explicit(&last_set, value, memory_order_relaxed);
   return change(metric, metric->family->kind == METRIC_GAUGE, value);
 }
 

@@ -63,7 +63,8 @@ struct TRITONBACKEND_Model {
 
 static atomic_long counts[KINDS], messages[LOG_VERBOSE + 1];
 const char *backend_fails;
-atomic_int activities;
+atomic_int activities, increments;
+_Atomic double last_set;
 static char backend_json[] = "{\"cmdline\":{\"auto-complete-config\":\"true\"}}";
 static TRITONSERVER_Message backend_config = {backend_json};
 

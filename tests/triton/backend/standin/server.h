@@ -82,6 +82,8 @@ void answer_free(Answer *answer);
 
 extern const char *backend_fails; /* the function of the server that fails at the backend's start, or NULL */
 extern atomic_int activities;     /* reported to traces so far */
+extern atomic_int increments;     /* of metrics so far */
+extern _Atomic double last_set;   /* the last value that a gauge was set to */
 
 void server_open(const char *library);
 TritonResult server_start(void); /* initialises the backend */

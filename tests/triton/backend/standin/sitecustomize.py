@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import pickle
 import runpy
@@ -13,12 +14,9 @@ import numpy as np
 
 from tnn_serving.errors import ConfigError
 from tnn_serving.serving import servable
-from tnn_serving.triton.backend import executions
 
 BASE = runpy.run_path(str(Path(__file__).parents[3] / "end_to_end" / "servables" / "sitecustomize.py"))
 answer, x_of, SCRIPTS = BASE["answer"], BASE["x_of"], BASE["SCRIPTS"]
-
-executions.PERIOD_S = 0.001  # the thread that watches executions is part of the crowd
 
 kept: list[pickle.PickleBuffer] = []
 
@@ -42,6 +40,12 @@ def keeps(requests: Any, finish: Callable[[Any], None]) -> Any:
 def soon(requests: Any, finish: Callable[[Any], None]) -> Any:
     """Like `later`, without a pause."""
     BASE["THREADS"].submit(lambda: finish(answer(requests, x_of(requests))))
+
+
+def stuck(requests: Any, finish: Callable[[Any], None]) -> Any:
+    """Calls C code that keeps the GIL."""
+    ctypes.PyDLL(None).keep_the_gil()
+    return answer(requests, x_of(requests))
 
 
 def spans(requests: Any, finish: Callable[[Any], None]) -> Any:
@@ -79,6 +83,6 @@ def greedy(requests: Any, finish: Callable[[Any], None]) -> Any:
     return RuntimeError("granted twice")
 
 
-SCRIPTS.update(keeps=keeps, soon=soon, spans=spans, greedy=greedy)
+SCRIPTS.update(keeps=keeps, soon=soon, stuck=stuck, spans=spans, greedy=greedy)
 servable.Servable = Refusing
 gc.freeze()  # each load and unload collects garbage, which is then not looked for among all that is imported
