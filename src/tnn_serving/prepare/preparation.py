@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -79,6 +80,8 @@ class Preparation:
         processor()  # decides what networks are compiled for, here and in workers
         modules = [TASKS, *(module for engine in ENGINES.usable() for module in engine.modules)]
         self._workers = Workers(modules, available_cores().count, python=python)
+        self._first_open = threading.Lock()
+        self._has_opened = False
         self._shared: SharedModels[PreparedSession] = SharedModels()
         _remove_those_of_the_dead()
         self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
@@ -174,7 +177,8 @@ class Preparation:
         _keep(version, source / "files")
         questions = _Asked(self, version, source, settings)
         network = PreparedNetwork(kept.prepared, kept.executable, questions)
-        session = PreparedSession(network, settings.shape_limits)
+        with self._first_alone():
+            session = PreparedSession(network, settings.shape_limits)
         if any(None in blob.known[1:] for blob in session.analysis.inputs):  # requests may wait for what a worker says
             self._workers.hold()
             weakref.finalize(session, self._workers.release)
@@ -203,6 +207,21 @@ class Preparation:
         timeout_s = settings.load_timeout_s or None
         task = f"{TASKS}:{task}"
         return self._workers.run(task, arguments, confinement=confinement, timeout_s=timeout_s, waits=waits).value
+
+    @contextmanager
+    def _first_alone(self) -> Iterator[None]:
+        """Lets models be opened side by side only when one has been opened.
+
+        Libraries set things up at their first use, and not all are ready for several threads doing that at once:
+        OpenVINO's bindings fill C++ function statics with calls into Python, so that a thread which waits for such a
+        static with the GIL and one that fills it and wants the GIL back wait for each other for ever.
+        """
+        if self._has_opened:
+            yield
+            return
+        with self._first_open:
+            yield
+            self._has_opened = True  # not after an error: it may have come before the libraries were used
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:

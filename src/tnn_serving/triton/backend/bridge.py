@@ -14,8 +14,8 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import cast
@@ -119,8 +119,6 @@ class Backend:
         self._preparation = Preparation()
         self._models: set[BackendModel] = set()
         self._models_lock = threading.Lock()
-        self._first_open = threading.Lock()
-        self._has_opened = False
 
     def open_model(
         self, handle: int, name: str, version: int, folder: str, config_json: str, complete: bool
@@ -140,7 +138,7 @@ class Backend:
         try:
             with ExitStack() as undo:
                 undo.callback(metrics.close)
-                with self._first_alone(), in_own_mappings():
+                with in_own_mappings():
                     servable = Servable.open(
                         Path(folder),
                         ModelConfig.read(json.loads(config_json)),
@@ -185,21 +183,6 @@ class Backend:
         self._preparation.close()
         self._metrics.close()
         logging.shutdown()
-
-    @contextmanager
-    def _first_alone(self) -> Iterator[None]:
-        """Lets models be opened side by side only when one has been opened.
-
-        Libraries set things up at their first use, and not all are ready for several threads doing that at once:
-        OpenVINO's bindings fill C++ function statics with calls into Python, so that a thread which waits for such a
-        static with the GIL and one that fills it and wants the GIL back wait for each other for ever.
-        """
-        if self._has_opened:
-            yield
-            return
-        with self._first_open:
-            yield
-            self._has_opened = True  # not after an error: it may have come before the libraries were used
 
 
 class BackendModel:
