@@ -20,6 +20,7 @@ from tnn_serving.check.report import Checked, CheckedModel
 from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig
 from tnn_serving.config.reading import CommandLine, read_settings
 from tnn_serving.config.settings import ModelSettings
+from tnn_serving.emit.limits import process_bytes
 from tnn_serving.engines import ENGINES
 from tnn_serving.engines.cpu import available_cores
 from tnn_serving.errors import TnnError
@@ -101,7 +102,7 @@ def _in_worker(folder: Path, options: CommandLine, limits: ModelSettings) -> tup
             confinement=Confinement(
                 reads=(folder.resolve(), *library_paths()),
                 writes=(limits.cache_dir,) if limits.cache_dir is not None else (),
-                memory_bytes=limits.memory_limit_bytes,
+                memory_bytes=process_bytes(limits.memory_limit_bytes),
             ),
             # Each version is read, translated and opened.
             timeout_s=limits.load_timeout_s * max(1, len(versions(folder))),

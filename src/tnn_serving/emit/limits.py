@@ -75,6 +75,18 @@ class Limits:
 
 UNLIMITED = Limits()
 
+COPIES = 4
+"""How many times a process that loads a model may take the memory that the model may need: as read, as translated, as
+compiled for any shape and for single ones."""
+
+ENGINES_OWN_BYTES = 1 << 30
+"""What an engine takes besides, whatever the model: stacks of its threads and pools, by address space."""
+
+
+def process_bytes(memory_bytes: int) -> int:
+    """The memory that a process may take to load a model which may need ``memory_bytes``."""
+    return COPIES * memory_bytes + ENGINES_OWN_BYTES
+
 
 def memory_of_machine_bytes(cgroup: Sequence[Path] = CGROUP_LIMITS) -> int:
     """The memory that this process may use: the machine's, or less where a container has a limit."""

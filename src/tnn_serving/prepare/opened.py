@@ -21,7 +21,7 @@ from tnn_serving.session import Session
 
 log = logging.getLogger(__name__)
 
-Stored = Callable[[int], bytes]
+ReadExecutable = Callable[[int], bytes]
 """Gives an executable of a prepared model by its number. Raises EngineError if it is gone."""
 
 
@@ -78,7 +78,7 @@ class PreparedNetwork:
         questions: asks workers.
     """
 
-    def __init__(self, prepared: Prepared, stored: Stored, questions: Questions) -> None:
+    def __init__(self, prepared: Prepared, stored: ReadExecutable, questions: Questions) -> None:
         self.prepared = prepared
         self._stored = stored
         self._questions = questions

@@ -22,6 +22,7 @@ from typing import Any
 from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.config.reading import CommandLine, read_settings
 from tnn_serving.config.settings import ModelSettings
+from tnn_serving.emit.limits import process_bytes
 from tnn_serving.engines import ENGINES, Shapes
 from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import available_cores
@@ -202,7 +203,7 @@ class Preparation:
         confinement = Confinement(
             reads=(*_real_places(source), *library_paths()),
             writes=(out,),
-            memory_bytes=settings.memory_limit_bytes,
+            memory_bytes=process_bytes(settings.memory_limit_bytes),
         )
         timeout_s = settings.load_timeout_s or None
         task = f"{TASKS}:{task}"
@@ -265,7 +266,7 @@ class _Asked:
                 "shapes": {name: list(shape) for name, shape in shapes.items()},
                 "values": {name: asdict(StoredArray.of(array)) for name, array in values.items()},
             }
-            return int(self._asked("check_shapes", question, out))
+            return int(self._asked("answer_shapes", question, out))
 
     def _asked(self, task: str, question: Mapping[str, Any], out: Path) -> Any:
         facts = {"source": os.fspath(self._source), "memory_bytes": self.memory_bytes}
@@ -292,10 +293,11 @@ def _compiled(key: str, number: int) -> str:
 
 def _real_places(folder: Path) -> list[Path]:
     """A folder, and where the links in it lead."""
-    found = {folder.resolve()}
+    found = {os.path.realpath(folder)}
     for place, folders, files in os.walk(folder, followlinks=True):
-        found |= {path.resolve() for path in (Path(place, name) for name in (*folders, *files)) if path.is_symlink()}
-    return sorted(found)
+        paths = (os.path.join(place, name) for name in (*folders, *files))
+        found |= {os.path.realpath(path) for path in paths if os.path.islink(path)}
+    return sorted(map(Path, found))
 
 
 def _keep(version: Path, to: Path) -> None:

@@ -29,7 +29,7 @@ from tnn_serving.prepare.loaded import leaves_batching_to_us
 from tnn_serving.prepare.manifest import sha256_of
 from tnn_serving.version import VERSION
 
-FORMAT_VERSION = 1
+PREPARED_VERSION = 1
 """Of what is written; another version is prepared again."""
 
 NOT_DECISIVE = frozenset({"cache_dir", "load_timeout_s", "require_manifest"})
@@ -97,7 +97,7 @@ class Prepared:
 
     def to_json(self) -> bytes:
         """The value as JSON."""
-        return msgspec.json.encode({"version": FORMAT_VERSION, "prepared": self}, enc_hook=_encoded)
+        return msgspec.json.encode({"version": PREPARED_VERSION, "prepared": self}, enc_hook=_encoded)
 
     @classmethod
     def from_json(cls, text: bytes) -> Prepared:
@@ -106,8 +106,8 @@ class Prepared:
             written = msgspec.json.decode(text, type=_Written, dec_hook=_decoded)
         except (msgspec.DecodeError, ValueError) as error:
             raise FormatError("a prepared model cannot be read", found=str(error)) from error
-        if written.version != FORMAT_VERSION:
-            raise FormatError("a prepared model has another version", expected=FORMAT_VERSION, found=written.version)
+        if written.version != PREPARED_VERSION:
+            raise FormatError("a prepared model has another version", expected=PREPARED_VERSION, found=written.version)
         return written.prepared
 
     def analysed(self) -> Analysis:
@@ -161,7 +161,7 @@ def key_of(folder: Path, version: int, config: ModelConfig, options: CommandLine
     Raises FormatError for files that cannot be read.
     """
     facts = {
-        "format": FORMAT_VERSION,
+        "format": PREPARED_VERSION,
         "files": _digests(folder / str(version)),
         "config": _decisive(config),
         "options": {key: text for key, text in options.items() if key not in NOT_DECISIVE},

@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from tnn_serving.model import Model
 
 
-M = TypeVar("M", bound=Session)
+SharedModel = TypeVar("SharedModel", bound=Session)
 
 
-class SharedModels(Generic[M]):
+class SharedModels(Generic[SharedModel]):
     """The models in use by all that they depend on, each until its last user is gone."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._models: weakref.WeakValueDictionary[Hashable, M] = weakref.WeakValueDictionary()
+        self._models: weakref.WeakValueDictionary[Hashable, SharedModel] = weakref.WeakValueDictionary()
         self._making: dict[Hashable, threading.Lock] = {}
 
-    def get(self, key: Hashable, make: Callable[[], M]) -> M:
+    def get(self, key: Hashable, make: Callable[[], SharedModel]) -> SharedModel:
         """The model of ``key``, made if there is none; other threads that ask meanwhile wait for it."""
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())

@@ -24,17 +24,15 @@ from tnn_serving.prepare.compiling import CompileRequest
 from tnn_serving.prepare.loading import LoadedHere, load_model
 from tnn_serving.prepare.prepared import Prepared, StoredArray, shapes_of
 
-MODULE = __name__
-
 PREPARED = "prepared.json"
 COMPILED = "compiled"
 
-ITS_OWN = ("tnn_serving.config", "tnn_serving.prepare.configuring")
+LOGGED_BY_THE_SERVER = ("tnn_serving.config", "tnn_serving.prepare.configuring")
 """Loggers of what a configuration causes: the process that opens the model logs that itself, each time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class PrepareOrder:
     """A model to prepare; paths are absolute."""
 
     name: str
@@ -67,10 +65,10 @@ class Question:
 
 
 def prepare(arguments: Mapping[str, Any]) -> None:
-    """Prepares a model, as :class:`Order` says: ``prepared.json`` and the executables are in its folder ``out``."""
-    order = msgspec.convert(arguments, Order)
+    """Prepares a model: ``prepared.json`` and the executables are in the folder ``out`` of :class:`PrepareOrder`."""
+    order = msgspec.convert(arguments, PrepareOrder)
     logging.getLogger("tnn_serving").setLevel(order.log_level)
-    for name in ITS_OWN:
+    for name in LOGGED_BY_THE_SERVER:
         logging.getLogger(name).setLevel(logging.ERROR)
     loaded = load_model(
         order.name,
@@ -136,7 +134,7 @@ def compile_more(arguments: Mapping[str, Any]) -> bool:
     return True
 
 
-def check_shapes(arguments: Mapping[str, Any]) -> int:
+def answer_shapes(arguments: Mapping[str, Any]) -> int:
     """The memory in bytes that the network needs at the shapes in :class:`Question`.
 
     Raises ShapeError, LimitError: the network does not take them.

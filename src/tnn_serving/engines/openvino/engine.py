@@ -33,7 +33,7 @@ class OpenVINO(Engine):
         """Opens a network as it was compiled. Raises EngineError if it is not what this version wrote."""
         from tnn_serving.engines.openvino import restoring
 
-        return restoring.restore(exported)
+        return restoring.restore_network(exported)
 
     def int8_kernels(self, cpu: Cpu) -> Int8Kernels:
         """Signed codes; not on AMX, where some releases crash with int8 and free shapes."""

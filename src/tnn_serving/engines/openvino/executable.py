@@ -148,7 +148,7 @@ class OpenVINOExecutable(Executable):
             raise EngineError("OpenVINO cannot export the network", found=reason(error)) from error
         outputs = [spec.name for spec in self._outputs]
         facts = exported.Facts(self._names, outputs, dict(self._limits), dict(self._properties))
-        return exported.written(facts, blob)
+        return exported.write_exported(facts, blob)
 
 
 class OpenVINONetwork(OpenVINOExecutable):

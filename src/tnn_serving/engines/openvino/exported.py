@@ -26,13 +26,13 @@ class Facts:
     properties: dict[str, str | int | bool]
 
 
-def written(facts: Facts, blob: bytes) -> bytes:
+def write_exported(facts: Facts, blob: bytes) -> bytes:
     """Facts and compiled network in one piece."""
     header = msgspec.json.encode(facts)
     return b"%0*d" % (HEADER_BYTES, len(header)) + header + blob
 
 
-def read(exported: bytes) -> tuple[Facts, bytes]:
-    """What :func:`written` joined. Raises ValueError for anything else."""
+def read_exported(exported: bytes) -> tuple[Facts, bytes]:
+    """What :func:`write_exported` joined. Raises ValueError for anything else."""
     end = HEADER_BYTES + int(exported[:HEADER_BYTES])
     return msgspec.json.decode(exported[HEADER_BYTES:end], type=Facts), exported[end:]

@@ -13,7 +13,7 @@ from tnn_serving.engines.openvino.plugin import core
 from tnn_serving.errors import EngineError
 
 
-def restore(exported: Callable[[], bytes]) -> OpenVINOExecutable:
+def restore_network(exported: Callable[[], bytes]) -> OpenVINOExecutable:
     """The executable that was exported.
 
     Raises EngineError for anything that this version of OpenVINO has not exported.
@@ -26,7 +26,7 @@ def restore(exported: Callable[[], bytes]) -> OpenVINOExecutable:
 
 def _imported(exported: Callable[[], bytes]) -> tuple[ov.CompiledModel, form.Facts]:
     try:
-        facts, blob = form.read(exported())
+        facts, blob = form.read_exported(exported())
         return core().import_model(blob, "CPU", facts.properties), facts
     except ValueError as error:
         raise EngineError("not a compiled network of OpenVINO", found=error) from error
