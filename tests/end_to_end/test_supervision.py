@@ -25,7 +25,7 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.models import BROKEN, write_model
-from tests.servers import Running, ask, wait_for
+from tests.servers import DEADLINE_S, Running, ask, wait_for
 from tnn_serving.errors import ServerError
 from tnn_serving.triton.background_server import free_ports
 
@@ -112,7 +112,7 @@ def kill_server(running: Running, number: int = signal.SIGKILL) -> int:
 def test_server_that_dies_is_restarted(start_server: Start, models: Path, number: signal.Signals) -> None:
     running = start_server([models])
     first = kill_server(running, number)
-    wait_for(lambda: len(running.ready) == 2, "the server is ready again", 60)
+    wait_for(lambda: len(running.ready) == 2, "the server is ready again")
     second = running.supervisor.pid
     assert second != first
     assert number.name in running.restarts[0]
@@ -125,7 +125,7 @@ def test_server_that_dies_too_often_is_given_up(start_server: Start, models: Pat
     running = start_server([models])
     running.supervisor.restarts.limit = 1
     kill_server(running)
-    wait_for(lambda: len(running.ready) == 2, "the server is ready again", 60)
+    wait_for(lambda: len(running.ready) == 2, "the server is ready again")
     kill_server(running)
     wait_for(lambda: running.outcome, "the supervisor gives up")
     assert running.outcome == [1]
@@ -208,7 +208,7 @@ class Program:
             except OSError:
                 return False
 
-        wait_for(ready, "the program serves", 60)
+        wait_for(ready, "the program serves")
 
     def server_pid(self) -> int:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
@@ -246,7 +246,7 @@ def test_program_serves_and_stops(program: Callable[..., Program], models: Path,
         assert line, "the program ended"
         shown += line
     running.process.send_signal(number)
-    output, talk = running.process.communicate(timeout=30)
+    output, talk = running.process.communicate(timeout=DEADLINE_S)
     assert running.process.returncode == 0, talk
     assert "relu" in shown
     assert "READY" in shown
@@ -317,7 +317,7 @@ def test_program_stops_in_time_whoever_is_connected(program: Callable[..., Progr
     with busy(running):
         started = time.monotonic()
         running.process.terminate()
-        _, talk = running.process.communicate(timeout=60)
+        _, talk = running.process.communicate(timeout=DEADLINE_S)
         took_s = time.monotonic() - started
     assert running.process.returncode == 0, talk
     assert took_s < exit_timeout_s + 5 + 3  # 3 for the end of the program itself on a busy machine
@@ -334,10 +334,10 @@ def test_program_that_crashes_too_often_ends_with_the_reason(program: Callable[.
         children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text().split()
         return bool(children) and int(children[0]) != first
 
-    wait_for(restarted, "it is started again", 60)
+    wait_for(restarted, "it is started again")
     running.wait_until_ready()
     os.kill(running.server_pid(), signal.SIGKILL)
-    _, talk = running.process.communicate(timeout=60)
+    _, talk = running.process.communicate(timeout=DEADLINE_S)
     assert running.process.returncode == 1
     assert "SIGSEGV; restarting in 1 s" in talk
     assert "SIGKILL; it has died 2 times in a row" in " ".join(talk.split())
@@ -365,7 +365,7 @@ def test_pause_of_program_and_server_is_no_hang(program: Callable[..., Program])
         assert health["pid"] == pids[1]
         return bool(health["ready"]) and time.monotonic() - paused_until > hang_timeout_s
 
-    wait_for(answered, "the same server is still ready", 30)
+    wait_for(answered, "the same server is still ready")
 
 
 @pytest.mark.parametrize("how", ["made", "file", "variable", "off"])
@@ -392,7 +392,7 @@ def test_program_asks_for_a_token_when_it_is_open(
         if how in ("file", "variable"):
             assert client.get_model_repository_index(headers={"tnn-admin-token": chosen})
     running.process.terminate()
-    _, talk = running.process.communicate(timeout=60)
+    _, talk = running.process.communicate(timeout=DEADLINE_S)
     assert running.process.returncode == 0, talk
     talk = " ".join(talk.split())
     assert ("tnn-admin-token" in talk) == (how != "off")
@@ -409,11 +409,11 @@ def test_program_stopped_while_starting_is_clean(program: Callable[..., Program]
         assert running.process.poll() is None, running.process.communicate()
         return bool(Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text())
 
-    wait_for(starting, "tritonserver is started", 60)
+    wait_for(starting, "tritonserver is started")
     time.sleep(delay_s)  # the moment within the start is what varies here
     pid = running.server_pid()
     running.process.terminate()
-    _, talk = running.process.communicate(timeout=30)
+    _, talk = running.process.communicate(timeout=DEADLINE_S)
     assert running.process.returncode == 0, talk
     assert gone(pid)
     assert not list(models.parent.glob("tnn-serving-*"))
@@ -425,7 +425,7 @@ def test_server_does_not_outlive_a_killed_program(program: Callable[..., Program
     pid = running.server_pid()
     running.process.kill()
     running.process.wait()
-    wait_for(lambda: gone(pid), "tritonserver is gone", 10)
+    wait_for(lambda: gone(pid), "tritonserver is gone")
 
 
 def test_program_names_a_taken_port(installed: None, models: Path) -> None:
