@@ -21,8 +21,9 @@ from tests.recordings import cases
 from tnn_serving import load, read_model, write_model
 from tnn_serving.check import report as checked
 from tnn_serving.cli.pictures import Classified, Detected
-from tnn_serving.client import Face, Prediction
 from tnn_serving.client import load as load_test
+from tnn_serving.client.classify import Prediction
+from tnn_serving.client.detect import Face
 from tnn_serving.config.settings import SETTINGS
 from tnn_serving.formats.tnn.model import SCALE_NUMBER, SCALE_TYPE
 from tnn_serving.layers import declaration, is_known, type_number

@@ -12,8 +12,8 @@ from typing import Literal
 
 from tnn_serving.config.binding import bind_control, bind_input, check_output
 from tnn_serving.config.completion import complete_tensor
-from tnn_serving.config.datatypes import config_type, triton_type
-from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig, TensorConfig
+from tnn_serving.config.datatypes import triton_type
+from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig, TensorConfig, config_type
 from tnn_serving.config.reading import CommandLine, try_settings
 from tnn_serving.config.reshape import has_shape
 from tnn_serving.config.settings import ModelSettings

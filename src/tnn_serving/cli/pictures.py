@@ -15,16 +15,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from tnn_serving.cli.output import JsonFlag, print_json, stderr, stdout
-from tnn_serving.client import Connection, Face, Prediction
-from tnn_serving.client import classify as classify_picture
-from tnn_serving.client import detect as detect_faces
-from tnn_serving.client.connection import Protocol, connect, parse_url
-from tnn_serving.client.detect import MAX_SIDE
+from tnn_serving.client.classify import Prediction
+from tnn_serving.client.classify import classify as classify_picture
+from tnn_serving.client.connection import Connection, Protocol, connect, parse_url
+from tnn_serving.client.detect import MAX_SIDE, Face
+from tnn_serving.client.detect import detect as detect_faces
 from tnn_serving.client.pixels import read_picture
 from tnn_serving.client.request import request_body
 from tnn_serving.errors import ConfigError, RequestError, located
-from tnn_serving.pictures import draw_detections, resize, write_picture
-from tnn_serving.pictures.encode import SUFFIXES
+from tnn_serving.pictures.draw import draw_detections
+from tnn_serving.pictures.encode import SUFFIXES, write_picture
+from tnn_serving.pictures.resize import resize
 
 ChannelOrder = Literal["rgb", "bgr"]
 """Order of a pixel's bytes."""
