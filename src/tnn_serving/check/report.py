@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from tnn_serving.check.config import Finding
 from tnn_serving.emit.limits import bytes_text
+
+if TYPE_CHECKING:
+    from tnn_serving.check.config import Finding
 
 
 @dataclass(frozen=True, slots=True)
