@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from tnn_serving.check.report import Checked, CheckedModel, CheckedTensor, memory_text
+from tnn_serving.check.report import Checked, CheckedModel, CheckedTensor, Finding, memory_text
 from tnn_serving.cli.output import EXIT_BAD, JsonFlag, print_json, printable, stderr, stdout
 from tnn_serving.prepare.manifest import sign as sign_folder
-
-if TYPE_CHECKING:
-    from tnn_serving.check.config import Finding
 
 SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
