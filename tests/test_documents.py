@@ -239,7 +239,7 @@ def test_stable_keys_are_the_ones_printed() -> None:
 
 def test_stable_names_are_the_public_ones() -> None:
     named = {re.match(r"`(\w+)", name)[1] for name, *_ in rows(section(STABILITY, "Python"))}  # type: ignore[index]
-    assert named == set(tnn_serving.__all__)
+    assert named == set(tnn_serving.__all__) - {"errors"}  # whose names have a paragraph of their own
 
 
 @pytest.mark.parametrize("name", ["run", "inputs", "outputs", "optional_inputs", "default_shapes", "engine"])

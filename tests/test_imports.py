@@ -49,6 +49,12 @@ def test_serving_a_prepared_network_imports_nothing_that_makes_one(module: str) 
     assert imports_of(module, COMPILING) == []
 
 
+@pytest.mark.parametrize("module", ["openvino.executable", "openvino.plugin", "onnxruntime.session"])
+def test_running_a_compiled_network_imports_its_engine_and_no_onnx(module: str) -> None:
+    engines = {"openvino", "onnxruntime"}
+    assert imports_of(f"tnn_serving.engines.{module}", [name for name in COMPILING if name not in engines]) == []
+
+
 @pytest.mark.parametrize("module", ["tnn_serving", "tnn_serving.cli.app", "tnn_serving.triton.supervise"])
 def test_the_command_line_imports_what_a_command_needs_when_it_runs(module: str) -> None:
     assert imports_of(module, COMPUTING) == []
