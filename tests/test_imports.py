@@ -32,7 +32,7 @@ LIGHT = (
     "tnn_serving.serving.workers",
     "tnn_serving.triton.backend.contract",
     "tnn_serving.triton.backend.errors",
-    "tnn_serving.triton.backend.executions",
+    "tnn_serving.triton.backend.failures",
     "tnn_serving.triton.backend.memory",
     "tnn_serving.triton.backend.metrics",
 )

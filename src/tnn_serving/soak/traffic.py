@@ -40,10 +40,10 @@ RELOAD_S = 120.0
 FILLING_TURNS = 2
 """How often each model is reloaded while stores fill."""
 
-SETTLE_S = 0.2
+REST_S = 0.2
 """Time for the server to end what it does after the last answer: cancelled requests, compilation in the background."""
 
-REQUEST_S = 60
+ANSWER_S = 60
 """Timeout of one request."""
 
 CANCEL_S = 30.0
@@ -141,7 +141,7 @@ class Traffic:
             self._fill_caches()
             for name in self._unloaded[:1]:  # the backend gives memory back when a model goes
                 self._load(name, partial(_come_and_go, self._server, name))
-            time.sleep(SETTLE_S)
+            time.sleep(REST_S)
             yield
         finally:
             with self._turns:
@@ -151,7 +151,7 @@ class Traffic:
     def _fill_caches(self) -> None:
         """Sends the models that have been loaded since the last time their usual shapes until these are compiled."""
         targets, self._uncached = self._uncached, []
-        with tritonclient.http.InferenceServerClient(self._http_url, network_timeout=REQUEST_S) as client:
+        with tritonclient.http.InferenceServerClient(self._http_url, network_timeout=ANSWER_S) as client:
             for target in targets:
                 for shapes in target.usual * COMPILE_AFTER:
                     inputs = target.inputs_of(shapes, self._random)
@@ -180,7 +180,7 @@ class Traffic:
         with ExitStack() as stack:
             http = stack.enter_context(
                 tritonclient.http.InferenceServerClient(
-                    self._http_url, connection_timeout=REQUEST_S, network_timeout=REQUEST_S
+                    self._http_url, connection_timeout=ANSWER_S, network_timeout=ANSWER_S
                 )
             )
             grpc = stack.enter_context(tritonclient.grpc.InferenceServerClient(self._grpc_url))
