@@ -13,7 +13,7 @@ import pytest
 from tests.client.load.sending import region_files, regions
 from tests.program import command, run
 from tests.servers import DEADLINE_S, Running, wait_for
-from tnn_serving.client import connect
+from tnn_serving.client.connection import connect
 from tnn_serving.client.load import ClientSide, Latency, Measurement, ServerSide, Window
 
 

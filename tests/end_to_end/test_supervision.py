@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.models import BROKEN, write_model
+from tests.imports import COMPUTING, reported, watched
 from tests.servers import DEADLINE_S, Running, ask, wait_for
 from tnn_serving.errors import ServerError
 from tnn_serving.triton.background_server import free_ports
@@ -188,12 +190,12 @@ def test_poll_mode_follows_the_repository(start_server: Start, models: Path) -> 
 class Program:
     """``tnn-serving serve`` as a user starts it."""
 
-    def __init__(self, models: Path, *flags: str) -> None:
+    def __init__(self, models: Path, *flags: str, code: str = PROGRAM) -> None:
         names = ("http", "grpc", "metrics", "health")
         ports = free_ports(len(names))
         self.http_port, self.grpc_port, _, self.health_port = ports
         options = [f"--{name}-port={port}" for name, port in zip(names, ports, strict=True)]
-        command = [sys.executable, "-c", PROGRAM, "serve", str(models), *options, *flags]
+        command = [sys.executable, "-c", code, "serve", str(models), *options, *flags]
         environment = {**os.environ, "TMPDIR": str(models.parent)}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -210,6 +212,10 @@ class Program:
 
         wait_for(ready, "the program serves")
 
+    def health(self) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/health", timeout=2) as answer:
+            return json.load(answer)
+
     def server_pid(self) -> int:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         (pid,) = [int(child) for child in children]
@@ -220,8 +226,8 @@ class Program:
 def program(installed: None, models: Path) -> Any:
     started: list[Program] = []
 
-    def make(*flags: str) -> Program:
-        started.append(Program(models, *flags))
+    def make(*flags: str, code: str = PROGRAM) -> Program:
+        started.append(Program(models, *flags, code=code))
         return started[-1]
 
     yield make
@@ -254,6 +260,23 @@ def test_program_serves_and_stops(program: Callable[..., Program], models: Path,
     assert gone(pid)
     assert not list(models.parent.glob("tnn-serving-*"))
     assert output == ""
+
+
+SUPERVISOR_BYTES = 40e6
+"""The most memory (PSS) that the supervisor takes."""
+
+
+def test_the_supervisor_imports_nothing_to_compute_with_and_stays_small(program: Callable[..., Program]) -> None:
+    running = program("--model-control-mode=explicit", "--load-model=*", code=watched(COMPUTING, PROGRAM))
+    running.wait_until_ready()
+    os.kill(running.server_pid(), signal.SIGKILL)  # it is started again, and its model loaded again
+    wait_for(lambda: running.health()["restarts"]["crash"] == 1, "the restart")
+    running.wait_until_ready()
+    used = psutil.Process(running.process.pid).memory_full_info().pss
+    running.process.send_signal(signal.SIGTERM)
+    _, talk = running.process.communicate(timeout=30)
+    assert reported(talk) == []
+    assert used <= SUPERVISOR_BYTES
 
 
 @contextmanager

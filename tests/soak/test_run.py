@@ -30,6 +30,7 @@ KEYS = {
     "shapes",
     "times_s",
     "memory_mb",
+    "anonymous_mb",
     "growth",
     "allowed_mb_per_hour",
     "verdict",
@@ -82,6 +83,8 @@ def test_generated_models(installed: None, tmp_path: Path) -> None:
     assert sum(found["shapes"].values()) > 100
     assert len(found["times_s"]) == len(found["memory_mb"])
     assert min(found["memory_mb"]) > 20
+    assert len(found["anonymous_mb"]) == len(found["memory_mb"])
+    assert all(0 < part < whole for part, whole in zip(found["anonymous_mb"], found["memory_mb"], strict=True))
     assert ElementTree.parse(plot).getroot().tag.endswith("svg")
 
 

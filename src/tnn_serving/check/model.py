@@ -14,16 +14,16 @@ from typing import Any
 
 import msgspec
 
-from tnn_serving.check.config import (
+from tnn_serving.check.config import completions, contradictions, logged, served_versions, settings_of
+from tnn_serving.check.report import (
+    CheckedFile,
+    CheckedModel,
+    CheckedTensor,
+    CheckedVersion,
     Finding,
-    completions,
-    contradictions,
-    logged,
+    Memory,
     of_error,
-    served_versions,
-    settings_of,
 )
-from tnn_serving.check.report import CheckedFile, CheckedModel, CheckedTensor, CheckedVersion, Memory
 from tnn_serving.config.completion import SCALAR
 from tnn_serving.config.datatypes import triton_type
 from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig

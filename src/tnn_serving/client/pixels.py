@@ -9,7 +9,8 @@ import numpy as np
 
 from tnn_serving.client.connection import ModelInfo, TensorInfo
 from tnn_serving.errors import RequestError, located
-from tnn_serving.pictures import decode, encode_png
+from tnn_serving.pictures.decode import decode
+from tnn_serving.pictures.encode import encode_png
 
 
 def read_picture(path: str | os.PathLike[str]) -> np.ndarray:

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 
 from tnn_serving.engines.base import Arrays
+
+if TYPE_CHECKING:
+    import onnx
 
 TrialDims = tuple[int, ...]
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
 from tnn_serving.engines.base import Arrays, Executable, NodeTime, Options, TensorSpec
 from tnn_serving.engines.onnxruntime.engine import OnnxRuntime
 from tnn_serving.engines.onnxruntime.profile import Profiling
 from tnn_serving.errors import EngineError
+
+if TYPE_CHECKING:
+    import onnx
 
 ort.disable_telemetry_events()
 
