@@ -7,7 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import AttributeProto, TensorProto
+
+from tnn_serving.errors import FormatError
 
 DTYPES: dict[int, np.dtype] = {
     TensorProto.FLOAT: np.dtype(np.float32),
@@ -70,6 +73,49 @@ def _several(one: str) -> str:
 def tensor_bytes(tensor: onnx.TensorProto) -> int:
     """The size of a stored tensor in memory, an int4 in a byte of its own, a string as a reference."""
     return int(math.prod(tensor.dims)) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def stored_bytes(tensor: onnx.TensorProto) -> int:
+    """The size of a tensor in a file, elements of less than a byte packed.
+
+    Raises FormatError for dims or an element type that no tensor in a file has.
+    """
+    try:
+        bits = int(ir.DataType(tensor.data_type).bitwidth)
+    except (ValueError, TypeError):
+        raise FormatError(f"tensor `{tensor.name}` cannot be stored so", found=_elements(tensor.data_type)) from None
+    if min(tensor.dims, default=0) < 0:
+        raise FormatError(f"tensor `{tensor.name}` has a negative dim", found=list(tensor.dims))
+    return -(-bits * int(math.prod(tensor.dims)) // 8)
+
+
+def tensors_within(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every stored tensor of a model: initializers and attributes, of functions and inner graphs too."""
+    yield from _tensors_of(model.graph)
+    for function in model.functions:
+        for node in function.node:
+            yield from _tensors_in(node)
+
+
+def _tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        yield from _tensors_in(node)
+
+
+def _tensors_in(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        if attribute.HasField("sparse_tensor"):
+            yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+        for sparse in attribute.sparse_tensors:
+            yield from (sparse.values, sparse.indices)
+    for inner in graphs_of(node):
+        yield from _tensors_of(inner)
 
 
 def nodes_within(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
