@@ -6,6 +6,7 @@ meanwhile is not read. The size is the apparent one: a sparse file takes as much
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import stat
@@ -13,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from tnn_serving.emit.limits import UNLIMITED, Limits, bytes_text
 from tnn_serving.errors import FormatError, LimitError, TnnError
@@ -65,7 +65,7 @@ def check_fits(what: str, size: int, limits: Limits) -> None:
 @contextmanager
 def opened(
     path: str | os.PathLike[str], kind: FileKind = ANY, limits: Limits = UNLIMITED
-) -> Iterator[tuple[BinaryIO, int]]:
+) -> Iterator[tuple[io.BufferedReader, int]]:
     """A file to be read, and its size.
 
     Raises:

@@ -21,7 +21,7 @@ MODEL_NAME = "model.tnnmodel"
 PROTO_SUFFIX = ".tnnproto"
 MODEL_SUFFIX = ".tnnmodel"
 
-PROTO = FileKind("a proto", ProtoError, PROTO_MAX_BYTES, "it is the text of the layers; the weights are in the .tnnmodel")
+PROTO = FileKind("a proto", ProtoError, PROTO_MAX_BYTES, "the weights are in the .tnnmodel")
 WEIGHTS = FileKind("a .tnnmodel", WeightsError)
 
 
