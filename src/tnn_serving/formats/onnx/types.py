@@ -34,6 +34,15 @@ def tensor_dtype(value: onnx.ValueInfoProto) -> np.dtype | None:
     return DTYPES.get(value.type.tensor_type.elem_type) if value.type.HasField("tensor_type") else None
 
 
+def element_dtype(kind: int) -> np.dtype | None:
+    """The type that ONNX's package keeps elements in: also of those that numpy has no name for, as ``ml_dtypes`` has
+    them. ``None`` for a number that is no type."""
+    try:
+        return onnx.helper.tensor_dtype_to_np_dtype(kind)
+    except KeyError:
+        return None
+
+
 def tensor_dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
     """The dims of a tensor, ``None`` where free, which some exporters write as -1; ``None`` if even the rank is."""
     if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
@@ -71,8 +80,14 @@ def _several(one: str) -> str:
 
 
 def tensor_bytes(tensor: onnx.TensorProto) -> int:
-    """The size of a stored tensor in memory, an int4 in a byte of its own, a string as a reference."""
-    return int(math.prod(tensor.dims)) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    """The size of a stored tensor in memory, an int4 in a byte of its own, a string as a reference.
+
+    Raises FormatError for a number that is no element type.
+    """
+    dtype = element_dtype(tensor.data_type)
+    if dtype is None:
+        raise FormatError(f"tensor `{tensor.name}` has an unknown type", found=_elements(tensor.data_type))
+    return int(math.prod(tensor.dims)) * dtype.itemsize
 
 
 def stored_bytes(tensor: onnx.TensorProto) -> int:
