@@ -37,6 +37,12 @@ def sparse(path: Path, size: int = TERABYTE) -> Path:
     return path
 
 
+def warmup(dims: str, data: str) -> str:
+    """Configuration of a request before the model is ready, with an input [1, 3, HEIGHT, WIDTH]."""
+    value = f"data_type: TYPE_FP32 dims: [ 1, 3, {dims} ] {data}"
+    return f'model_warmup [{{ name: "w" batch_size: 1 inputs {{ key: "x" value {{ {value} }} }} }}]\n'
+
+
 def refusal(target: Target, name: str) -> str:
     """What the server says of a new model in the repository."""
     wait_for(lambda: (Path(target.running.overlay.locations[0]) / name).exists(), f"the overlay shows {name}")
@@ -86,7 +92,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest": (lambda folder: sparse(folder / "SHA256SUMS"), "SHA256SUMS.*too large for a manifest"),
     "labels": (
         lambda folder: sparse(folder / "labels.txt"),
-        "labels.txt.*too large for a label file.*at most 16777216",
+        "too large for a label file.*at most 16777216",
     ),
     "labels of 1 GB": (lambda folder: sparse(folder / "labels.txt", 1 << 30), "labels.txt.*too large for a label file"),
     "link in place of labels": (
@@ -97,6 +103,18 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "device in place of labels": (
         lambda folder: (folder / "labels.txt").symlink_to("/dev/zero"),
         "labels.txt.*not a regular file",
+    ),
+    "warm-up": (
+        lambda folder: (folder / "config.pbtxt").write_text(LIMITED + warmup("100000, 100000", "zero_data: true")),
+        "model_warmup `w`, input `x`: a tensor is too large",
+    ),
+    "warm-up file": (
+        lambda folder: (
+            (folder / "config.pbtxt").write_text(LIMITED + warmup("4, 4", 'input_data_file: "x"')),
+            (folder / "warmup").mkdir(),
+            sparse(folder / "warmup" / "x"),
+        ),
+        "model_warmup `w`, input `x`: the file is larger than the memory",
     ),
     "no labels": (lambda folder: None, "labels.txt.*cannot be read: No such file"),
 }

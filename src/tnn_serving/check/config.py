@@ -21,7 +21,7 @@ from tnn_serving.engines import ENGINES, TensorSpec
 from tnn_serving.errors import TnnError, located
 from tnn_serving.formats.candidates import versions
 from tnn_serving.formats.reading import read_file
-from tnn_serving.prepare.labels import LABELS, label_file
+from tnn_serving.prepare.side_files import LABELS, check_warmup, label_file
 
 Severity = Literal["error", "warning", "note"]
 
@@ -162,6 +162,10 @@ def contradictions(
             found="KIND_GPU",
         )
     yield from _warmup(config, inputs, optional)
+    try:
+        check_warmup(folder, config, settings.limits())
+    except TnnError as error:
+        yield of_error(error, CONFIG_FILE)
 
 
 def _of_tensor(

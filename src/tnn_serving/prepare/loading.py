@@ -24,9 +24,9 @@ from tnn_serving.network.formats import open_network
 from tnn_serving.prepare.batching import COMPLETED_BATCH_SIZE, BatchGain, check_rows, measure_rows
 from tnn_serving.prepare.compiling import compile_model
 from tnn_serving.prepare.configuring import Configured, configure
-from tnn_serving.prepare.labels import check_labels
 from tnn_serving.prepare.manifest import check_manifest
 from tnn_serving.prepare.recorded_case import RECORDED, check_recorded
+from tnn_serving.prepare.side_files import check_side_files
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +68,10 @@ def load_model(
 ) -> Loaded:
     """Loads ``folder/<version>``; see :meth:`tnn_serving.serving.servable.Servable.open`."""
     settings = read_settings(config, options or {})
-    check_labels(folder, config)
+    limits = settings.limits()
+    check_side_files(folder, config, limits)
     check_manifest(folder, version=version, required=settings.require_manifest)
-    network = open_network(folder / str(version), settings.limits())
+    network = open_network(folder / str(version), limits)
     asked = config.max_batch_size > 1
     batched, obstacle = _for_batches(network, [tensor.name for tensor in config.output], asked=asked)
     ours = completes and _leaves_batching_to_us(folder, config)
