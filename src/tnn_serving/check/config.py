@@ -21,7 +21,7 @@ from tnn_serving.engines import ENGINES, TensorSpec
 from tnn_serving.errors import TnnError, located
 from tnn_serving.formats.candidates import versions
 from tnn_serving.formats.reading import read_file
-from tnn_serving.prepare.side_files import LABELS, check_warmup, label_file
+from tnn_serving.prepare.side_files import LABEL_FILE, check_warmup, label_file
 
 Severity = Literal["error", "warning", "note"]
 
@@ -198,7 +198,7 @@ def _labels(tensor: TensorConfig, spec: TensorSpec, folder: Path) -> Iterator[Fi
         return
     try:
         with located(f"label file `{name}`"):
-            lines = read_file(label_file(folder, tensor), LABELS).count(b"\n")
+            lines = read_file(label_file(folder, tensor), LABEL_FILE).count(b"\n")
     except TnnError as error:
         yield of_error(error, where)
         return

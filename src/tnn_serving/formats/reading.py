@@ -48,7 +48,7 @@ class FileKind:
             )
 
 
-ANY = FileKind("a file")
+ANY_FILE = FileKind("a file")
 
 
 def check_fits(what: str, size: int, limits: Limits) -> None:
@@ -64,7 +64,7 @@ def check_fits(what: str, size: int, limits: Limits) -> None:
 
 @contextmanager
 def opened(
-    path: str | os.PathLike[str], kind: FileKind = ANY, limits: Limits = UNLIMITED
+    path: str | os.PathLike[str], kind: FileKind = ANY_FILE, limits: Limits = UNLIMITED
 ) -> Iterator[tuple[io.BufferedReader, int]]:
     """A file to be read, and its size.
 
@@ -95,7 +95,7 @@ def read_file(path: str | os.PathLike[str], kind: FileKind, limits: Limits = UNL
             raise LimitError("the file is larger than the memory there is", found=bytes_text(size)) from None
 
 
-def chunks(path: str | os.PathLike[str], kind: FileKind = ANY) -> Iterator[bytes]:
+def chunks(path: str | os.PathLike[str], kind: FileKind = ANY_FILE) -> Iterator[bytes]:
     """The content of a file piece by piece. Raises as :func:`opened`."""
     with opened(path, kind) as (file, left):
         while piece := file.read(min(left, CHUNK_BYTES)):

@@ -40,7 +40,7 @@ PICTURE_SIZES = (224, 640, 320, 256, 128, 112, 96, 64, 48, 32, 16, 8)
 OTHER_SIZES = (256, 512, 128, 64, 32, 16, 8, 4, 2, 1)
 """Sizes to try for free dims, where a shape is needed and none is given: the first that the network takes."""
 
-ATTEMPTS = max(len(PICTURE_SIZES), len(OTHER_SIZES))
+SIZES_TRIED = max(len(PICTURE_SIZES), len(OTHER_SIZES))
 
 SUPPORTED = ", ".join(sorted(onnx.TensorProto.DataType.Name(kind).lower() for kind in DTYPES))
 
@@ -95,7 +95,7 @@ class OnnxNetwork:
     def default_shapes(self) -> dict[str, tuple[int, ...]]:
         """A shape of each input: the declared dims, and for free ones a batch of 1 and sizes that the network takes."""
         declared = {item.name: tensor_dims(item) or () for item in self._entries}
-        tried = [{name: _filled(dims, k) for name, dims in declared.items()} for k in range(ATTEMPTS)]
+        tried = [{name: _filled(dims, k) for name, dims in declared.items()} for k in range(SIZES_TRIED)]
         if all(None not in dims[1:] for dims in declared.values()):
             return tried[0]
         runs, fitting = None, []

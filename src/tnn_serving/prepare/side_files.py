@@ -15,7 +15,7 @@ from tnn_serving.formats.reading import FileKind, opened
 LABELS_MAX_BYTES = 16 << 20
 """Far above any list of classes: ImageNet's 21,841 take less than 1 MB. Triton takes 4 times as much."""
 
-LABELS = FileKind("a label file", ConfigError, LABELS_MAX_BYTES, "it has a line for each class")
+LABEL_FILE = FileKind("a label file", ConfigError, LABELS_MAX_BYTES, "it has a line for each class")
 
 WARMUP_FOLDER = "warmup"
 """Where Triton looks for the files of ``input_data_file``."""
@@ -41,7 +41,7 @@ def check_labels(folder: Path, config: ModelConfig) -> None:
     """Raises ConfigError for a label file that is missing, no regular file, or larger than :data:`LABELS_MAX_BYTES`."""
     for tensor in config.output:
         if tensor.label_filename:
-            with located(f"label file `{tensor.label_filename}`"), opened(label_file(folder, tensor), LABELS):
+            with located(f"label file `{tensor.label_filename}`"), opened(label_file(folder, tensor), LABEL_FILE):
                 pass
 
 

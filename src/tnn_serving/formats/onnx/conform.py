@@ -22,7 +22,10 @@ DEFAULT_DOMAIN = "ai.onnx"
 TYPED_DATA = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 """Where a tensor keeps its elements, if not in ``raw_data``."""
 
-WIDENED = {onnx.TensorProto.BFLOAT16: ("int32_data", "<u2"), onnx.TensorProto.UINT32: ("uint64_data", "<u4")}
+WIDENED: dict[int, tuple[str, str]] = {
+    onnx.TensorProto.BFLOAT16: ("int32_data", "<u2"),
+    onnx.TensorProto.UINT32: ("uint64_data", "<u4"),
+}
 """Types of elements that OpenVINO reads wrongly where they are stored in this field, and how raw data has them."""
 
 

@@ -16,7 +16,7 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_t
 from tnn_serving.emit.limits import Limits
 from tnn_serving.errors import FormatError, located
 from tnn_serving.formats.content import head_of, identify
-from tnn_serving.formats.onnx.types import stored_bytes, tensors_within
+from tnn_serving.formats.onnx.types import packed_bytes, tensors_within
 from tnn_serving.formats.reading import check_fits, opened
 
 
@@ -44,7 +44,7 @@ def load_data(model: onnx.ModelProto, folder: Path, read: int, limits: Limits) -
             sizes[place] = size
     check_fits("the model's files are", read + sum(sizes.values()), limits)
     external = [tensor for tensor in tensors_within(model) if uses_external_data(tensor)]
-    check_fits("the model's tensors are", read + sum(map(stored_bytes, external)), limits)
+    check_fits("the model's tensors are", read + sum(map(packed_bytes, external)), limits)
     for tensor in external:
         _load(tensor, folder, sizes)
 
@@ -53,7 +53,7 @@ def _load(tensor: onnx.TensorProto, folder: Path, sizes: Mapping[str, int]) -> N
     info = None
     try:
         info = ExternalDataInfo(tensor)
-        needed = stored_bytes(tensor)
+        needed = packed_bytes(tensor)
         length = int(info.length or sizes.get(info.location, 0) - (info.offset or 0))
         if length != needed:
             raise ValueError(f"tensor `{tensor.name}` needs {needed} bytes of external data, and has {length}")

@@ -22,7 +22,7 @@ from tnn_serving.formats.reading import FileKind, read_file
 SUFFIX = ".onnx"
 FILE_NAME = "model.onnx"
 
-FILE = FileKind(
+ONNX_FILE = FileKind(
     "an ONNX model", most_bytes=PROTOBUF_MAX_BYTES, advice="onnx.save with save_as_external_data puts weights in a file"
 )
 
@@ -47,7 +47,7 @@ def onnx_file(folder: Path) -> Path:
 def data_files(file: Path) -> list[Path]:
     """The files beside an ONNX model, or below, that hold its tensors; none if the model itself cannot be read."""
     try:
-        model = _from_bytes(read_file(file, FILE))
+        model = _from_bytes(read_file(file, ONNX_FILE))
     except TnnError:
         return []
     below = [name for name in places(model) if not Path(name).is_absolute() and ".." not in Path(name).parts]
@@ -69,7 +69,7 @@ def read_onnx(source: OnnxSource, limits: Limits = UNLIMITED) -> onnx.ModelProto
         # A link is followed: the data is beside the file itself.
         place = Path(os.path.realpath(source))
         with located(os.fspath(source)):
-            content = read_file(place, FILE, limits)
+            content = read_file(place, ONNX_FILE, limits)
             with identified(source, ONNX):
                 model, read = _from_bytes(content), len(content)
                 del content

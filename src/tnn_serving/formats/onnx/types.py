@@ -90,7 +90,7 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
     return int(math.prod(tensor.dims)) * dtype.itemsize
 
 
-def stored_bytes(tensor: onnx.TensorProto) -> int:
+def packed_bytes(tensor: onnx.TensorProto) -> int:
     """The size of a tensor in a file, elements of less than a byte packed.
 
     Raises FormatError for dims or an element type that no tensor in a file has.

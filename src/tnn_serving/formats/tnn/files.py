@@ -21,8 +21,8 @@ MODEL_NAME = "model.tnnmodel"
 PROTO_SUFFIX = ".tnnproto"
 MODEL_SUFFIX = ".tnnmodel"
 
-PROTO = FileKind("a proto", ProtoError, PROTO_MAX_BYTES, "the weights are in the .tnnmodel")
-WEIGHTS = FileKind("a .tnnmodel", WeightsError)
+PROTO_FILE = FileKind("a proto", ProtoError, PROTO_MAX_BYTES, "the weights are in the .tnnmodel")
+WEIGHTS_FILE = FileKind("a .tnnmodel", WeightsError)
 
 
 def tnn_files(folder: str | os.PathLike[str]) -> tuple[Path, Path | None]:
@@ -128,18 +128,18 @@ def _label(source: FileSource, of_bytes: str) -> str:
 
 
 def _read_text(source: FileSource) -> bytes:
-    return source if isinstance(source, bytes) else read_file(source, PROTO)
+    return source if isinstance(source, bytes) else read_file(source, PROTO_FILE)
 
 
 def _map(source: FileSource, limits: Limits) -> memoryview:
     if isinstance(source, bytes):
         return memoryview(source)
-    with opened(source, WEIGHTS, limits) as (file, size):
+    with opened(source, WEIGHTS_FILE, limits) as (file, size):
         return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
 
 
 def _read(source: FileSource, limits: Limits) -> memoryview:
-    return memoryview(source if isinstance(source, bytes) else read_file(source, WEIGHTS, limits))
+    return memoryview(source if isinstance(source, bytes) else read_file(source, WEIGHTS_FILE, limits))
 
 
 def _replace(path: Path, data: bytes) -> None:
