@@ -115,9 +115,8 @@ def _random(random: np.random.Generator, item: TensorInfo, dims: tuple[int, ...]
 
 def _from_file(path: Path, needed: Sequence[TensorInfo], model: ModelInfo, batch: int) -> dict[str, np.ndarray]:
     with located(str(path)):
-        arrays = _arrays(path) if path.suffix == ".npz" else {}
-        content = b"" if arrays else read_file(path, DATA)
         if path.suffix != ".npz":
+            content = read_file(path, DATA)
             if len(needed) != 1 or needed[0].datatype != "BYTES":
                 raise RequestError(
                     f"model `{model.name}` does not take one encoded file",
@@ -126,6 +125,7 @@ def _from_file(path: Path, needed: Sequence[TensorInfo], model: ModelInfo, batch
             (item,) = needed
             count = [batch, *(1 if dim == -1 else dim for dim in item.shape[1:])] if len(item.shape) > 1 else [batch]
             return {item.name: np.full(count, content, np.object_)}
+        arrays = _arrays(path)
         missing = [item.name for item in needed if item.name not in arrays]
         if missing:
             raise RequestError(f"there is no array `{missing[0]}`", found=", ".join(arrays) or "none")

@@ -1,7 +1,7 @@
 """Tensors of an ONNX model that are stored in other files, beside the model or below.
 
-Source: ONNX, ``docs/ExternalData.md``: the entries ``location``, ``offset`` and ``length`` of a tensor; a length that
-is left out is the tensor's own.
+Source: ONNX, ``docs/ExternalData.md``: the entries ``location``, ``offset`` and ``length`` of a tensor; without a
+length, a tensor is the rest of the file.
 """
 
 from __future__ import annotations
