@@ -18,8 +18,10 @@ from tnn_serving.config.reading import CommandLine, try_settings
 from tnn_serving.config.reshape import has_shape
 from tnn_serving.config.settings import ModelSettings
 from tnn_serving.engines import ENGINES, TensorSpec
-from tnn_serving.errors import TnnError
+from tnn_serving.errors import TnnError, located
 from tnn_serving.formats.candidates import versions
+from tnn_serving.formats.reading import read_file
+from tnn_serving.prepare.side_files import LABEL_FILE, check_warmup, label_file
 
 
 def served_versions(config: ModelConfig, folder: Path, findings: list[Finding]) -> set[int]:
@@ -128,6 +130,10 @@ def contradictions(
             found="KIND_GPU",
         )
     yield from _warmup(config, inputs, optional)
+    try:
+        check_warmup(folder, config, settings.limits())
+    except TnnError as error:
+        yield of_error(error, CONFIG_FILE)
 
 
 def _of_tensor(
@@ -155,13 +161,13 @@ def _of_tensor(
 def _labels(tensor: TensorConfig, spec: TensorSpec, folder: Path) -> Iterator[Finding]:
     where = f"{CONFIG_FILE}, output `{spec.name}`"
     name = tensor.label_filename
-    path = folder / name
-    if not path.is_file():
+    if not label_file(folder, tensor).exists():
         yield Finding("error", where, f"label file `{name}` does not exist", expected="a text file in the model folder")
         return
     try:
-        lines = path.read_bytes().count(b"\n")
-    except OSError as error:
+        with located(f"label file `{name}`"):
+            lines = read_file(label_file(folder, tensor), LABEL_FILE).count(b"\n")
+    except TnnError as error:
         yield of_error(error, where)
         return
     classes = max((dim for dim in spec.shape if dim is not None), default=0)

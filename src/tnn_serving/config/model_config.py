@@ -178,10 +178,15 @@ class EnsembleScheduling(Message):
 
 @dataclass(frozen=True, slots=True)
 class WarmupInput(Message):
-    """An input of a warm-up request, as a client would send it but without the batch."""
+    """An input of a warm-up request, as a client would send it but without the batch.
+
+    Attributes:
+        input_data_file: of the folder ``warmup``; empty for zeros or random numbers.
+    """
 
     data_type: str = entry(str, "TYPE_INVALID")
     dims: ConfigDims = integers()
+    input_data_file: str = entry(str, "")
 
 
 def _warmup_inputs(json: Mapping[str, Any]) -> Mapping[str, WarmupInput]:
@@ -193,6 +198,7 @@ class ModelWarmup(Message):
     """A request that runs before the model is ready."""
 
     name: str = entry(str, "")
+    batch_size: int = entry(int, 0)
     inputs: Mapping[str, WarmupInput] = entry(
         _warmup_inputs, {}, lambda inputs: {name: value.to_json() for name, value in inputs.items()}
     )

@@ -244,9 +244,7 @@ class TrialInputs:
             return self._roles[name].values(array, attempt)
         if array.dtype.kind not in "iub":
             return array
-        values = np.empty_like(array)
-        values[...] = random.integers(*_limits(array.dtype, attempt), array.shape)
-        return values
+        return random.integers(*_limits(array.dtype, attempt), array.shape, array.dtype)
 
 
 def _limits(dtype: np.dtype, attempt: int) -> tuple[int, int]:

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tnn_serving.config.model_config import CONFIG_FILE, Batching, ModelConfig
+from tnn_serving.config.model_config import Batching, ModelConfig
 from tnn_serving.config.prototext import top_level_fields
 from tnn_serving.config.reading import CommandLine, read_settings
 from tnn_serving.config.settings import ModelSettings
+from tnn_serving.config.text import config_text
 from tnn_serving.engines.measurements import Measurements
-from tnn_serving.errors import TnnError
+from tnn_serving.errors import ConfigError, TnnError
 from tnn_serving.model import Model
 from tnn_serving.network.analyse import analyse
 from tnn_serving.network.base import Network
@@ -25,6 +26,7 @@ from tnn_serving.prepare.compiling import compile_model
 from tnn_serving.prepare.configuring import Configured, configure
 from tnn_serving.prepare.manifest import check_manifest
 from tnn_serving.prepare.recorded_case import RECORDED, check_recorded
+from tnn_serving.prepare.side_files import check_side_files
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +68,10 @@ def load_model(
 ) -> Loaded:
     """Loads ``folder/<version>``; see :meth:`tnn_serving.serving.servable.Servable.open`."""
     settings = read_settings(config, options or {})
+    limits = settings.limits()
+    check_side_files(folder, config, limits)
     check_manifest(folder, version=version, required=settings.require_manifest)
-    network = open_network(folder / str(version), settings.limits())
+    network = open_network(folder / str(version), limits)
     asked = config.max_batch_size > 1
     batched, obstacle = _for_batches(network, [tensor.name for tensor in config.output], asked=asked)
     ours = completes and _leaves_batching_to_us(folder, config)
@@ -143,8 +147,7 @@ def _leaves_batching_to_us(folder: Path, config: ModelConfig) -> bool:
     dim, those of a warm-up included."""
     if config.input or config.output or config.model_warmup or config.batched:
         return False
-    file = folder / CONFIG_FILE
     try:
-        return "max_batch_size" not in top_level_fields(file.read_text("latin-1")) if file.is_file() else True
-    except OSError:
+        return "max_batch_size" not in top_level_fields(config_text(folder).decode("latin-1"))
+    except ConfigError:
         return False
