@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tnn_serving import errors
+from tnn_serving import errors as errors
 from tnn_serving.first_use import on_first_use
 from tnn_serving.version import VERSION as __version__
 
@@ -27,4 +27,4 @@ else:
         },
     )
 
-__all__ = ["Model", "__version__", "errors", "fill_random_weights", "load", "read_model", "to_onnx", "write_model"]
+__all__ = ["Model", "__version__", "fill_random_weights", "load", "read_model", "to_onnx", "write_model"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tnn_serving.config.datatypes import NUMPY_TYPE, request_type
-from tnn_serving.config.model_config import ModelConfig, TensorConfig
+from tnn_serving.config.datatypes import NUMPY_TYPE
+from tnn_serving.config.model_config import ModelConfig, TensorConfig, request_type
 from tnn_serving.emit.limits import Limits
 from tnn_serving.errors import ConfigError, located
 from tnn_serving.formats.reading import FileKind, opened
