@@ -1,4 +1,4 @@
-"""Memory of the server, as PSS of all its processes: with more instances, new shapes, and models loaded and unloaded.
+"""Memory of the server, as PSS of its processes: at rest, with more instances, new shapes, models loaded and unloaded.
 
 python benchmarks/memory.py [--network squeezenet] [--instances 1,2,4,8] [--shapes 1000] [--loads 20]
 """
@@ -22,7 +22,7 @@ import load
 import networks
 import wire
 from results import Result, Target, add_json, integers
-from server import TnnServing, ready, start_tnn_serving, wait_until
+from server import TNN_SERVING, TnnServing, ready, start_tnn_serving, wait_until
 from tnn_serving.graph import Graph
 
 SETTLE_S = 1.0
@@ -31,6 +31,9 @@ LOAD_S = 2.0
 CONNECTIONS = 16
 MARKS = 5
 """Number of memory samples during shapes or loads."""
+
+MOST_AT_REST_MB = {"tritonserver": 180.0, TNN_SERVING.name: 40.0}
+"""Limit of the memory by process; the second is the supervisor."""
 
 stderr = Console(stderr=True)
 
@@ -69,6 +72,19 @@ def pss_mb(server: TnnServing) -> float:
     """The server's memory at rest."""
     time.sleep(SETTLE_S)
     return server.processes.pss_bytes() / 1e6
+
+
+def at_rest(folder: Path) -> list[Target]:
+    """The server and its supervisor after an answer of a tiny network."""
+    graph = networks.read(networks.TINY, networks.ZOO)
+    with served(folder / "rest", networks.TINY, graph, "") as server:
+        wire.answer("http", server.http, networks.TINY, networks.feeds(networks.TINY, graph))
+        time.sleep(SETTLE_S)
+        used = server.processes.pss_of_each()
+    return [
+        Target(f"PSS of {name} with a tiny network, MB", most_mb, used[name] / 1e6, at_least=False)
+        for name, most_mb in MOST_AT_REST_MB.items()
+    ]
 
 
 def instances(folder: Path, name: str, graph: Graph, counts: Sequence[int]) -> Iterator[Instances]:
@@ -131,11 +147,12 @@ def loads(folder: Path, name: str, graph: Graph, count: int) -> Iterator[Series]
 
 
 def run(arguments: argparse.Namespace) -> Result:
-    """Measures all three."""
+    """Measures all four."""
     result = Result.of("memory", arguments)
     graph = networks.read(arguments.network, arguments.zoo)
     with tempfile.TemporaryDirectory(prefix="tnn-serving-memory-") as temporary:
         folder = Path(temporary)
+        result.targets += at_rest(folder)
         more = list(instances(folder, arguments.network, graph, arguments.instances))
         shaped = list(shapes(folder, arguments.network, graph, arguments.shapes))
         loaded = list(loads(folder, arguments.network, graph, arguments.loads))

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -86,13 +87,17 @@ class Processes:
                 total += times.user + times.system
         return total
 
-    def pss_bytes(self) -> int:
-        """Proportional set size of all processes: shared pages are divided among the processes that share them."""
-        total = 0
+    def pss_of_each(self) -> dict[str, int]:
+        """Proportional set size by the processes' names: pages are divided among the processes that share them."""
+        found: Counter[str] = Counter()
         for process in self.all():
             with suppress(psutil.Error):
-                total += process.memory_full_info().pss
-        return total
+                found[process.name()] += process.memory_full_info().pss
+        return dict(found)
+
+    def pss_bytes(self) -> int:
+        """Proportional set size of all processes."""
+        return sum(self.pss_of_each().values())
 
     def freeze(self) -> None:
         """Suspends all processes, so that they use no CPU time.

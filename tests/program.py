@@ -12,10 +12,19 @@ from tnn_serving.cli.app import main
 
 NAME = "tnn-serving"
 
+START = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from tnn_serving.cli.app import main
+main()
+"""
+"""Ctrl-C interrupts it as on a terminal. A shell without job control starts what runs in the background with SIGINT
+ignored, tests included, and Python leaves an ignored signal alone."""
+
 
 def command(*arguments: object) -> list[str]:
     """The words that start it as a process."""
-    return [sys.executable, "-c", "from tnn_serving.cli.app import main; main()", *map(str, arguments)]
+    return [sys.executable, "-c", START, *map(str, arguments)]
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

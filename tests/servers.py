@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,10 @@ from tnn_serving.triton.monitor import NOT_POLLED
 from tnn_serving.triton.overlay import Overlay
 from tnn_serving.triton.supervise import Callbacks, Supervisor
 
-START_S = 60.0
+DEADLINE_S = 120.0
+"""How long tests wait for what takes moments on a machine that does nothing else."""
+
+PORT_ATTEMPTS = 5
 
 
 def skip_unless_installed() -> None:
@@ -39,7 +43,7 @@ def skip_unless_installed() -> None:
         pytest.skip("the backend library has not been built (pip install -e .)")
 
 
-def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = 30.0) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
     """The first true value of a condition."""
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
@@ -71,7 +75,9 @@ class Running:
         return {"http": f"http://{self.http_url}", "grpc": f"grpc://{self.grpc_url}"}[protocol]
 
     def http(self) -> tritonclient.http.InferenceServerClient:
-        return tritonclient.http.InferenceServerClient(self.http_url, connection_timeout=10, network_timeout=30)
+        return tritonclient.http.InferenceServerClient(
+            self.http_url, connection_timeout=DEADLINE_S, network_timeout=DEADLINE_S
+        )
 
     def grpc(self) -> tritonclient.grpc.InferenceServerClient:
         return tritonclient.grpc.InferenceServerClient(self.grpc_url)
@@ -80,7 +86,7 @@ class Running:
         """Asks the server to stop, waits, and gives what run() returned or raised."""
         self.supervisor.stop()
         assert self.thread is not None
-        self.thread.join(60)
+        self.thread.join(DEADLINE_S)
         assert not self.thread.is_alive()
         return self.outcome[0]
 
@@ -94,10 +100,39 @@ def start(
     reload: bool = True,
     **options: Any,
 ) -> Running:
-    """Starts a supervised server and returns when it is ready or has given up."""
+    """Starts a supervised server and returns when it is ready or has given up.
+
+    Its ports are found free before it listens on them. If another program takes one in between, others are tried.
+    """
+    for _ in range(PORT_ATTEMPTS):
+        ports = free_ports(4)
+        running = _start(ports, repositories, flags, limits, token, reload, options)
+        if not running.outcome or not any(map(is_taken, ports)):
+            break
+        running.overlay.close()
+    return running
+
+
+def is_taken(port: int) -> bool:
+    """Whether a program listens on a port of 127.0.0.1."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return True
+    return False
+
+
+def _start(
+    ports: Sequence[int],
+    repositories: Sequence[Path],
+    flags: Sequence[str],
+    limits: HealthLimits | None,
+    token: str | None,
+    reload: bool,
+    options: Mapping[str, Any],
+) -> Running:
     changing = any(flag.startswith("--model-control-mode") for flag in flags)
     overlay = Overlay([str(path) for path in repositories], changing=changing)
-    ports = free_ports(4)
     settings = {"http_port": ports[0], "grpc_port": ports[1], "metrics_port": ports[2], "exit_timeout_s": 3}
     launch = build_launch(overlay.locations, flags=flags, **{**settings, **options})
     if token is not None:
@@ -122,7 +157,7 @@ def start(
 
     running.thread = threading.Thread(target=run, name="supervisor")
     running.thread.start()
-    wait_for(lambda: running.ready or running.outcome, "the server is ready", START_S)
+    wait_for(lambda: running.ready or running.outcome, "the server is ready")
     # On a busy machine the first look may have taken too long.
     wait_for(lambda: running.outcome or supervisor.monitor.report().reason != NOT_POLLED, "its models are looked at")
     return running
@@ -149,7 +184,7 @@ def load(client: Any, name: str) -> None:
             return False
         return True
 
-    wait_for(loaded, f"{name} is loaded", 10)
+    wait_for(loaded, f"{name} is loaded")
 
 
 def unload(client: Any, name: str) -> None:
@@ -157,4 +192,4 @@ def unload(client: Any, name: str) -> None:
     # way back to the queue.
     time.sleep(0.1)
     client.unload_model(name)
-    wait_for(lambda: not client.is_model_ready(name), f"{name} is gone", 10)
+    wait_for(lambda: not client.is_model_ready(name), f"{name} is gone")

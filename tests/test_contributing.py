@@ -68,6 +68,7 @@ def test_a_layer(tmp_path: Path) -> None:
 def test_the_recipe_of_a_layer() -> None:
     recipe = example("Add a layer", '"LeakyRelu"')
     check = f"""
+        import tests.conftest  # without deadlines, as in every test
         import tests.layers.test_activation as there
         recipes = eval("{{" + {recipe.strip()!r} + "}}", vars(there))
         there.agreement(recipes)("LeakyRelu")

@@ -29,8 +29,6 @@ BIN = Path(sys.executable).parent
 PORTS = {"HTTP_PORT": "8000", "GRPC_PORT": "8001", "METRICS_PORT": "8002", "HEALTH_PORT": "8003"}
 """Variables of the Makefile, with the ports that the README shows."""
 
-START_S = 120.0
-
 
 # ---- the text ----
 
@@ -130,7 +128,7 @@ class Shop:
                 text=True,
             )
         self.servers.append(server)
-        wait_for(lambda: "stop:" in out.read_text() or server.poll() is not None, f"{command} is ready", START_S)
+        wait_for(lambda: "stop:" in out.read_text() or server.poll() is not None, f"{command} is ready")
         assert server.poll() is None, out.with_suffix(".err").read_text()[-3000:]
         return out.read_text()
 

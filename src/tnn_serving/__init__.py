@@ -7,9 +7,24 @@ answer = model.run({"input": picture})
 
 from __future__ import annotations
 
-from tnn_serving.formats.tnn import read_model, write_model
-from tnn_serving.model import Model, load, to_onnx
-from tnn_serving.random_weights import fill_random_weights
+from typing import TYPE_CHECKING
+
+from tnn_serving import errors as errors
+from tnn_serving.first_use import on_first_use
 from tnn_serving.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from tnn_serving.formats.tnn import read_model, write_model
+    from tnn_serving.model import Model, load, to_onnx
+    from tnn_serving.random_weights import fill_random_weights
+else:
+    __getattr__, __dir__ = on_first_use(
+        __name__,
+        {
+            "tnn_serving.formats.tnn": ("read_model", "write_model"),
+            "tnn_serving.model": ("Model", "load", "to_onnx"),
+            "tnn_serving.random_weights": ("fill_random_weights",),
+        },
+    )
 
 __all__ = ["Model", "__version__", "fill_random_weights", "load", "read_model", "to_onnx", "write_model"]

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+BLOCK = 1 << 18
+"""Elements that are compared at a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
@@ -62,17 +65,24 @@ def floor(dtype: np.dtype) -> float:
 
 
 def deviation(value: np.ndarray, reference: np.ndarray) -> Deviation:
-    """Compares two arrays of numbers of the same shape, as float64."""
-    a, b = value.astype(np.float64), reference.astype(np.float64)
+    """Compares two arrays of numbers of the same shape, as float64: block by block, since copies of them as a whole
+    would take several times their memory."""
     coarser = max(floor(value.dtype), floor(reference.dtype))
-    if not a.size:
+    left, right = value.reshape(-1), reference.reshape(-1)
+    most, at, largest = 0.0, 0, 0.0
+    for start in range(0, left.size, BLOCK):
+        a, b = (array[start : start + BLOCK].astype(np.float64) for array in (left, right))
+        with np.errstate(invalid="ignore"):
+            gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+        gap = np.where(np.isnan(gap), np.inf, gap)
+        worst = int(np.argmax(gap))
+        if gap[worst] > most:
+            most, at = float(gap[worst]), start + worst
+        largest = max(largest, float(np.max(np.abs(b), where=np.isfinite(b), initial=0.0)))
+    if not left.size:
         return Deviation(0.0, 0.0, floor=coarser)
-    with np.errstate(invalid="ignore"):
-        gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-    gap = np.where(np.isnan(gap), np.inf, gap)
-    worst = tuple(int(k) for k in np.unravel_index(int(np.argmax(gap)), gap.shape))
-    largest = float(np.max(np.abs(b), where=np.isfinite(b), initial=0.0))
-    return Deviation(float(gap[worst]), largest, worst, float(a[worst]), float(b[worst]), coarser)
+    place = tuple(int(k) for k in np.unravel_index(at, reference.shape))
+    return Deviation(most, largest, place, float(left[at]), float(right[at]), coarser)
 
 
 def relative_error(values: Mapping[str, np.ndarray], references: Mapping[str, np.ndarray]) -> float:

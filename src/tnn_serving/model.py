@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from typing_extensions import Unpack
 
+from tnn_serving.admission import Admission
 from tnn_serving.analysis import Analysis
 from tnn_serving.emit.int8 import Form
 from tnn_serving.engines import ENGINES, Engine, NodeTime, Options, Precision, Shapes
@@ -20,9 +21,9 @@ from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.choose import Choice, EngineCandidate, PrecisionChoice, choose, read_precision
 from tnn_serving.engines.cpu import Cpu, available_cores, cpu_name
 from tnn_serving.engines.measurements import Measurements
-from tnn_serving.engines.shapes import NO_SHAPES, ShapeCache, ShapeLimits
+from tnn_serving.engines.shapes import NO_SHAPES, ShapeCache, ShapeLimits, placeholders
 from tnn_serving.engines.trial import TrialInputs
-from tnn_serving.errors import ConfigError, EngineError, located
+from tnn_serving.errors import ConfigError, EngineError, LimitError, RequestError, located
 from tnn_serving.network.analyse import analyse
 from tnn_serving.network.base import Network, Pictures, Variant
 from tnn_serving.network.formats import open_network
@@ -184,9 +185,11 @@ class Model(Session):
         self._engines = ENGINES.named(engine)
         self._precision = read_precision(precision)
         self._translations = _Translations(network, analysis, translation, self._served, exports=exports)
+        self._admission = Admission(network, analysis)
+        self.check_fits()
         chosen, self.choice = self._choose(self._precision, samples or {})
         self.network = self._translations.settled()
-        self._opened(self.network, chosen.compiled)
+        self._opened(self.network, chosen.compiled)  # without the time limit of the load
         # Other outputs are compiled on the same engine, and on another one only if that cannot.
         self._engines.sort(key=lambda one: one.name != self.choice.engine)
         if analysis.quantized:
@@ -266,7 +269,7 @@ class Model(Session):
         trial = TrialInputs(self._translations.onnx(self._variant(self._served, (), form)), self.samples())
         self.sized = trial.sized
         trials = ({**feeds, **samples} for feeds in trial)
-        shapes = {name: array.shape for name, array in {**self.samples(), **samples}.items()}
+        shapes = {**self.sizes, **{name: array.shape for name, array in samples.items()}}
 
         def compile(engine: Engine, precision: Precision) -> EngineCandidate:
             made = self._compile(engine, precision, self._served, ())
@@ -303,19 +306,43 @@ class Model(Session):
         """
         random = np.random.default_rng(seed)
         made = {}
-        for spec in self.inputs:
-            if spec.name in self.analysis.optional:
-                continue
-            shape = self.sizes[spec.name] if rows is None else (rows, *self.sizes[spec.name][1:])
-            if spec.name in self.sized and self.sized[spec.name].shape == shape:
-                made[spec.name] = self.sized[spec.name]
-            elif spec.dtype.kind == "f":
-                made[spec.name] = random.standard_normal(shape).astype(spec.dtype)
-            elif spec.name in self.analysis.pictures:
-                made[spec.name] = random.integers(0, 256, shape).astype(spec.dtype)
+        for name, shape in self._sample_shapes(rows).items():
+            dtype = self._inputs[name].dtype
+            if name in self.sized and self.sized[name].shape == shape:
+                made[name] = self.sized[name]
+            elif dtype.kind == "f":
+                made[name] = random.standard_normal(shape, np.float32).astype(dtype, copy=False)
+            elif name in self.analysis.pictures:
+                made[name] = random.integers(0, 256, shape, dtype)
             else:
-                made[spec.name] = random.integers(*integers, shape).astype(spec.dtype)
+                made[name] = random.integers(*integers, shape, dtype)
         return made
+
+    def check_fits(self, rows: int | None = None, *, copies: int = 1) -> None:
+        """Asks whether there is memory to measure with so many rows, before anything of that size is made.
+
+        Args:
+            rows: as for :meth:`samples`.
+            copies: how many inputs of that size exist at a time.
+
+        Raises LimitError: the inputs, or the network at their sizes, need more than allowed.
+        """
+        shapes = self._sample_shapes(rows)
+        if all(self._dims[name] == shape for name, shape in shapes.items()) and copies == 1:
+            return  # the analysis has counted it
+        feeds = placeholders([self._inputs[name] for name in shapes], shapes)
+        limits = self.network.limits
+        limits.check_memory(0, copies * sum(array.nbytes for array in feeds.values()))
+        try:
+            self._admission.check(feeds)
+        except RequestError as error:
+            if isinstance(error.__cause__, LimitError):
+                raise error.__cause__ from None
+
+    def _sample_shapes(self, rows: int | None = None) -> dict[str, tuple[int, ...]]:
+        """The shapes in use of all inputs that have to be fed."""
+        needed = {name: shape for name, shape in self.sizes.items() if name not in self.analysis.optional}
+        return needed if rows is None else {name: (rows, *shape[1:]) for name, shape in needed.items()}
 
     def runner(self, feeds: Arrays) -> Callable[[], object]:
         """One inference in the form that shapes get which come often, as something to call and to measure.

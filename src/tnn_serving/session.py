@@ -18,7 +18,7 @@ from tnn_serving.analysis import Analysis, Blob
 from tnn_serving.engines import Shapes, TensorSpec
 from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.choose import Choice
-from tnn_serving.engines.shapes import Allocate, ShapeCache, zeros
+from tnn_serving.engines.shapes import Allocate, ShapeCache, placeholders, zeros
 from tnn_serving.errors import EngineError, RequestError
 
 
@@ -41,7 +41,8 @@ class Session(ABC):
     def __init__(self, analysis: Analysis, served: Sequence[str], typical: Shapes) -> None:
         self.analysis = analysis
         self.sized: Arrays = {}
-        self.sizes = {blob.name: tuple(dim or 0 for dim in blob.dims) for blob in analysis.inputs}
+        self._dims = {blob.name: tuple(dim or 0 for dim in blob.dims) for blob in analysis.inputs}
+        self.sizes = dict(self._dims)
         self.sizes.update({name: tuple(shape) for name, shape in typical.items() if name in self.sizes})
         self._served = tuple(served)
         self._inputs = {blob.name: _spec(blob) for blob in analysis.inputs}
@@ -151,12 +152,12 @@ class Session(ABC):
     def warm(self, shapes: Shapes, outputs: Sequence[str] | None = None) -> None:
         """Compiles for single input shapes ahead of the first request. Raises as :meth:`run`."""
         wanted = tuple(outputs) if outputs is not None else self._served
-        fed, _ = self._admission.check(zeros([self._inputs[name] for name in shapes], shapes))
+        fed, _ = self._admission.check(placeholders([self._inputs[name] for name in shapes], shapes))
         self._executable(wanted, fed).warm(shapes)
 
     def memory_at(self, shapes: Shapes) -> int:
         """The memory in bytes that the network needs at these shapes. Raises RequestError: it does not take them."""
-        return self._admission.needs(zeros([self._inputs[name] for name in shapes], shapes))
+        return self._admission.needs(placeholders([self._inputs[name] for name in shapes], shapes))
 
     def note_obstacle(self, obstacle: str) -> None:
         """Takes back that rows are independent: a trial has shown that they are not."""

@@ -17,9 +17,6 @@ PROTO_V1 = 0xFABC0002
 PROTO_V2 = 0xFABC0004
 """Version numbers ("magic") of proto files, model files and raw buffers."""
 
-MAX_RANK = 16
-"""More dims than any TNN tensor has: a longer list is garbage."""
-
 SCALE_SUFFIX = "_scale_data_"
 """The scale of int8 blob ``b`` is stored under the name ``b_scale_data_``."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import tnn_serving as ts
 from tests import onnx_models
 from tests.end_to_end.models import BROKEN, write_model
 from tests.networks import CONVOLUTION, network
+from tnn_serving.check.model import check_model
 from tnn_serving.check.report import Checked, CheckedModel
 from tnn_serving.check.repository import check
 from tnn_serving.errors import ServerError
@@ -155,6 +157,49 @@ def test_configurations_that_are_warned_of(tmp_path: Path, config: str, warning:
     model = one(tmp_path)
     assert not problems(model)
     assert [text for text in problems(model, "warning") if warning in text]
+
+
+LABELLED = 'output [{ name: "y" label_filename: "labels" }]'
+WARMED = """model_warmup [{ name: "w" batch_size: 1 inputs {
+    key: "x" value { data_type: TYPE_FP32 dims: [ 1, 3, 100000, 100000 ] zero_data: true } } }]"""
+
+
+@pytest.mark.parametrize(
+    ("file", "config", "problem"),
+    [
+        ("config.pbtxt", "", "file is too large for a config.pbtxt"),
+        ("labels", LABELLED, "file is too large for a label file"),
+        ("SHA256SUMS", "", "file is too large for a manifest"),
+        ("1/check.npz", "", "the file is larger than the memory for the model"),
+        ("1/a.tnnproto", "", "file is too large for a proto"),
+        ("1/a.tnnmodel", "", "the file is larger than the memory for the model"),
+        ("other", WARMED, "a tensor is too large"),
+    ],
+)
+def test_files_of_a_terabyte_are_not_read(tmp_path: Path, file: str, config: str, problem: str) -> None:
+    folder = tmp_path / "net" / "1"
+    folder.mkdir(parents=True)
+    ts.write_model(network({"x": (1, 3, 8, 8)}, CONVOLUTION, ["y"]), folder / "a.tnnproto", folder / "a.tnnmodel")
+    (tmp_path / "net" / "config.pbtxt").write_text(config)
+    with (tmp_path / "net" / file).open("ab") as sparse:
+        sparse.truncate(1 << 40)
+    model, _ = check_model(tmp_path / "net", {})
+    assert any(text.endswith(problem) for text in problems(model))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize("file", ["config.pbtxt", "labels", "SHA256SUMS", "1/check.npz", "1/a.tnnmodel"])
+def test_files_that_are_none(tmp_path: Path, kind: str, file: str) -> None:
+    folder = tmp_path / "net" / "1"
+    folder.mkdir(parents=True)
+    ts.write_model(network({"x": (1, 3, 8, 8)}, CONVOLUTION, ["y"]), folder / "a.tnnproto", folder / "a.tnnmodel")
+    (tmp_path / "net" / "labels").write_text("class\n")
+    (tmp_path / "net" / "config.pbtxt").write_text(LABELLED if file == "labels" else "")
+    path = tmp_path / "net" / file
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    model, _ = check_model(tmp_path / "net", {})
+    assert any(text.endswith("not a regular file") for text in problems(model))
 
 
 def test_versions_that_are_not_served_are_only_warned_of(tmp_path: Path) -> None:

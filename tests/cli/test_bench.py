@@ -12,8 +12,8 @@ import pytest
 
 from tests.client.load.sending import region_files, regions
 from tests.program import command, run
-from tests.servers import Running, wait_for
-from tnn_serving.client import connect
+from tests.servers import DEADLINE_S, Running, wait_for
+from tnn_serving.client.connection import connect
 from tnn_serving.client.load import ClientSide, Latency, Measurement, ServerSide, Window
 
 
@@ -60,13 +60,13 @@ def test_bench_is_interrupted(loaded: Running) -> None:
         try:
             with connect(loaded.address("http")) as connection:
                 before = connection.statistics("counted")["requests"]
-                wait_for(lambda: connection.statistics("counted")["requests"] > before + 500, "the load has begun", 60)
+                wait_for(lambda: connection.statistics("counted")["requests"] > before + 500, "the load has begun")
             process.send_signal(signal.SIGINT)
-            stdout, stderr = process.communicate(timeout=60)
+            stdout, stderr = process.communicate(timeout=DEADLINE_S)
         finally:
             process.kill()  # otherwise the context waits for its end
     assert process.returncode == 130, stderr
-    assert region_files(process.pid) == regions(loaded) == []
+    assert region_files(process.pid) == regions(loaded, process.pid) == []
     assert "concurrency 2: interrupted" in stderr
     assert "Traceback" not in stderr
     assert stdout.splitlines()[2].split()[0] == "2"

@@ -80,7 +80,7 @@ def test_a_model_that_cannot_run_is_described_with_the_reason(tmp_path: Path) ->
         (["inspect", "{model}", "--shape", "x"], 2, "expected NAME=1x3x224x224"),
         (["inspect", "{model}", "--layer", "q"], 2, "no layer"),
         (["inspect"], 2, "Missing argument"),
-        (["compare", "{model}", "--against", "nowhere.npz"], 1, "cannot read recording"),
+        (["compare", "{model}", "--against", "nowhere.npz"], 1, "nowhere.npz: cannot be read"),
         (["compare", "{model}", "--engines", "tensorrt"], 1, "unknown engine"),
         (["export", "{model}", "-o", "/nowhere/x.onnx"], 1, "cannot write"),
         (["fly"], 2, "No such command"),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tnn_serving.client import Prediction
-from tnn_serving.client.classify import ranked
+from tnn_serving.client.classify import Prediction, ranked
 from tnn_serving.errors import RequestError
 
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tnn_serving.client import ModelInfo, TensorInfo, connect
-from tnn_serving.client.connection import Protocol, parse_url
+from tnn_serving.client.connection import ModelInfo, Protocol, TensorInfo, connect, parse_url
 from tnn_serving.errors import ConfigError, RequestError, ServerError
 
 ADDRESSES: list[tuple[str | None, Protocol | None, str]] = [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.recordings import SHARED
-from tnn_serving.client import ModelInfo, TensorInfo
+from tnn_serving.client.connection import ModelInfo, TensorInfo
 from tnn_serving.client.detect import fitted
 from tnn_serving.client.faces import Candidates, CenterFace, UltraLight, detector_for, suppress
 from tnn_serving.errors import RequestError

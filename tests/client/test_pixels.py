@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tnn_serving.client import ModelInfo, TensorInfo
+from tnn_serving.client.connection import ModelInfo, TensorInfo
 from tnn_serving.client.pixels import picture_tensor
 from tnn_serving.errors import RequestError
-from tnn_serving.pictures import decode
+from tnn_serving.pictures.decode import decode
 
 
 def model(datatype: str, *shape: int) -> ModelInfo:

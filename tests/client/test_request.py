@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from tnn_serving.client import request_body
+from tnn_serving.client.request import request_body
 
 
 def test_a_body_holds_nested_pixels() -> None:

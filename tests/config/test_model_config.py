@@ -9,8 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tnn_serving.config.datatypes import NUMPY_TYPE, TRITON_TYPE, config_type, request_type, triton_type
-from tnn_serving.config.model_config import Batching, InstanceGroup, ModelConfig, TensorConfig
+from tnn_serving.config.datatypes import NUMPY_TYPE, TRITON_TYPE, triton_type
+from tnn_serving.config.model_config import (
+    Batching,
+    InstanceGroup,
+    ModelConfig,
+    TensorConfig,
+    config_type,
+    request_type,
+)
 from tnn_serving.config.text import CONFIG_MAX_BYTES, mean_the_same, read_config
 from tnn_serving.errors import ConfigError, UnsupportedLayer
 

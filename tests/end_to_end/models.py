@@ -46,8 +46,7 @@ def joining(rows: int) -> str:
 
 
 def write_slow_model(repository: Path, name: str, *, config: str) -> Path:
-    """A model x [N, 3, H, W] -> y [N, 64, 1, 1] whose time goes with the picture's size: some milliseconds for 64 x 64,
-    a good part of a second for 512 x 512 and more than one for 768 x 768, far longer than it takes to send it.
+    """A model x [N, 3, H, W] -> y [N, 64, 1, 1] that takes some milliseconds for 64 x 64, far longer than sending it.
 
     Returns the model's folder.
     """

@@ -151,7 +151,7 @@ def test_a_version_that_misses_its_recorded_case_leaves_the_old_one_serving(
                 return str(error.message())
             return ""
 
-        told = wait_for(refusal, "version 2 is refused", 10)
+        told = wait_for(refusal, "version 2 is refused")
         assert "check.npz, output `y`" in told
         assert "worst at [0, 0, 0, 0]" in told
         assert "expected -1 within 0.002, found 0" in told

@@ -28,7 +28,6 @@ from tnn_serving.triton.background_server import free_ports
 from tnn_serving.triton.launch import find_libpython, find_tritonserver
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "bls" / "choose"
-START_S = 60.0
 Start = Callable[..., Any]
 
 
@@ -70,7 +69,7 @@ class Server:
         return tritonclient.http.InferenceServerClient(self.url)
 
     def wait(self) -> None:
-        wait_for(lambda: self.is_ready() or self.process.poll() is not None, "the server is ready", START_S)
+        wait_for(lambda: self.is_ready() or self.process.poll() is not None, "the server is ready")
         assert self.process.poll() is None, self.log()
 
     def is_ready(self) -> bool:
@@ -127,7 +126,7 @@ def test_a_copied_library_says_what_is_missing(serve: Start, tree: Path, tmp_pat
     settings.unlink()
     try:
         server = serve(tmp_path / "models")
-        wait_for(lambda: server.process.poll() is not None, "the server has given up", START_S)
+        wait_for(lambda: server.process.poll() is not None, "the server has given up")
     finally:
         settings.write_text(kept)
     assert "`tnn-serving backend install` writes python.conf beside this library" in server.log()

@@ -15,19 +15,22 @@ import tritonclient.http
 import trustme
 from tritonclient.utils import InferenceServerException
 
-from tests.end_to_end.models import write_model, write_slow_model
+from tests.end_to_end.models import write_model
+from tests.end_to_end.test_features_queue import pending
 from tests.end_to_end.test_observed import series
 from tests.end_to_end.test_serving import numbers
+from tests.engines.third_party.held_engine import HELD, Gate
 from tests.servers import Running, ask, start, wait_for
+from tnn_serving.triton.health import HealthLimits
 
 CACHED = "max_batch_size: 4\nresponse_cache { enable: true }\n"
 LIMITED = """
 max_batch_size: 1
 instance_group [ { count: 1 kind: KIND_CPU rate_limiter { resources [ { name: "cores" global: true count: 1 } ] } } ]
-parameters [ { key: "engine" value: { string_value: "openvino" } } ]
+parameters [ { key: "engine" value: { string_value: "%s" } } ]
 """
-SLOW = (768, 768)
-"""Takes seconds: the age of an execution is measured twice a second."""
+QUICK = 3
+"""Quick requests that are sent while a slow one runs."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,14 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 @pytest.fixture(scope="module")
-def flagged(installed: None, certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def flagged(
+    installed: None, certificates: Certificates, gate: Gate, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
     repository = tmp_path_factory.mktemp("flagged")
     write_model(repository, "cached", config=CACHED)
     write_model(repository, "uncached", config="max_batch_size: 4\n")
-    write_slow_model(repository, "slow", config=LIMITED)
-    write_model(repository, "quick", config=LIMITED)
+    write_model(repository, "slow", config=LIMITED % "held")
+    write_model(repository, "quick", config=LIMITED % "openvino")
     flags = [
         "--cache-config=local,size=1048576",
         "--rate-limit=execution_count",
@@ -73,7 +78,8 @@ def flagged(installed: None, certificates: Certificates, tmp_path_factory: pytes
         f"--grpc-server-key={certificates.server_key}",
         f"--grpc-root-cert={certificates.authority}",
     ]
-    running = start([repository], flags)
+    # However long an inference is held, it does not hang.
+    running = start([repository], flags, limits=HealthLimits(hang_timeout_s=0))
     assert running.ready, f"{running.outcome}\n" + "\n".join(running.log[-50:])
     yield running
     assert running.finish() == 0
@@ -113,30 +119,36 @@ def test_no_model_is_cached_that_does_not_ask_for_it(client: Any) -> None:
     wait_for(lambda: counts(client, "uncached")["executions"] >= before + 2, "both are executed")
 
 
-def test_models_that_share_a_resource_take_turns(flagged: Running, client: Any) -> None:
-    """One unit of `cores` for two models: quick requests of one wait for the other's slow one."""
-    answered = threading.Event()
+def test_models_that_share_a_resource_take_turns(flagged: Running, gate: Gate, client: Any) -> None:
+    """One unit of `cores` for two models: requests of one wait while a request of the other runs."""
+    before = counts(client, "quick")
+    answered: list[str] = []
 
-    def slow() -> None:
+    def send(model: str, first: float) -> None:
         with flagged.http() as own:
-            ask((tritonclient.http, own), "slow", np.full((1, 3, *SLOW), 0.5, np.float32))
-            answered.set()
+            ask((tritonclient.http, own), model, np.full((1, 3, 8, 8), first, np.float32))
+        answered.append(model)
 
-    thread = threading.Thread(target=slow)
-    thread.start()
-    wait_for(lambda: series(flagged, "slow")["tnn_oldest_execution_seconds"], "the slow one runs")
-    meanwhile = 0
-    while not answered.is_set():
-        ask((tritonclient.http, client), "quick", numbers(1, 3, 8, 8))
-        meanwhile += 1
-    thread.join()
-    # Hundreds would fit in; one or two are answered between the slow answer's being sent and being noticed here.
-    assert meanwhile < 6
+    threads = [threading.Thread(target=send, args=("slow", HELD))]
+    threads += [threading.Thread(target=send, args=("quick", 1.0)) for _ in range(QUICK)]
+    with gate.closed():
+        threads[0].start()
+        wait_for(lambda: gate.held == 1, "the slow one runs")
+        ask((tritonclient.http, client), "uncached", numbers(1, 3, 8, 8))  # needs no resource
+        for thread in threads[1:]:
+            thread.start()
+        wait_for(lambda: pending(flagged, "quick") == QUICK, "the quick ones wait")
+        for _ in range(20):  # they would be executed meanwhile
+            assert counts(client, "quick") == before
+        assert not answered
+    for thread in threads:
+        thread.join()
+    wait_for(lambda: counts(client, "quick")["success"] == before["success"] + QUICK, "the quick ones are counted")
 
 
 def test_a_default_for_all_models_is_overridden_by_one(flagged: Running) -> None:
-    """The command line says ONNX Runtime; the slow model's own configuration says OpenVINO."""
-    for model, engine in (("cached", "onnxruntime"), ("slow", "openvino")):
+    """The command line says ONNX Runtime; the quick model's own configuration says OpenVINO."""
+    for model, engine in (("cached", "onnxruntime"), ("quick", "openvino")):
         (info,) = [name for name in series(flagged, model) if name.startswith("tnn_engine_info")]
         assert f'engine="{engine}"' in info
 

@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.models import RELU, joining, write_model
 from tests.end_to_end.test_serving import counted, numbers, statistics
-from tests.servers import Running, ask, load, unload, wait_for
+from tests.servers import DEADLINE_S, Running, ask, load, unload, wait_for
 
 WARM_UP = """
 max_batch_size: 4
@@ -72,7 +72,7 @@ class Stream:
         self.client.async_stream_infer(model, [tensor], request_id=request_id, **options)
 
     def next(self) -> Any:
-        result, error = self.came.get(timeout=30)
+        result, error = self.came.get(timeout=DEADLINE_S)
         if error is not None:
             raise error
         return result

@@ -95,7 +95,7 @@ def test_interpreter_that_is_frozen_is_reported_and_the_server_restarted(running
         assert ("model stuck, version 1, has been running for" in frozen["reason"]) == (when == DURING)
         with running.http() as http:
             assert http.is_model_ready("relu")  # what Triton says, and why this test is needed
-        wait_for(lambda: len(running.ready) == 2 and is_ready(running), "another server is ready", 60)
+        wait_for(lambda: len(running.ready) == 2 and is_ready(running), "another server is ready")
         wait_for(lambda: outcome, "the request is over")  # before its connection is closed
     assert (outcome[0] is None) == (when == AFTERWARDS)
     assert health(running)["restarts"]["hang"] == 1

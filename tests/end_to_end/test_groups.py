@@ -19,7 +19,7 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from tests.servers import Running, start, wait_for
+from tests.servers import DEADLINE_S, Running, start, wait_for
 
 SERVABLES = Path(__file__).parent / "servables"
 BATCHED = "max_batch_size: 8\ndynamic_batching { max_queue_delay_microseconds: 300000 }\n"
@@ -275,7 +275,7 @@ def fail_reasons(client: Any, model: str) -> dict[str, int]:
 def metrics_text(server: Running) -> str:
     endpoint = server.supervisor.launch.endpoint("metrics")
     assert endpoint is not None
-    with urllib.request.urlopen(f"http://{endpoint[0]}:{endpoint[1]}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{endpoint[0]}:{endpoint[1]}/metrics", timeout=DEADLINE_S) as answer:
         text: str = answer.read().decode()
     return text
 

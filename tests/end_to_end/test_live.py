@@ -20,7 +20,7 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.models import BROKEN, times, write_matrix, write_model
-from tests.servers import Running, ask, load, wait_for
+from tests.servers import DEADLINE_S, Running, ask, load, wait_for
 from tnn_serving.triton.index import UNLOAD_PAUSE_S
 
 Start = Callable[..., Running]
@@ -93,7 +93,7 @@ class Clients:
     def wait_for(self, which: int, more: int = 4 * CLIENTS) -> None:
         """Returns when a matrix has answered so many more requests, or something went wrong."""
         least = self.counts.get(which, 0) + more
-        wait_for(lambda: self.wrong or self.counts.get(which, 0) >= least, f"network {which} answers", 60)
+        wait_for(lambda: self.wrong or self.counts.get(which, 0) >= least, f"network {which} answers")
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def add_version(repository: Path, matrix: np.ndarray, step: int) -> None:
 def load_newest(running: Running, client: Any, version: int) -> None:
     """Loads a model whose version folder has just come: the supervisor must have linked it for tritonserver first."""
     (overlaid,) = running.overlay.locations
-    wait_for(lambda: (Path(overlaid) / "model" / str(version)).exists(), f"version {version} is linked", 5)
+    wait_for(lambda: (Path(overlaid) / "model" / str(version)).exists(), f"version {version} is linked")
     client.load_model("model")
 
 
@@ -356,7 +356,7 @@ def test_files_cut_short_after_the_load(start_server: Start, tmp_path: Path, eng
 def compiled_shapes(running: Running) -> int:
     """The backend's own count of executables for single shapes."""
     host, port = running.supervisor.launch.endpoint("metrics")
-    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=10) as answered:
+    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=DEADLINE_S) as answered:
         rows = [row for row in answered.read().decode().splitlines() if row.startswith("tnn_shape_cache_size{")]
     return sum(int(float(row.split()[-1])) for row in rows)
 

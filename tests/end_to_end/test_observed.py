@@ -16,7 +16,7 @@ import pytest
 import tritonclient.http
 
 from tests.end_to_end.models import write_model, write_slow_model
-from tests.servers import Running, ask, load, unload, wait_for
+from tests.servers import DEADLINE_S, Running, ask, load, unload, wait_for
 
 X = np.ones((1, 3, 8, 8), np.float32)
 
@@ -25,7 +25,7 @@ def series(server: Running, model: str) -> dict[str, float]:
     """The backend's own series of a model: ``name{further labels}`` to value."""
     endpoint = server.supervisor.launch.endpoint("metrics")
     assert endpoint is not None
-    with urllib.request.urlopen(f"http://{endpoint[0]}:{endpoint[1]}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{endpoint[0]}:{endpoint[1]}/metrics", timeout=DEADLINE_S) as answer:
         text = answer.read().decode()
     found = {}
     for name, labels, value in re.findall(r"^(tnn_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):

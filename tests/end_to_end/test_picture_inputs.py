@@ -17,7 +17,9 @@ from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.models import RELU, write_model
 from tests.servers import Running, ask, load, unload
-from tnn_serving.pictures import copy_make_border, crop, cvt_color, resize
+from tnn_serving.pictures.color import cvt_color
+from tnn_serving.pictures.crop import copy_make_border, crop
+from tnn_serving.pictures.resize import resize
 
 HEIGHT, WIDTH = 48, 80
 GREY = RELU.replace(b"x 1 3 8 8", b"x 1 1 8 8")

@@ -15,11 +15,14 @@ import pytest
 from tests.program import run
 from tests.recordings import SHARED
 from tests.servers import Running, start
-from tnn_serving.client import Connection, classify, connect, detect
+from tnn_serving.client.classify import classify
+from tnn_serving.client.connection import Connection, connect
+from tnn_serving.client.detect import detect
 from tnn_serving.client.pixels import read_picture
 from tnn_serving.demo.labels import imagenet_labels
 from tnn_serving.errors import RequestError
-from tnn_serving.pictures import decode, resize
+from tnn_serving.pictures.decode import decode
+from tnn_serving.pictures.resize import resize
 
 PICTURES = SHARED / "pics"
 ORIGINAL = SHARED / "models" / "original_repository"

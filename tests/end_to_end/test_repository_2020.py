@@ -14,7 +14,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from tests.recordings import SHARED
-from tests.servers import Running, ask, wait_for
+from tests.servers import DEADLINE_S, Running, ask, wait_for
 
 ORIGINAL = SHARED / "models" / "original_repository"
 EXAMPLES = Path(__file__).parents[2] / "examples" / "repository_2020"
@@ -95,7 +95,7 @@ def test_the_json_form_of_2020(served: Running, recorded: dict[str, np.ndarray],
     pixels = recorded[f"{case}.pixels"]
     entry = {"name": INPUTS[model], "datatype": "UINT8", "shape": list(pixels.shape), "data": pixels.tolist()}
     address = f"http://{served.http_url}/v2/models/{model}/infer"
-    with urllib.request.urlopen(address, json.dumps({"inputs": [entry]}).encode(), timeout=60) as response:
+    with urllib.request.urlopen(address, json.dumps({"inputs": [entry]}).encode(), timeout=DEADLINE_S) as response:
         outputs = {item["name"]: item for item in json.load(response)["outputs"]}
     for name, want in blobs(recorded, case).items():
         got = np.array(outputs[name]["data"], np.float32).reshape(outputs[name]["shape"])
@@ -148,7 +148,7 @@ def test_metrics_count_the_requests(served: Running, recorded: dict[str, np.ndar
     def count() -> float:
         endpoint = served.supervisor.launch.endpoint("metrics")
         assert endpoint is not None
-        with urllib.request.urlopen(f"http://{endpoint[0]}:{endpoint[1]}/metrics", timeout=10) as response:
+        with urllib.request.urlopen(f"http://{endpoint[0]}:{endpoint[1]}/metrics", timeout=DEADLINE_S) as response:
             lines = response.read().decode().splitlines()
         wanted = 'nv_inference_request_success{model="counted",version="1"} '
         return float(next(line for line in lines if line.startswith(wanted)).removeprefix(wanted))

@@ -18,7 +18,7 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.models import BROKEN, gathering, joining, write_model
-from tests.servers import Running, ask, load, unload, wait_for
+from tests.servers import DEADLINE_S, Running, ask, load, unload, wait_for
 
 MODELS = ["relu", "named.with.dots", "configured"]
 
@@ -71,7 +71,7 @@ def test_body_in_many_chunks(server: Running) -> None:
         }
     ).encode()
     body = header + x.tobytes()
-    connection = http.client.HTTPConnection(server.http_url, timeout=30)
+    connection = http.client.HTTPConnection(server.http_url, timeout=DEADLINE_S)
     connection.request(
         "POST",
         "/v2/models/relu/infer",
@@ -167,7 +167,7 @@ def counted(client: Any, model: str, answered: int) -> dict[str, int]:
         counts = statistics(client, model)
         return counts if counts["success"] + counts["fail"] >= answered else None
 
-    counts: dict[str, int] = wait_for(complete, f"{answered} requests of {model} are counted", 10)
+    counts: dict[str, int] = wait_for(complete, f"{answered} requests of {model} are counted")
     return counts
 
 
@@ -243,11 +243,11 @@ def test_load_change_and_unload(http: Any, repository: Path) -> None:
     np.testing.assert_array_equal(ask(client, "changing", x).as_numpy("y"), np.maximum(x, 0))
     time.sleep(0.1)
     write_model(repository, "changing", version=2)
-    wait_for(lambda: _versions_after_load(http, "changing") == ["2"], "version 2 is served", 10)
+    wait_for(lambda: _versions_after_load(http, "changing") == ["2"], "version 2 is served")
     np.testing.assert_array_equal(ask(client, "changing", x).as_numpy("y"), np.maximum(x, 0))
     (model / "3").mkdir()
     (model / "3" / "proto.tnnproto").write_bytes(BROKEN)
-    wait_for(lambda: _refusal(http, "changing"), "the broken version 3 is refused", 10)
+    wait_for(lambda: _refusal(http, "changing"), "the broken version 3 is refused")
     unload(http, "changing")
     with pytest.raises(InferenceServerException):
         ask(client, "changing", x)

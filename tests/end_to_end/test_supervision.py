@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.models import BROKEN, write_model
-from tests.servers import Running, ask, wait_for
+from tests.imports import COMPUTING, reported, watched
+from tests.servers import DEADLINE_S, Running, ask, wait_for
 from tnn_serving.errors import ServerError
 from tnn_serving.triton.background_server import free_ports
 
@@ -112,7 +114,7 @@ def kill_server(running: Running, number: int = signal.SIGKILL) -> int:
 def test_server_that_dies_is_restarted(start_server: Start, models: Path, number: signal.Signals) -> None:
     running = start_server([models])
     first = kill_server(running, number)
-    wait_for(lambda: len(running.ready) == 2, "the server is ready again", 60)
+    wait_for(lambda: len(running.ready) == 2, "the server is ready again")
     second = running.supervisor.pid
     assert second != first
     assert number.name in running.restarts[0]
@@ -125,7 +127,7 @@ def test_server_that_dies_too_often_is_given_up(start_server: Start, models: Pat
     running = start_server([models])
     running.supervisor.restarts.limit = 1
     kill_server(running)
-    wait_for(lambda: len(running.ready) == 2, "the server is ready again", 60)
+    wait_for(lambda: len(running.ready) == 2, "the server is ready again")
     kill_server(running)
     wait_for(lambda: running.outcome, "the supervisor gives up")
     assert running.outcome == [1]
@@ -188,12 +190,12 @@ def test_poll_mode_follows_the_repository(start_server: Start, models: Path) -> 
 class Program:
     """``tnn-serving serve`` as a user starts it."""
 
-    def __init__(self, models: Path, *flags: str) -> None:
+    def __init__(self, models: Path, *flags: str, code: str = PROGRAM) -> None:
         names = ("http", "grpc", "metrics", "health")
         ports = free_ports(len(names))
         self.http_port, self.grpc_port, _, self.health_port = ports
         options = [f"--{name}-port={port}" for name, port in zip(names, ports, strict=True)]
-        command = [sys.executable, "-c", PROGRAM, "serve", str(models), *options, *flags]
+        command = [sys.executable, "-c", code, "serve", str(models), *options, *flags]
         environment = {**os.environ, "TMPDIR": str(models.parent)}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -208,7 +210,11 @@ class Program:
             except OSError:
                 return False
 
-        wait_for(ready, "the program serves", 60)
+        wait_for(ready, "the program serves")
+
+    def health(self) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/health", timeout=2) as answer:
+            return json.load(answer)
 
     def server_pid(self) -> int:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
@@ -220,8 +226,8 @@ class Program:
 def program(installed: None, models: Path) -> Any:
     started: list[Program] = []
 
-    def make(*flags: str) -> Program:
-        started.append(Program(models, *flags))
+    def make(*flags: str, code: str = PROGRAM) -> Program:
+        started.append(Program(models, *flags, code=code))
         return started[-1]
 
     yield make
@@ -246,7 +252,7 @@ def test_program_serves_and_stops(program: Callable[..., Program], models: Path,
         assert line, "the program ended"
         shown += line
     running.process.send_signal(number)
-    output, talk = running.process.communicate(timeout=30)
+    output, talk = running.process.communicate(timeout=DEADLINE_S)
     assert running.process.returncode == 0, talk
     assert "relu" in shown
     assert "READY" in shown
@@ -254,6 +260,23 @@ def test_program_serves_and_stops(program: Callable[..., Program], models: Path,
     assert gone(pid)
     assert not list(models.parent.glob("tnn-serving-*"))
     assert output == ""
+
+
+SUPERVISOR_BYTES = 40e6
+"""The most memory (PSS) that the supervisor takes."""
+
+
+def test_the_supervisor_imports_nothing_to_compute_with_and_stays_small(program: Callable[..., Program]) -> None:
+    running = program("--model-control-mode=explicit", "--load-model=*", code=watched(COMPUTING, PROGRAM))
+    running.wait_until_ready()
+    os.kill(running.server_pid(), signal.SIGKILL)  # it is started again, and its model loaded again
+    wait_for(lambda: running.health()["restarts"]["crash"] == 1, "the restart")
+    running.wait_until_ready()
+    used = psutil.Process(running.process.pid).memory_full_info().pss
+    running.process.send_signal(signal.SIGTERM)
+    _, talk = running.process.communicate(timeout=30)
+    assert reported(talk) == []
+    assert used <= SUPERVISOR_BYTES
 
 
 @contextmanager
@@ -317,7 +340,7 @@ def test_program_stops_in_time_whoever_is_connected(program: Callable[..., Progr
     with busy(running):
         started = time.monotonic()
         running.process.terminate()
-        _, talk = running.process.communicate(timeout=60)
+        _, talk = running.process.communicate(timeout=DEADLINE_S)
         took_s = time.monotonic() - started
     assert running.process.returncode == 0, talk
     assert took_s < exit_timeout_s + 5 + 3  # 3 for the end of the program itself on a busy machine
@@ -334,10 +357,10 @@ def test_program_that_crashes_too_often_ends_with_the_reason(program: Callable[.
         children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text().split()
         return bool(children) and int(children[0]) != first
 
-    wait_for(restarted, "it is started again", 60)
+    wait_for(restarted, "it is started again")
     running.wait_until_ready()
     os.kill(running.server_pid(), signal.SIGKILL)
-    _, talk = running.process.communicate(timeout=60)
+    _, talk = running.process.communicate(timeout=DEADLINE_S)
     assert running.process.returncode == 1
     assert "SIGSEGV; restarting in 1 s" in talk
     assert "SIGKILL; it has died 2 times in a row" in " ".join(talk.split())
@@ -365,7 +388,7 @@ def test_pause_of_program_and_server_is_no_hang(program: Callable[..., Program])
         assert health["pid"] == pids[1]
         return bool(health["ready"]) and time.monotonic() - paused_until > hang_timeout_s
 
-    wait_for(answered, "the same server is still ready", 30)
+    wait_for(answered, "the same server is still ready")
 
 
 @pytest.mark.parametrize("how", ["made", "file", "variable", "off"])
@@ -392,7 +415,7 @@ def test_program_asks_for_a_token_when_it_is_open(
         if how in ("file", "variable"):
             assert client.get_model_repository_index(headers={"tnn-admin-token": chosen})
     running.process.terminate()
-    _, talk = running.process.communicate(timeout=60)
+    _, talk = running.process.communicate(timeout=DEADLINE_S)
     assert running.process.returncode == 0, talk
     talk = " ".join(talk.split())
     assert ("tnn-admin-token" in talk) == (how != "off")
@@ -409,11 +432,11 @@ def test_program_stopped_while_starting_is_clean(program: Callable[..., Program]
         assert running.process.poll() is None, running.process.communicate()
         return bool(Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text())
 
-    wait_for(starting, "tritonserver is started", 60)
+    wait_for(starting, "tritonserver is started")
     time.sleep(delay_s)  # the moment within the start is what varies here
     pid = running.server_pid()
     running.process.terminate()
-    _, talk = running.process.communicate(timeout=30)
+    _, talk = running.process.communicate(timeout=DEADLINE_S)
     assert running.process.returncode == 0, talk
     assert gone(pid)
     assert not list(models.parent.glob("tnn-serving-*"))
@@ -425,7 +448,7 @@ def test_server_does_not_outlive_a_killed_program(program: Callable[..., Program
     pid = running.server_pid()
     running.process.kill()
     running.process.wait()
-    wait_for(lambda: gone(pid), "tritonserver is gone", 10)
+    wait_for(lambda: gone(pid), "tritonserver is gone")
 
 
 def test_program_names_a_taken_port(installed: None, models: Path) -> None:

@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from tests.end_to_end.test_serving import counted, png
 from tests.onnx_models import FLOAT, Dims, model, random, value, write
-from tests.servers import Running, load, unload
+from tests.servers import DEADLINE_S, Running, load, unload
 from tnn_serving.check.repository import check
 
 RELU = [helper.make_node("Relu", ["x"], ["y"])]
@@ -225,7 +225,7 @@ def test_requests_that_are_gathered(server: Running, http: Any) -> None:
             one.set_data_from_numpy(x)
             client.async_infer("rows", [one], lambda result, error, rows=rows: came.put((rows, result, error)))
         for _ in sent:
-            rows, result, error = came.get(timeout=60)
+            rows, result, error = came.get(timeout=DEADLINE_S)
             assert error is None
             np.testing.assert_array_equal(result.as_numpy("y"), np.maximum(sent[rows], 0))
     after = counted(http, "rows", before["success"] + len(sent))
@@ -360,6 +360,6 @@ def test_a_size_that_only_the_engine_refuses_is_the_callers_fault(
 
 
 def engine_errors(server: Running, model: str) -> list[str]:
-    with urllib.request.urlopen(f"{server.supervisor.launch.url_of('metrics')}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"{server.supervisor.launch.url_of('metrics')}/metrics", timeout=DEADLINE_S) as answer:
         lines = answer.read().decode().splitlines()
     return [line for line in lines if line.startswith("tnn_engine_errors") and f'model="{model}"' in line]

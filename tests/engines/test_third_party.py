@@ -24,7 +24,7 @@ from tests.engines.openvino.models import model
 from tests.engines.third_party import onnx_reference_engine, write_metadata
 from tests.network.test_int8 import LAYERS as INT8_LAYERS
 from tests.networks import network
-from tnn_serving.client import connect
+from tnn_serving.client.connection import connect
 from tnn_serving.engines import ENGINES
 from tnn_serving.triton.background_server import BackgroundServer
 from tnn_serving.tune import ModelPaths, TrialLoad

@@ -26,6 +26,7 @@ def agreement(recipes: Mapping[str, Recipe]) -> Callable[[str], None]:
         recipe = recipes[kind]
         run = settings(
             max_examples=recipe.examples,
+            deadline=None,  # the first example imports the engines
             suppress_health_check=list(HealthCheck),
         )(given(instances(kind, recipe))(check))
         run()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tnn_serving.pictures import (
-    warp_affine_yuv,
-)
 from tnn_serving.pictures.crop import crop_yuv
 from tnn_serving.pictures.planes import split_yuv
+from tnn_serving.pictures.warp import warp_affine_yuv
 
 RNG = np.random.default_rng(7)
 

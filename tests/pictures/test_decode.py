@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from tnn_serving.errors import RequestError
-from tnn_serving.pictures import decode, write_picture
-from tnn_serving.pictures.decode import MAX_SCANS, PILLOW_MAX_PIXELS, decode_mat
+from tnn_serving.pictures.decode import MAX_SCANS, decode, decode_mat
+from tnn_serving.pictures.encode import write_picture
+from tnn_serving.pictures.limits import PILLOW_MAX_PIXELS
 
 HEIGHT, WIDTH = 24, 40
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tnn_serving.pictures import draw_detections
-from tnn_serving.pictures.draw import PALETTE
+from tnn_serving.pictures.draw import PALETTE, draw_detections
 
 GREY = np.full((200, 300, 3), 128, np.uint8)
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tnn_serving.errors import RequestError
-from tnn_serving.pictures import copy_make_border, crop, cvt_color, resize
+from tnn_serving.pictures.color import cvt_color
+from tnn_serving.pictures.crop import copy_make_border, crop
 from tnn_serving.pictures.fit import Fit, PictureSize
-from tnn_serving.pictures.resize import Rectangle
+from tnn_serving.pictures.resize import Rectangle, resize
 
 RNG = np.random.default_rng(11)
 sizes = st.tuples(st.integers(1, 60), st.integers(1, 60))

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tnn_serving.pictures import (
-    MatType,
-    blob_to_mat,
-    cvt_color,
-    mat_to_blob,
-)
-from tnn_serving.pictures.mat import dequantize_blob, quantize_blob
+from tnn_serving.pictures.color import cvt_color
+from tnn_serving.pictures.mat import MatType, blob_to_mat, dequantize_blob, mat_to_blob, quantize_blob
 
 RNG = np.random.default_rng(7)
 

@@ -9,18 +9,11 @@ import numpy as np
 import pytest
 
 from tests.recordings import PICTURES, arrays, picture_names
-from tnn_serving.pictures import (
-    MatConvertParam,
-    MatType,
-    blob_to_mat,
-    copy_make_border,
-    crop,
-    cvt_color,
-    mat_to_blob,
-    resize,
-    warp_affine,
-)
-from tnn_serving.pictures.resize import scaled_size
+from tnn_serving.pictures.color import cvt_color
+from tnn_serving.pictures.crop import copy_make_border, crop
+from tnn_serving.pictures.mat import MatConvertParam, MatType, blob_to_mat, mat_to_blob
+from tnn_serving.pictures.resize import resize, scaled_size
+from tnn_serving.pictures.warp import warp_affine
 
 COUNTS = {
     "blob_to_mat": 11,

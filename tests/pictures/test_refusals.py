@@ -6,20 +6,11 @@ import numpy as np
 import pytest
 
 from tnn_serving.errors import RequestError
-from tnn_serving.pictures import (
-    MatConvertParam,
-    MatType,
-    blob_to_mat,
-    copy_make_border,
-    crop,
-    cvt_color,
-    mat_to_blob,
-    resize,
-    resize_yuv,
-    warp_affine,
-)
-from tnn_serving.pictures.crop import crop_yuv
-from tnn_serving.pictures.mat import quantize_blob
+from tnn_serving.pictures.color import cvt_color
+from tnn_serving.pictures.crop import copy_make_border, crop, crop_yuv
+from tnn_serving.pictures.mat import MatConvertParam, MatType, blob_to_mat, mat_to_blob, quantize_blob
+from tnn_serving.pictures.resize import resize, resize_yuv
+from tnn_serving.pictures.warp import warp_affine
 
 RNG = np.random.default_rng(7)
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tnn_serving.pictures import (
-    resize,
-    resize_yuv,
-)
 from tnn_serving.pictures.planes import join_yuv, split_yuv
+from tnn_serving.pictures.resize import resize, resize_yuv
 
 RNG = np.random.default_rng(7)
 

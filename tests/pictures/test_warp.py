@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tnn_serving.pictures import (
-    warp_affine,
-)
+from tnn_serving.pictures.warp import warp_affine
 
 RNG = np.random.default_rng(7)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from numpy.lib import format as npy
 import tnn_serving as ts
 from tests.networks import CONVOLUTION, network
 from tnn_serving.config.model_config import ModelConfig
-from tnn_serving.errors import FormatError, RequestError, TnnError
+from tnn_serving.emit.limits import Limits
+from tnn_serving.errors import FormatError, LimitError, RequestError, TnnError
 from tnn_serving.prepare.recorded_case import RECORDED, read_recording
 from tnn_serving.serving.servable import Servable
 
@@ -111,6 +113,31 @@ def test_a_recording_that_unpacks_to_gigabytes(folder: Path) -> None:
             file.write(bytes(1 << 24))
     with pytest.raises(FormatError, match="too large"):
         read_recording(folder / "1" / RECORDED)
+
+
+def test_a_file_of_a_terabyte(folder: Path) -> None:
+    path = folder / "1" / RECORDED
+    np.savez(path, **{"in.x": X, "out.y": X})
+    os.truncate(path, 1 << 40)
+    with pytest.raises(FormatError, match=f"too large for a recording: .*found {1 << 40} bytes"):
+        read_recording(path)
+
+
+def test_a_list_of_files_that_is_larger_than_any(folder: Path) -> None:
+    """It is read before anything else of an archive, and each of its lines becomes an object."""
+    with zipfile.ZipFile(folder / "1" / RECORDED, "w") as archive:
+        for k in range(300):
+            archive.writestr(f"{k:04000}", b"")
+    with pytest.raises(FormatError, match="too many arrays for a recording"):
+        read_recording(folder / "1" / RECORDED)
+
+
+def test_arrays_larger_than_the_memory_for_the_model(folder: Path) -> None:
+    np.savez_compressed(folder / "1" / RECORDED, **{"out.y": np.zeros((1000, 1000), np.float32)})
+    with pytest.raises(LimitError, match="the arrays are larger than the memory for the model"):
+        read_recording(folder / "1" / RECORDED, Limits(memory_bytes=4e6))
+    with pytest.raises(LimitError, match="the file is larger than the memory for the model"):
+        read_recording(folder / "1" / RECORDED, Limits(memory_bytes=1e3))
 
 
 def test_a_file_that_is_no_archive(folder: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from tnn_serving.errors import RequestError
-from tnn_serving.pictures import cvt_color, resize
+from tnn_serving.pictures.color import cvt_color
 from tnn_serving.pictures.fit import Fit
+from tnn_serving.pictures.resize import resize
 from tnn_serving.serving.pictures import PictureReader
 from tnn_serving.serving.tensors import RequestTensor
 

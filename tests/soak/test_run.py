@@ -7,7 +7,8 @@ import signal
 import subprocess
 import urllib.request
 import xml.etree.ElementTree as ElementTree
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -29,6 +30,7 @@ KEYS = {
     "shapes",
     "times_s",
     "memory_mb",
+    "anonymous_mb",
     "growth",
     "allowed_mb_per_hour",
     "verdict",
@@ -36,10 +38,19 @@ KEYS = {
 }
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command("soak", "--clients", "2", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+RUN_S = 900.0
+"""How long a whole run may take: it tries hundreds of shapes, and reloads models meanwhile."""
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The program; it is killed at the end if it still runs."""
+    words = command("soak", "--clients", "2", *arguments)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def answers(process: subprocess.Popen[str]) -> int:
@@ -56,10 +67,11 @@ def answers(process: subprocess.Popen[str]) -> int:
     return 0
 
 
+@pytest.mark.timeout(RUN_S)
 def test_generated_models(installed: None, tmp_path: Path) -> None:
     plot = tmp_path / "soak.svg"
-    process = start("--requests", "300", "--json", "--report", str(plot), "--allow", "1e9")
-    output, talk = process.communicate(timeout=120)
+    with started("--requests", "300", "--json", "--report", str(plot), "--allow", "1e9") as process:
+        output, talk = process.communicate(timeout=RUN_S)
     assert process.returncode == 0, output + talk
     found = json.loads(output)
     assert set(found) == KEYS
@@ -71,16 +83,20 @@ def test_generated_models(installed: None, tmp_path: Path) -> None:
     assert sum(found["shapes"].values()) > 100
     assert len(found["times_s"]) == len(found["memory_mb"])
     assert min(found["memory_mb"]) > 20
+    assert len(found["anonymous_mb"]) == len(found["memory_mb"])
+    assert all(0 < part < whole for part, whole in zip(found["anonymous_mb"], found["memory_mb"], strict=True))
     assert ElementTree.parse(plot).getroot().tag.endswith("svg")
 
 
+@pytest.mark.timeout(RUN_S)
 def test_an_interrupted_soak_reports_what_it_has(installed: None, tmp_path: Path) -> None:
     write_model(tmp_path / "models", "relu")
     page = tmp_path / "soak.html"
-    process = start("--models", str(tmp_path / "models"), "--seconds", "600", "--report", str(page))
-    wait_for(lambda: answers(process) > 500, "load is on", 60)  # more than are sent to find shapes
-    process.send_signal(signal.SIGINT)
-    output, talk = process.communicate(timeout=60)
+    seconds = 10 * RUN_S  # it is interrupted long before
+    with started("--models", str(tmp_path / "models"), "--seconds", str(seconds), "--report", str(page)) as process:
+        wait_for(lambda: answers(process) > 500, "load is on", RUN_S)  # more than are sent to find shapes
+        process.send_signal(signal.SIGINT)
+        output, talk = process.communicate(timeout=RUN_S)
     assert process.returncode == 130, output + talk
     assert "requests" in output
     assert "<svg" in page.read_text()
@@ -88,7 +104,7 @@ def test_an_interrupted_soak_reports_what_it_has(installed: None, tmp_path: Path
 
 @pytest.mark.slow
 def test_a_report_of_another_kind_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    process = start("--report", str(tmp_path / "soak.pdf"))
-    _, talk = process.communicate(timeout=60)
+    with started("--report", str(tmp_path / "soak.pdf")) as process:
+        _, talk = process.communicate(timeout=RUN_S)
     assert process.returncode == 2
     assert ".svg" in talk

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from tests.end_to_end.models import BROKEN, NO_WEIGHTS, RELU, write_model
-from tnn_serving.client import connect
+from tnn_serving.client.connection import connect
 from tnn_serving.errors import FormatError, ServerError
 from tnn_serving.triton.background_server import BackgroundServer, SingleModelRepository
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tnn_serving.config.model_config import CONFIG_FILE
 from tnn_serving.config.prototext import top_level_fields
+from tnn_serving.config.text import CONFIG_MAX_BYTES
 from tnn_serving.errors import ServerError
 from tnn_serving.triton.overlay import Overlay
 
@@ -68,6 +70,24 @@ def test_repository_without_an_overlay_is_passed_unchanged(repository: Path, tem
     with Overlay([str(repository)]) as overlay:
         assert overlay.locations == [str(repository)]
         assert not list(temporary.iterdir())
+
+
+def test_a_configuration_that_is_too_large_is_not_shown(repository: Path) -> None:
+    """Nor is any other model's folder the reason for an overlay."""
+    add_model(repository, "face", 'backend: "tnn"\n')
+    large = add_model(repository, "large", 'backend: "tnn"\n') / CONFIG_FILE
+    with large.open("ab") as file:
+        file.truncate(1 << 40)
+    with Overlay([str(repository)]) as overlay:
+        assert {Path(name).parts[0] for name in seen(overlay.locations[0])} == {"face"}
+        (skipped,) = overlay.skipped
+        assert skipped.folder == large.parent
+        expected = f"at most {CONFIG_MAX_BYTES} bytes, found {1 << 40} bytes"
+        assert f"{CONFIG_FILE}: file is too large for a config.pbtxt: expected {expected}" in skipped.reason
+        large.write_text("")
+        overlay.sync()
+        assert not overlay.skipped
+        assert seen(overlay.locations[0])[f"large/{CONFIG_FILE}"] == '\nbackend: "tnn"\n'.lstrip("\n")
 
 
 @pytest.mark.parametrize("location", ["s3://bucket/models", "gs://bucket/models", "as://account/models"])

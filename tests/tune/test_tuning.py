@@ -19,7 +19,7 @@ import pytest
 
 from tests.end_to_end.models import write_model
 from tests.program import command, run
-from tests.servers import wait_for
+from tests.servers import DEADLINE_S, wait_for
 from tests.tune.examples import MINE, write_network
 from tests.tune.test_page import Balanced
 from tnn_serving.config.text import read_config
@@ -139,8 +139,8 @@ class Terminal:
         """Exit code, stdout, and the terminal's content."""
         servers = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGINT)
-        printed, _ = self.process.communicate(timeout=60)
-        self._reader.join(10)
+        printed, _ = self.process.communicate(timeout=DEADLINE_S)
+        self._reader.join(DEADLINE_S)
         os.close(self._master)
         assert not [one for one in servers if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
         return self.process.returncode, printed, self.shown
@@ -148,8 +148,8 @@ class Terminal:
 
 def test_ctrl_c_keeps_what_was_measured_and_leaves_no_server(installed: None, tmp_path: Path) -> None:
     model = write_network(tmp_path / "small", MINE)
-    terminal = Terminal(model, "--budget", "1m", "--json")
-    wait_for(lambda: "4: " in terminal.shown, "two candidates are measured", 90)
+    terminal = Terminal(model, "--budget", "5m", "--json")  # far more than two candidates take
+    wait_for(lambda: "4: " in terminal.shown, "two candidates are measured")
     code, printed, shown = terminal.interrupt()
     assert code == 130, shown
     found = json.loads(printed)
@@ -164,8 +164,8 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_no_server(installed: None, tm
 
 def test_ctrl_c_while_the_server_starts(installed: None, tmp_path: Path) -> None:
     terminal = Terminal(write_network(tmp_path / "small"), "--budget", "10m")
-    wait_for(lambda: "starting the server" in terminal.shown, "the command has begun", 60)
-    wait_for(lambda: psutil.Process(terminal.process.pid).children(), "a server is started", 30)
+    wait_for(lambda: "starting the server" in terminal.shown, "the command has begun")
+    wait_for(lambda: psutil.Process(terminal.process.pid).children(), "a server is started")
     code, printed, shown = terminal.interrupt()
     assert (code, printed) == (130, ""), shown
     assert "Traceback" not in shown

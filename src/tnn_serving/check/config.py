@@ -6,52 +6,22 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
+from tnn_serving.check.report import Finding, of_error
 from tnn_serving.config.binding import bind_control, bind_input, check_output
 from tnn_serving.config.completion import complete_tensor
-from tnn_serving.config.datatypes import config_type, triton_type
-from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig, TensorConfig
+from tnn_serving.config.datatypes import triton_type
+from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig, TensorConfig, config_type
 from tnn_serving.config.reading import CommandLine, try_settings
 from tnn_serving.config.reshape import has_shape
 from tnn_serving.config.settings import ModelSettings
 from tnn_serving.engines import ENGINES, TensorSpec
-from tnn_serving.errors import TnnError
+from tnn_serving.errors import TnnError, located
 from tnn_serving.formats.candidates import versions
-
-Severity = Literal["error", "warning", "note"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something to know. With an error the model is not served; with a warning it is, but not as intended.
-
-    Attributes:
-        where: file, layer, input or parameter.
-        problem: one sentence.
-        expected, found, hint: as in :class:`tnn_serving.errors.TnnError`; empty where there is nothing to say.
-    """
-
-    severity: Severity
-    where: str
-    problem: str
-    expected: str = ""
-    found: str = ""
-    hint: str = ""
-
-    def softened(self) -> Finding:
-        """The same where it keeps nothing from being served."""
-        return replace(self, severity="warning") if self.severity == "error" else self
-
-
-def of_error(error: TnnError | OSError, where: str = "") -> Finding:
-    """An error that was raised, as a finding."""
-    if isinstance(error, OSError):
-        return Finding("error", where, f"cannot be read: {error.strerror}", found=str(error.filename))
-    expected, found = ("" if fact is None else str(fact) for fact in (error.expected, error.found))
-    return Finding("error", ", ".join(error.where) or where, error.problem, expected, found, error.hint or "")
+from tnn_serving.formats.reading import read_file
+from tnn_serving.prepare.side_files import LABEL_FILE, check_warmup, label_file
 
 
 def served_versions(config: ModelConfig, folder: Path, findings: list[Finding]) -> set[int]:
@@ -160,6 +130,10 @@ def contradictions(
             found="KIND_GPU",
         )
     yield from _warmup(config, inputs, optional)
+    try:
+        check_warmup(folder, config, settings.limits())
+    except TnnError as error:
+        yield of_error(error, CONFIG_FILE)
 
 
 def _of_tensor(
@@ -187,13 +161,13 @@ def _of_tensor(
 def _labels(tensor: TensorConfig, spec: TensorSpec, folder: Path) -> Iterator[Finding]:
     where = f"{CONFIG_FILE}, output `{spec.name}`"
     name = tensor.label_filename
-    path = folder / name
-    if not path.is_file():
+    if not label_file(folder, tensor).exists():
         yield Finding("error", where, f"label file `{name}` does not exist", expected="a text file in the model folder")
         return
     try:
-        lines = path.read_bytes().count(b"\n")
-    except OSError as error:
+        with located(f"label file `{name}`"):
+            lines = read_file(label_file(folder, tensor), LABEL_FILE).count(b"\n")
+    except TnnError as error:
         yield of_error(error, where)
         return
     classes = max((dim for dim in spec.shape if dim is not None), default=0)

@@ -14,22 +14,22 @@ from typing import Any
 
 import msgspec
 
-from tnn_serving.check.config import (
+from tnn_serving.check.config import completions, contradictions, logged, served_versions, settings_of
+from tnn_serving.check.report import (
+    CheckedFile,
+    CheckedModel,
+    CheckedTensor,
+    CheckedVersion,
     Finding,
-    completions,
-    contradictions,
-    logged,
+    Memory,
     of_error,
-    served_versions,
-    settings_of,
 )
-from tnn_serving.check.report import CheckedFile, CheckedModel, CheckedTensor, CheckedVersion, Memory
 from tnn_serving.config.completion import SCALAR
 from tnn_serving.config.datatypes import triton_type
 from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig
 from tnn_serving.config.reading import CommandLine
 from tnn_serving.config.settings import ModelSettings
-from tnn_serving.config.text import read_config
+from tnn_serving.config.text import config_text, read_config
 from tnn_serving.engines import TensorSpec
 from tnn_serving.errors import FormatError, TnnError
 from tnn_serving.formats.candidates import versions
@@ -91,11 +91,7 @@ def check_model(folder: Path, options: CommandLine) -> tuple[CheckedModel, Model
 def _config(folder: Path, findings: list[Finding]) -> ModelConfig:
     """The configuration of a model folder, the empty one if it has none or cannot be read."""
     try:
-        file = folder / CONFIG_FILE
-        if file.exists():
-            return read_config(file.read_bytes())
-    except OSError as error:
-        findings.append(Finding("error", CONFIG_FILE, f"cannot be read: {error.strerror}"))
+        return read_config(config_text(folder))
     except TnnError as error:
         findings.append(of_error(error, CONFIG_FILE))
     return ModelConfig()
@@ -123,8 +119,8 @@ def _version(
     may_open: bool,
 ) -> None:
     try:
-        report.files = _files(path)
         network = open_network(path, settings.limits())
+        report.files = _files(path)
         report.layers = len(network.layers())
         report.findings += [of_error(problem) for problem in network.refusals()]
         if report.findings:
@@ -164,7 +160,7 @@ def _tensor(spec: TensorSpec) -> CheckedTensor:
 
 
 def _files(version: Path) -> list[CheckedFile]:
-    """The files that make the model. Raises FormatError as opening it does."""
+    """The files that make the model, which has been opened: their sizes are within its limits."""
     return [CheckedFile(f.name, f.stat().st_size, manifest.sha256_of(f)) for f in model_files(version)]
 
 

@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tnn_serving.check.config import Finding
 from tnn_serving.emit.limits import bytes_text
+from tnn_serving.errors import TnnError
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something to know. With an error the model is not served; with a warning it is, but not as intended.
+
+    Attributes:
+        where: file, layer, input or parameter.
+        problem: one sentence.
+        expected, found, hint: as in :class:`tnn_serving.errors.TnnError`; empty where there is nothing to say.
+    """
+
+    severity: Severity
+    where: str
+    problem: str
+    expected: str = ""
+    found: str = ""
+    hint: str = ""
+
+    def softened(self) -> Finding:
+        """The same where it keeps nothing from being served."""
+        return replace(self, severity="warning") if self.severity == "error" else self
+
+
+def of_error(error: TnnError | OSError, where: str = "") -> Finding:
+    """An error that was raised, as a finding."""
+    if isinstance(error, OSError):
+        return Finding("error", where, f"cannot be read: {error.strerror}", found=str(error.filename))
+    expected, found = ("" if fact is None else str(fact) for fact in (error.expected, error.found))
+    return Finding("error", ", ".join(error.where) or where, error.problem, expected, found, error.hint or "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from tnn_serving.check.config import Finding, of_error
-from tnn_serving.check.report import Checked, CheckedModel
+from tnn_serving.check.report import Checked, CheckedModel, Finding, of_error
 from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig
 from tnn_serving.config.reading import CommandLine, read_settings
 from tnn_serving.config.settings import ModelSettings

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 from rich.live import Live
@@ -16,12 +16,13 @@ from rich.table import Table
 from tnn_serving.cli.model import parse_shapes
 from tnn_serving.cli.output import EXIT_BAD, EXIT_INTERRUPTED, JsonFlag, print_json, stderr, stdout
 from tnn_serving.client.connection import Protocol, connect, parse_url
-from tnn_serving.client.load import Measurement, Window
-from tnn_serving.client.load.bench import BenchRequests, Level, Pace, bench_model, bench_server
-from tnn_serving.client.load.measure import OPEN_LOOP_CONNECTIONS, SharedMemory
+from tnn_serving.client.load.options import OPEN_LOOP_CONNECTIONS, BenchRequests, Level, Pace, SharedMemory
 from tnn_serving.errors import ConfigError
-from tnn_serving.look.profile import RUNS, Profile, profile
-from tnn_serving.prepare.recorded_case import read_arrays
+from tnn_serving.look.defaults import PROFILE_RUNS
+
+if TYPE_CHECKING:
+    from tnn_serving.client.load import Measurement, Window
+    from tnn_serving.look.profile import Profile
 
 Order = Literal["time", "order"]
 
@@ -71,7 +72,7 @@ def bench(
         bool, typer.Option("--layers", help="Time each layer of a MODEL instead, in this process, without a server.")
     ] = False,
     engine: Annotated[str, typer.Option(help="With --layers: auto, or the name of an engine.")] = "auto",
-    runs: Annotated[int, typer.Option(min=1, help="With --layers: inferences to average.")] = RUNS,
+    runs: Annotated[int, typer.Option(min=1, help="With --layers: inferences to average.")] = PROFILE_RUNS,
     sort: Annotated[Order, typer.Option(help="With --layers: of the table.")] = "time",
     json: JsonFlag = False,
 ) -> None:
@@ -92,6 +93,8 @@ def bench(
 
       tnn-serving bench models/face/1 --layers --engine onnxruntime
     """
+    from tnn_serving.client.load.bench import bench_model, bench_server
+
     if layers:
         _bench_layers(target, engine, parse_shapes(shape or []), data, seed=seed, runs=runs, sort=sort, json=json)
         return
@@ -254,6 +257,9 @@ def _bench_layers(
     sort: str,
     json: bool,
 ) -> None:
+    from tnn_serving.look.profile import profile
+    from tnn_serving.prepare.recorded_case import read_arrays
+
     if not Path(model).exists():
         raise typer.BadParameter("--layers needs a model file, not a server", param_hint="MODEL|URL")
     recorded = read_arrays(data) if data is not None else {}

@@ -10,9 +10,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from tnn_serving.check.config import Finding
-from tnn_serving.check.report import Checked, CheckedModel, CheckedTensor, memory_text
-from tnn_serving.check.repository import check as check_repositories
+from tnn_serving.check.report import Checked, CheckedModel, CheckedTensor, Finding, memory_text
 from tnn_serving.cli.output import EXIT_BAD, JsonFlag, print_json, printable, stderr, stdout
 from tnn_serving.prepare.manifest import sign as sign_folder
 
@@ -39,6 +37,8 @@ def check(
 
       tnn-serving check models --json | jq '.models[].findings'
     """
+    from tnn_serving.check.repository import check as check_repositories
+
     options = dict(_pair(text) for text in backend_config or [])
     with Status("checking", console=stderr) as status:
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from tnn_serving.cli.output import EXIT_BAD, JsonFlag, print_json, stderr, stdout
-from tnn_serving.formats.onnx import write_onnx
-from tnn_serving.look.compare import COMPARE_TOLERANCE, Comparison
-from tnn_serving.look.compare import compare as compare_models
-from tnn_serving.look.summary import Summary, summarize
-from tnn_serving.model import to_onnx
+from tnn_serving.look.defaults import COMPARE_TOLERANCE
 from tnn_serving.network.formats import open_network
-from tnn_serving.network.views import LayerView
+
+if TYPE_CHECKING:
+    from tnn_serving.look.compare import Comparison
+    from tnn_serving.look.summary import Summary
+    from tnn_serving.network.views import LayerView
 
 ModelPath = Annotated[Path, typer.Argument(help="A model folder, or the file of a model: of TNN, or ONNX.")]
 
@@ -42,6 +42,8 @@ def inspect(
 
       tnn-serving inspect models/face/1 --json | jq '.layers[].type'
     """
+    from tnn_serving.look.summary import summarize
+
     summary = summarize(open_network(model), parse_shapes(shape or []))
     if layer is not None:
         _show_layer(summary, layer, as_json=json)
@@ -69,6 +71,9 @@ def export(
 
       tnn-serving export models/face/1 -o face.onnx
     """
+    from tnn_serving.formats.onnx import write_onnx
+    from tnn_serving.model import to_onnx
+
     made = to_onnx(model, int8=int8, raw_int8=raw_int8)
     write_onnx(made, output)
     stderr.print(f"written: {output} ({len(made.graph.node)} nodes)", highlight=False)
@@ -104,6 +109,8 @@ def compare(
 
       tnn-serving compare models/face/1 face.onnx
     """
+    from tnn_serving.look.compare import compare as compare_models
+
     found = compare_models(
         model,
         other,

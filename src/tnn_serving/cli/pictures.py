@@ -7,24 +7,22 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from tnn_serving.cli.output import JsonFlag, print_json, stderr, stdout
-from tnn_serving.client import Connection, Face, Prediction
-from tnn_serving.client import classify as classify_picture
-from tnn_serving.client import detect as detect_faces
-from tnn_serving.client.connection import Protocol, connect, parse_url
-from tnn_serving.client.detect import MAX_SIDE
-from tnn_serving.client.pixels import read_picture
-from tnn_serving.client.request import request_body
+from tnn_serving.client.connection import Connection, Protocol, connect, parse_url
 from tnn_serving.errors import ConfigError, RequestError, located
-from tnn_serving.pictures import draw_detections, resize, write_picture
-from tnn_serving.pictures.encode import SUFFIXES
+from tnn_serving.pictures.limits import MAX_SIDE
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tnn_serving.client.classify import Prediction
+    from tnn_serving.client.detect import Face
 
 ChannelOrder = Literal["rgb", "bgr"]
 """Order of a pixel's bytes."""
@@ -83,6 +81,9 @@ def classify(
 
       tnn-serving classify cat.jpg --json | jq -r '.[0].predictions[0].label'
     """
+    from tnn_serving.client.classify import classify as classify_picture
+    from tnn_serving.client.pixels import read_picture
+
     results = []
     with _connected(url, protocol) as connection:
         info = connection.model(model)
@@ -119,6 +120,10 @@ def detect(
 
       tnn-serving detect party.jpg --json | jq '.faces | length'
     """
+    from tnn_serving.client.detect import detect as detect_faces
+    from tnn_serving.client.pixels import read_picture
+    from tnn_serving.pictures.encode import SUFFIXES, write_picture
+
     if out is not None and out.suffix.lower() not in SUFFIXES:
         raise typer.BadParameter(f"{out.name!r}: expected a name ending in {', '.join(SUFFIXES)}", param_hint="--out")
     pixels = read_picture(image)
@@ -155,6 +160,10 @@ def request(
 
       tnn-serving request cat.jpg --input data --resize 224x224 --order bgr > body.json
     """
+    from tnn_serving.client.pixels import read_picture
+    from tnn_serving.client.request import request_body
+    from tnn_serving.pictures.resize import resize
+
     target = _size(size)
     pixels = read_picture(image)
     if target is not None:
@@ -210,6 +219,10 @@ def _show_faces(faces: list[Face]) -> None:
 
 
 def _drawn(pixels: np.ndarray, faces: list[Face]) -> np.ndarray:
+    import numpy as np
+
+    from tnn_serving.pictures.draw import draw_detections
+
     boxes = np.array([face.box for face in faces]).reshape(-1, 4)
     marks = np.array([face.landmarks for face in faces]) if faces else np.zeros((0, 0, 2))
     return draw_detections(pixels, boxes, scores=[face.score for face in faces], landmarks=marks)

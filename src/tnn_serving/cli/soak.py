@@ -37,9 +37,9 @@ def soak(
     """Put a temporary server under a long mixed load, and check whether its memory grows.
 
     The load: many shapes, invalid requests, pictures, cancelled requests, shared memory and model reloads, over HTTP
-    and gRPC. The memory (PSS) of all server processes is sampled every second; a line is fitted to the samples, without
-    the first third. Exit code 1 if the slope's whole 95 % confidence interval is above --allow, or if anything failed
-    unexpectedly. Ctrl-C ends it early, with the report so far.
+    and gRPC. Every few seconds the load stops, and the memory of all server processes is sampled at rest; a line is
+    fitted to the samples after the warm-up. Exit code 1 if the slope's whole 95 % confidence interval is above --allow,
+    or if anything failed unexpectedly. Ctrl-C ends it early, with the report so far.
 
     Examples:
       tnn-serving soak

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -18,15 +18,13 @@ from rich.table import Table
 from tnn_serving.cli.bench import positive_numbers
 from tnn_serving.cli.model import parse_shapes
 from tnn_serving.cli.output import EXIT_BAD, EXIT_INTERRUPTED, JsonFlag, print_json, stderr, stdout
-from tnn_serving.engines.cpu import available_cores
 from tnn_serving.errors import ConfigError
-from tnn_serving.tune import Goal, ModelPaths, Report, TrialLoad, write
-from tnn_serving.tune import tune as tuned
-from tnn_serving.tune.goal import GoalKind
-from tnn_serving.tune.page import tuning_page
-from tnn_serving.tune.plot import latency_plot
-from tnn_serving.tune.report import CandidateResult
-from tnn_serving.tune.space import Candidate
+from tnn_serving.tune.goal import Goal, GoalKind
+from tnn_serving.tune.model_paths import ModelPaths
+
+if TYPE_CHECKING:
+    from tnn_serving.tune.report import CandidateResult, Report
+    from tnn_serving.tune.space import Candidate
 
 SHOWN_CANDIDATES = 10
 """How many candidates the table shows; --json and --report contain all."""
@@ -97,6 +95,9 @@ def tune(
 
       tnn-serving tune exported/face --output-config config.pbtxt --json | jq '.chosen.parameters'
     """
+    from tnn_serving.tune import TrialLoad, write
+    from tnn_serving.tune import tune as tuned
+
     aim, budget_s = Goal(goal, p99), _seconds(budget)
     if report is not None and report.suffix not in (".html", ".svg"):
         raise typer.BadParameter(f"{report}: expected a name that ends in .html or .svg", param_hint="--report")
@@ -192,6 +193,8 @@ def _seconds(text: str) -> float:
 def _levels(concurrency: str | None, goal: GoalKind) -> tuple[int, ...]:
     if concurrency is not None:
         return tuple(sorted(set(positive_numbers(concurrency, int, "--concurrency"))))
+    from tnn_serving.engines.cpu import available_cores
+
     cores = available_cores().count
     return (1,) if goal == "latency" else (1, 2 * cores, 8 * cores)
 
@@ -271,10 +274,14 @@ def _note(text: str) -> None:
 
 def _added(before: str, after: str) -> str:
     """The new lines."""
+    from tnn_serving.tune import write
+
     return "".join(line[1:] for line in write.config_diff(before, after, Path()).splitlines(True)[2:] if line[0] == "+")
 
 
 def _write(target: Path | None, before: str, after: str, *, show_only: bool, to: Console) -> None:
+    from tnn_serving.tune import write
+
     if show_only or target is None:
         to.print(
             write.config_diff(before, after, target or Path("config.pbtxt")), end="", highlight=False, markup=False
@@ -288,6 +295,9 @@ def _write(target: Path | None, before: str, after: str, *, show_only: bool, to:
 
 
 def _write_report(path: Path, report: Report, settings: str) -> None:
+    from tnn_serving.tune.page import tuning_page
+    from tnn_serving.tune.plot import latency_plot
+
     try:
         path.write_text(
             tuning_page(report, settings) if path.suffix == ".html" else latency_plot(report), encoding="utf-8"

@@ -7,13 +7,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from http.client import HTTPException
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
-
-import numpy as np
 
 from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.errors import ConfigError, RequestError, ServerError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Protocol = Literal["http", "grpc"]
 PORTS: dict[Protocol, int] = {"http": 8000, "grpc": 8001}

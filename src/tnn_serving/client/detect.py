@@ -10,9 +10,7 @@ from PIL import Image
 from tnn_serving.client.connection import Connection, ModelInfo
 from tnn_serving.client.faces import detector_for, suppress
 from tnn_serving.client.pixels import picture_tensor
-
-MAX_SIDE = 1280
-"""Default of the longest side: larger pictures are shrunk, which bounds time and memory per request."""
+from tnn_serving.pictures.limits import MAX_SIDE
 
 OVERLAP = 0.3
 """Two boxes with a larger intersection over union count as one face."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 
 from tnn_serving.client.connection import ModelInfo, TensorInfo
 from tnn_serving.errors import RequestError, located
-from tnn_serving.pictures import decode, encode_png
+from tnn_serving.formats.reading import FileKind, read_file
+from tnn_serving.pictures.decode import decode
+from tnn_serving.pictures.encode import encode_png
+
+PICTURE = FileKind("a picture", RequestError, 1 << 28)
 
 
 def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
@@ -19,11 +22,7 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
         RequestError: the file cannot be read, or is not a picture.
     """
     with located(os.fspath(path)):
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise RequestError("picture cannot be read", found=error.strerror) from error
-        return decode(data)
+        return decode(read_file(path, PICTURE))
 
 
 def picture_tensor(model: ModelInfo, pixels: np.ndarray) -> dict[str, np.ndarray]:

@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from tnn_serving.config.completion import SCALAR
-from tnn_serving.config.datatypes import config_type, triton_type
-from tnn_serving.config.model_config import CONFIG_FILE, ConfigDims, ModelConfig, TensorConfig
+from tnn_serving.config.datatypes import triton_type
+from tnn_serving.config.model_config import CONFIG_FILE, ConfigDims, ModelConfig, TensorConfig, config_type
 from tnn_serving.config.reshape import check_reshape, has_shape
 from tnn_serving.config.settings import ModelSettings
 from tnn_serving.engines import TensorSpec

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tnn_serving.config.datatypes import config_type, triton_type
-from tnn_serving.config.model_config import BACKEND, ModelConfig, TensorConfig
+from tnn_serving.config.datatypes import triton_type
+from tnn_serving.config.model_config import BACKEND, ModelConfig, TensorConfig, config_type
 from tnn_serving.engines import TensorSpec
 
 SCALAR = (1,)

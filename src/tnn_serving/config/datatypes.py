@@ -29,11 +29,6 @@ NUMPY_TYPE: dict[str, np.dtype] = {name: np.dtype(kind) for name, kind in _TYPES
 TRITON_TYPE: dict[np.dtype, str] = {dtype: name for name, dtype in NUMPY_TYPE.items()}
 """Triton's name by numpy's type, as requests and metadata use it."""
 
-_IN_CONFIG = {"BYTES": "TYPE_STRING"}
-"""Names that differ in ``config.pbtxt``; the others get the prefix ``TYPE_``."""
-
-_IN_REQUESTS = {**{name: datatype for datatype, name in _IN_CONFIG.items()}, "TYPE_INVALID": ""}
-
 
 def triton_type(dtype: np.dtype) -> str:
     """Triton's name of an element type. Raises UnsupportedLayer for a type that Triton does not have."""
@@ -43,13 +38,3 @@ def triton_type(dtype: np.dtype) -> str:
         raise UnsupportedLayer(
             f"tensors of {dtype} cannot be served", expected=f"a type that Triton has: {', '.join(NUMPY_TYPE)}"
         ) from None
-
-
-def config_type(datatype: str) -> str:
-    """The name in ``config.pbtxt`` of a type: ``TYPE_FP32`` for ``FP32``."""
-    return _IN_CONFIG.get(datatype, f"TYPE_{datatype}")
-
-
-def request_type(data_type: str) -> str:
-    """The name in requests of a type in ``config.pbtxt``: ``FP32`` for ``TYPE_FP32``; empty for ``TYPE_INVALID``."""
-    return _IN_REQUESTS.get(data_type, data_type.removeprefix("TYPE_"))

@@ -10,13 +10,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tnn_serving.config.datatypes import request_type
 from tnn_serving.config.message import Message, entry, integers, message, messages, read_integers
 
 BACKEND = "tnn"
 CONFIG_FILE = "config.pbtxt"
 
 ConfigDims = tuple[int, ...]
+
+_IN_CONFIG = {"BYTES": "TYPE_STRING"}
+"""Element types whose names differ in ``config.pbtxt``; the others get the prefix ``TYPE_``."""
+
+_IN_REQUESTS = {**{name: datatype for datatype, name in _IN_CONFIG.items()}, "TYPE_INVALID": ""}
+
+
+def config_type(datatype: str) -> str:
+    """The name in ``config.pbtxt`` of an element type: ``TYPE_FP32`` for ``FP32``."""
+    return _IN_CONFIG.get(datatype, f"TYPE_{datatype}")
+
+
+def request_type(data_type: str) -> str:
+    """The name in requests of a type in ``config.pbtxt``: ``FP32`` for ``TYPE_FP32``; empty for ``TYPE_INVALID``."""
+    return _IN_REQUESTS.get(data_type, data_type.removeprefix("TYPE_"))
 
 
 def _reshape(json: Mapping[str, Any]) -> ConfigDims | None:
@@ -164,10 +178,15 @@ class EnsembleScheduling(Message):
 
 @dataclass(frozen=True, slots=True)
 class WarmupInput(Message):
-    """An input of a warm-up request, as a client would send it but without the batch."""
+    """An input of a warm-up request, as a client would send it but without the batch.
+
+    Attributes:
+        input_data_file: of the folder ``warmup``; empty for zeros or random numbers.
+    """
 
     data_type: str = entry(str, "TYPE_INVALID")
     dims: ConfigDims = integers()
+    input_data_file: str = entry(str, "")
 
 
 def _warmup_inputs(json: Mapping[str, Any]) -> Mapping[str, WarmupInput]:
@@ -179,6 +198,7 @@ class ModelWarmup(Message):
     """A request that runs before the model is ready."""
 
     name: str = entry(str, "")
+    batch_size: int = entry(int, 0)
     inputs: Mapping[str, WarmupInput] = entry(
         _warmup_inputs, {}, lambda inputs: {name: value.to_json() for name, value in inputs.items()}
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tnn_serving.emit.limits import memory_of_machine_bytes
-from tnn_serving.pictures.decode import MAX_PIXELS, PILLOW_MAX_PIXELS
+from tnn_serving.pictures.limits import MAX_PIXELS, PILLOW_MAX_PIXELS
 
 NamedShapes = tuple[tuple[str, tuple[int, ...]], ...]
 """A shape for each of some inputs."""

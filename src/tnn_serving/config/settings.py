@@ -20,8 +20,8 @@ from tnn_serving.engines.choose import PrecisionChoice
 from tnn_serving.engines.shapes import ShapeLimits
 from tnn_serving.network.int8 import Int8Choice
 from tnn_serving.pictures.conversion import PictureInput
-from tnn_serving.pictures.decode import MAX_PIXELS, PILLOW_MAX_PIXELS
 from tnn_serving.pictures.fit import Fit, PictureSize, ResizeMode
+from tnn_serving.pictures.limits import MAX_PIXELS, PILLOW_MAX_PIXELS
 from tnn_serving.pictures.resize import Interp
 
 

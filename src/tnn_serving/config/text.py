@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from tnn_serving.config.model_config import ModelConfig
+from tnn_serving.config.model_config import CONFIG_FILE, ModelConfig
 from tnn_serving.errors import ConfigError
+from tnn_serving.formats.reading import FileKind, read_file
 
-CONFIG_MAX_BYTES = 16 << 20
-"""Far above any configuration."""
+CONFIG_MAX_BYTES = 1 << 20
+"""Far above any configuration: a thousand tensors take 100 kB."""
+
+CONFIG = FileKind("a config.pbtxt", ConfigError, CONFIG_MAX_BYTES, "Triton reads it whole, and so does whatever polls")
+
+
+def config_text(model: Path) -> bytes:
+    """The text of a model folder's configuration; empty if there is none.
+
+    Raises ConfigError: it is not a regular file, larger than :data:`CONFIG_MAX_BYTES`, or cannot be read.
+    """
+    file = model / CONFIG_FILE
+    return read_file(file, CONFIG) if file.exists() else b""
 
 
 def read_config(text: str | bytes) -> ModelConfig:
@@ -23,8 +36,7 @@ def read_config(text: str | bytes) -> ModelConfig:
     """
     from google.protobuf import json_format
 
-    if len(text) > CONFIG_MAX_BYTES:
-        raise ConfigError("config.pbtxt is too large", expected=f"at most {CONFIG_MAX_BYTES} bytes", found=len(text))
+    CONFIG.check(len(text))
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
     # Comments may hold what is not UTF-8; Triton does not mind.
     message = _parsed(data.decode("utf-8", "replace"))

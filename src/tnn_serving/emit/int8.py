@@ -12,13 +12,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, WeightsError
 from tnn_serving.tensor import BlobScale, DataType, Tensor
+
+if TYPE_CHECKING:
+    from tnn_serving.emit.builder import Builder, Value
 
 FLOAT_MIN = np.float32(1.17549435e-38)
 """An output scale below this gives the factor 0."""

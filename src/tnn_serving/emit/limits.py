@@ -8,11 +8,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from tnn_serving.errors import LimitError
-from tnn_serving.tensor import MAX_RANK
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MAX_RANK = 16
+"""More dims than any TNN tensor has: a longer list is garbage."""
 
 MAX_ELEMENTS = 2**31 - 1
 """Elements of one tensor, whatever the memory: engines count them in 32 bits in places."""

@@ -6,13 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
-import onnx
 
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.errors import ConfigError, EngineError
+
+if TYPE_CHECKING:
+    import onnx
 
 Precision = Literal["f32", "bf16"]
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 
 from tnn_serving.engines.base import Arrays
+
+if TYPE_CHECKING:
+    import onnx
 
 TrialDims = tuple[int, ...]
 
@@ -241,9 +244,7 @@ class TrialInputs:
             return self._roles[name].values(array, attempt)
         if array.dtype.kind not in "iub":
             return array
-        values = np.empty_like(array)
-        values[...] = random.integers(*_limits(array.dtype, attempt), array.shape)
-        return values
+        return random.integers(*_limits(array.dtype, attempt), array.shape, array.dtype)
 
 
 def _limits(dtype: np.dtype, attempt: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tnn_serving.errors import FormatError
+from tnn_serving.formats.reading import opened
 
 HEAD_BYTES = 4096
 """How much of a file is looked at."""
@@ -194,9 +195,7 @@ def head_of(source: FileSource) -> bytes | None:
     if isinstance(source, bytes):
         return source[:HEAD_BYTES]
     try:
-        if not os.path.isfile(source):
-            return None
-        with open(source, "rb") as file:
+        with opened(source) as (file, _):
             return file.read(HEAD_BYTES)
-    except OSError:
+    except FormatError:
         return None

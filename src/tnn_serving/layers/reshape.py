@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
+from tnn_serving.emit.limits import MAX_RANK
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.operands import INTEGERS, Operand, X
 from tnn_serving.layers.parameters import counted, token
 from tnn_serving.layers.registry import layer
 from tnn_serving.layers.shape import joined, numbers, shape_operand
-from tnn_serving.tensor import MAX_RANK
 
 NCHW_ORDER, NHWC_ORDER = 0, 1
 ORDERS = {NCHW_ORDER: "NCHW, as in memory", NHWC_ORDER: "NHWC, as in TensorFlow"}

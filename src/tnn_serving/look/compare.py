@@ -14,6 +14,7 @@ from tnn_serving.deviation import deviation
 from tnn_serving.engines import ENGINES, TensorSpec
 from tnn_serving.engines.base import Arrays
 from tnn_serving.errors import RequestError, ShapeError
+from tnn_serving.look.defaults import COMPARE_TOLERANCE
 from tnn_serving.model import Model, load
 from tnn_serving.network.formats import open_network
 from tnn_serving.network.views import LayerView
@@ -21,10 +22,6 @@ from tnn_serving.prepare.recorded_case import read_recording
 
 if TYPE_CHECKING:
     from tnn_serving.network.formats import Source
-
-
-COMPARE_TOLERANCE = 1e-3
-"""Largest difference, as a share of the blob's largest value, that counts as equal."""
 
 
 @dataclass(frozen=True, slots=True)

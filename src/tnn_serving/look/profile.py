@@ -12,14 +12,13 @@ import numpy as np
 
 from tnn_serving.engines import NodeTime
 from tnn_serving.look.compare import random_inputs
+from tnn_serving.look.defaults import PROFILE_RUNS
 from tnn_serving.model import Model, load
 from tnn_serving.network.formats import open_network
 from tnn_serving.network.views import LayerView
 
 if TYPE_CHECKING:
     from tnn_serving.network.formats import Source
-
-RUNS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ def profile(
     inputs: Mapping[str, np.ndarray] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
-    runs: int = RUNS,
+    runs: int = PROFILE_RUNS,
     **options: Any,
 ) -> Profile:
     """Measures every layer of a network.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from tnn_serving.analysis import NOT_EXAMINED, Analysis
 from tnn_serving.network.base import Network, Pictures, Variant
 from tnn_serving.pictures.conversion import PictureInput
-from tnn_serving.translate.graph import Translation
+
+if TYPE_CHECKING:
+    from tnn_serving.translate.graph import Translation
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tnn_serving.emit.int8 import Form
 from tnn_serving.emit.limits import Limits
@@ -14,7 +14,9 @@ from tnn_serving.errors import TnnError
 from tnn_serving.network.int8 import Decision
 from tnn_serving.network.views import LayerView, WeightView
 from tnn_serving.pictures.conversion import PictureInput
-from tnn_serving.translate.graph import ShapeCheck, Translation
+
+if TYPE_CHECKING:
+    from tnn_serving.translate.graph import ShapeCheck, Translation
 
 InputShapes = Mapping[str, Sequence[int]]
 Pictures = Mapping[str, PictureInput]

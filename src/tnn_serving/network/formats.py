@@ -6,14 +6,13 @@ make a model asks here. What reads a format is imported when it is needed, so th
 
 from __future__ import annotations
 
-import math
 import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard
 
-from tnn_serving.emit.limits import UNLIMITED, Limits, bytes_text
-from tnn_serving.errors import ConfigError, FormatError, LimitError
+from tnn_serving.emit.limits import UNLIMITED, Limits
+from tnn_serving.errors import ConfigError, FormatError
 from tnn_serving.formats.candidates import has_suffix, none_found, versions
 from tnn_serving.formats.reading import unchanged
 
@@ -89,7 +88,7 @@ class Tnn:
         if isinstance(source, Graph):
             return TnnNetwork(source, limits)
         proto, model = source if isinstance(source, tuple) else (source, None)
-        return TnnNetwork(read_model(proto, model, mapped=False), limits)
+        return TnnNetwork(read_model(proto, model, mapped=False, limits=limits), limits)
 
 
 class Onnx:
@@ -180,21 +179,7 @@ def _is_network(source: object) -> TypeGuard[Network]:
 def _open_path(place: Path, limits: Limits) -> Network:
     one, found = format_at(place)
     with unchanged(found) if found.is_dir() else nullcontext():
-        _check_size(found, limits)
         return one.open(found, limits)
-
-
-def _check_size(place: Path, limits: Limits) -> None:
-    """Raises LimitError for files that are larger than the memory for the model: they are read whole."""
-    files = place.rglob("*") if place.is_dir() else [place]
-    size = sum(file.stat().st_size for file in files if file.is_file()) if limits.memory_bytes < math.inf else 0
-    if size > limits.memory_bytes:
-        raise LimitError(
-            f"the files of {place} are larger than the memory for the model",
-            expected=f"at most {bytes_text(limits.memory_bytes)}",
-            found=bytes_text(size),
-            hint="the parameter `memory_limit_bytes` allows more",
-        )
 
 
 def _with_files(folder: Path) -> Path:

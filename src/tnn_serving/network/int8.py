@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from tnn_serving.emit.int8 import Form
 from tnn_serving.engines import Engine
 from tnn_serving.engines.cpu import ISA_VARIABLE, WITHOUT_AMX, Cpu, this_cpu
 from tnn_serving.errors import ConfigError
-from tnn_serving.graph import Graph
-from tnn_serving.tensor import Tensor
+
+if TYPE_CHECKING:
+    from tnn_serving.graph import Graph
+    from tnn_serving.tensor import Tensor
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -22,12 +22,13 @@ from tnn_serving.engines import ENGINES, Engine, Executable, Options, following_
 from tnn_serving.engines.base import NO_ARRAYS, Arrays
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.engines.trial import TrialInputs
-from tnn_serving.errors import EngineError, FormatError, ShapeError, TnnError, UnsupportedLayer, located
+from tnn_serving.errors import EngineError, FormatError, LimitError, ShapeError, TnnError, UnsupportedLayer, located
 from tnn_serving.formats.onnx import DTYPES, skeleton, tensor_bytes, tensor_dims, tensor_dtype, type_name
 from tnn_serving.network.base import InputShapes, Network, Variant
 from tnn_serving.network.int8 import Decision
 from tnn_serving.network.onnx_batch import with_free_batch, written_batch
 from tnn_serving.network.onnx_layers import constant_views, layer_views, stored_bytes
+from tnn_serving.network.onnx_memory import activation_bytes
 from tnn_serving.network.onnx_pixels import as_pixels, put_pixels_before
 from tnn_serving.network.views import LayerView, WeightView
 from tnn_serving.translate.graph import ShapeCheck, Translation
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 PICTURE_SIZES = (224, 640, 320, 256, 128, 112, 96, 64, 48, 32, 16, 8)
 OTHER_SIZES = (256, 512, 128, 64, 32, 16, 8, 4, 2, 1)
 """Sizes to try for free dims, where a shape is needed and none is given: the first that the network takes."""
+
+SIZES_TRIED = max(len(PICTURE_SIZES), len(OTHER_SIZES))
 
 SUPPORTED = ", ".join(sorted(onnx.TensorProto.DataType.Name(kind).lower() for kind in DTYPES))
 
@@ -92,19 +95,26 @@ class OnnxNetwork:
     def default_shapes(self) -> dict[str, tuple[int, ...]]:
         """A shape of each input: the declared dims, and for free ones a batch of 1 and sizes that the network takes."""
         declared = {item.name: tensor_dims(item) or () for item in self._entries}
-        first = {name: _filled(dims, 0) for name, dims in declared.items()}
+        tried = [{name: _filled(dims, k) for name, dims in declared.items()} for k in range(SIZES_TRIED)]
         if all(None not in dims[1:] for dims in declared.values()):
-            return first
-        runs = self._trial()
-        for k in range(max(len(PICTURE_SIZES), len(OTHER_SIZES))):
-            shapes = {name: _filled(dims, k) for name, dims in declared.items()}
+            return tried[0]
+        runs, fitting = None, []
+        for shapes in tried:
             try:
                 self.check_shapes(shapes, ())
-            except ShapeError:
+            except LimitError as error:
+                too_large = error
                 continue
+            except ShapeError:
+                fitting.append(shapes)
+                continue
+            fitting.append(shapes)
+            runs = runs or self._trial()
             if runs(shapes):
                 return shapes
-        return first
+        if not fitting:
+            raise too_large
+        return fitting[0]
 
     def _reference(self) -> Executable:
         """The network on the engine whose meaning is ONNX's. Raises EngineError."""
@@ -210,22 +220,20 @@ class OnnxNetwork:
                 ) from error
         return {name: Blob(name, answer[name].dtype, answer[name].shape, (None,) * answer[name].ndim) for name in names}
 
-    def _bytes(self, items: Iterable[onnx.ValueInfoProto]) -> int:
-        """The bytes of the largest value whose dims are known. Raises LimitError if it is larger than allowed."""
-        largest = 0
-        for item in items:
-            dims = tensor_dims(item)
-            if dims is not None and item.type.tensor_type.elem_type:
-                dtype = onnx.helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type)
-                with located(self.source, f"value `{item.name}`"):
-                    largest = max(largest, self.limits.check_tensor(dims, dtype))
-        return largest
+    def _activation_bytes(self, inferred: onnx.GraphProto) -> int:
+        """An estimate of the values alive at one time. Raises LimitError if these and the weights are too large."""
+        with located(self.source):
+            activations = activation_bytes(inferred, self._stored.keys(), self.limits)
+            self.limits.check_memory(self.weight_bytes, activations)
+        return activations
 
     # ---- as ONNX ----
 
     def translate(self, variant: Variant) -> Translation:
         """The model with its outputs and picture inputs as asked for; every value whose type is known is a blob."""
         self._check_types()
+        # Before anything runs at these shapes.
+        activations = self._activation_bytes(self._inferred(self.default_shapes))
         inputs = []
         for item in self._entries:
             known, dims, dtype = tensor_dims(item) or (), self.default_shapes[item.name], tensor_dtype(item)
@@ -234,14 +242,13 @@ class OnnxNetwork:
             inputs.append(Blob(item.name, dtype or np.dtype(np.float32), dims, known))
         blobs = self._blobs()
         model = self._model(variant, blobs)
-        inferred = self._inferred(self.default_shapes)
         return Translation(
             model,
             inputs,
             [blobs[name] for name in variant.outputs if name in blobs],
             blobs,
             weights_bytes=self.weight_bytes,
-            activations_bytes=self._bytes((*inferred.value_info, *inferred.output)),
+            activations_bytes=activations,
             checked=False,
         )
 
@@ -289,8 +296,7 @@ class OnnxNetwork:
         inferred = self._inferred(shapes, strict=True)
         with located(self.source):
             _check_reshapes(inferred)
-        largest = self._bytes((*inferred.input, *inferred.value_info, *inferred.output))
-        return ShapeCheck(memory_bytes=self.weight_bytes + largest)
+        return ShapeCheck(memory_bytes=self.weight_bytes + self._activation_bytes(inferred))
 
     def layers(self, shapes: InputShapes | None = None) -> list[LayerView]:
         """The nodes in file order."""

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError, _imaging
 
 from tnn_serving.errors import RequestError
 from tnn_serving.pictures.color import with_channels
+from tnn_serving.pictures.limits import MAX_PIXELS
 
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 """Accepted formats, by Pillow's names. A request cannot reach Pillow's other decoders."""
@@ -43,12 +44,6 @@ OTHER_FORMATS = {
     b"\x1f\x8b": "gzip",
 }
 """First bytes of other files, for error messages. HEIF and AVIF are recognised at byte 4, WebP at byte 8."""
-
-MAX_PIXELS = 50_000_000
-"""Default limit of width x height: 200 MB while it is decoded."""
-
-PILLOW_MAX_PIXELS = 2 * 89_478_485
-"""Pillow's hard limit of width x height (twice its default ``MAX_IMAGE_PIXELS``)."""
 
 MAX_SCANS = 50
 """Limit of the scans of a JPEG: a progressive one has about 10. A scan of a few bytes costs a pass over all pixels."""

@@ -15,7 +15,7 @@ import numpy as np
 from tnn_serving.deviation import deviation
 from tnn_serving.engines.measurements import Measurements
 from tnn_serving.engines.timing import time_in_turn
-from tnn_serving.errors import TnnError
+from tnn_serving.errors import LimitError, TnnError
 from tnn_serving.model import Model
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,11 @@ def check_rows(model: Model, outputs: Sequence[str]) -> str | None:
         return "the network has no inputs"
     if len(sizes) > 1:
         return "the first axes of the inputs differ"
+    try:
+        # Each row alone, and both together.
+        model.check_fits(2, copies=2)
+    except LimitError as error:
+        return f"there is no memory for two rows: {error}"
     for numbers in INTEGER_BOUNDS:
         alone = [model.samples(seed, rows=1, integers=numbers) for seed in (1, 2)]
         try:
@@ -159,6 +164,12 @@ def _measured(model: Model, limit: int) -> BatchGain:
         figures.append(f"with others in parallel {before * 1e3:.3g} ms")
     rows = 1
     while 2 * rows <= limit:
+        try:
+            # Joined once to be compiled for, and once more each time.
+            model.check_fits(2 * rows, copies=2)
+        except LimitError:
+            figures.append(f"no memory for {2 * rows} rows")
+            break
         more = _joining(model, [one] * 2 * rows)
         taken = time_in_turn({"fewer": fewer, "more": more}, MEASURING_S)
         figures.append(f"{2 * rows} rows {taken['more'] / (2 * rows) * 1e3:.3g} ms each")

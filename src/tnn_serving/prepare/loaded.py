@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tnn_serving.config.model_config import CONFIG_FILE, ModelConfig
+from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.config.prototext import top_level_fields
+from tnn_serving.config.text import config_text
+from tnn_serving.errors import ConfigError
 from tnn_serving.prepare.configuring import Configured
 from tnn_serving.session import Session
 
@@ -33,8 +35,7 @@ def leaves_batching_to_us(folder: Path, config: ModelConfig) -> bool:
     dim, those of a warm-up included."""
     if config.input or config.output or config.model_warmup or config.batched:
         return False
-    file = folder / CONFIG_FILE
     try:
-        return "max_batch_size" not in top_level_fields(file.read_text("latin-1")) if file.is_file() else True
-    except OSError:
+        return "max_batch_size" not in top_level_fields(config_text(folder).decode("latin-1"))
+    except ConfigError:
         return False

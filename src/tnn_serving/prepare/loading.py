@@ -25,6 +25,7 @@ from tnn_serving.prepare.configuring import Configured, configure
 from tnn_serving.prepare.loaded import Loaded, leaves_batching_to_us
 from tnn_serving.prepare.manifest import check_manifest
 from tnn_serving.prepare.recorded_case import RECORDED, check_recorded
+from tnn_serving.prepare.side_files import check_side_files
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +67,10 @@ def load_model(
         exports: the model is going to be exported.
     """
     settings = read_settings(config, options or {})
+    limits = settings.limits()
+    check_side_files(folder, config, limits)
     check_manifest(folder, version=version, required=settings.require_manifest)
-    network = open_network(folder / str(version), settings.limits())
+    network = open_network(folder / str(version), limits)
     asked = config.max_batch_size > 1
     batched, obstacle = _for_batches(network, [tensor.name for tensor in config.output], asked=asked)
     ours = completes and leaves_batching_to_us(folder, config)

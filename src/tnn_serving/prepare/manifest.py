@@ -13,28 +13,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tnn_serving.config.model_config import CONFIG_FILE
+from tnn_serving.config.text import config_text
 from tnn_serving.errors import FormatError, located
+from tnn_serving.formats.reading import FileKind, chunks, read_file
 from tnn_serving.repository import BACKEND_LINE
 
 MANIFEST = "SHA256SUMS"
 MAX_FILES = 10_000
 MANIFEST_MAX_BYTES = 4 << 20
-CHUNK_BYTES = 1 << 20
+SUMS = FileKind("a manifest", most_bytes=MANIFEST_MAX_BYTES, advice="`tnn-serving sign` makes one")
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *]([^\0\\]+)")
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, as hex. Raises FormatError for what is no regular file or cannot be read."""
-    if not path.is_file():
-        raise FormatError(f"`{path.name}` is not a regular file", expected="a file, or a link to one")
     digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise FormatError(f"`{path.name}` cannot be read: {error.strerror}") from error
+    with located(path.name):
+        for piece in chunks(path):
+            digest.update(piece)
     return digest.hexdigest()
 
 
@@ -92,12 +89,7 @@ def sign(folder: Path) -> Path:
 def read_manifest(path: Path) -> dict[str, str]:
     """The sums of a manifest by file name. Raises FormatError if it cannot be read."""
     with located(path.name):
-        try:
-            if not path.is_file() or path.stat().st_size > MANIFEST_MAX_BYTES:
-                raise FormatError("not a manifest", expected=f"a text file of at most {MANIFEST_MAX_BYTES} bytes")
-            return parse_manifest(path.read_bytes())
-        except OSError as error:
-            raise FormatError(f"the manifest cannot be read: {error.strerror}") from None
+        return parse_manifest(read_file(path, SUMS))
 
 
 def parse_manifest(data: bytes) -> dict[str, str]:
@@ -134,7 +126,7 @@ def verify(folder: Path, *, version: int | None = None) -> list[FormatError]:
     for name in sorted({*sums, *files}):
         if name not in files:
             problems.append(FormatError(f"file `{name}` is missing", expected=f"as {MANIFEST} lists it"))
-        elif name == CONFIG_FILE and sums.get(name) in _sums_before_serve(files[name]):
+        elif name == CONFIG_FILE and sums.get(name) in _sums_before_serve(folder):
             continue
         elif name not in sums:
             problems.append(FormatError(f"file `{name}` is not in {MANIFEST}", hint="remove it, or sign the folder"))
@@ -165,10 +157,10 @@ def _concerns(name: str, version: int | None) -> bool:
     return version is None or not slash or not top.isdecimal() or int(top) == version
 
 
-def _sums_before_serve(path: Path) -> tuple[str | None, ...]:
+def _sums_before_serve(folder: Path) -> tuple[str | None, ...]:
     """Sums of a configuration as it may stand in the repository: as it is, or without the line that ``serve`` adds;
     ``None`` where all of it is that line."""
-    data = path.read_bytes() if path.is_file() else b""
+    data = config_text(folder)
     bare = data.removesuffix(b"\n" + BACKEND_LINE)
     return tuple(
         None if content == BACKEND_LINE else hashlib.sha256(content).hexdigest()

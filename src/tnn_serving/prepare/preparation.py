@@ -35,6 +35,7 @@ from tnn_serving.prepare.manifest import check_manifest
 from tnn_serving.prepare.opened import PreparedNetwork, PreparedSession
 from tnn_serving.prepare.prepared import Prepared, StoredArray, key_of
 from tnn_serving.prepare.shared import SharedModels
+from tnn_serving.prepare.side_files import check_side_files
 from tnn_serving.prepare.warming import warm
 from tnn_serving.workers.confinement import Confinement, library_paths
 from tnn_serving.workers.pool import Workers
@@ -109,6 +110,7 @@ class Preparation:
         """
         given = dict(options or {})
         settings = read_settings(config, given)
+        check_side_files(folder, config, settings.limits())
         check_manifest(folder, version=version, required=settings.require_manifest)
         key = key_of(folder, version, config, given, completes=completes)
         store = FileStore((settings.cache_dir or self.folder) / STORE)

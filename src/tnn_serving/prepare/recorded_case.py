@@ -7,17 +7,19 @@ are what the served network takes: uint8 pixels [N, H, W, C] where the configura
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
 
 from tnn_serving.deviation import deviation
+from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.errors import FormatError, located
+from tnn_serving.formats.reading import FileKind, check_fits, opened
 from tnn_serving.model import Model
 
 RECORDED = "check.npz"
@@ -33,15 +35,38 @@ BROKEN = (
 """What zipfile and numpy raise for files that are not what they claim."""
 
 CASE_MAX_BYTES = 1 << 30
-"""Of all arrays unpacked: a recording is a few inputs and outputs."""
+"""Of the file, and of all arrays unpacked: a recording is a few inputs and outputs."""
+
+RECORDING = FileKind("a recording", most_bytes=CASE_MAX_BYTES, advice="record fewer outputs, or one row")
+
+INDEX_MAX_BYTES = 1 << 20
+"""Of the list of arrays in a file: about 10,000 of them."""
+
+
+class _Listed(io.BufferedReader):
+    """An archive whose list of files, which zipfile reads at once, is refused where it is larger than any recording's.
+
+    Attributes:
+        most_bytes: that can be read at once.
+    """
+
+    most_bytes = INDEX_MAX_BYTES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of any file. Raises FormatError for more than :attr:`most_bytes`."""
+        if size is not None and size > self.most_bytes:
+            raise FormatError(
+                "too many arrays for a recording", expected=f"a list of {self.most_bytes} bytes", found=size
+            )
+        return super().read(size)
 
 
 RecordedArrays = dict[str, np.ndarray]
 
 
-def read_recording(path: Path) -> tuple[RecordedArrays, RecordedArrays]:
-    """Inputs and outputs of a recording by blob name. Raises FormatError as :func:`read_arrays`, or without outputs."""
-    arrays = read_arrays(path)
+def read_recording(path: Path, limits: Limits = UNLIMITED) -> tuple[RecordedArrays, RecordedArrays]:
+    """Inputs and outputs of a recording by blob name. Raises as :func:`read_arrays`, or FormatError without outputs."""
+    arrays = read_arrays(path, limits)
     inputs, outputs = (
         {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
         for start in ("in.", "out.")
@@ -54,32 +79,31 @@ def read_recording(path: Path) -> tuple[RecordedArrays, RecordedArrays]:
     return inputs, outputs
 
 
-def read_arrays(path: Path) -> RecordedArrays:
-    """The arrays of an .npz file by name. Raises FormatError as :func:`parse_arrays`."""
-    with located(str(path)):
-        if path.exists() and not path.is_file():
-            raise FormatError("cannot read recording", expected="a regular file")
-        try:
-            with path.open("rb") as file:
-                return parse_arrays(file)
-        except OSError as error:
-            raise FormatError(f"cannot read recording: {error.strerror}") from None
+def read_arrays(path: Path, limits: Limits = UNLIMITED) -> RecordedArrays:
+    """The arrays of an .npz file by name. Raises as :func:`parse_arrays`."""
+    with located(str(path)), opened(path, RECORDING, limits) as (file, _):
+        return parse_arrays(file, limits)
 
 
-def parse_arrays(file: IO[bytes]) -> RecordedArrays:
+def parse_arrays(file: io.BufferedIOBase, limits: Limits = UNLIMITED) -> RecordedArrays:
     """The arrays of an .npz file by name.
 
     Sizes are checked before an array is made: a small file may announce, or unpack to, a huge one.
 
+    Args:
+        limits: of memory, for all arrays together.
+
     Raises:
-        FormatError: not an npz file, arrays of anything but numbers, or too large.
+        FormatError: not an npz file, arrays of anything but numbers, or too large for a recording.
+        LimitError: larger than the memory allowed.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
+        with _Listed(file) as listed, zipfile.ZipFile(listed) as archive:
+            listed.most_bytes = CASE_MAX_BYTES
             members = archive.infolist()
             total = sum(member.file_size for member in members)
-            if total > CASE_MAX_BYTES:
-                raise FormatError("recording is too large", expected=f"at most {CASE_MAX_BYTES} bytes", found=total)
+            RECORDING.check(total)
+            check_fits("the arrays are", total, limits)
             return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
     except BROKEN as error:
         raise FormatError("cannot read recording", found=f"{type(error).__name__}: {error}") from None
@@ -117,7 +141,7 @@ def check_recorded(model: Model, path: Path, tolerance: float) -> None:
     """
     if not path.exists():
         return
-    inputs, outputs = read_recording(path)
+    inputs, outputs = read_recording(path, model.network.limits)
     with located(path.name):
         answer = model.run(inputs, outputs=list(outputs))
         for name, reference in outputs.items():

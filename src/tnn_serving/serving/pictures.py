@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TypeVar
 
 import numpy as np
@@ -16,8 +17,8 @@ import numpy as np
 from tnn_serving.config.settings import PictureSettings
 from tnn_serving.emit.limits import bytes_text
 from tnn_serving.errors import RequestError, located
-from tnn_serving.pictures.decode import MAX_PIXELS, decode_mat
 from tnn_serving.pictures.fit import Fit
+from tnn_serving.pictures.limits import MAX_PIXELS
 from tnn_serving.serving.parallel import parallel_map
 from tnn_serving.serving.tensors import RequestTensor, array_of, elements
 
@@ -41,6 +42,10 @@ class PictureReader:
     fit: Fit = field(default_factory=Fit)
     max_pixels: int = MAX_PIXELS
     memory_limit_bytes: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.encoded:  # Pillow is imported for the inputs that need it, and before a request waits for it
+            import_module("tnn_serving.pictures.decode")
 
     @classmethod
     def of(cls, settings: PictureSettings, channels: int, *, encoded: bool, memory_limit_bytes: int) -> PictureReader:
@@ -77,6 +82,8 @@ class PictureReader:
         return self._stacked(self._resized, list(batch))
 
     def _decoded(self, file: bytes) -> np.ndarray:
+        from tnn_serving.pictures.decode import decode_mat
+
         return self._resized(decode_mat(file, max_pixels=self.max_pixels))
 
     def _resized(self, mat: np.ndarray) -> np.ndarray:

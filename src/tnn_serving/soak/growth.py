@@ -68,12 +68,16 @@ class Growth:
         return Verdict.FLAT if self.high_mb_per_hour <= allowed_mb_per_hour else Verdict.UNCLEAR
 
 
-def fit_growth(times_s: Sequence[float], memory_bytes: Sequence[float]) -> Growth | None:
-    """The line through the samples of memory after the warm-up; ``None`` if there are too few."""
+def fit_growth(times_s: Sequence[float], memory_bytes: Sequence[float], filled_s: float = 0.0) -> Growth | None:
+    """The line through the samples of memory after the warm-up; ``None`` if there are too few.
+
+    Args:
+        filled_s: the warm-up does not end earlier.
+    """
     times, memory = np.asarray(times_s, float), np.asarray(memory_bytes, float) / 1e6
     if len(times) < 2:
         return None
-    from_s = float(times[0] + WARM_UP_SHARE * (times[-1] - times[0]))
+    from_s = max(filled_s, float(times[0] + WARM_UP_SHARE * (times[-1] - times[0])))
     steady = times >= from_s
     times, memory = times[steady], memory[steady]
     count = min(MAX_WINDOWS, len(times) // MIN_SAMPLES)

@@ -77,7 +77,7 @@ def soak_page(soak: Soak) -> str:
 
 
 def memory_plot(soak: Soak) -> str:
-    """Memory over time as SVG, with the warm-up shaded and the line through the rest."""
+    """Memory over time as SVG, all of it and without files; the warm-up shaded, and the line through the rest."""
     times, memory = soak.times_s, soak.memory_mb
     right, low, high = max(times[-1], 1.0), 0.0, max(memory) * 1.1
 
@@ -105,8 +105,9 @@ def memory_plot(soak: Soak) -> str:
         parts.append(f'<text x="{x(seconds):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{seconds:g}</text>')
     parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 8}" text-anchor="end">seconds</text>')
     parts.append(f'<text x="6" y="{_TOP + 4}">MB (PSS)</text>')
-    points = " ".join(f"{x(t):.1f},{y(mb):.1f}" for t, mb in zip(times, memory, strict=True))
-    parts.append(f'<polyline points="{points}" fill="none" stroke="#1f77b4" stroke-width="1.5"/>')
+    for values, colour in ((memory, "#bbb"), (soak.anonymous_mb, "#1f77b4")):
+        points = " ".join(f"{x(t):.1f},{y(mb):.1f}" for t, mb in zip(times, values, strict=True))
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
     if line is not None:
         end = line.start_mb + line.slope_mb_per_hour * (line.to_s - line.from_s) / 3600
         parts.append(

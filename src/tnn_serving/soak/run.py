@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
 import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,8 @@ from tnn_serving.soak.requests import SoakModel, find_shapes
 from tnn_serving.soak.traffic import Counts, Traffic
 from tnn_serving.triton.background_server import BackgroundServer
 
-SAMPLE_INTERVAL_S = 1.0
+SAMPLE_INTERVAL_S = 2.0
+"""Time between samples, in which the load goes on."""
 LOG_LINES_SHOWN = 60
 """Last lines of the server's log, shown if the server ends."""
 
@@ -40,8 +43,10 @@ class Soak:
         reloads: how often models were loaded again.
         failures: how often each unexpected outcome occurred.
         shapes: number of different input shapes by model.
-        times_s, memory_mb: samples of the memory (PSS) of all server processes; MB are 10^6 bytes.
-        growth: the line through them; ``None`` if the run was too short.
+        times_s, memory_mb: samples of the memory (PSS) of all server processes at rest; MB are 10^6 bytes.
+        anonymous_mb: the part of it that is not pages of files. These cannot leak, and a process's share of them
+            changes with the other processes of the machine that map the same files.
+        growth: the line through that part; ``None`` if the run was too short.
         allowed_mb_per_hour: threshold of the verdict.
         verdict: on the line; ``None`` without one.
         interrupted: by Ctrl-C.
@@ -58,6 +63,7 @@ class Soak:
     shapes: dict[str, int]
     times_s: list[float]
     memory_mb: list[float]
+    anonymous_mb: list[float]
     growth: Growth | None
     allowed_mb_per_hour: float
     verdict: Verdict | None
@@ -93,7 +99,7 @@ def soak(
         seconds, requests: limits; at least one is needed.
         clients: threads that send requests.
         allowed_mb_per_hour: largest slope that does not count as growth.
-        on_sample: called about once per second.
+        on_sample: called with each sample of memory.
 
     Raises:
         ServerError: the server does not start, no model accepts generated inputs, or the server ended.
@@ -146,7 +152,8 @@ def _until(traffic: Traffic, watch: _Watch, seconds: float | None, requests: int
     ticks = threading.Event()
     try:
         while True:
-            watch.sample()
+            with traffic.at_rest():
+                watch.sample(filled=traffic.filled)
             on_sample(watch.times_s[-1], traffic.counts.requests, watch.memory_bytes[-1] / 1e6)
             if seconds is not None and watch.times_s[-1] >= seconds:
                 return False
@@ -158,36 +165,52 @@ def _until(traffic: Traffic, watch: _Watch, seconds: float | None, requests: int
 
 
 class _Watch:
-    """Samples of the memory of a process and its children."""
+    """Samples of the memory of a process and its children.
+
+    Attributes:
+        filled_s: time of the first sample at which the server's stores were full.
+    """
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
         self._start = time.monotonic()
         self.times_s: list[float] = []
         self.memory_bytes: list[float] = []
+        self.anonymous_bytes: list[float] = []
+        self.filled_s = math.inf
 
-    def sample(self) -> None:
+    def sample(self, *, filled: bool) -> None:
         """Takes a sample. Raises psutil.NoSuchProcess if the process has ended."""
-        memory = _pss(self._process)
+        memory, anonymous = _memory_bytes(self._process)
         self.times_s.append(time.monotonic() - self._start)
         self.memory_bytes.append(memory)
+        self.anonymous_bytes.append(anonymous)
+        if filled:
+            self.filled_s = min(self.filled_s, self.times_s[-1])
 
 
-def _pss(process: psutil.Process) -> float:
-    """Proportional set size of a process and its children."""
-    total = process.memory_full_info().pss
+def _memory_bytes(process: psutil.Process) -> tuple[float, float]:
+    """Proportional set size of a process and its children, and the part of it that is not of files."""
+    parts = [_rollup(process.pid)]
     for child in process.children(recursive=True):
-        try:
-            total += child.memory_full_info().pss
-        except psutil.NoSuchProcess:
-            continue  # it has just ended
-    return float(total)
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            parts.append(_rollup(child.pid))
+    return sum(part["Pss"] for part in parts), sum(part["Pss_Anon"] for part in parts)
+
+
+def _rollup(pid: int) -> dict[str, float]:
+    """The sums over a process's mappings (proc(5), smaps_rollup), in bytes."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError as error:
+        raise psutil.NoSuchProcess(pid) from error
+    return {name: int(kb) * 1024.0 for name, kb in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
 
 
 def _report(
     counts: Counts, watch: _Watch, targets: Sequence[SoakModel], allowed_mb_per_hour: float, interrupted: bool
 ) -> Soak:
-    line = fit_growth(watch.times_s, watch.memory_bytes)
+    line = fit_growth(watch.times_s, watch.anonymous_bytes, watch.filled_s)
     return Soak(
         seconds=watch.times_s[-1] if watch.times_s else 0.0,
         requests=counts.requests,
@@ -200,6 +223,7 @@ def _report(
         shapes={target.info.name: len(target.shapes) for target in targets},
         times_s=[round(seconds, 2) for seconds in watch.times_s],
         memory_mb=[round(memory / 1e6, 2) for memory in watch.memory_bytes],
+        anonymous_mb=[round(memory / 1e6, 2) for memory in watch.anonymous_bytes],
         growth=line,
         allowed_mb_per_hour=allowed_mb_per_hour,
         verdict=None if line is None else line.verdict(allowed_mb_per_hour),

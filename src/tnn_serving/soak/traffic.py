@@ -7,10 +7,12 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.client import HTTPException
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +26,7 @@ from tritonclient.utils import InferenceServerException
 from tnn_serving.client.connection import Connection
 from tnn_serving.client.load.message import RequestInput, raw
 from tnn_serving.client.load.shared_memory import Regions
+from tnn_serving.engines.shapes import COMPILE_AFTER
 from tnn_serving.errors import TnnError
 from tnn_serving.formats.candidates import versions
 from tnn_serving.network.formats import model_files
@@ -33,6 +36,15 @@ from tnn_serving.triton.index import Endpoint, request_load, request_unload
 RELOAD_INTERVAL_S = 3.0
 RELOAD_S = 120.0
 """Timeout of one load."""
+
+FILLING_TURNS = 2
+"""How often each model is reloaded while stores fill."""
+
+REST_S = 0.2
+"""Time for the server to end what it does after the last answer: cancelled requests, compilation in the background."""
+
+ANSWER_S = 60
+"""Timeout of one request."""
 
 CANCEL_S = 30.0
 """How long the server may take to accept a connection."""
@@ -75,6 +87,9 @@ class Counts:
 class Traffic:
     """Threads that send requests, and one that reloads models.
 
+    Memory is comparable at rest only: :meth:`at_rest` waits for what is in flight, fills the server's caches, and has
+    it give free memory back.
+
     Args:
         http_url, grpc_url: of the server, as ``host:port``.
         targets: models to send requests to.
@@ -98,11 +113,61 @@ class Traffic:
         self._http_url, self._grpc_url = http_url, grpc_url
         self._targets = list(targets)
         self._stopping = threading.Event()
-        server = Endpoint(f"http://{http_url}")
+        self._turns = threading.Condition()
+        self._active = 0
+        self._resting = False
+        self._filled = threading.Event()
+        self._uncached = list(targets)
+        self._random = np.random.default_rng(0)
+        self._server = Endpoint(f"http://{http_url}")
+        self._reloaded, self._unloaded = list(reloaded), list(unloaded)
         self._threads = [threading.Thread(target=self._send, args=[k], name=f"client {k}") for k in range(clients)]
-        self._threads.append(threading.Thread(target=self._reload, args=[server, list(reloaded), list(unloaded)]))
+        self._threads.append(threading.Thread(target=self._reload, name="reloads"))
         for thread in self._threads:
             thread.start()
+
+    @property
+    def filled(self) -> bool:
+        """Whether each model has been reloaded as often as it takes until memory stays."""
+        return self._filled.is_set()
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Nothing is in flight in the context, shape caches are full, and pools of free memory are empty."""
+        with self._turns:
+            self._resting = True
+            self._turns.wait_for(lambda: self._active == 0)
+        try:
+            self._fill_caches()
+            for name in self._unloaded[:1]:  # the backend gives memory back when a model goes
+                self._load(name, partial(_come_and_go, self._server, name))
+            time.sleep(REST_S)
+            yield
+        finally:
+            with self._turns:
+                self._resting = False
+                self._turns.notify_all()
+
+    def _fill_caches(self) -> None:
+        """Sends the models that have been loaded since the last time their usual shapes until these are compiled."""
+        targets, self._uncached = self._uncached, []
+        with tritonclient.http.InferenceServerClient(self._http_url, network_timeout=ANSWER_S) as client:
+            for target in targets:
+                for shapes in target.usual * COMPILE_AFTER:
+                    inputs = target.inputs_of(shapes, self._random)
+                    self._attempt(target, partial(self._answered, tritonclient.http, client, target, inputs))
+
+    @contextmanager
+    def _in_flight(self) -> Iterator[None]:
+        with self._turns:
+            self._turns.wait_for(lambda: not self._resting)
+            self._active += 1
+        try:
+            yield
+        finally:
+            with self._turns:
+                self._active -= 1
+                self._turns.notify_all()
 
     def stop(self) -> None:
         """Stops sending and waits for requests in flight."""
@@ -114,7 +179,9 @@ class Traffic:
         random = np.random.default_rng(seed)
         with ExitStack() as stack:
             http = stack.enter_context(
-                tritonclient.http.InferenceServerClient(self._http_url, connection_timeout=60, network_timeout=60)
+                tritonclient.http.InferenceServerClient(
+                    self._http_url, connection_timeout=ANSWER_S, network_timeout=ANSWER_S
+                )
             )
             grpc = stack.enter_context(tritonclient.grpc.InferenceServerClient(self._grpc_url))
             clients = ((tritonclient.http, http), (tritonclient.grpc, grpc))
@@ -127,14 +194,21 @@ class Traffic:
             shares = [share for share, _ in kinds]
             while not self._stopping.is_set():
                 target = self._targets[random.integers(len(self._targets))]
-                try:
-                    kinds[random.choice(len(kinds), p=shares)][1](target)
-                except (InferenceServerException, TnnError, OSError, HTTPException, HTTPConnectionClosed) as error:
-                    self.counts.failed(f"{target.info.name}: {str(error)[:300]}")
+                with self._in_flight():
+                    self._attempt(target, partial(kinds[random.choice(len(kinds), p=shares)][1], target))
+
+    def _attempt(self, target: SoakModel, request: Callable[[], None]) -> None:
+        try:
+            request()
+        except (InferenceServerException, TnnError, OSError, HTTPException, HTTPConnectionClosed) as error:
+            self.counts.failed(f"{target.info.name}: {str(error)[:300]}")
+
+    def _answered(self, module: Any, client: Any, target: SoakModel, inputs: Mapping[str, np.ndarray]) -> None:
+        client.infer(target.info.name, infer_inputs(module, inputs))
+        self.counts.count("answered")
 
     def _infer(self, module: Any, client: Any, target: SoakModel, random: np.random.Generator) -> None:
-        client.infer(target.info.name, infer_inputs(module, target.inputs(random)))
-        self.counts.count("answered")
+        self._answered(module, client, target, target.inputs(random))
 
     def _refused(self, module: Any, client: Any, target: SoakModel, random: np.random.Generator) -> None:
         name, arrays = invalid_request(target, random)
@@ -201,24 +275,44 @@ class Traffic:
         self.counts.count("shared")
         self.counts.count("answered")
 
-    def _reload(self, server: Endpoint, reloaded: Sequence[Path], unloaded: Sequence[str]) -> None:
-        """Reloads one model and loads and unloads another one in turn."""
-        turn = 0
-        while not self._stopping.wait(RELOAD_INTERVAL_S):
-            replaced, unloads = reloaded[turn % len(reloaded)] if reloaded else None, turn % 2 and unloaded
-            turn += 1
-            name = unloaded[turn % len(unloaded)] if unloads else replaced.name if replaced else ""
-            if not name:
-                continue
-            try:
-                if not unloads and replaced is not None:
-                    for version in versions(replaced):
-                        for file in model_files(version):
-                            os.utime(file)
-                request_load(server, name, timeout_s=RELOAD_S)
-                if unloads:
-                    request_unload(server, name, timeout_s=RELOAD_S)
-                self.counts.count("reloads")
-            except OSError as error:
-                reason = error.read().decode("utf-8", "replace") if hasattr(error, "read") else str(error)
-                self.counts.failed(f"reload of {name}: {reason[:300]}")
+    def _reload(self) -> None:
+        """Reloads models in turn, and loads and unloads others in between; without pauses until memory stays."""
+        come_and_go = [(name, partial(_come_and_go, self._server, name)) for name in self._unloaded]
+        turn = [
+            step
+            for folder in self._reloaded
+            for step in ((folder.name, partial(_replace, self._server, folder)), *come_and_go)
+        ]
+        turn = turn or come_and_go
+        for k, (name, load) in enumerate(cycle(turn)):
+            if k == FILLING_TURNS * len(turn):
+                self._filled.set()
+            if self._stopping.wait(RELOAD_INTERVAL_S if self.filled else 0):
+                return
+            with self._in_flight():
+                self._load(name, load)
+        self._filled.set()  # there is no model to reload
+
+    def _load(self, name: str, load: Callable[[], None]) -> None:
+        try:
+            load()
+        except OSError as error:
+            reason = error.read().decode("utf-8", "replace") if hasattr(error, "read") else str(error)
+            self.counts.failed(f"reload of {name}: {reason[:300]}")
+        else:
+            self.counts.count("reloads")
+            self._uncached += [target for target in self._targets if target.info.name == name]
+
+
+def _replace(server: Endpoint, folder: Path) -> None:
+    """Reloads a model that is in use."""
+    for version in versions(folder):
+        for file in model_files(version):
+            os.utime(file)
+    request_load(server, folder.name, timeout_s=RELOAD_S)
+
+
+def _come_and_go(server: Endpoint, name: str) -> None:
+    """Loads a model and unloads it."""
+    request_load(server, name, timeout_s=RELOAD_S)
+    request_unload(server, name, timeout_s=RELOAD_S)

@@ -246,7 +246,10 @@ def _at(
         fits = all(sample.size <= SAMPLE_LIMIT for sample in feeds.values())
         if len(feeds) == len(known) and fits and is_small(node.op_type, [*known.values()], inferred.values()):
             names = [value.name or "" for value in node.outputs]
-            samples = [*evaluate(proto, names, feeds, opset)]
+            try:
+                samples = [*evaluate(proto, names, feeds, opset)]
+            except Exception as error:
+                raise MixedRows(f"cannot be computed on its constants: {error}") from error
     answers = []
     for value, sample in zip(node.outputs, samples, strict=True):
         # An output that is left out has no name.

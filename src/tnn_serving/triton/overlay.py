@@ -18,6 +18,8 @@ from types import TracebackType
 
 from tnn_serving.config.model_config import CONFIG_FILE
 from tnn_serving.config.prototext import top_level_fields
+from tnn_serving.config.text import config_text
+from tnn_serving.errors import ConfigError
 from tnn_serving.repository import BACKEND_LINE, Skipped, check_repository, is_ours, model_folders
 
 REMOTE = ("s3://", "gs://", "as://")
@@ -26,12 +28,22 @@ DEPTH = 2
 
 
 def config_of(model: Path) -> bytes | None:
-    """The content of ``config.pbtxt`` in the overlay; None if the model folder can be used unchanged."""
-    config = model / CONFIG_FILE
-    text = config.read_bytes() if config.is_file() else b""
+    """The content of ``config.pbtxt`` in the overlay; None if the model folder can be used unchanged.
+
+    Raises ConfigError for a configuration that cannot be read, or that Triton must not read: it is too large.
+    """
+    text = config_text(model)
     if top_level_fields(text.decode("latin-1")) & {"backend", "platform"} or not is_ours(model):
         return None
     return text + b"\n" + BACKEND_LINE if text else BACKEND_LINE
+
+
+def _is_unchanged(model: Path) -> bool:
+    """Triton can be given the folder itself."""
+    try:
+        return config_of(model) is None
+    except ConfigError:
+        return False
 
 
 class Overlay:
@@ -69,7 +81,7 @@ class Overlay:
             return repository
         source = Path(repository).absolute()
         check_repository(source)
-        if not changing and not any(config_of(model) for model in model_folders(source)[0]):
+        if not changing and all(map(_is_unchanged, model_folders(source)[0])):
             self._plain.append(source)
             return str(source)
         if self._root is None:
@@ -96,6 +108,10 @@ class Overlay:
             for model in models:
                 try:
                     self._sync_model(model, target / model.name)
+                except ConfigError as error:
+                    if (target / model.name).is_symlink():
+                        self._remove(target / model.name)
+                    self.skipped.append(Skipped(model, f"{CONFIG_FILE}: {error}"))
                 except FileNotFoundError:
                     continue  # it is being removed; the next sync completes that
                 except OSError as error:
@@ -133,7 +149,7 @@ class Overlay:
         if entry.is_symlink() or not entry.exists():
             self._create(model, entry, config)
             return
-        if (entry / CONFIG_FILE).read_bytes() != config:
+        if config_text(entry) != config:
             self._replace(entry / CONFIG_FILE, config)
         _sync_links(model, entry)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from tnn_serving.tune.space import Candidate
+if TYPE_CHECKING:
+    from tnn_serving.tune.space import Candidate
+
 
 GoalKind = Literal["latency", "throughput"]
 

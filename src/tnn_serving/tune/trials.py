@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tnn_serving.client import connect
+from tnn_serving.client.connection import connect
 from tnn_serving.client.load import LoadTarget, Measurement, measure_load
 from tnn_serving.client.load.answers import ANSWER_TOLERANCE
 from tnn_serving.client.load.inputs import file_shapes

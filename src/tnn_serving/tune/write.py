@@ -17,8 +17,9 @@ from typing import Any
 from tnn_serving.config.model_config import InstanceGroup, ModelConfig
 from tnn_serving.config.prototext import TextValue, locate
 from tnn_serving.config.settings import SETTINGS
-from tnn_serving.config.text import mean_the_same, read_config
-from tnn_serving.errors import ConfigError
+from tnn_serving.config.text import CONFIG, mean_the_same, read_config
+from tnn_serving.errors import ConfigError, located
+from tnn_serving.formats.reading import read_file
 from tnn_serving.tune.space import PARAMETER, Candidate
 
 BEGIN = "# tnn-serving tune: begin"
@@ -29,10 +30,8 @@ _BLOCK = re.compile(rf"^{re.escape(BEGIN)}\b[^\n]*\n.*?^{re.escape(END)}[^\n]*(?
 
 def read(path: Path) -> str:
     """The text of a file with its original line ends; empty if there is no file. Raises ConfigError."""
-    try:
-        return path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else ""
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    with located(str(path)):
+        return read_file(path, CONFIG).decode("utf-8", "surrogateescape") if path.exists() else ""
 
 
 def without_block(text: str) -> str:

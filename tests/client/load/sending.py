@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from tests.servers import Running
 from tnn_serving.client.connection import Protocol
@@ -39,11 +38,17 @@ def send(loop: Loop, count: int) -> Record:
 SHARED_MEMORY = Path("/dev/shm")
 
 
-def regions(server: Running) -> list[Any]:
+def regions(server: Running, pid: int) -> list[str]:
+    """The regions of a process that are registered with a server."""
     with server.http() as client:
-        return list(client.get_system_shared_memory_status())
+        names = [region["name"] for region in client.get_system_shared_memory_status()]
+    return [name for name in names if name.startswith(_prefix(pid))]
 
 
 def region_files(pid: int) -> list[Path]:
     """The regions that a process has created."""
-    return list(SHARED_MEMORY.glob(f"tnn-serving-bench-{pid}-*"))
+    return list(SHARED_MEMORY.glob(f"{_prefix(pid)}*"))
+
+
+def _prefix(pid: int) -> str:
+    return f"tnn-serving-bench-{pid}-"

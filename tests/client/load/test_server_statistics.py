@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 
 from tests.servers import Running
-from tnn_serving.client import connect
+from tnn_serving.client.connection import connect
 from tnn_serving.client.load.server_statistics import local_server
 
 

@@ -15,17 +15,16 @@ from tnn_serving.client.load import LoadTarget, Window, measure_load
 @pytest.fixture
 def no_region_is_left(loaded: Running) -> Iterator[None]:
     yield
-    assert regions(loaded) == []
-    assert region_files(os.getpid()) == []
+    assert regions(loaded, os.getpid()) == region_files(os.getpid()) == []
 
 
 @pytest.mark.usefixtures("no_region_is_left")
 def test_shared_memory_is_there_and_removed(loaded: Running, address: str) -> None:
     with LoadTarget(address, "relu", shapes=SHAPE, shared_memory="system") as target:
         with target.loop(2) as loop:
-            assert len(regions(loaded)) == len(region_files(os.getpid())) == 3
+            assert len(regions(loaded, os.getpid())) == len(region_files(os.getpid())) == 3
             send(loop, 4)
-        assert regions(loaded) == []
+        assert regions(loaded, os.getpid()) == []
 
 
 @pytest.mark.usefixtures("no_region_is_left")

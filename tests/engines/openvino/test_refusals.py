@@ -9,7 +9,7 @@ import pytest
 
 from tests.engines.openvino.models import model
 from tnn_serving.engines import ENGINES, Options
-from tnn_serving.engines.openvino.refusals import KNOWN_OPSET, REFUSALS
+from tnn_serving.engines.openvino.refusals import FLOAT8E8M0, KNOWN_OPSET, REFUSALS
 from tnn_serving.errors import EngineError
 
 RANDOM = np.random.default_rng(0)
@@ -54,6 +54,13 @@ SHIFT = model(
 )
 
 
+def cast(kind: int, opset: int) -> onnx.ModelProto:
+    return model(
+        f"g (float[n] x) => (float[n] y) {{ a = Cast <to = {kind}> (x)  y = Cast <to = 1> (a) }}",
+        opset=opset,
+    )
+
+
 def attention(window: int) -> onnx.ModelProto:
     return model(
         f"""g (float[1, 1, 4, 8] q, float[1, 1, 4, 8] k, float[1, 1, 4, 8] v) => (float[1, 1, 4, 8] y)
@@ -72,6 +79,8 @@ CASES = {
     "aspect ratio": (RESIZED_TO, "Resize", "ignores keep_aspect_ratio_policy"),
     "outside": (resize('mode = "cubic", exclude_outside = 1'), "Resize", "ignores exclude_outside"),
     "shift": (SHIFT, "BitShift", "multiplies and divides"),
+    "bfloat16": (cast(onnx.TensorProto.BFLOAT16, 17), "Cast", "cuts digits off"),
+    "powers of two": (cast(FLOAT8E8M0, 24), "Cast", "ignores round_mode"),
     "window": (attention(1), "Attention", "ignores left_window_size"),
 }
 

@@ -2,52 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from tnn_serving.client.connection import Protocol, connect
 from tnn_serving.client.load.inputs import file_shapes
-from tnn_serving.client.load.measure import OPEN_LOOP_CONNECTIONS, LoadTarget, SharedMemory, measure_load
+from tnn_serving.client.load.measure import LoadTarget, measure_load
 from tnn_serving.client.load.measurement import Measurement, Window
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """A level of load: concurrent requests, or requests per second."""
-
-    concurrency: int | None = None
-    rate: float | None = None
-
-    @property
-    def label(self) -> str:
-        """The level as a title."""
-        return f"concurrency {self.concurrency}" if self.rate is None else f"rate {self.rate:g}"
-
-
-@dataclass(frozen=True, slots=True)
-class BenchRequests:
-    """The requests to send; see :class:`~tnn_serving.client.load.measure.LoadTarget`."""
-
-    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    data: Path | None = None
-    batch: int = 1
-    seed: int = 0
-    shared_memory: SharedMemory = "none"
-    verify: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How to send and measure; see :func:`~tnn_serving.client.load.measure.measure_load`."""
-
-    poisson: bool = False
-    connections: int = OPEN_LOOP_CONNECTIONS
-    window_s: float = 2.0
-    stability: float = 0.05
-    max_windows: int = 10
-
+from tnn_serving.client.load.options import BenchRequests, Level, Pace
 
 OnWindow = Callable[[Level, Window], None]
 

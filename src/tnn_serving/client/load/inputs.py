@@ -9,7 +9,11 @@ import numpy as np
 
 from tnn_serving.client.connection import ModelInfo, TensorInfo
 from tnn_serving.errors import FormatError, RequestError, located
+from tnn_serving.formats.reading import FileKind, read_file
 from tnn_serving.network.formats import open_network
+from tnn_serving.prepare.recorded_case import read_arrays
+
+DATA = FileKind("a request", RequestError, 2**31 - 1, "protobuf and gRPC carry no more")
 
 
 def make_inputs(
@@ -111,12 +115,8 @@ def _random(random: np.random.Generator, item: TensorInfo, dims: tuple[int, ...]
 
 def _from_file(path: Path, needed: Sequence[TensorInfo], model: ModelInfo, batch: int) -> dict[str, np.ndarray]:
     with located(str(path)):
-        try:
-            content = path.read_bytes()
-            arrays = _arrays(path) if path.suffix == ".npz" else {}
-        except (OSError, ValueError) as error:
-            raise RequestError("data cannot be read", found=error) from error
         if path.suffix != ".npz":
+            content = read_file(path, DATA)
             if len(needed) != 1 or needed[0].datatype != "BYTES":
                 raise RequestError(
                     f"model `{model.name}` does not take one encoded file",
@@ -125,6 +125,7 @@ def _from_file(path: Path, needed: Sequence[TensorInfo], model: ModelInfo, batch
             (item,) = needed
             count = [batch, *(1 if dim == -1 else dim for dim in item.shape[1:])] if len(item.shape) > 1 else [batch]
             return {item.name: np.full(count, content, np.object_)}
+        arrays = _arrays(path)
         missing = [item.name for item in needed if item.name not in arrays]
         if missing:
             raise RequestError(f"there is no array `{missing[0]}`", found=", ".join(arrays) or "none")
@@ -133,8 +134,11 @@ def _from_file(path: Path, needed: Sequence[TensorInfo], model: ModelInfo, batch
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """Arrays by name; the inputs of a recording are named ``in.NAME``."""
-    with np.load(path, allow_pickle=False) as file:
-        return {name.removeprefix("in."): file[name] for name in file.files if not name.startswith("out.")}
+    try:
+        arrays = read_arrays(path)
+    except FormatError as error:
+        raise RequestError("data cannot be read", found=error) from error
+    return {name.removeprefix("in."): array for name, array in arrays.items() if not name.startswith("out.")}
 
 
 def _converted(item: TensorInfo, array: np.ndarray) -> np.ndarray:

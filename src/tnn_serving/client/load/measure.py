@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 from tnn_serving.client.connection import Connection, Protocol, connect
 from tnn_serving.client.load.answers import Expected
@@ -27,18 +26,13 @@ from tnn_serving.client.load.measurement import (
     window_between,
 )
 from tnn_serving.client.load.message import INLINE, RegionSlices, grpc_request, http_request, request_inputs
+from tnn_serving.client.load.options import OPEN_LOOP_CONNECTIONS, SharedMemory
 from tnn_serving.client.load.schedule import ClosedLoop, OpenLoop, Record, Schedule, clock
 from tnn_serving.client.load.server_statistics import ServerObserver
 from tnn_serving.errors import ConfigError, ServerError, TnnError
 
-SharedMemory = Literal["none", "system"]
-
 FEWEST_ANSWERS = 10
 """A window has at least this many answers, however long they take."""
-
-OPEN_LOOP_CONNECTIONS = 64
-"""Default of how many requests of an open loop can be in flight; the others wait, and their latency includes the
-wait."""
 
 
 class LoadTarget:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import metadata
-
-import onnx
+from typing import TYPE_CHECKING
 
 from tnn_serving.engines.base import Engine, Executable, Int8Kernels, Options, doubling
 from tnn_serving.engines.cpu import LACKS_VNNI, Cpu
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class OnnxRuntime(Engine):

@@ -13,13 +13,16 @@ import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
 from tnn_serving.engines.base import PROFILE_WARM_UP, NodeTime
 from tnn_serving.errors import EngineError
+
+if TYPE_CHECKING:
+    import onnx
 
 LAYOUT_CHANGES = ("ReorderInput", "ReorderOutput")
 """Operators that ONNX Runtime adds."""
@@ -53,6 +56,8 @@ class Profiling:
         Raises:
             EngineError: the session has been profiled before.
         """
+        import onnx
+
         if not self._optimized.exists():
             raise EngineError("ONNX Runtime profiles a session once only")
         for _ in range(PROFILE_WARM_UP + runs):

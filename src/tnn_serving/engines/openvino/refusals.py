@@ -16,6 +16,9 @@ KNOWN_OPSET = 24
 PEEPHOLES = 7
 """Number of the input of LSTM that OpenVINO ignores."""
 
+FLOAT8E8M0 = 24
+"""The number of the element type, which not every release of ONNX that is taken has a name for."""
+
 Attributes = dict[str, Any]
 
 
@@ -70,6 +73,16 @@ REFUSALS = (
         frozenset({"Resize"}),
         lambda node, attributes: attributes.get("mode") == "cubic" and attributes.get("exclude_outside", 0) != 0,
         "ignores exclude_outside",
+    ),
+    Refusal(
+        frozenset({"Cast"}),
+        lambda node, attributes: attributes.get("to") == onnx.TensorProto.BFLOAT16,
+        "cuts digits off instead of rounding",
+    ),
+    Refusal(
+        frozenset({"Cast"}),
+        lambda node, attributes: attributes.get("to") == FLOAT8E8M0,
+        "ignores round_mode",
     ),
     Refusal(
         frozenset({"BitShift"}),

@@ -10,6 +10,7 @@ from tnn_serving.formats.onnx.check import skeleton
 from tnn_serving.formats.onnx.file import data_files, onnx_file, read_onnx, write_onnx
 from tnn_serving.formats.onnx.types import (
     DTYPES,
+    element_dtype,
     graphs_of,
     names_taken,
     tensor_bytes,
@@ -21,6 +22,7 @@ from tnn_serving.formats.onnx.types import (
 __all__ = [
     "DTYPES",
     "data_files",
+    "element_dtype",
     "graphs_of",
     "names_taken",
     "onnx_file",

@@ -14,13 +14,19 @@ import onnx
 from onnx import numpy_helper
 
 from tnn_serving.emit.limits import Limits
-from tnn_serving.formats.onnx.types import names_taken, nodes_within
+from tnn_serving.formats.onnx.types import names_taken, nodes_within, tensors_within
 
 DEFAULT_DOMAIN = "ai.onnx"
 """The long spelling of the default domain; the usual one is empty."""
 
 TYPED_DATA = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 """Where a tensor keeps its elements, if not in ``raw_data``."""
+
+WIDENED: dict[int, tuple[str, str]] = {
+    onnx.TensorProto.BFLOAT16: ("int32_data", "<u2"),
+    onnx.TensorProto.UINT32: ("uint64_data", "<u4"),
+}
+"""Types of elements that OpenVINO reads wrongly where they are stored in this field, and how raw data has them."""
 
 
 def conform(model: onnx.ModelProto, limits: Limits) -> None:
@@ -30,6 +36,7 @@ def conform(model: onnx.ModelProto, limits: Limits) -> None:
       has, which is what ONNX Runtime takes.
     - Sparse initializers become dense. Of initializers with the same name the last one counts, of data that is stored
       twice the raw one. Inputs without a name, which no node can use, go.
+    - Elements that are stored as wider numbers, and that OpenVINO then reads wrongly, are raw data.
     - Nodes come in an order in which they can be computed. The graph has a name, and each of its nodes one of its own.
 
     Raises:
@@ -46,6 +53,11 @@ def conform(model: onnx.ModelProto, limits: Limits) -> None:
         if tensor.HasField("raw_data"):
             for field in TYPED_DATA:
                 tensor.ClearField(field)
+    for tensor in tensors_within(model):
+        field, stored = WIDENED.get(tensor.data_type, ("", ""))
+        if field and getattr(tensor, field):
+            tensor.raw_data = np.array(getattr(tensor, field)).astype(stored).tobytes()
+            tensor.ClearField(field)
     _sort(graph)
     _name_nodes(graph)
 

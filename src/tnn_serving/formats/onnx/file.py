@@ -10,15 +10,21 @@ from google.protobuf.message import DecodeError
 from onnx.external_data_helper import uses_external_data
 
 from tnn_serving.emit.limits import UNLIMITED, Limits
-from tnn_serving.errors import ConfigError, FormatError, located
+from tnn_serving.errors import ConfigError, FormatError, TnnError, located
 from tnn_serving.formats.candidates import candidates, chosen, none_found, several_found
-from tnn_serving.formats.content import ONNX, head_of, identified, identify
-from tnn_serving.formats.onnx.check import check
+from tnn_serving.formats.content import ONNX, identified
+from tnn_serving.formats.onnx.check import PROTOBUF_MAX_BYTES, check
 from tnn_serving.formats.onnx.conform import conform
-from tnn_serving.formats.reading import check_regular
+from tnn_serving.formats.onnx.external import load_data, places
+from tnn_serving.formats.onnx.types import tensors_within
+from tnn_serving.formats.reading import FileKind, read_file
 
 SUFFIX = ".onnx"
 FILE_NAME = "model.onnx"
+
+ONNX_FILE = FileKind(
+    "an ONNX model", most_bytes=PROTOBUF_MAX_BYTES, advice="onnx.save with save_as_external_data puts weights in a file"
+)
 
 OnnxSource = str | os.PathLike[str] | bytes | onnx.ModelProto
 
@@ -41,11 +47,10 @@ def onnx_file(folder: Path) -> Path:
 def data_files(file: Path) -> list[Path]:
     """The files beside an ONNX model, or below, that hold its tensors; none if the model itself cannot be read."""
     try:
-        model = onnx.load_model(file, format="protobuf", load_external_data=False)
-    except (DecodeError, OSError, ValueError):
+        model = _from_bytes(read_file(file, ONNX_FILE))
+    except TnnError:
         return []
-    places = [entry.value for t in model.graph.initializer for entry in t.external_data if entry.key == "location"]
-    below = [name for name in dict.fromkeys(places) if not Path(name).is_absolute() and ".." not in Path(name).parts]
+    below = [name for name in places(model) if not Path(name).is_absolute() and ".." not in Path(name).parts]
     return [file.parent / name for name in below]
 
 
@@ -54,15 +59,22 @@ def read_onnx(source: OnnxSource, limits: Limits = UNLIMITED) -> onnx.ModelProto
 
     Args:
         source: a path, the bytes of a file, or a model in memory, which stays as it is.
-        limits: of memory, for a sparse initializer.
+        limits: of memory, for its files and for a sparse initializer.
 
     Raises:
         FormatError: it cannot be read, or is no valid ONNX model.
         LimitError: it is too large.
     """
     if isinstance(source, str | os.PathLike):
-        with located(os.fspath(source)), identified(source, ONNX):
-            return _checked(_from_file(Path(source)), limits)
+        # A link is followed: the data is beside the file itself.
+        place = Path(os.path.realpath(source))
+        with located(os.fspath(source)):
+            content = read_file(place, ONNX_FILE, limits)
+            with identified(source, ONNX):
+                model, read = _from_bytes(content), len(content)
+                del content
+                load_data(model, place.parent, read, limits)
+                return _checked(model, limits)
     if isinstance(source, bytes):
         with identified(source, ONNX):
             return _checked(_from_bytes(source), limits)
@@ -79,22 +91,6 @@ def write_onnx(model: onnx.ModelProto, path: Path) -> None:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _from_file(path: Path) -> onnx.ModelProto:
-    check_regular(path)
-    try:
-        # A link is followed: the data is beside the file itself.
-        return onnx.load_model(os.path.realpath(path), format="protobuf")
-    except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror or error}") from error
-    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
-        for file in data_files(path):
-            head = head_of(file)
-            content = None if head is None else identify(head)
-            if content is not None:
-                raise FormatError(f"external data `{file.name}` is {content.name}", hint=content.advice) from error
-        raise FormatError("no valid ONNX model", found=_reason(error)) from error
-
-
 def _from_bytes(content: bytes) -> onnx.ModelProto:
     model = onnx.ModelProto()
     try:
@@ -105,7 +101,7 @@ def _from_bytes(content: bytes) -> onnx.ModelProto:
 
 
 def _checked(model: onnx.ModelProto, limits: Limits) -> onnx.ModelProto:
-    for tensor in model.graph.initializer:
+    for tensor in tensors_within(model):
         if uses_external_data(tensor):
             raise FormatError(
                 f"tensor `{tensor.name}` is stored in another file, which bytes do not lead to",

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import AttributeProto, TensorProto
+
+from tnn_serving.errors import FormatError
 
 DTYPES: dict[int, np.dtype] = {
     TensorProto.FLOAT: np.dtype(np.float32),
@@ -29,6 +32,15 @@ DTYPES: dict[int, np.dtype] = {
 def tensor_dtype(value: onnx.ValueInfoProto) -> np.dtype | None:
     """The element type of a tensor as numpy has it; ``None`` for one that it has not, and for what is no tensor."""
     return DTYPES.get(value.type.tensor_type.elem_type) if value.type.HasField("tensor_type") else None
+
+
+def element_dtype(kind: int) -> np.dtype | None:
+    """The type that ONNX's package keeps elements in: also of those that numpy has no name for, as ``ml_dtypes`` has
+    them. ``None`` for a number that is no type."""
+    try:
+        return onnx.helper.tensor_dtype_to_np_dtype(kind)
+    except KeyError:
+        return None
 
 
 def tensor_dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
@@ -68,8 +80,57 @@ def _several(one: str) -> str:
 
 
 def tensor_bytes(tensor: onnx.TensorProto) -> int:
-    """The size of a stored tensor in memory, an int4 in a byte of its own, a string as a reference."""
-    return int(math.prod(tensor.dims)) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    """The size of a stored tensor in memory, an int4 in a byte of its own, a string as a reference.
+
+    Raises FormatError for a number that is no element type.
+    """
+    dtype = element_dtype(tensor.data_type)
+    if dtype is None:
+        raise FormatError(f"tensor `{tensor.name}` has an unknown type", found=_elements(tensor.data_type))
+    return int(math.prod(tensor.dims)) * dtype.itemsize
+
+
+def packed_bytes(tensor: onnx.TensorProto) -> int:
+    """The size of a tensor in a file, elements of less than a byte packed.
+
+    Raises FormatError for dims or an element type that no tensor in a file has.
+    """
+    try:
+        bits = int(ir.DataType(tensor.data_type).bitwidth)
+    except (ValueError, TypeError):
+        raise FormatError(f"tensor `{tensor.name}` cannot be stored so", found=_elements(tensor.data_type)) from None
+    if min(tensor.dims, default=0) < 0:
+        raise FormatError(f"tensor `{tensor.name}` has a negative dim", found=list(tensor.dims))
+    return -(-bits * int(math.prod(tensor.dims)) // 8)
+
+
+def tensors_within(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every stored tensor of a model: initializers and attributes, of functions and inner graphs too."""
+    yield from _tensors_of(model.graph)
+    for function in model.functions:
+        for node in function.node:
+            yield from _tensors_in(node)
+
+
+def _tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        yield from _tensors_in(node)
+
+
+def _tensors_in(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        if attribute.HasField("sparse_tensor"):
+            yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+        for sparse in attribute.sparse_tensors:
+            yield from (sparse.values, sparse.indices)
+    for inner in graphs_of(node):
+        yield from _tensors_of(inner)
 
 
 def nodes_within(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

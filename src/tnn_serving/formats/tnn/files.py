@@ -6,10 +6,11 @@ import mmap
 import os
 from pathlib import Path
 
+from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.errors import ProtoError, WeightsError, located
 from tnn_serving.formats.candidates import candidates, named, none_found, several_found, versions
 from tnn_serving.formats.content import TNNMODEL, TNNPROTO, FileSource, identified
-from tnn_serving.formats.reading import check_regular
+from tnn_serving.formats.reading import FileKind, opened, read_file
 from tnn_serving.formats.tnn.model import needs_entry, read_weights, write_weights
 from tnn_serving.formats.tnn.proto import PROTO_MAX_BYTES, read_proto, write_proto
 from tnn_serving.graph import Graph
@@ -19,6 +20,9 @@ MODEL_NAME = "model.tnnmodel"
 
 PROTO_SUFFIX = ".tnnproto"
 MODEL_SUFFIX = ".tnnmodel"
+
+PROTO_FILE = FileKind("a proto", ProtoError, PROTO_MAX_BYTES, "the weights are in the .tnnmodel")
+WEIGHTS_FILE = FileKind("a .tnnmodel", WeightsError)
 
 
 def tnn_files(folder: str | os.PathLike[str]) -> tuple[Path, Path | None]:
@@ -44,7 +48,9 @@ def tnn_files(folder: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     raise none_found(path, (PROTO_NAME, MODEL_NAME))
 
 
-def read_model(proto: FileSource, model: FileSource | None = None, *, mapped: bool = True) -> Graph:
+def read_model(
+    proto: FileSource, model: FileSource | None = None, *, mapped: bool = True, limits: Limits = UNLIMITED
+) -> Graph:
     """Reads a model.
 
     Args:
@@ -54,10 +60,12 @@ def read_model(proto: FileSource, model: FileSource | None = None, *, mapped: bo
             weights can be inspected, and filled with random ones.
         mapped: leave weights in the memory-mapped file until they are converted. A file that is cut short while it
             is mapped ends the process that looks at it (SIGBUS); without, weights are read into memory of their own.
+        limits: of memory, for the .tnnmodel.
 
     Raises:
         ProtoError: the text is broken.
         WeightsError: the binary is broken or does not belong to the proto.
+        LimitError: the binary is larger than the memory that it may use.
         FormatError: a folder without a model, or with several; a folder with a proto alone, whose layers need weights.
     """
     folder = Path(proto) if not isinstance(proto, bytes) and Path(proto).is_dir() else None
@@ -66,12 +74,14 @@ def read_model(proto: FileSource, model: FileSource | None = None, *, mapped: bo
         model = found if model is None else model
     elif model is None and not isinstance(proto, bytes):
         model = model_beside(Path(proto))
-    with located(_label(proto, "proto")), identified(proto, TNNPROTO):
-        graph = read_proto(_read_text(proto))
+    with located(_label(proto, "proto")):
+        text = _read_text(proto)
+        with identified(proto, TNNPROTO):
+            graph = read_proto(text)
     graph.source = _label(proto, "model")
     if model is not None:
         with located(_label(model, "model")), identified(model, TNNMODEL):
-            read_weights(graph, _map(model) if mapped else _read(model))
+            read_weights(graph, (_map if mapped else _read)(model, limits))
     elif folder is not None and (needy := next(filter(needs_entry, graph.layers), None)):
         reason = f"{needy.place()} needs weights, and there is no .tnnmodel"
         raise none_found(folder, (PROTO_NAME, MODEL_NAME), reason=reason)
@@ -118,42 +128,18 @@ def _label(source: FileSource, of_bytes: str) -> str:
 
 
 def _read_text(source: FileSource) -> bytes:
-    if isinstance(source, bytes):
-        return source
-    check_regular(source)
-    try:
-        with open(source, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > PROTO_MAX_BYTES:
-                raise ProtoError(
-                    "file is too large for a proto", expected=f"at most {PROTO_MAX_BYTES} bytes", found=size
-                )
-            return file.read(PROTO_MAX_BYTES + 1)
-    except OSError as error:
-        raise ProtoError(f"cannot be read: {error.strerror}") from error
+    return source if isinstance(source, bytes) else read_file(source, PROTO_FILE)
 
 
-def _map(source: FileSource) -> memoryview:
+def _map(source: FileSource, limits: Limits) -> memoryview:
     if isinstance(source, bytes):
         return memoryview(source)
-    check_regular(source)
-    try:
-        with open(source, "rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                return memoryview(b"")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except OSError as error:
-        raise WeightsError(f"cannot be read: {error.strerror}") from error
+    with opened(source, WEIGHTS_FILE, limits) as (file, size):
+        return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
 
 
-def _read(source: FileSource) -> memoryview:
-    if isinstance(source, bytes):
-        return memoryview(source)
-    check_regular(source)
-    try:
-        return memoryview(Path(source).read_bytes())
-    except OSError as error:
-        raise WeightsError(f"cannot be read: {error.strerror}") from error
+def _read(source: FileSource, limits: Limits) -> memoryview:
+    return memoryview(source if isinstance(source, bytes) else read_file(source, WEIGHTS_FILE, limits))
 
 
 def _replace(path: Path, data: bytes) -> None:

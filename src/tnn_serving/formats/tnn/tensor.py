@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import struct
 
+from tnn_serving.emit.limits import MAX_RANK
 from tnn_serving.errors import FormatError, WeightsError
-from tnn_serving.tensor import MAX_RANK, PROTO_V1, PROTO_V2, STORAGE, DataType, Tensor
+from tnn_serving.tensor import PROTO_V1, PROTO_V2, STORAGE, DataType, Tensor
 
 TENSOR_MAX_BYTES = 2**31 - 1
 """Lengths are signed 32-bit numbers."""

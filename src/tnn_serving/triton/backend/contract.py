@@ -8,9 +8,11 @@ from it, and from the two signatures that the shim fills with arguments: those o
 from __future__ import annotations
 
 from enum import Enum, IntEnum
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
-from tnn_serving.serving.tensors import ResponseTensor
+if TYPE_CHECKING:
+    from tnn_serving.serving.tensors import ResponseTensor
+
 
 SHIM_MODULE = "_tnn_triton"
 """The module that the shim registers in the Python inside tritonserver; :class:`Shim` is what it contains."""
