@@ -59,7 +59,9 @@ def test_serving_a_prepared_network_imports_nothing_that_makes_one(module: str) 
     assert imports_of(module, COMPILING) == []
 
 
-@pytest.mark.parametrize("module", ["openvino.executable", "openvino.plugin", "openvino.restoring", "onnxruntime.session"])
+@pytest.mark.parametrize(
+    "module", ["openvino.executable", "openvino.plugin", "openvino.restoring", "onnxruntime.session"]
+)
 def test_running_a_compiled_network_imports_its_engine_and_no_onnx(module: str) -> None:
     engines = {"openvino", "onnxruntime"}
     assert imports_of(f"tnn_serving.engines.{module}", [name for name in COMPILING if name not in engines]) == []

@@ -53,6 +53,14 @@ class FileStore:
         """Whether there is a file of this name, whatever is in it."""
         return self.folder is not None and (self.folder / name).is_file()
 
+    def remove(self, name: str) -> None:
+        """Forgets a file. One that cannot be removed is logged."""
+        if self.folder is not None:
+            try:
+                (self.folder / name).unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("%s cannot be removed: %s", self.folder / name, error.strerror or error)
+
     def put(self, name: str, content: bytes) -> bool:
         """Stores a content in one step, and says whether it is stored. A full disk, or a folder that cannot be written
         to, is logged."""

@@ -108,38 +108,79 @@ class Preparation:
 
         Raises LimitError too: the model needs more time or memory than it may.
         """
-        given = dict(options or {})
-        settings = read_settings(config, given)
+        settings = read_settings(config, options or {})
+        kept, fresh = self._kept(name, folder, config, settings, version, completes, options or {})
+        try:
+            return self._opened(name, folder, config, settings, version, completes, kept)
+        except EngineError as error:
+            if fresh:
+                raise
+            log.warning("%s is prepared again: %s", name, error)
+        kept.store.remove(f"{kept.key}.json")
+        kept, _ = self._kept(name, folder, config, settings, version, completes, options or {})
+        return self._opened(name, folder, config, settings, version, completes, kept)
+
+    def prepare(
+        self,
+        name: str,
+        folder: Path,
+        config: ModelConfig,
+        *,
+        version: int,
+        completes: bool = True,
+        options: CommandLine | None = None,
+    ) -> Prepared:
+        """Prepares ``folder/<version>``, if that has not been done, and opens nothing. Raises as :meth:`load`."""
+        settings = read_settings(config, options or {})
+        return self._kept(name, folder, config, settings, version, completes, options or {})[0].prepared
+
+    def _opened(
+        self,
+        name: str,
+        folder: Path,
+        config: ModelConfig,
+        settings: ModelSettings,
+        version: int,
+        completes: bool,
+        kept: _Kept,
+    ) -> Loaded:
+        prepared = kept.prepared
+        configured = configure(name, prepared.analysed(), prepared.completed(config), settings, completes=completes)
+        make = partial(self._open, kept, folder / str(version), settings)
+        session = self._shared.get(prepared.models_key, make)
+        warm(session, configured)
+        return Loaded(session, configured, prepared.joined_rows, prepared.seconds)
+
+    def _kept(
+        self,
+        name: str,
+        folder: Path,
+        config: ModelConfig,
+        settings: ModelSettings,
+        version: int,
+        completes: bool,
+        options: CommandLine,
+    ) -> tuple[_Kept, bool]:
+        """The prepared model, and whether it has just been prepared."""
         check_side_files(folder, config, settings.limits())
         check_manifest(folder, version=version, required=settings.require_manifest)
-        key = key_of(folder, version, config, given, completes=completes)
+        key = key_of(folder, version, config, options, completes=completes)
         store = FileStore((settings.cache_dir or self.folder) / STORE)
+        known = self._known(key, store)
+        if known is not None:
+            log.info("%s runs on %s; it was prepared earlier", name, known.prepared.choice.engine)
+            for text in known.prepared.warnings:
+                log.warning("%s", text)
+            return known, False
         order = {
             "name": name,
             "folder": os.fspath(folder.absolute()),
             "version": version,
             "config": config.to_json(),
             "completes": completes,
-            "options": given,
+            "options": dict(options),
         }
-
-        def opened(kept: _Kept) -> Loaded:
-            prepared = kept.prepared
-            configured = configure(name, prepared.analysed(), prepared.completed(config), settings, completes=completes)
-            make = partial(self._open, kept, folder / str(version), settings)
-            session = self._shared.get(prepared.models_key, make)
-            warm(session, configured)
-            return Loaded(session, configured, prepared.joined_rows, prepared.seconds)
-
-        kept = self._known(key, store)
-        if kept is not None:
-            try:
-                loaded = opened(kept)
-                log.info("%s runs on %s; it was prepared earlier", name, kept.prepared.choice.engine)
-                return loaded
-            except EngineError as error:
-                log.warning("%s is prepared again: %s", name, error)
-        return opened(self._prepared(order, folder, settings, key, store))
+        return self._prepared(order, folder, settings, key, store), True
 
     def _known(self, key: str, store: FileStore) -> _Kept | None:
         content = store.get(f"{key}.json")

@@ -73,6 +73,7 @@ class Prepared:
         specialises: single shapes are worth compiling for.
         shapes: those that are compiled for. Executable 0 is the general one, the others follow in this order.
         needs: the memory in bytes that the network needs at each of them.
+        warnings: what was warned of while it was prepared.
         models_key: what models are equal in that can share their executables.
     """
 
@@ -93,6 +94,7 @@ class Prepared:
     specialises: bool
     shapes: list[dict[str, tuple[int, ...]]]
     needs: list[int]
+    warnings: list[str]
     models_key: str
 
     def to_json(self) -> bytes:
@@ -122,14 +124,25 @@ class Prepared:
         return replace(
             config,
             max_batch_size=self.max_batch_size,
-            input=tuple(map(TensorConfig.read, self.input)),
-            output=tuple(map(TensorConfig.read, self.output)),
+            input=_completed(config.input, self.input),
+            output=_completed(config.output, self.output),
             dynamic_batching=batching,
         )
 
     def values(self) -> Arrays:
         """:attr:`sized` as arrays."""
         return {name: stored.array() for name, stored in self.sized.items()}
+
+
+def _completed(own: Sequence[TensorConfig], stored: Sequence[Mapping[str, Any]]) -> tuple[TensorConfig, ...]:
+    """The tensors of a configuration with what was filled in, and those that were added."""
+    known = {tensor.name: tensor for tensor in own}
+    made = []
+    for tensor in map(TensorConfig.read, stored):
+        mine = known.get(tensor.name)
+        filled = {"data_type": tensor.data_type, "dims": tensor.dims, "reshape": tensor.reshape}
+        made.append(tensor if mine is None else replace(mine, **filled))
+    return tuple(made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +190,19 @@ def _decisive(config: ModelConfig) -> dict[str, Any]:
     """What of a configuration decides how a model is prepared. Triton adds to the rest."""
     return {
         "max_batch_size": config.max_batch_size,
-        "input": [tensor.to_json() for tensor in config.input],
-        "output": [tensor.to_json() for tensor in config.output],
+        "input": [_tensor_facts(tensor) for tensor in config.input],
+        "output": [_tensor_facts(tensor) for tensor in config.output],
+        "controls": [_tensor_facts(tensor) for tensor in config.controls],
         "instances": config.instances,
         "rows": config.preferred_batch_size,
         "dynamic": config.dynamic_batching is not None,
-        "sequence": config.sequence_batching.to_json() if config.sequence_batching is not None else None,
+        "sequence": config.sequence_batching is not None,
         "parameters": {key: text for key, text in config.parameters.items() if key not in NOT_DECISIVE},
     }
+
+
+def _tensor_facts(tensor: TensorConfig) -> list[Any]:
+    return [tensor.name, tensor.data_type, tensor.dims, tensor.reshape, tensor.optional]
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -6,7 +6,8 @@ Arguments and results are of JSON's types; what is large goes through files.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,19 +71,34 @@ def prepare(arguments: Mapping[str, Any]) -> None:
     logging.getLogger("tnn_serving").setLevel(order.log_level)
     for name in LOGGED_BY_THE_SERVER:
         logging.getLogger(name).setLevel(logging.ERROR)
-    loaded = load_model(
-        order.name,
-        Path(order.folder),
-        ModelConfig.read(order.config),
-        version=order.version,
-        completes=order.completes,
-        options={key: text for key, text in order.options.items() if key != "cache_dir"},
-        exports=True,
-    )
-    write(loaded, Path(order.out))
+    with _warned() as warnings:
+        loaded = load_model(
+            order.name,
+            Path(order.folder),
+            ModelConfig.read(order.config),
+            version=order.version,
+            completes=order.completes,
+            options={key: text for key, text in order.options.items() if key != "cache_dir"},
+            exports=True,
+        )
+    write(loaded, warnings, Path(order.out))
 
 
-def write(loaded: LoadedHere, out: Path) -> None:
+@contextmanager
+def _warned() -> Iterator[list[str]]:
+    """Warnings that are logged meanwhile; they are logged all the same."""
+    found: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("tnn_serving")
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+
+
+def write(loaded: LoadedHere, warnings: list[str], out: Path) -> None:
     """Writes a model that was loaded with ``exports`` as a prepared one. Raises EngineError."""
     model, config = loaded.model, loaded.configured.config
     export = model.export()
@@ -105,6 +121,7 @@ def write(loaded: LoadedHere, out: Path) -> None:
         specialises=export.specialises,
         shapes=[dict(shapes) for shapes, _ in export.fixed],
         needs=[model.memory_at(shapes) for shapes, _ in export.fixed],
+        warnings=warnings,
         models_key=repr(request.key(model.analysis)),
     )
     for number, content in enumerate([export.general, *(content for _, content in export.fixed)]):
