@@ -1,7 +1,6 @@
 """Everything that is wrong with one model folder.
 
-A model is read as the server reads it, but to the end: every contradiction, layer and file at fault is named. What has
-no error is then opened as the backend opens it, so that what passes here is served.
+A model is read as the server reads it, but to the end: every contradiction, layer and file at fault is named.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from tnn_serving.check.config import completions, contradictions, logged, served_versions, settings_of
+from tnn_serving.check.config import contradictions, logged, served_versions, settings_of
 from tnn_serving.check.report import (
     CheckedFile,
     CheckedModel,
@@ -37,7 +36,6 @@ from tnn_serving.network.analyse import analyse
 from tnn_serving.network.formats import model_files, open_network
 from tnn_serving.prepare import manifest
 from tnn_serving.repository import is_ours
-from tnn_serving.serving.servable import Servable
 
 
 def check_in_worker(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,7 +77,7 @@ def check_model(folder: Path, options: CommandLine) -> tuple[CheckedModel, Model
         version = CheckedVersion(int(path.name), int(path.name) in served)
         model.versions.append(version)
         with logged() as warnings:
-            _version(version, folder, path, config, options, settings, may_open=not model.count("error"))
+            _version(version, folder, path, config, settings)
         known = [finding.problem for finding in (*model.findings, *version.findings)]
         version.findings += [Finding("warning", "", t) for t in warnings if not any(problem in t for problem in known)]
         if not version.served:
@@ -113,10 +111,7 @@ def _version(
     folder: Path,
     path: Path,
     config: ModelConfig,
-    options: CommandLine,
     settings: ModelSettings,
-    *,
-    may_open: bool,
 ) -> None:
     try:
         network = open_network(path, settings.limits())
@@ -142,16 +137,6 @@ def _version(
     report.batch = dependence or "rows are independent"
     report.findings += _batch(dependence, report.inputs, config.max_batch_size)
     report.findings += contradictions(config, folder, inputs, blobs, network.optional, settings)
-    if not may_open or any(finding.severity == "error" for finding in report.findings):
-        return
-    try:
-        opened = Servable.open(folder, config, version=report.version, options=options)
-    except TnnError as error:
-        report.findings.append(of_error(error))
-        return
-    report.engine = opened.model.engine
-    report.completed = completions(config, opened.config)
-    opened.close()
 
 
 def _tensor(spec: TensorSpec) -> CheckedTensor:

@@ -10,28 +10,35 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from tnn_serving.check.report import Checked, CheckedModel, Finding, of_error
+from tnn_serving.check.config import completions, logged
+from tnn_serving.check.report import Checked, CheckedModel, CheckedVersion, Finding, of_error
 from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig
 from tnn_serving.config.reading import CommandLine, read_settings
 from tnn_serving.config.settings import ModelSettings
 from tnn_serving.emit.limits import process_bytes
-from tnn_serving.engines import ENGINES
 from tnn_serving.engines.cpu import available_cores
+from tnn_serving.engines.store import FileStore
 from tnn_serving.errors import TnnError
 from tnn_serving.formats.candidates import versions
+from tnn_serving.prepare.preparation import Preparation, real_places
+from tnn_serving.prepare.prepared import decisive, digests_of, hash_of
 from tnn_serving.repository import check_repository, model_folders
 from tnn_serving.workers.confinement import Confinement, library_paths
-from tnn_serving.workers.pool import Workers
 
 HTTP_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
 """Characters of a model's name that need no escape in a URL: Triton's HTTP endpoint decodes no percent encoding."""
 
 TASK_MODULE = "tnn_serving.check.model"
+
+STORE = "checked"
+"""The folder inside a cache folder for models that were found good."""
 
 Progress = Callable[[int, int, str], None]
 """Called when a model is done: how many are, of how many, and its name."""
@@ -77,7 +84,7 @@ def _checked(
     if not folders:
         return []
     limits = read_settings(ModelConfig(), options)
-    with ThreadPoolExecutor(available_cores().count) as threads:
+    with logged(), ThreadPoolExecutor(available_cores().count) as threads:  # what is logged is among the findings
         futures = {threads.submit(_in_worker, folder, options, limits): folder for folder in folders}
         for done, future in enumerate(as_completed(futures), start=1):
             if on_progress is not None:
@@ -86,31 +93,75 @@ def _checked(
 
 
 @cache
-def _workers() -> Workers:
+def _preparation() -> Preparation:
     """The process' own: a second check finds the warm process of the first."""
-    modules = [module for engine in ENGINES.usable() for module in engine.modules]
-    return Workers([TASK_MODULE, *modules], available_cores().count)
+    return Preparation([TASK_MODULE])
 
 
 def _in_worker(folder: Path, options: CommandLine, limits: ModelSettings) -> tuple[CheckedModel, ModelConfig]:
-    """Checks a model in a worker, or says what ended that."""
+    """Checks a model in a worker and prepares it, or says what ended that.
+
+    What was found good is known the next time.
+    """
+    store = FileStore(None if limits.cache_dir is None else limits.cache_dir / STORE)
+    name = _name(folder, options, limits)
+    stored = store.get(name) if name else None
+    if stored is not None:
+        known = msgspec.json.decode(stored, type=_Good)
+        return replace(known.model, repository=os.fspath(folder.parent)), ModelConfig.read(known.config)
     try:
-        result = _workers().run(
+        result = _preparation().workers.run(
             f"{TASK_MODULE}:check_in_worker",
             {"folder": os.fspath(folder.absolute()), "options": dict(options)},
             confinement=Confinement(
-                reads=(folder.resolve(), *library_paths()),
-                writes=(limits.cache_dir,) if limits.cache_dir is not None else (),
+                reads=(*real_places(folder), *library_paths()),
                 memory_bytes=process_bytes(limits.memory_limit_bytes),
             ),
-            # Each version is read, translated and opened.
+            # Each version is read and translated.
             timeout_s=limits.load_timeout_s * max(1, len(versions(folder))),
         )
     except TnnError as error:
         return CheckedModel(folder.name, os.fspath(folder.parent), BACKEND, findings=[of_error(error)]), ModelConfig()
     model = msgspec.convert(result.value["model"], CheckedModel)
     model.repository = os.fspath(folder.parent)
-    return model, ModelConfig.read(result.value["config"])
+    config = ModelConfig.read(result.value["config"])
+    if model.kind == BACKEND and not model.count("error"):
+        for version in model.versions:
+            _prepare(version, folder, config, options)
+        if name and not any(finding.severity == "error" for _, finding in model.everything()):
+            store.put(name, msgspec.json.encode(_Good(model, config.to_json())))
+    return model, config
+
+
+@dataclass(frozen=True, slots=True)
+class _Good:
+    """A model that was found good, with its configuration as JSON."""
+
+    model: CheckedModel
+    config: dict[str, Any]
+
+
+def _name(folder: Path, options: CommandLine, limits: ModelSettings) -> str | None:
+    """The name of what is stored of a model; ``None`` for files that cannot be read, which the check reports."""
+    try:
+        return hash_of({"files": digests_of(folder, limits.limits()), "options": decisive(options)}) + ".json"
+    except (TnnError, OSError):
+        return None
+
+
+def _prepare(version: CheckedVersion, folder: Path, config: ModelConfig, options: CommandLine) -> None:
+    """Prepares a version, so that what passes a check is served, and is served at once."""
+    try:
+        prepared = _preparation().prepare(folder.name, folder, config, version=version.version, options=options)
+    except TnnError as error:
+        finding = of_error(error)
+        version.findings.append(finding if version.served else finding.softened())
+        return
+    version.engine = prepared.choice.engine
+    version.completed = completions(config, prepared.completed(config))
+    known = [finding.problem for finding in version.findings]
+    texts = [text for text in prepared.warnings if not any(problem in text for problem in known)]
+    version.findings += [Finding("warning", "", text) for text in texts]
 
 
 def _check_names(models: Sequence[CheckedModel]) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from tnn_serving.cli.backend import backend
 from tnn_serving.cli.bench import bench
-from tnn_serving.cli.check import check, sign
+from tnn_serving.cli.check import check, prepare, sign
 from tnn_serving.cli.demo import demo
 from tnn_serving.cli.model import compare, export, inspect
 from tnn_serving.cli.output import errors_shown
@@ -31,6 +31,7 @@ PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.command(rich_help_panel="Serve", context_settings=PASS_THROUGH)(serve)
 app.command("install-server", rich_help_panel="Serve")(install_server)
 app.command(rich_help_panel="Serve")(check)
+app.command(rich_help_panel="Serve")(prepare)
 app.command(rich_help_panel="Serve")(sign)
 app.add_typer(backend, name="backend", rich_help_panel="Serve")
 app.add_typer(demo, name="demo", rich_help_panel="Serve")

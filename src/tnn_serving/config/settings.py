@@ -154,6 +154,13 @@ class ModelSettings:
         reach=Reach.ENGINE,
         operators="only",
     )
+    prepared_only: bool = setting(
+        "false",
+        readers.flag,
+        "load only what `tnn-serving prepare` has left in `cache_dir`; for the server's command line only",
+        reach=Reach.SERVING,
+        operators="only",
+    )
     pictures: tuple[tuple[str, PictureSettings], ...] = per_input(PictureSettings)
     memory_limit_bytes: int = setting(
         "auto",

@@ -27,7 +27,7 @@ from tnn_serving.engines import ENGINES, Shapes
 from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import available_cores
 from tnn_serving.engines.store import FileStore
-from tnn_serving.errors import EngineError, FormatError, TnnError, WorkerError
+from tnn_serving.errors import ConfigError, EngineError, FormatError, TnnError, WorkerError
 from tnn_serving.network.int8 import processor
 from tnn_serving.prepare.configuring import configure
 from tnn_serving.prepare.loaded import Loaded
@@ -73,15 +73,17 @@ class Preparation:
 
     Attributes:
         folder: what is kept for this process only.
+        workers: that do the work.
 
     Args:
+        tasks: further modules whose functions workers are going to run.
         python: the interpreter that workers run in; this one by default.
     """
 
-    def __init__(self, *, python: str | None = None) -> None:
+    def __init__(self, tasks: Sequence[str] = (), *, python: str | None = None) -> None:
         processor()  # decides what networks are compiled for, here and in workers
-        modules = [TASKS, *(module for engine in ENGINES.usable() for module in engine.modules)]
-        self._workers = Workers(modules, available_cores().count, python=python)
+        modules = [TASKS, *tasks, *(module for engine in ENGINES.usable() for module in engine.modules)]
+        self.workers = Workers(modules, available_cores().count, python=python)
         self._first_open = threading.Lock()
         self._has_opened = False
         self._shared: SharedModels[PreparedSession] = SharedModels()
@@ -91,7 +93,7 @@ class Preparation:
 
     def close(self) -> None:
         """Ends the workers, and removes what was kept for this process only."""
-        self._workers.close()
+        self.workers.close()
         self._remove()
 
     def load(
@@ -162,9 +164,10 @@ class Preparation:
         options: CommandLine,
     ) -> tuple[_Kept, bool]:
         """The prepared model, and whether it has just been prepared."""
-        check_side_files(folder, config, settings.limits())
+        limits = settings.limits()
+        check_side_files(folder, config, limits)
         check_manifest(folder, version=version, required=settings.require_manifest)
-        key = key_of(folder, version, config, options, completes=completes)
+        key = key_of(folder, version, config, options, completes=completes, limits=limits)
         store = FileStore((settings.cache_dir or self.folder) / STORE)
         known = self._known(key, store)
         if known is not None:
@@ -172,6 +175,12 @@ class Preparation:
             for text in known.prepared.warnings:
                 log.warning("%s", text)
             return known, False
+        if settings.prepared_only:
+            raise ConfigError(
+                "the model has not been prepared for these files and settings, this processor and these versions",
+                expected=f"{key}.json in {store.folder}",
+                hint="run: tnn-serving prepare REPOSITORY --out FOLDER",
+            )
         order = {
             "name": name,
             "folder": os.fspath(folder.absolute()),
@@ -224,8 +233,8 @@ class Preparation:
         with self._first_alone():
             session = PreparedSession(network, settings.shape_limits)
         if any(None in blob.known[1:] for blob in session.analysis.inputs):  # requests may wait for what a worker says
-            self._workers.hold()
-            weakref.finalize(session, self._workers.release)
+            self.workers.hold()
+            weakref.finalize(session, self.workers.release)
         weakref.finalize(session, shutil.rmtree, source, ignore_errors=True)
         return session
 
@@ -244,13 +253,13 @@ class Preparation:
         waits: bool = True,
     ) -> Any:
         confinement = Confinement(
-            reads=(*_real_places(source), *library_paths()),
+            reads=(*real_places(source), *library_paths()),
             writes=(out,),
             memory_bytes=process_bytes(settings.memory_limit_bytes),
         )
         timeout_s = settings.load_timeout_s or None
         task = f"{TASKS}:{task}"
-        return self._workers.run(task, arguments, confinement=confinement, timeout_s=timeout_s, waits=waits).value
+        return self.workers.run(task, arguments, confinement=confinement, timeout_s=timeout_s, waits=waits).value
 
     @contextmanager
     def _first_alone(self) -> Iterator[None]:
@@ -334,7 +343,7 @@ def _compiled(key: str, number: int) -> str:
     return f"{key}.{number}"
 
 
-def _real_places(folder: Path) -> list[Path]:
+def real_places(folder: Path) -> list[Path]:
     """A folder, and where the links in it lead."""
     found = {os.path.realpath(folder)}
     for place, folders, files in os.walk(folder, followlinks=True):

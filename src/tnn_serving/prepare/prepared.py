@@ -20,11 +20,13 @@ import numpy as np
 from tnn_serving.analysis import Analysis
 from tnn_serving.config.model_config import Batching, ModelConfig, TensorConfig
 from tnn_serving.config.reading import CommandLine
+from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.engines import ENGINES, Options
 from tnn_serving.engines.base import Arrays, Shapes
 from tnn_serving.engines.choose import Choice
 from tnn_serving.engines.cpu import available_cores, cpu_name, this_cpu
 from tnn_serving.errors import FormatError
+from tnn_serving.formats.reading import check_fits
 from tnn_serving.prepare.loaded import leaves_batching_to_us
 from tnn_serving.prepare.manifest import sha256_of
 from tnn_serving.version import VERSION
@@ -32,7 +34,7 @@ from tnn_serving.version import VERSION
 PREPARED_VERSION = 1
 """Of what is written; another version is prepared again."""
 
-NOT_DECISIVE = frozenset({"cache_dir", "load_timeout_s", "require_manifest"})
+NOT_DECISIVE = frozenset({"cache_dir", "load_timeout_s", "prepared_only", "require_manifest"})
 """Parameters that decide whether a model is loaded, but not what is prepared."""
 
 
@@ -140,8 +142,9 @@ def _completed(own: Sequence[TensorConfig], stored: Sequence[Mapping[str, Any]])
     made = []
     for tensor in map(TensorConfig.read, stored):
         mine = known.get(tensor.name)
-        filled = {"data_type": tensor.data_type, "dims": tensor.dims, "reshape": tensor.reshape}
-        made.append(tensor if mine is None else replace(mine, **filled))
+        if mine is not None:
+            tensor = replace(mine, data_type=tensor.data_type, dims=tensor.dims, reshape=tensor.reshape)
+        made.append(tensor)
     return tuple(made)
 
 
@@ -163,27 +166,43 @@ def _decoded(kind: type, value: object) -> Any:
     raise NotImplementedError(f"no {kind} in JSON")
 
 
-def key_of(folder: Path, version: int, config: ModelConfig, options: CommandLine, *, completes: bool) -> str:
+def key_of(
+    folder: Path,
+    version: int,
+    config: ModelConfig,
+    options: CommandLine,
+    *,
+    completes: bool,
+    limits: Limits = UNLIMITED,
+) -> str:
     """The key of a model that is prepared for these files, settings, this processor and these versions.
 
     Args:
         folder: of the model; files are compared by their contents.
         config: as it is read, not completed.
         options: parameters of the server's command line.
+        limits: of the model's memory.
 
-    Raises FormatError for files that cannot be read.
+    Raises FormatError for files that cannot be read, LimitError for more than the memory for the model.
     """
     facts = {
         "format": PREPARED_VERSION,
-        "files": _digests(folder / str(version)),
+        "files": digests_of(folder / str(version), limits),
         "config": _decisive(config),
-        "options": {key: text for key, text in options.items() if key not in NOT_DECISIVE},
+        "options": decisive(options),
         "ours": completes and leaves_batching_to_us(folder, config),
         "completes": completes,
+    }
+    return hash_of(facts)
+
+
+def hash_of(facts: Mapping[str, Any]) -> str:
+    """A hash of facts, of this machine, and of what runs on it, as hex."""
+    here = {
         "processor": [cpu_name(), repr(this_cpu()), asdict(available_cores())],
         "versions": {"tnn-serving": VERSION, **{engine.name: engine.version() for engine in ENGINES.usable()}},
     }
-    return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
+    return hashlib.sha256(msgspec.json.encode({**facts, "here": here}, order="deterministic")).hexdigest()
 
 
 def _decisive(config: ModelConfig) -> dict[str, Any]:
@@ -197,23 +216,28 @@ def _decisive(config: ModelConfig) -> dict[str, Any]:
         "rows": config.preferred_batch_size,
         "dynamic": config.dynamic_batching is not None,
         "sequence": config.sequence_batching is not None,
-        "parameters": {key: text for key, text in config.parameters.items() if key not in NOT_DECISIVE},
+        "parameters": decisive(config.parameters),
     }
+
+
+def decisive(parameters: Mapping[str, str]) -> dict[str, str]:
+    """The parameters that decide how a model is prepared."""
+    return {key: text for key, text in parameters.items() if key not in NOT_DECISIVE}
 
 
 def _tensor_facts(tensor: TensorConfig) -> list[Any]:
     return [tensor.name, tensor.data_type, tensor.dims, tensor.reshape, tensor.optional]
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """Path within a folder and SHA-256 of each of its files, links followed."""
-    found = {}
-    for place, _, names in os.walk(folder, followlinks=True):
-        for name in sorted(names):
-            path = Path(place, name)
-            if path.is_file():
-                found[path.relative_to(folder).as_posix()] = sha256_of(path)
-    return found
+def digests_of(folder: Path, limits: Limits = UNLIMITED) -> dict[str, str]:
+    """Path within a folder and SHA-256 of each of its files, links followed.
+
+    Raises FormatError for files that cannot be read, LimitError before any is read that are too large together.
+    """
+    paths = [Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names]
+    files = sorted(path for path in paths if path.is_file())
+    check_fits(f"the files of {folder} are", sum(path.stat().st_size for path in files), limits)
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
 
 def shapes_of(shapes: Mapping[str, Sequence[int]]) -> Shapes:
