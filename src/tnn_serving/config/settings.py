@@ -172,7 +172,7 @@ class ModelSettings:
     load_timeout_s: float = setting(
         "120",
         readers.seconds,
-        "seconds after which translating a network is given up, checked between layers; 0 for no limit",
+        "seconds after which a load is given up: the worker process that prepares the model is ended; 0 for no limit",
         reach=Reach.SERVING,
         operators="wins",
     )
