@@ -9,6 +9,8 @@ import pytest
 import tnn_serving
 from tests.imports import COMPILING, COMPUTING, imports_of
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(tnn_serving.__file__).parent
 
 ROOMS = ("config", "pictures", "engines")

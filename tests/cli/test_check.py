@@ -47,6 +47,7 @@ CHECK_KEYS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_check_as_table_and_as_json(tmp_path: Path) -> None:
     write_model(tmp_path, "good")
     write_model(tmp_path, "bad", proto=BROKEN)

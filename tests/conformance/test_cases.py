@@ -23,8 +23,8 @@ Compile = Callable[[onnx.ModelProto, Options], Executable]
 
 @pytest.fixture(autouse=True)
 def _compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine compiles a model once in a test, whoever asks: compiling takes most of the time, and ``auto`` compiles
-    on all engines to choose one."""
+    """An engine compiles a model once in a test: compiling takes most of the time, and ``auto`` compiles on all engines
+    to choose one."""
     for engine in COMPILERS.values():
         monkeypatch.setattr(engine, "compile", remembering(engine.compile))
 

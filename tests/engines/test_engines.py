@@ -48,6 +48,7 @@ def test_arithmetic_is_f32(engine: str) -> None:
     assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behind", ["the input", "Conv", "Relu of Conv", "Resize", "Add", "Mul"])
 @pytest.mark.parametrize("dims", [["n", 4, "h", "w"], [2, 4, 30, 20]], ids=["free", "fixed"])
 def test_division_is_rounded_right_where_asked(engine: str, behind: str, dims: list[str | int]) -> None:
@@ -146,6 +147,7 @@ def test_an_inference_that_fails_spoils_no_later_one(engine: str) -> None:
             np.testing.assert_allclose(executable.run({"x": x})["y"], y, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_inference_that_fails_spoils_none_beside_it(engine: str) -> None:
     executable = ENGINES[engine].compile(reshaping(), Options(threads=2))
     x = np.random.default_rng(1).standard_normal((1, 3, 64, 64)).astype(np.float32)

@@ -16,6 +16,8 @@ from tnn_serving.engines.background import BACKGROUND, Background
 from tnn_serving.engines.shapes import COMPILE_AFTER, ShapeCache, ShapeLimits
 from tnn_serving.errors import EngineError
 
+pytestmark = pytest.mark.slow
+
 X = TensorSpec("x", np.dtype(np.float32), (None, None))
 
 

@@ -69,7 +69,7 @@ def many_files() -> Iterator[None]:
 
 
 def test_slow_clients_and_clients_that_stop_half_way(serve: Serve) -> None:
-    """A request that comes byte by byte is answered in the end, and nobody waits for it meanwhile."""
+    """A request that comes byte by byte is answered in the end, and no other caller waits for it meanwhile."""
     served, request = serve(), request_bytes()
     with ExitStack() as stack:
         slow = [stack.enter_context(socket.create_connection(address(served), timeout=30)) for _ in range(20)]

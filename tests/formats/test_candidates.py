@@ -121,6 +121,7 @@ def test_repository_with_upper_case(tmp_path: Path, names: tuple[str, ...]) -> N
 @pytest.mark.parametrize(
     "names", [("net.tnnproto", "net.tnnmodel"), ("proto.tnnproto", "model.tnnmodel"), ("net.onnx",)]
 )
+@pytest.mark.slow
 def test_hidden_files_are_ignored(tmp_path: Path, names: tuple[str, ...], hidden: str) -> None:
     folder = tmp_path / "net" / "1"
     put(folder, *names, *(hidden.format(name) for name in names), ".DS_Store")

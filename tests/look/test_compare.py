@@ -18,6 +18,8 @@ from tnn_serving.errors import RequestError, ShapeError
 from tnn_serving.look.compare import compare, differences
 from tnn_serving.network.views import LayerView
 
+pytestmark = pytest.mark.slow
+
 node = helper.make_node
 SIZE = {"x": (1, 3, 8, 8)}
 

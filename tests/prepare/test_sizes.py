@@ -26,6 +26,8 @@ from tnn_serving.network.formats import open_network
 from tnn_serving.prepare.batching import check_rows
 from tnn_serving.serving.servable import Servable
 
+pytestmark = pytest.mark.slow
+
 GIGABYTE = 'parameters [{ key: "memory_limit_bytes" value: { string_value: "1GB" } }]\n'
 SMALL_BYTES = 16 << 20
 """Far below any of the sizes that are refused here, and above all that a refusal takes."""

@@ -56,6 +56,7 @@ def test_every_name_in_the_tables_is_an_operator() -> None:
     assert RULES.keys() | MIXING.keys() | RANDOM <= named | newer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", case_ids()[::20], ids=str)
 def test_translations_use_no_other_operators(case: CaseId) -> None:
     """What the sources are read for is what recorded networks become."""

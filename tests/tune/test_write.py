@@ -213,6 +213,7 @@ CANDIDATES = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(configurations(), CANDIDATES)
 def test_every_field_of_the_user_survives(text: str, chosen: Candidate) -> None:

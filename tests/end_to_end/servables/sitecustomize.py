@@ -136,13 +136,13 @@ def twice(requests: Any, finish: Callable[[Any], None]) -> Any:
 
 
 def held(requests: Any, finish: Callable[[Any], None]) -> Any:
-    """Runs until nobody waits for it any more."""
+    """Runs until no caller waits for it any more."""
     from tnn_serving.errors import CancelledError
 
     end = time.monotonic() + DEADLINE_S
     while time.monotonic() < end:
         if requests.is_cancelled():
-            return CancelledError("nobody waits")
+            return CancelledError("no caller waits")
         time.sleep(0.005)
     return RuntimeError("it was not cancelled")
 

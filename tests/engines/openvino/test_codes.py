@@ -13,6 +13,8 @@ from onnx import parser
 from tnn_serving.engines import ENGINES, Options
 from tnn_serving.engines.openvino.codes import unsigned_codes
 
+pytestmark = pytest.mark.slow
+
 CHANNELS = 16
 
 HEAD = """

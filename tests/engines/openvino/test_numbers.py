@@ -11,6 +11,8 @@ from tests.engines.openvino.models import answers, model
 from tnn_serving.engines import ENGINES, Options
 from tnn_serving.errors import EngineError, RequestError
 
+pytestmark = pytest.mark.slow
+
 EMBEDDING = np.arange(40, dtype=np.float32).reshape(10, 4)
 
 REFUSED: dict[str, tuple[onnx.ModelProto, dict[str, np.ndarray]]] = {

@@ -15,6 +15,8 @@ from onnx import parser
 from tnn_serving.engines import ENGINES, Options
 from tnn_serving.engines.openvino.rounding import codes_as_floats, quantise_rounded
 
+pytestmark = pytest.mark.slow
+
 NETWORK = """
     <ir_version: 10, opset_import: ["": 21]>
     g (float[DIMS] x) => (float[a, 4, b, c] y, int8[d, 4, e, f] asked)

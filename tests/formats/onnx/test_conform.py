@@ -92,6 +92,7 @@ TAKEN: dict[str, onnx.ModelProto] = {
 """Models that ONNX Runtime runs and ONNX's checker, its inference or OpenVINO would not."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TAKEN)
 @pytest.mark.parametrize("engine", ["onnxruntime", "auto"])
 def test_what_onnx_runtime_takes_runs(name: str, engine: str) -> None:

@@ -251,6 +251,7 @@ def test_apostrophes_are_part_of_names(data: bytes) -> None:
 # ---- where it shows ----
 
 
+@pytest.mark.slow
 def test_message_of_load_and_check(tmp_path: Path) -> None:
     folder = tmp_path / "net" / "1"
     folder.mkdir(parents=True)
