@@ -25,7 +25,7 @@ DYNAMIC_RANGE_SUFFIX = "_dynamic_range_quant_scale"
 
 
 class DataType(IntEnum):
-    """TNN's numbers for element types, as they stand in proto and model files."""
+    """TNN's numbers for element types, as proto and model files have them."""
 
     FLOAT = 0
     HALF = 1

@@ -159,7 +159,7 @@ class Builder:
             source: a stored tensor, an array, a number, or a list of numbers (ints become int64).
             dtype: converts to it if given.
             dims: the shape it must have; -1 is not allowed.
-            name: used as it stands; otherwise made from the layer's name.
+            name: used as it is; otherwise made from the layer's name.
 
         Raises:
             WeightsError: ``source`` has another number of elements than ``dims``.

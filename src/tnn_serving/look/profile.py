@@ -117,7 +117,7 @@ def _wall_ms(model: Model, inputs: Mapping[str, np.ndarray], runs: int) -> float
 def by_layer(layers: Sequence[LayerView], nodes: Sequence[NodeTime]) -> list[LayerTime]:
     """The time of an engine's nodes summed for each layer.
 
-    A node that stands for several layers counts for the main one, whose kernel it is; the others are merged into that.
+    A node that computes several layers counts for the main one, whose kernel it is; the others are merged into that.
     """
     names = _Names(layers)
     times_ms = [0.0] * len(layers)

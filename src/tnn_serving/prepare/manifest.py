@@ -158,7 +158,7 @@ def _concerns(name: str, version: int | None) -> bool:
 
 
 def _sums_before_serve(folder: Path) -> tuple[str | None, ...]:
-    """Sums of a configuration as it may stand in the repository: as it is, or without the line that ``serve`` adds;
+    """Sums of a configuration as it may be in the repository: as it is, or without the line that ``serve`` adds;
     ``None`` where all of it is that line."""
     data = config_text(folder)
     bare = data.removesuffix(b"\n" + BACKEND_LINE)

@@ -361,7 +361,7 @@ def test_trailer(tail: bytes, caplog: pytest.LogCaptureFixture) -> None:
         graph = copied(PROTO, MODEL + tail)
     if tail.count(text("k")) == 2:
         np.testing.assert_array_equal(graph.constants["k"].array(), [2, 3])
-        assert "constant `k` stands twice" in caplog.text
+        assert "constant `k` is twice" in caplog.text
 
 
 def test_empty_model_file_of_a_network_without_weights() -> None:

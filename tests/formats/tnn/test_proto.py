@@ -204,7 +204,7 @@ def test_unknown_type_is_read_and_kept() -> None:
 
 def test_layer_name_twice_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     copied(proto("ReLU r 1 1 x m", "ReLU r 1 1 m y"))
-    assert "`r` stands twice" in caplog.text
+    assert "`r` is used twice" in caplog.text
 
 
 # ---- changes ----

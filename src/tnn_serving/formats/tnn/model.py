@@ -104,7 +104,7 @@ class _Loader:
         with located(f"entry {index} `{shown(header.name)}` ({kind})"):
             entry, content = self._scale(header) if kind == SCALE_TYPE else self._layer(header, kind)
         if header.name in self.latest:
-            log.warning("entry `%s` stands twice in the model file; the last one counts", shown(header.name))
+            log.warning("entry `%s` is twice in the model file; the last one counts", shown(header.name))
             earlier, its_content = self.latest[header.name]
             earlier.orphan = its_content
         self.latest[header.name] = entry, content
@@ -182,7 +182,7 @@ def _read_constants(graph: Graph, reader: ByteReader, kept: ModelBytes) -> None:
             with located(f"`{shown(name)}`"):
                 tensor = reader.tensor("the data")
         if name in place:
-            log.warning("constant `%s` stands twice in the model file; the last one counts", shown(name))
+            log.warning("constant `%s` is twice in the model file; the last one counts", shown(name))
             kept.constants[place[name]] = name, graph.constants[name]
         place[name] = index
         graph.constants[name] = tensor

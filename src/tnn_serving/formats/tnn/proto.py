@@ -280,7 +280,7 @@ def _check_names(layers: Sequence[Layer]) -> None:
     seen: set[str] = set()
     for layer in layers:
         if layer.name in seen:
-            log.warning("layer name `%s` stands twice; layers of one name and type share their weights", layer.name)
+            log.warning("layer name `%s` is used twice; layers of one name and type share their weights", layer.name)
         seen.add(layer.name)
 
 
