@@ -57,16 +57,16 @@ def test_a_version_is_judged_by_its_executions(values: dict[str, float], ready: 
 
 
 @pytest.mark.parametrize(
-    ("values", "reason"),
+    ("metrics", "reason"),
     [
-        ({"in_python": True}, "it is frozen"),
-        ({"in_python": True, "engine_errors": MAX_ENGINE_ERRORS}, "it is frozen"),
-        ({"in_python": True, "oldest_execution_s": 4}, "an execution has been running for 4.0 s"),
-        ({"in_python": False}, ""),
+        (VersionMetrics(in_python=True), "it is frozen"),
+        (VersionMetrics(in_python=True, engine_errors=MAX_ENGINE_ERRORS), "it is frozen"),
+        (VersionMetrics(in_python=True, oldest_execution_s=4), "an execution has been running for 4.0 s"),
+        (VersionMetrics(in_python=False), ""),
     ],
 )
-def test_models_do_not_answer_when_python_is_frozen(values: dict[str, float], reason: str) -> None:
-    one = version_health("m", "1", "READY", "", VersionMetrics(**values), LIMITS, "it is frozen")  # type: ignore[arg-type]
+def test_models_do_not_answer_when_python_is_frozen(metrics: VersionMetrics, reason: str) -> None:
+    one = version_health("m", "1", "READY", "", metrics, LIMITS, "it is frozen")
     assert (one.ready, one.reason) == (not reason, reason)
 
 
