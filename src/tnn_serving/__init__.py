@@ -15,14 +15,16 @@ from tnn_serving.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from tnn_serving.formats.tnn import read_model, write_model
-    from tnn_serving.model import Model, load, to_onnx
+    from tnn_serving.model import Model, to_onnx
+    from tnn_serving.prepare.load import load
     from tnn_serving.random_weights import fill_random_weights
 else:
     __getattr__, __dir__ = on_first_use(
         __name__,
         {
             "tnn_serving.formats.tnn": ("read_model", "write_model"),
-            "tnn_serving.model": ("Model", "load", "to_onnx"),
+            "tnn_serving.model": ("Model", "to_onnx"),
+            "tnn_serving.prepare.load": ("load",),
             "tnn_serving.random_weights": ("fill_random_weights",),
         },
     )

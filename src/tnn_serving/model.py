@@ -41,40 +41,6 @@ IN_A_ROW = 4
 """Inferences of each thread when many at a time are measured: starting the threads is not what is measured."""
 
 
-def load(
-    source: Source, engine: str = "auto", *, int8: str = "auto", raw_int8: bool = False, **options: object
-) -> Model:
-    """Loads a model: reads, translates, compiles.
-
-    Args:
-        source: a model folder (its highest version) or a version folder, a .tnnproto with its .tnnmodel beside it,
-            an .onnx, (proto, model) as paths or bytes, the bytes of an .onnx, an ``onnx.ModelProto``, or a graph.
-        engine: the name of an engine, or "auto": the one that is measured to be fastest at the default shapes, among
-            those that can run the network and agree about the answer.
-        int8: "exact" gives TNN's code everywhere; "fast" uses the engine's int8 kernels, within one step a layer;
-            "auto" is fast where the processor and the network make it safe.
-        raw_int8: int8 blobs are codes at the border too, instead of float32.
-        options: see :class:`tnn_serving.engines.Options`. ``precision`` may be "auto" too: bf16 if that is faster by
-            a tenth and at most 1 % off on random inputs.
-
-    Raises:
-        FormatError: the files are broken.
-        UnsupportedLayer: a layer cannot be executed.
-        ShapeError, WeightsError: layers do not fit each other or their weights.
-        EngineError: no engine compiles the network.
-        ConfigError: an unknown engine or option.
-    """
-    precision = options.pop("precision", "f32")
-    return Model.of(
-        open_network(source),
-        raw_int8=raw_int8,
-        engine=engine,
-        options=Options.of(options),
-        precision=str(precision),
-        int8=int8,
-    )
-
-
 def to_onnx(source: Source, *, int8: str = "exact", raw_int8: bool = False) -> onnx.ModelProto:
     """The network as an ONNX model, blob names kept, free dims symbolic.
 

@@ -18,6 +18,10 @@ def echo(arguments: dict[str, Any]) -> Any:
     return arguments["value"]
 
 
+def repeat(arguments: dict[str, Any]) -> Any:
+    return "0" * arguments["count"]
+
+
 def pid(arguments: dict[str, Any]) -> Any:
     return [os.getpid(), os.getppid()]
 

@@ -16,6 +16,7 @@ import pytest
 
 from tnn_serving.errors import FormatError, LimitError, TnnError
 from tnn_serving.workers.confinement import Confinement
+from tnn_serving.workers.messages import MESSAGE_MAX_BYTES
 from tnn_serving.workers.pool import Workers
 
 pytestmark = pytest.mark.slow
@@ -53,6 +54,19 @@ def wait_until_gone(pid: int) -> None:
 def test_a_result_comes_back(workers: Workers) -> None:
     value = {"numbers": [1, 2.5, None], "text": "Grüße"}
     assert run(workers, "echo", value=value) == value
+
+
+def test_arguments_and_results_may_be_larger_than_a_packet(workers: Workers) -> None:
+    value = ["Grüße"] * 100_000
+    assert run(workers, "echo", value=value) == value
+
+
+def test_a_result_that_is_too_large_is_an_error(workers: Workers) -> None:
+    with pytest.raises(LimitError, match="message between processes is too large"):
+        run(workers, "repeat", count=MESSAGE_MAX_BYTES)
+    with pytest.raises(LimitError, match="message between processes is too large"):
+        run(workers, "echo", value="0" * MESSAGE_MAX_BYTES)
+    assert run(workers, "echo", value=1) == 1
 
 
 def test_each_task_has_a_process_of_its_own_forked_from_one(workers: Workers) -> None:

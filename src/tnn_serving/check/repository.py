@@ -160,7 +160,11 @@ def _prepare(version: CheckedVersion, folder: Path, config: ModelConfig, options
     version.engine = prepared.choice.engine
     version.completed = completions(config, prepared.completed(config))
     known = [finding.problem for finding in version.findings]
-    texts = [text for text in prepared.warnings if not any(problem in text for problem in known)]
+    texts = [
+        text
+        for text in (*prepared.warnings, *prepared.config_warnings)
+        if not any(problem in text for problem in known)
+    ]
     version.findings += [Finding("warning", "", text) for text in texts]
 
 

@@ -15,9 +15,10 @@ from tnn_serving.engines import ENGINES, TensorSpec
 from tnn_serving.engines.base import Arrays
 from tnn_serving.errors import RequestError, ShapeError
 from tnn_serving.look.defaults import COMPARE_TOLERANCE
-from tnn_serving.model import Model, load
+from tnn_serving.model import Model
 from tnn_serving.network.formats import open_network
 from tnn_serving.network.views import LayerView
+from tnn_serving.prepare.load import load
 from tnn_serving.prepare.recorded_case import read_recording
 
 if TYPE_CHECKING:

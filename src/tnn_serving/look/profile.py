@@ -13,9 +13,10 @@ import numpy as np
 from tnn_serving.engines import NodeTime
 from tnn_serving.look.compare import random_inputs
 from tnn_serving.look.defaults import PROFILE_RUNS
-from tnn_serving.model import Model, load
+from tnn_serving.model import Model
 from tnn_serving.network.formats import open_network
 from tnn_serving.network.views import LayerView
+from tnn_serving.prepare.load import load
 
 if TYPE_CHECKING:
     from tnn_serving.network.formats import Source

@@ -76,6 +76,7 @@ class Prepared:
         shapes: those that are compiled for. Executable 0 is the general one, the others follow in this order.
         needs: the memory in bytes that the network needs at each of them.
         warnings: what was warned of while it was prepared.
+        config_warnings: what was warned of in the configuration. The process that opens the model warns of it again.
         models_key: what models are equal in that can share their executables.
     """
 
@@ -97,6 +98,7 @@ class Prepared:
     shapes: list[dict[str, tuple[int, ...]]]
     needs: list[int]
     warnings: list[str]
+    config_warnings: list[str]
     models_key: str
 
     def to_json(self) -> bytes:

@@ -6,8 +6,7 @@ Arguments and results are of JSON's types; what is large goes through files.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,36 +68,39 @@ def prepare(arguments: Mapping[str, Any]) -> None:
     """Prepares a model: ``prepared.json`` and the executables are in the folder ``out`` of :class:`PrepareOrder`."""
     order = msgspec.convert(arguments, PrepareOrder)
     logging.getLogger("tnn_serving").setLevel(order.log_level)
+    config_warnings: list[str] = []
     for name in LOGGED_BY_THE_SERVER:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with _warned() as warnings:
-        loaded = load_model(
-            order.name,
-            Path(order.folder),
-            ModelConfig.read(order.config),
-            version=order.version,
-            completes=order.completes,
-            options={key: text for key, text in order.options.items() if key != "cache_dir"},
-            exports=True,
-        )
-    write(loaded, warnings, Path(order.out))
+        logger = logging.getLogger(name)
+        logger.propagate = False
+        logger.addHandler(_Collecting(config_warnings))
+    warnings: list[str] = []
+    logging.getLogger("tnn_serving").addHandler(_Collecting(warnings))
+    loaded = load_model(
+        order.name,
+        Path(order.folder),
+        ModelConfig.read(order.config),
+        version=order.version,
+        completes=order.completes,
+        options={key: text for key, text in order.options.items() if key != "cache_dir"},
+        exports=True,
+    )
+    write(loaded, warnings, config_warnings, Path(order.out))
 
 
-@contextmanager
-def _warned() -> Iterator[list[str]]:
-    """Warnings that are logged meanwhile; they are logged all the same."""
-    found: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("tnn_serving")
-    logger.addHandler(handler)
-    try:
-        yield found
-    finally:
-        logger.removeHandler(handler)
+class _Collecting(logging.Handler):
+    """Collects warnings, each sentence once."""
+
+    def __init__(self, texts: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._texts = texts
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self._texts:
+            self._texts.append(text)
 
 
-def write(loaded: LoadedHere, warnings: list[str], out: Path) -> None:
+def write(loaded: LoadedHere, warnings: list[str], config_warnings: list[str], out: Path) -> None:
     """Writes a model that was loaded with ``exports`` as a prepared one. Raises EngineError."""
     model, config = loaded.model, loaded.configured.config
     export = model.export()
@@ -122,6 +124,7 @@ def write(loaded: LoadedHere, warnings: list[str], out: Path) -> None:
         shapes=[dict(shapes) for shapes, _ in export.fixed],
         needs=[model.memory_at(shapes) for shapes, _ in export.fixed],
         warnings=warnings,
+        config_warnings=config_warnings,
         models_key=repr(request.key(model.analysis)),
     )
     for number, content in enumerate([export.general, *(content for _, content in export.fixed)]):

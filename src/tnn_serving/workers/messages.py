@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import msgspec
 
 from tnn_serving import errors
-from tnn_serving.errors import TnnError
+from tnn_serving.errors import LimitError, TnnError
 
-MESSAGE_MAX_BYTES = 1 << 17
-"""Size of a packet: what is larger goes through files."""
+PACKET_MAX_BYTES = 1 << 17
+"""Size of a packet. What is larger is sent as a file without a name."""
+
+MESSAGE_MAX_BYTES = 1 << 26
+"""Size of a message: a process that reads strangers' files is not to fill the memory of the one that reads this."""
+
+IN_A_FILE = b"file"
+"""The packet in place of a message that is in the file whose descriptor comes with it."""
 
 
 class Job(msgspec.Struct, tag=True, frozen=True):
@@ -80,15 +90,49 @@ class Ended(msgspec.Struct, tag=True, frozen=True):
 WorkerMessage: TypeAlias = Started | Logged | Failed | Returned | Ended
 
 
-def encoded(message: WorkerMessage | Job) -> bytes:
-    """A message as a packet; texts that are too long for one are cut."""
+def send(channel: socket.socket, message: WorkerMessage | Job, handles: Sequence[int] = ()) -> None:
+    """Sends a message, with descriptors. Raises LimitError for one that is too large, OSError without a receiver."""
     packet = msgspec.json.encode(message)
-    if len(packet) <= MESSAGE_MAX_BYTES:
-        return packet
-    if isinstance(message, Logged):
-        return msgspec.json.encode(Logged(message.logger, message.level, message.text[: MESSAGE_MAX_BYTES // 8]))
-    what = f"a message of {len(packet)} bytes is too large for a packet"
-    return msgspec.json.encode(Failed(ErrorFacts("TnnError", what, None, None, None, ())))
+    if len(packet) > MESSAGE_MAX_BYTES:
+        raise LimitError(
+            "a message between processes is too large",
+            expected=f"at most {MESSAGE_MAX_BYTES} bytes",
+            found=f"{len(packet)} bytes",
+        )
+    if len(packet) <= PACKET_MAX_BYTES:
+        socket.send_fds(channel, [packet], handles)
+        return
+    file = os.memfd_create("message")
+    try:
+        with open(file, "wb", closefd=False) as writer:
+            writer.write(packet)
+        socket.send_fds(channel, [IN_A_FILE], [*handles, file])
+    finally:
+        os.close(file)
+
+
+def receive(channel: socket.socket, handles: int = 0) -> tuple[bytes, list[int]]:
+    """A message as JSON, empty when the other side has gone, and up to ``handles`` descriptors that came with it.
+
+    Raises OSError: the other side has gone. Raises ValueError for a message that is too large.
+    """
+    packet, received, _, _ = socket.recv_fds(channel, PACKET_MAX_BYTES, handles + 1)
+    kept = received[:handles]
+    try:
+        if packet == IN_A_FILE and received:
+            packet, kept = _content(received[-1]), received[:-1]
+    finally:
+        for handle in received[len(kept) :]:
+            with suppress(OSError):
+                os.close(handle)
+    return packet, kept
+
+
+def _content(file: int) -> bytes:
+    size = os.fstat(file).st_size
+    if size > MESSAGE_MAX_BYTES:
+        raise ValueError(f"a message of {size} bytes is larger than {MESSAGE_MAX_BYTES}")
+    return os.pread(file, size, 0)
 
 
 def facts_of(error: TnnError) -> ErrorFacts:

@@ -22,7 +22,6 @@ import msgspec
 from tnn_serving.errors import LimitError, WorkerError
 from tnn_serving.workers.confinement import Confinement
 from tnn_serving.workers.messages import (
-    MESSAGE_MAX_BYTES,
     Ended,
     Failed,
     Job,
@@ -30,7 +29,8 @@ from tnn_serving.workers.messages import (
     Returned,
     Started,
     WorkerMessage,
-    encoded,
+    receive,
+    send,
 )
 
 log = logging.getLogger(__name__)
@@ -157,11 +157,11 @@ class Workers:
                 if self._timer is not None:
                     self._timer.cancel()
                     self._timer = None
-                self._running += 1
                 try:
-                    socket.send_fds(self._warm(), [encoded(job)], [there.fileno()])
+                    send(self._warm(), job, [there.fileno()])
                 except OSError:  # it has been ended from outside
                     self._stop()
+                self._running += 1
             try:
                 return _followed(here, timeout_s)
             finally:
@@ -223,7 +223,10 @@ def _followed(channel: socket.socket, timeout_s: float | None) -> _Progress:
     while True:
         if poll.poll(LOOK_EVERY_S * 1e3):
             try:
-                packet = channel.recv(MESSAGE_MAX_BYTES)
+                packet, _ = receive(channel)
+            except ValueError as error:
+                log.warning("a worker: %s", error)
+                continue
             except ConnectionResetError:  # the warm process was ended from outside
                 return progress
             if not packet:

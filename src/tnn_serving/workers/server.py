@@ -25,7 +25,7 @@ import msgspec
 from tnn_serving.errors import LimitError, TnnError
 from tnn_serving.workers.confinement import Confinement
 from tnn_serving.workers.messages import (
-    MESSAGE_MAX_BYTES,
+    PACKET_MAX_BYTES,
     Ended,
     Failed,
     Job,
@@ -33,9 +33,13 @@ from tnn_serving.workers.messages import (
     Returned,
     Started,
     WorkerMessage,
-    encoded,
     facts_of,
+    receive,
+    send,
 )
+
+LOGGED_MAX_CHARACTERS = 10_000
+"""Of a log record that a worker sends."""
 
 
 class _Jobs:
@@ -61,12 +65,12 @@ class _Jobs:
                     self._alarm.recv(4096)
                     self._reap()
                 else:  # the pool asks for the end of a job, or is not interested any more
-                    self._children[key.data].recv(MESSAGE_MAX_BYTES)
+                    self._children[key.data].recv(PACKET_MAX_BYTES)
                     self._selector.unregister(key.fileobj)
                     _kill(key.data)
 
     def _take(self) -> bool:
-        packet, handles, _, _ = socket.recv_fds(self._control, MESSAGE_MAX_BYTES, 1)
+        packet, handles = receive(self._control, 1)
         if not packet or not handles:
             return False
         channel = socket.socket(fileno=handles[0])
@@ -115,7 +119,7 @@ def _kill(pid: int) -> None:
 
 def _send(channel: socket.socket, message: WorkerMessage) -> None:
     with suppress(OSError):  # the pool has gone, which ends this process soon
-        channel.send(encoded(message))
+        send(channel, message)
 
 
 def _work(channel: socket.socket, packet: bytes) -> None:
@@ -165,7 +169,7 @@ class _Forwarding(logging.Handler):
         self._channel = channel
 
     def emit(self, record: logging.LogRecord) -> None:
-        _send(self._channel, Logged(record.name, record.levelno, record.getMessage()))
+        _send(self._channel, Logged(record.name, record.levelno, record.getMessage()[:LOGGED_MAX_CHARACTERS]))
 
 
 def main(arguments: Sequence[str]) -> None:
