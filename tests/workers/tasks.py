@@ -22,6 +22,12 @@ def repeat(arguments: dict[str, Any]) -> Any:
     return "0" * arguments["count"]
 
 
+def niceness(arguments: dict[str, Any]) -> Any:
+    group = Path("/proc/self/autogroup")
+    words = group.read_text().split() if group.exists() else []
+    return [os.getpriority(os.PRIO_PROCESS, 0), " ".join(words[1:])]
+
+
 def pid(arguments: dict[str, Any]) -> Any:
     return [os.getpid(), os.getppid()]
 

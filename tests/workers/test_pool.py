@@ -17,7 +17,7 @@ import pytest
 from tnn_serving.errors import FormatError, LimitError, TnnError
 from tnn_serving.workers.confinement import Confinement
 from tnn_serving.workers.messages import MESSAGE_MAX_BYTES
-from tnn_serving.workers.pool import Workers
+from tnn_serving.workers.pool import NICENESS, Workers
 
 pytestmark = pytest.mark.slow
 
@@ -165,6 +165,21 @@ def test_what_is_in_force_is_told(workers: Workers) -> None:
     )
     assert "memory limit" in outcome.in_force
     assert "seccomp" in outcome.in_force
+
+
+def test_other_processes_go_first_unless_a_request_waits(workers: Workers) -> None:
+    def niceness(*, waits: bool) -> Any:
+        task = "tests.workers.tasks:niceness"
+        confinement = Confinement((Path("/proc"),))
+        return workers.run(task, {}, confinement=confinement, timeout_s=DEADLINE_S, waits=waits).value
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert niceness(waits=True) == [min(19, own + NICENESS), "nice 10" if grouped_by_session() else ""]
+    assert niceness(waits=False) == [own, "nice 0" if grouped_by_session() else ""]
+
+
+def grouped_by_session() -> bool:
+    return Path("/proc/self/autogroup").exists()
 
 
 def test_what_a_worker_started_ends_with_it(workers: Workers) -> None:

@@ -81,7 +81,7 @@ def prepare(
 
       tnn-serving prepare models --out prepared
 
-      tnn-serving serve models --cache-dir prepared --backend-config=tnn,prepared_only=true
+      tnn-serving serve models --cache-dir prepared --prepared-only
     """
     from tnn_serving.check.repository import check as check_repositories
 

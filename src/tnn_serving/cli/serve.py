@@ -50,6 +50,8 @@ PICTURE_COMMANDS = {"classification": "classify", "face_detection": "detect"}
 
 TOKEN_VARIABLE = "TNN_ADMIN_TOKEN"
 
+PREPARED_ONLY = "--backend-config=tnn,prepared_only=true"
+
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 
 
@@ -101,6 +103,9 @@ def serve(
         str,
         typer.Option(help="Folder for measurements and compiled models, or none.", show_default="user's cache"),
     ] = "",
+    prepared_only: Annotated[
+        bool, typer.Option("--prepared-only", help="Load only what `tnn-serving prepare` has left in the folder.")
+    ] = False,
     tritonserver: Annotated[
         Path | None, typer.Option(help="The tritonserver to start, instead of the installed one.")
     ] = None,
@@ -125,6 +130,8 @@ def serve(
 
       tnn-serving serve models --model-control-mode=poll --log-verbose=1
 
+      tnn-serving serve models --cache-dir prepared --prepared-only
+
       tnn-serving serve models s3://bucket/more-models
     """
     words, flags = split_arguments([*repositories, *context.args])
@@ -142,7 +149,7 @@ def serve(
             metrics_port=metrics_port,
             exit_timeout_s=exit_timeout,
             cache_dir=None if cache_dir == "none" else Path(cache_dir or cache_folder()).absolute(),
-            flags=flags,
+            flags=[*([PREPARED_ONLY] if prepared_only else []), *flags],
             tritonserver=tritonserver,
         )
         token = _token(launch, admin_token, admin_token_file)

@@ -24,7 +24,11 @@ IN_A_FILE = b"file"
 
 
 class Job(msgspec.Struct, tag=True, frozen=True):
-    """A task ``module:function`` with its arguments, and what it may do; paths are absolute."""
+    """A task ``module:function`` with its arguments, and what it may do; paths are absolute.
+
+    Attributes:
+        niceness: how far the task yields to other processes, 0 to 19.
+    """
 
     task: str
     arguments: dict[str, Any]
@@ -32,6 +36,7 @@ class Job(msgspec.Struct, tag=True, frozen=True):
     writes: list[str]
     memory_bytes: int | None
     file_bytes: int | None
+    niceness: int
 
 
 class Started(msgspec.Struct, tag=True, frozen=True):

@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.25
 """How often the time of a worker is looked at."""
 
+NICENESS = 10
+"""Of tasks that nothing waits for at once: requests, which are short, go first."""
+
 MOST_WAITING = 10
 """A worker that only waits for a processor is ended after this many times its time limit."""
 
@@ -112,7 +115,7 @@ class Workers:
         of that, at most ten times the limit.
 
         Args:
-            waits: for its turn; a short task that a request waits for does not.
+            waits: for its turn, and lets other processes go first. A short task that a request waits for does not.
 
         Raises:
             LimitError: the task took longer, or more memory, than it may.
@@ -126,6 +129,7 @@ class Workers:
             [os.fspath(path.absolute()) for path in confinement.writes],
             confinement.memory_bytes,
             confinement.file_bytes,
+            NICENESS if waits else 0,
         )
         with self._free if waits else nullcontext():
             progress = self._attempt(job, timeout_s)

@@ -128,6 +128,7 @@ def _work(channel: socket.socket, packet: bytes) -> None:
     try:
         os.setsid()
         job = msgspec.json.decode(packet, type=Job)
+        _yield(job.niceness)
         # Where memory runs out all the same, the kernel is to end this process and no other.
         Path("/proc/self/oom_score_adj").write_text("1000")
         task = _task(job.task)
@@ -146,6 +147,14 @@ def _work(channel: socket.socket, packet: bytes) -> None:
         _send(channel, Failed(facts_of(TnnError(f"a worker failed: {type(error).__name__}: {error}"))))
     finally:
         os._exit(code)
+
+
+def _yield(niceness: int) -> None:
+    """Lowers the priority of this process, and of its session: where the kernel groups processes by session
+    (``sched_autogroup_enabled``, see ``sched(7)``), the niceness of a process counts inside its group only."""
+    os.nice(niceness)
+    with suppress(OSError):  # a kernel without such groups
+        Path("/proc/self/autogroup").write_text(str(niceness))
 
 
 def _out_of_memory(job: Job) -> TnnError:
