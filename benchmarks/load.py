@@ -6,6 +6,7 @@ with a prefix of five bytes, so h2load can send it.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import struct
@@ -40,16 +41,38 @@ class Request:
 class Load:
     """The result of a load. ``errors`` are answers other than 200 and lost connections."""
 
-    requests: int
+    latencies_ms: np.ndarray
     seconds: float
-    p50_ms: float
-    p99_ms: float
     errors: int
+
+    @property
+    def requests(self) -> int:
+        """How many were answered."""
+        return len(self.latencies_ms)
+
+    @property
+    def p50_ms(self) -> float:
+        """The median latency; NaN without an answer."""
+        return self._percentile_ms(50)
+
+    @property
+    def p99_ms(self) -> float:
+        """The 99th percentile of latencies; NaN without an answer."""
+        return self._percentile_ms(99)
 
     @property
     def rate(self) -> float:
         """Requests per second."""
         return self.requests / self.seconds
+
+    def _percentile_ms(self, percent: int) -> float:
+        return float(np.percentile(self.latencies_ms, percent)) if self.requests else math.nan
+
+
+def together(windows: Sequence[Load]) -> Load:
+    """Several windows as one."""
+    latencies_ms = np.concatenate([window.latencies_ms for window in windows])
+    return Load(latencies_ms, sum(one.seconds for one in windows), sum(one.errors for one in windows))
 
 
 def grpc_request(target: str, method: str, message: bytes) -> Request:
@@ -128,10 +151,8 @@ def _h2load(
         )
         rows = np.loadtxt(log, dtype=np.int64, ndmin=2) if log.is_file() and log.stat().st_size else np.zeros((0, 3))
     good = rows[:, 1] == 200
-    took_ms = rows[good, 2] / 1e3
-    p50_ms, p99_ms = np.percentile(took_ms, [50, 99]) if good.any() else (np.nan, np.nan)
     if seconds is None:
         seconds = float((rows[:, 0] + rows[:, 2]).max() - rows[:, 0].min()) / 1e6 if len(rows) else np.nan
     lost = re.search(r"(\d+) errored, (\d+) timeout", done.stdout)
     errors = int((~good).sum()) + (int(lost[1]) + int(lost[2]) if lost else 0)
-    return Load(int(good.sum()), seconds, float(p50_ms), float(p99_ms), errors), done.stdout[-800:] + done.stderr[-400:]
+    return Load(rows[good, 2] / 1e3, seconds, errors), done.stdout[-800:] + done.stderr[-400:]

@@ -50,16 +50,21 @@ def zoo_names(zoo: Path) -> list[str]:
     return names
 
 
-def read(name: str, zoo: Path) -> Graph:
-    """The network of a name: ``tiny``, or one in the folder. Missing weights are random."""
+def read(name: str, zoo: Path, *, seed: int = 0) -> Graph:
+    """The network of a name: ``tiny``, or one in the folder. Missing weights are random, by the seed."""
     if name == TINY:
-        return ts.fill_random_weights(ts.read_model(TINY_PROTO), name=TINY)
+        return made(TINY_PROTO, TINY)
     wanted = ALIASES.get(name, name)
     if wanted not in zoo_names(zoo):
         raise SystemExit(f"no network {wanted} in {zoo}; there are {', '.join(zoo_names(zoo))}")
     path = next(path for path in zoo.glob("*.tnnproto") if network_name(str(path)) == wanted)
     graph = ts.read_model(path)
-    return graph if path.with_suffix(".tnnmodel").is_file() else ts.fill_random_weights(graph)
+    return graph if path.with_suffix(".tnnmodel").is_file() else ts.fill_random_weights(graph, seed=seed)
+
+
+def made(proto: bytes, name: str) -> Graph:
+    """A network from the text of its proto, with random weights that the name decides."""
+    return ts.fill_random_weights(ts.read_model(proto), name=name)
 
 
 def feeds(name: str, graph: Graph) -> dict[str, np.ndarray]:

@@ -65,6 +65,10 @@ class Processes:
         """Whether the command has ended."""
         return self._main.poll() is not None
 
+    def wait(self) -> int:
+        """Waits for the end of the command; its exit code."""
+        return self._main.wait()
+
     def last_words(self, lines: int = 15) -> str:
         """The end of its output."""
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,14 +45,26 @@ class TnnServing:
         self.processes.end()
 
 
-def start_tnn_serving(repository: Path, log: Path, flags: Sequence[str] = ()) -> TnnServing:
-    """Starts our server on a repository; returns at once, before it is ready."""
+def start_tnn_serving(
+    repository: Path,
+    log: Path,
+    flags: Sequence[str] = (),
+    *,
+    program: Path = TNN_SERVING,
+    environment: Mapping[str, str] | None = None,
+) -> TnnServing:
+    """Starts our server on a repository; returns at once, before it is ready.
+
+    Args:
+        program: the command of another version.
+        environment: variables in addition to those of this process.
+    """
     http, grpc, metrics, health = free_ports(4)
-    command = [str(TNN_SERVING), "serve", str(repository), "--exit-timeout", "2", "--restarts", "0"]
+    command = [str(program), "serve", str(repository), "--exit-timeout", "2", "--restarts", "0"]
     # A frozen server must not be restarted as hanging.
     command += ["--hang-timeout", "0", "--health-port", str(health)]
     command += ["--http-port", str(http), "--grpc-port", str(grpc), "--metrics-port", str(metrics), *flags]
-    return TnnServing(Processes(command, log), f"127.0.0.1:{http}", f"127.0.0.1:{grpc}")
+    return TnnServing(Processes(command, log, environment), f"127.0.0.1:{http}", f"127.0.0.1:{grpc}")
 
 
 def ready(server: TnnServing, model: str) -> None:

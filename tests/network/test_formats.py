@@ -174,6 +174,7 @@ class Lines:
     name = "Lines"
     suffixes = (".lines",)
     usual = ("model.lines",)
+    modules = ()
 
     def files(self, place: Path) -> tuple[Path, ...]:
         return tuple(place.glob("*.lines")) if place.is_dir() else (place,)
@@ -209,7 +210,7 @@ def test_a_third_format_is_a_package_and_a_line(lines: Path) -> None:
     assert config_of(lines) == b'backend: "tnn"\n'
     checked, _ = check_model(lines, {})
     (version,) = checked.versions
-    assert ([file.name for file in version.files], version.layers, version.engine != "") == (["any.lines"], 2, True)
+    assert ([file.name for file in version.files], version.layers, version.findings) == (["any.lines"], 2, [])
     with SingleModelRepository(lines / "1" / "any.lines") as one:
         assert one.name == "any"
         assert [file.name for file in (one.repository / "any" / "1").iterdir()] == ["model.lines"]

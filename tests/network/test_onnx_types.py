@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 import tnn_serving as ts
 from tests.onnx_models import FLOAT, model, random, reference, value, write
-from tnn_serving.check.model import check_model
+from tnn_serving.check.repository import check
 from tnn_serving.errors import FormatError, TnnError, UnsupportedLayer
 from tnn_serving.formats.onnx import DTYPES, element_dtype, type_name
 from tnn_serving.look.summary import summarize
@@ -103,7 +103,7 @@ def test_what_is_no_array_is_named(case: str, tmp_path: Path) -> None:
     assert said in str(summary.problem)
     assert len(summary.layers) == 1
     write(made, tmp_path / "m" / "1")
-    checked, _ = check_model(tmp_path / "m", {})
+    (checked,) = check([tmp_path]).models
     assert [finding.problem for finding in checked.versions[0].findings] == [said]
 
 
@@ -151,7 +151,7 @@ def test_such_types_inside_are_no_obstacle(case: str, tmp_path: Path) -> None:
     summary = summarize(open_network(made))
     assert (summary.problem, [blob.dtype for blob in summary.outputs]) == (None, ["float32"])
     write(made, tmp_path / "m" / "1")
-    checked, _ = check_model(tmp_path / "m", {})
+    (checked,) = check([tmp_path]).models
     assert checked.count("error") == 0
     assert checked.versions[0].engine
 
@@ -229,7 +229,7 @@ def test_every_element_type_in_every_place_is_right_or_refused(name: str, place:
             tolerance = 1e-3 if name == "FLOAT16" else 1e-37
             np.testing.assert_allclose(found, wanted_of(place, kind, x), rtol=0, atol=tolerance)
     write(made, tmp_path / "m" / "1")
-    checked, _ = check_model(tmp_path / "m", {})
+    (checked,) = check([tmp_path]).models
     assert bool(checked.versions[0].engine) != bool(checked.count("error"))
     if kind not in DTYPES and border:
         assert checked.versions[0].findings[0].problem == refusal.problem

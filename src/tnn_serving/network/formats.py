@@ -27,6 +27,17 @@ if TYPE_CHECKING:
     """What :func:`open_network` takes."""
 
 
+TRANSLATING = (
+    "numpy.random",
+    "onnx.reference.ops",
+    "tnn_serving.formats.content",
+    "tnn_serving.translate.batch",
+    "tnn_serving.translate.free_dims",
+    "tnn_serving.translate.row_rules",
+)
+"""Modules that every load imports, late."""
+
+
 class ModelFormat(Protocol):
     """A kind of model files.
 
@@ -34,6 +45,7 @@ class ModelFormat(Protocol):
         name: of the format, for people.
         suffixes: of its files, in lower case.
         usual: the usual name of each file that makes a model; these are taken before others of their kind.
+        modules: that :meth:`open` and what follows import. A process that forks workers imports them once for all.
     """
 
     @property
@@ -42,6 +54,8 @@ class ModelFormat(Protocol):
     def suffixes(self) -> tuple[str, ...]: ...
     @property
     def usual(self) -> tuple[str, ...]: ...
+    @property
+    def modules(self) -> tuple[str, ...]: ...
 
     def files(self, place: Path) -> tuple[Path, ...]:
         """The files of the model in a folder, or of which a file is the first.
@@ -65,6 +79,14 @@ class Tnn:
     name = "TNN"
     suffixes = (".tnnproto", ".tnnmodel")
     usual = ("proto.tnnproto", "model.tnnmodel")
+    modules = (
+        "tnn_serving.formats.tnn",
+        "tnn_serving.formats.tnn.commas",
+        "tnn_serving.formats.tnn.files",
+        "tnn_serving.network.tnn",
+        "tnn_serving.network.tnn_layers",
+        *TRANSLATING,
+    )
 
     def files(self, place: Path) -> tuple[Path, ...]:
         """The proto, and the model file if there is one."""
@@ -97,6 +119,17 @@ class Onnx:
     name = "ONNX"
     suffixes = (".onnx",)
     usual = ("model.onnx",)
+    modules = (
+        "tnn_serving.formats.onnx",
+        "tnn_serving.formats.onnx.check",
+        "tnn_serving.formats.onnx.conform",
+        "tnn_serving.network.onnx",
+        "tnn_serving.network.onnx_batch",
+        "tnn_serving.network.onnx_layers",
+        "tnn_serving.network.onnx_memory",
+        "tnn_serving.network.onnx_pixels",
+        *TRANSLATING,
+    )
 
     def files(self, place: Path) -> tuple[Path, ...]:
         """The model, and the files that hold tensors of it."""

@@ -28,6 +28,7 @@ from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import available_cores
 from tnn_serving.engines.store import FileStore
 from tnn_serving.errors import ConfigError, EngineError, FormatError, TnnError, WorkerError
+from tnn_serving.network.formats import FORMATS
 from tnn_serving.network.int8 import processor
 from tnn_serving.prepare.configuring import configure
 from tnn_serving.prepare.loaded import Loaded
@@ -82,7 +83,9 @@ class Preparation:
 
     def __init__(self, tasks: Sequence[str] = (), *, python: str | None = None) -> None:
         processor()  # decides what networks are compiled for, here and in workers
-        modules = [TASKS, *tasks, *(module for engine in ENGINES.usable() for module in engine.modules)]
+        needed = [module for one in FORMATS for module in one.modules]
+        needed += [module for engine in ENGINES.usable() for module in engine.modules]
+        modules = [TASKS, *tasks, *dict.fromkeys(needed)]
         self.workers = Workers(modules, available_cores().count, python=python)
         self._first_open = threading.Lock()
         self._has_opened = False
