@@ -39,6 +39,7 @@ OTHER = {
     "max_pixels": "99",
     "memory_limit_bytes": "1GB",
     "load_timeout_s": "7",
+    "prepared_only": "true",
     "require_manifest": "true",
     "check_tolerance": "0.5",
 }

@@ -19,6 +19,7 @@ from onnx import parser
 import tnn_serving as ts
 from tests.check.test_hostile_models import endless_loop, nested_functions
 from tests.networks import CONVOLUTION, network
+from tests.onnx_models import model
 from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.engines.background import BACKGROUND
 from tnn_serving.errors import ConfigError, EngineError, LimitError, RequestError, TnnError, UnsupportedLayer
@@ -53,9 +54,9 @@ def write(folder: Path, graph: Graph = FREE) -> Path:
     return folder
 
 
-def write_onnx(folder: Path, model: onnx.ModelProto | str) -> Path:
+def write_onnx(folder: Path, source: onnx.ModelProto | str) -> Path:
     (folder / "1").mkdir(parents=True)
-    made = parser.parse_model(model) if isinstance(model, str) else model
+    made = parser.parse_model(source) if isinstance(source, str) else source
     onnx.save(made, folder / "1" / "model.onnx")
     return folder
 
@@ -292,18 +293,25 @@ def test_broken_files_are_refused_in_the_same_words(preparation: Preparation, tm
         assert str(folder / "1" / "net.tnnproto") in str(caught.value)
 
 
-@pytest.mark.parametrize("model", [nested_functions, endless_loop])
-def test_what_never_ends_is_ended(preparation: Preparation, tmp_path: Path, model: Any) -> None:
-    folder = write_onnx(tmp_path / "m", model())
+@pytest.mark.parametrize("endless", [nested_functions, endless_loop])
+def test_what_never_ends_is_ended(preparation: Preparation, tmp_path: Path, endless: Any) -> None:
+    folder = write_onnx(tmp_path / "m", endless())
     with pytest.raises(LimitError, match=r"takes too long.*at most 3 s"):
         prepared(preparation, folder, load_timeout_s="3")
     assert prepared(preparation, write(tmp_path / "good")).model.engine
 
 
-def test_memory_is_limited_by_the_system(preparation: Preparation, tmp_path: Path) -> None:
-    folder = write(tmp_path / "m")
-    with pytest.raises((LimitError, EngineError)):
-        prepared(preparation, folder, memory_limit_bytes="1MB")
+def test_memory_is_limited_by_the_system(
+    preparation: Preparation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
+    wide = {"x": [1, 2048]}, {"y": None}, {"w": np.ones((2048, 2048), np.float32)}
+    folder = write_onnx(tmp_path / "m", model([node], *wide))
+    monkeypatch.setattr("tnn_serving.prepare.preparation.process_bytes", lambda _: 8 << 20)
+    with pytest.raises(LimitError, match="larger than the memory there is|too much memory"):
+        prepared(preparation, folder)
+    monkeypatch.undo()
+    assert prepared(preparation, folder).model.engine
 
 
 def test_a_wrong_configuration_needs_no_worker(tmp_path: Path) -> None:

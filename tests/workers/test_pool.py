@@ -167,15 +167,15 @@ def test_what_is_in_force_is_told(workers: Workers) -> None:
     assert "seccomp" in outcome.in_force
 
 
-def test_other_processes_go_first_unless_a_request_waits(workers: Workers) -> None:
-    def niceness(*, waits: bool) -> Any:
+def test_a_task_may_let_other_processes_go_first(workers: Workers) -> None:
+    def niceness(*, yields: bool) -> Any:
         task = "tests.workers.tasks:niceness"
         confinement = Confinement((Path("/proc"),))
-        return workers.run(task, {}, confinement=confinement, timeout_s=DEADLINE_S, waits=waits).value
+        return workers.run(task, {}, confinement=confinement, timeout_s=DEADLINE_S, yields=yields).value
 
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    assert niceness(waits=True) == [min(19, own + NICENESS), "nice 10" if grouped_by_session() else ""]
-    assert niceness(waits=False) == [own, "nice 0" if grouped_by_session() else ""]
+    assert niceness(yields=True) == [min(19, own + NICENESS), "nice 10" if grouped_by_session() else ""]
+    assert niceness(yields=False) == [own, "nice 0" if grouped_by_session() else ""]
 
 
 def grouped_by_session() -> bool:

@@ -73,6 +73,7 @@ class Preparation:
     """Loads models with the help of workers. One per process; :meth:`load` may be called from several threads.
 
     Attributes:
+        yields: loads let other processes go first: there are requests to answer meanwhile.
         folder: what is kept for this process only.
         workers: that do the work.
 
@@ -82,6 +83,7 @@ class Preparation:
     """
 
     def __init__(self, tasks: Sequence[str] = (), *, python: str | None = None) -> None:
+        self.yields = False
         processor()  # decides what networks are compiled for, here and in workers
         needed = [module for one in FORMATS for module in one.modules]
         needed += [module for engine in ENGINES.usable() for module in engine.modules]
@@ -262,7 +264,9 @@ class Preparation:
         )
         timeout_s = settings.load_timeout_s or None
         task = f"{TASKS}:{task}"
-        return self.workers.run(task, arguments, confinement=confinement, timeout_s=timeout_s, waits=waits).value
+        return self.workers.run(
+            task, arguments, confinement=confinement, timeout_s=timeout_s, waits=waits, yields=waits and self.yields
+        ).value
 
     @contextmanager
     def _first_alone(self) -> Iterator[None]:

@@ -65,7 +65,10 @@ class Question:
 
 
 def prepare(arguments: Mapping[str, Any]) -> None:
-    """Prepares a model: ``prepared.json`` and the executables are in the folder ``out`` of :class:`PrepareOrder`."""
+    """Prepares a model: ``prepared.json`` and the executables are in the folder ``out`` of :class:`PrepareOrder`.
+
+    Its time is limited from outside, where waiting for a processor does not count.
+    """
     order = msgspec.convert(arguments, PrepareOrder)
     logging.getLogger("tnn_serving").setLevel(order.log_level)
     config_warnings: list[str] = []
@@ -81,7 +84,7 @@ def prepare(arguments: Mapping[str, Any]) -> None:
         ModelConfig.read(order.config),
         version=order.version,
         completes=order.completes,
-        options={key: text for key, text in order.options.items() if key != "cache_dir"},
+        options={**{key: text for key, text in order.options.items() if key != "cache_dir"}, "load_timeout_s": "0"},
         exports=True,
     )
     write(loaded, warnings, config_warnings, Path(order.out))

@@ -39,9 +39,9 @@ LOOK_EVERY_S = 0.25
 """How often the time of a worker is looked at."""
 
 NICENESS = 10
-"""Of tasks that nothing waits for at once: requests, which are short, go first."""
+"""Of tasks that let other processes go first, see ``setpriority(2)``."""
 
-MOST_WAITING = 10
+MOST_WAITING = 4
 """A worker that only waits for a processor is ended after this many times its time limit."""
 
 START = """
@@ -108,14 +108,16 @@ class Workers:
         confinement: Confinement,
         timeout_s: float | None = None,
         waits: bool = True,
+        yields: bool = False,
     ) -> TaskResult:
         """Runs ``module:function`` with the arguments (of JSON's types), and gives what it returned.
 
         The time limit counts the clock, less the time during which the worker waited for a processor that others had;
-        of that, at most ten times the limit.
+        all in all, at most four times the limit.
 
         Args:
-            waits: for its turn, and lets other processes go first. A short task that a request waits for does not.
+            waits: for its turn; a short task that a request waits for does not.
+            yields: the task lets other processes go first.
 
         Raises:
             LimitError: the task took longer, or more memory, than it may.
@@ -129,7 +131,7 @@ class Workers:
             [os.fspath(path.absolute()) for path in confinement.writes],
             confinement.memory_bytes,
             confinement.file_bytes,
-            NICENESS if waits else 0,
+            NICENESS if yields else 0,
         )
         with self._free if waits else nullcontext():
             progress = self._attempt(job, timeout_s)

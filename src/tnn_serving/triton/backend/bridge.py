@@ -111,12 +111,16 @@ def log_exception(where: str, error: BaseException, frames: TracebackType | None
 
 
 class Backend:
-    """What all models share. The shim has the only one, from its :func:`start` until :meth:`close`."""
+    """What all models share. The shim has the only one, from its :func:`start` until :meth:`close`.
+
+    Attributes:
+        preparation: loads the models.
+    """
 
     def __init__(self, shim: Shim, options: Mapping[str, str]) -> None:
         self._options = options
         self._metrics = Metrics(shim)
-        self._preparation = Preparation()
+        self.preparation = Preparation()
         self._models: set[BackendModel] = set()
         self._models_lock = threading.Lock()
 
@@ -146,7 +150,7 @@ class Backend:
                         complete=complete,
                         options=self._options,
                         observer=metrics,
-                        load=self._preparation.load,
+                        load=self.preparation.load,
                     )
                 undo.callback(servable.close)
                 metrics.watch(handle)
@@ -180,7 +184,7 @@ class Backend:
         faulthandler.unregister(STACKS_SIGNAL)
         faulthandler.disable()
         BACKGROUND.stop()
-        self._preparation.close()
+        self.preparation.close()
         self._metrics.close()
         logging.shutdown()
 
@@ -235,6 +239,7 @@ class BackendModel:
             allocate: ``None`` for several requests, whose memory is not in one piece.
             span: ``None`` where no request is traced.
         """
+        self._backend.preparation.yields = True
         requests = Requests(inputs, outputs, rows, span is not None, is_cancelled, allocate)
         if span is not None:
             requests.span = span
