@@ -14,9 +14,10 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 from hypothesis import HealthCheck, settings
+from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.models import NO_WEIGHTS, write_model
-from tests.servers import Running, ask, start
+from tests.servers import Running, ask, start, wait_for
 from tnn_serving.config.model_config import CONFIG_FILE
 from tnn_serving.triton.overlay import config_of
 
@@ -68,6 +69,15 @@ class Target:
             np.testing.assert_array_equal(y, np.maximum(x, 0))
         assert self.running.supervisor.pid == self.pid
         assert not self.running.restarts
+
+    def refusal(self, name: str) -> str:
+        """What the server says of a new model in the repository."""
+        wait_for(lambda: Path(self.running.overlay.locations[0], name).exists(), f"the overlay shows {name}")
+        with self.running.http() as client, pytest.raises(InferenceServerException) as caught:
+            client.load_model(name)
+        text = str(caught.value.message())
+        assert_sentence(text)
+        return text
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
         """Status and text of a raw POST; status 0 where the server ends the connection without a word."""

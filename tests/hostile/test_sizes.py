@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
 from tests.end_to_end.models import write_model
-from tests.hostile.conftest import Target, assert_sentence
+from tests.hostile.conftest import Target
 from tests.onnx_models import model
 from tests.servers import ask, load, wait_for
 
@@ -41,16 +41,6 @@ def warmup(dims: str, data: str) -> str:
     """Configuration of a request before the model is ready, with an input [1, 3, HEIGHT, WIDTH]."""
     value = f"data_type: TYPE_FP32 dims: [ 1, 3, {dims} ] {data}"
     return f'model_warmup [{{ name: "w" batch_size: 1 inputs {{ key: "x" value {{ {value} }} }} }}]\n'
-
-
-def refusal(target: Target, name: str) -> str:
-    """What the server says of a new model in the repository."""
-    wait_for(lambda: (Path(target.running.overlay.locations[0]) / name).exists(), f"the overlay shows {name}")
-    with target.running.http() as client, pytest.raises(InferenceServerException) as caught:
-        client.load_model(name)
-    text = str(caught.value.message())
-    assert_sentence(text)
-    return text
 
 
 def onnx_with_data(folder: Path, size: int, length: int | None, dims: list[int]) -> None:
@@ -127,7 +117,7 @@ def test_files_that_are_too_large_are_not_read(target: Target, name: str) -> Non
     make(folder)
     if "labels" in name:
         (folder / "config.pbtxt").write_text(LIMITED + LABELS)
-    found = refusal(target, folder.name)
+    found = target.refusal(folder.name)
     assert re.search(f"(?s){said}", found), found
     target.assert_well()
 
@@ -187,7 +177,7 @@ def test_networks_that_are_too_large_are_not_made(target: Target, name: str) -> 
     dims, config = NETWORKS[name]
     made = model([helper.make_node("Relu", ["x"], ["y"])], {"x": dims}, {"y": dims})
     before = psutil.Process(target.pid).memory_info().rss
-    found = refusal(target, write_onnx(target, name.replace(" ", "_"), made, GIGABYTE + config))
+    found = target.refusal(write_onnx(target, name.replace(" ", "_"), made, GIGABYTE + config))
     assert re.search("too large|too much memory", found), found
     target.assert_well()
     assert psutil.Process(target.pid).memory_info().rss - before < 300e6
@@ -214,7 +204,7 @@ def test_element_types_that_are_not_served(target: Target, kind: str) -> None:
     number = TensorProto.DataType.Value(kind)
     tensors = [helper.make_tensor_value_info(name, number, [1, 4]) for name in "xy"]
     made = model([helper.make_node("Identity", ["x"], ["y"])], tensors[:1], tensors[1:], opsets={"": 23}, ir=11)
-    found = refusal(target, write_onnx(target, f"of_{kind.lower()}", made, ""))
+    found = target.refusal(write_onnx(target, f"of_{kind.lower()}", made, ""))
     assert f"input `x` is a tensor of {kind.lower()}, which is not supported" in found
     target.assert_well()
 
