@@ -308,7 +308,7 @@ def test_memory_is_limited_by_the_system(
     wide = {"x": [1, 2048]}, {"y": None}, {"w": np.ones((2048, 2048), np.float32)}
     folder = write_onnx(tmp_path / "m", model([node], *wide))
     monkeypatch.setattr("tnn_serving.prepare.preparation.process_bytes", lambda _: 8 << 20)
-    with pytest.raises(LimitError, match="larger than the memory there is|too much memory"):
+    with pytest.raises(LimitError, match=r"larger than the memory there is|too much memory"):
         prepared(preparation, folder)
     monkeypatch.undo()
     assert prepared(preparation, folder).model.engine

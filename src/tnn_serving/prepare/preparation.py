@@ -38,7 +38,7 @@ from tnn_serving.prepare.prepared import Prepared, StoredArray, key_of
 from tnn_serving.prepare.shared import SharedModels
 from tnn_serving.prepare.side_files import check_side_files
 from tnn_serving.prepare.warming import warm
-from tnn_serving.workers.confinement import Confinement, library_paths
+from tnn_serving.workers.confinement import MEANS, Confinement, library_paths
 from tnn_serving.workers.pool import Workers
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,7 @@ class Preparation:
 
     def __init__(self, tasks: Sequence[str] = (), *, python: str | None = None) -> None:
         self.yields = False
+        self._in_force: tuple[str, ...] | None = None
         processor()  # decides what networks are compiled for, here and in workers
         needed = [module for one in FORMATS for module in one.modules]
         needed += [module for engine in ENGINES.usable() for module in engine.modules]

@@ -46,6 +46,9 @@ NETWORK_RIGHTS = 0b11
 SCOPES = 0b11
 """Abstract UNIX sockets and signals of other processes, from ABI version 6 on."""
 
+MEANS = ("landlock", "seccomp")
+"""What a kernel may lack."""
+
 SYSTEM_PATHS = (
     "/usr/lib",
     "/usr/lib64",
@@ -91,10 +94,9 @@ class Confinement:
         """Gives up everything else, for good. Returns the names of the means that are in force."""
         in_force = self._limit_resources()
         _prctl(PR_SET_NO_NEW_PRIVS, 1)
-        if self._restrict_files():
-            in_force.append("landlock")
-        if _filter_system_calls():
-            in_force.append("seccomp")
+        for means, apply in zip(MEANS, (self._restrict_files, _filter_system_calls), strict=True):
+            if apply():
+                in_force.append(means)
         return in_force
 
     def _limit_resources(self) -> list[str]:
