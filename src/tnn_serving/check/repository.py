@@ -37,7 +37,7 @@ HTTP_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234
 
 TASK_MODULE = "tnn_serving.check.model"
 
-STORE = "checked"
+CHECKED_STORE = "checked"
 """The folder inside a cache folder for models that were found good."""
 
 Progress = Callable[[int, int, str], None]
@@ -103,7 +103,7 @@ def _in_worker(folder: Path, options: CommandLine, limits: ModelSettings) -> tup
 
     What was found good is known the next time.
     """
-    store = FileStore(None if limits.cache_dir is None else limits.cache_dir / STORE)
+    store = FileStore(None if limits.cache_dir is None else limits.cache_dir / CHECKED_STORE)
     name = _name(folder, options, limits)
     stored = store.get(name) if name else None
     if stored is not None:

@@ -22,10 +22,9 @@ from tnn_serving.network.formats import open_network
 from tnn_serving.prepare.batching import COMPLETED_BATCH_SIZE, BatchGain, check_rows, measure_rows
 from tnn_serving.prepare.compiling import compile_model
 from tnn_serving.prepare.configuring import Configured, configure
-from tnn_serving.prepare.loaded import Loaded, leaves_batching_to_us
-from tnn_serving.prepare.manifest import check_manifest
+from tnn_serving.prepare.folder import check_folder, leaves_batching_to_us
+from tnn_serving.prepare.loaded import Loaded
 from tnn_serving.prepare.recorded_case import RECORDED, check_recorded
-from tnn_serving.prepare.side_files import check_side_files
 
 log = logging.getLogger(__name__)
 
@@ -59,21 +58,38 @@ def load_model(
     version: int,
     completes: bool = True,
     options: CommandLine | None = None,
+) -> LoadedHere:
+    """Loads ``folder/<version>``; see :meth:`tnn_serving.serving.servable.Servable.open`."""
+    settings = read_settings(config, options or {})
+    check_folder(folder, config, settings, version=version)
+    ours = completes and leaves_batching_to_us(folder, config)
+    return load_files(name, folder / str(version), config, settings, completes=completes, ours=ours)
+
+
+def load_files(
+    name: str,
+    files: Path,
+    config: ModelConfig,
+    settings: ModelSettings,
+    *,
+    completes: bool,
+    ours: bool,
     exports: bool = False,
 ) -> LoadedHere:
-    """Loads ``folder/<version>``; see :meth:`tnn_serving.serving.servable.Servable.open`.
+    """Loads the files of a version.
 
     Args:
+        name: of the model, for the log.
+        files: the folder that they are in.
+        completes: fill in what the configuration leaves out.
+        ours: whether to serve batches is decided here.
         exports: the model is going to be exported.
+
+    Raises as :meth:`tnn_serving.serving.servable.Servable.open`.
     """
-    settings = read_settings(config, options or {})
-    limits = settings.limits()
-    check_side_files(folder, config, limits)
-    check_manifest(folder, version=version, required=settings.require_manifest)
-    network = open_network(folder / str(version), limits)
+    network = open_network(files, settings.limits())
     asked = config.max_batch_size > 1
     batched, obstacle = _for_batches(network, [tensor.name for tensor in config.output], asked=asked)
-    ours = completes and leaves_batching_to_us(folder, config)
     attempts = _attempts(network, batched, config, joins=obstacle is None, ours=ours)
     for attempt in attempts:
         model, configured = _compiled(name, attempt, settings, obstacle, completes=completes, exports=exports)
@@ -88,7 +104,7 @@ def load_model(
     elif obstacle is not None:
         log.info("%s: requests are not joined: %s", name, obstacle)
     gain = _measured(name, model, configured, joins=attempt.joins and obstacle is None)
-    check_recorded(model, folder / str(version) / RECORDED, settings.check_tolerance)
+    check_recorded(model, files / RECORDED, settings.check_tolerance)
     return LoadedHere(model, configured, gain.rows, gain.seconds, attempt.network is not network)
 
 

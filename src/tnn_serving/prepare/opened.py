@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from tnn_serving.analysis import Analysis
 from tnn_serving.emit.limits import Limits
 from tnn_serving.engines import ENGINES, Executable, NodeTime, Shapes, TensorSpec
 from tnn_serving.engines.base import NO_ARRAYS, Arrays
@@ -74,12 +75,14 @@ class PreparedNetwork:
 
     Args:
         prepared: what is known of it.
+        analysis: of the network.
         stored: its executables.
         questions: asks workers.
     """
 
-    def __init__(self, prepared: Prepared, stored: ReadExecutable, questions: Questions) -> None:
+    def __init__(self, prepared: Prepared, analysis: Analysis, stored: ReadExecutable, questions: Questions) -> None:
         self.prepared = prepared
+        self.analysis = analysis
         self._stored = stored
         self._questions = questions
         self._engine = ENGINES[prepared.choice.engine]
@@ -173,7 +176,7 @@ class PreparedSession(Session):
 
     def __init__(self, network: PreparedNetwork, limits: ShapeLimits) -> None:
         prepared = network.prepared
-        super().__init__(prepared.analysed(), prepared.served, prepared.sizes)
+        super().__init__(network.analysis, prepared.served, prepared.sizes)
         self.choice = prepared.choice
         self.sized = prepared.values()
         self._network = network

@@ -15,28 +15,29 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from tnn_serving.analysis import Analysis
 from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.config.reading import CommandLine, read_settings
 from tnn_serving.config.settings import ModelSettings
-from tnn_serving.emit.limits import process_bytes
+from tnn_serving.emit.limits import Limits, process_bytes
 from tnn_serving.engines import ENGINES, Shapes
 from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.cpu import available_cores
 from tnn_serving.engines.store import FileStore
-from tnn_serving.errors import ConfigError, EngineError, FormatError, TnnError, WorkerError
+from tnn_serving.errors import ConfigError, EngineError, FormatError, WorkerError
+from tnn_serving.formats.reading import unchanged
 from tnn_serving.network.formats import FORMATS
 from tnn_serving.network.int8 import processor
 from tnn_serving.prepare.configuring import configure
+from tnn_serving.prepare.folder import check_folder, leaves_batching_to_us
 from tnn_serving.prepare.loaded import Loaded
-from tnn_serving.prepare.manifest import check_manifest
 from tnn_serving.prepare.opened import PreparedNetwork, PreparedSession
-from tnn_serving.prepare.prepared import Prepared, StoredArray, key_of
+from tnn_serving.prepare.prepared import EXECUTABLE, FILES, VALUE, Prepared, StoredArray, key_of
 from tnn_serving.prepare.shared import SharedModels
-from tnn_serving.prepare.side_files import check_side_files
 from tnn_serving.prepare.warming import warm
 from tnn_serving.workers.confinement import MEANS, Confinement, library_paths
 from tnn_serving.workers.pool import Workers
@@ -45,7 +46,7 @@ log = logging.getLogger(__name__)
 
 TASKS = "tnn_serving.prepare.tasks"
 
-STORE = "prepared"
+PREPARED_STORE = "prepared"
 """The folder inside a cache folder."""
 
 
@@ -53,13 +54,31 @@ PREFIX = "tnn-serving-prepared-"
 """What the name of a folder begins with that is one process' own; the number of the process follows."""
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What is to be loaded, as :meth:`Preparation.load` takes it."""
+
+    name: str
+    folder: Path
+    config: ModelConfig
+    version: int
+    completes: bool
+    options: CommandLine
+
+    @cached_property
+    def settings(self) -> ModelSettings:
+        """The parameters in the configuration and on the command line. Raises ConfigError."""
+        return read_settings(self.config, self.options)
+
+
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A prepared model in a store."""
+    """A prepared model in a store, and the files that it was made from."""
 
     prepared: Prepared
     key: str
     store: FileStore
+    source: _Source
 
     def executable(self, number: int) -> bytes:
         """An executable by its number. Raises EngineError if it is gone."""
@@ -67,6 +86,31 @@ class _Kept:
         if content is None:
             raise EngineError("a prepared executable is gone", found=_compiled(self.key, number), hint="load it again")
         return content
+
+
+class _Source:
+    """The files of a version as they are now, for as long as this object: a worker reads them, now and later.
+
+    Args:
+        version: the folder of the version.
+        within: the folder to make one in.
+        limits: what is larger is no file of a model, and is not copied.
+
+    Attributes:
+        version: as it was given, for texts.
+        folder: described by :class:`~tnn_serving.prepare.tasks.Question`.
+        files: the folder of the copies.
+    """
+
+    def __init__(self, version: Path, within: Path, limits: Limits) -> None:
+        self.version = version
+        self.folder = Path(tempfile.mkdtemp(dir=within, prefix="source-"))
+        self._remove = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.files = self.folder / FILES
+        try:
+            _copy(version, self.files, limits)
+        except OSError as error:
+            raise FormatError(f"the files of {version} cannot be copied: {error.strerror or error}") from error
 
 
 class Preparation:
@@ -116,17 +160,17 @@ class Preparation:
 
         Raises LimitError too: the model needs more time or memory than it may.
         """
-        settings = read_settings(config, options or {})
-        kept, fresh = self._kept(name, folder, config, settings, version, completes, options or {})
+        request = _Request(name, folder, config, version, completes, options or {})
+        kept, fresh = self._kept(request)
         try:
-            return self._opened(name, folder, config, settings, version, completes, kept)
+            return self._opened(request, kept)
         except EngineError as error:
             if fresh:
                 raise
             log.warning("%s is prepared again: %s", name, error)
         kept.store.remove(f"{kept.key}.json")
-        kept, _ = self._kept(name, folder, config, settings, version, completes, options or {})
-        return self._opened(name, folder, config, settings, version, completes, kept)
+        kept, _ = self._kept(request)
+        return self._opened(request, kept)
 
     def prepare(
         self,
@@ -139,45 +183,31 @@ class Preparation:
         options: CommandLine | None = None,
     ) -> Prepared:
         """Prepares ``folder/<version>``, if that has not been done, and opens nothing. Raises as :meth:`load`."""
-        settings = read_settings(config, options or {})
-        return self._kept(name, folder, config, settings, version, completes, options or {})[0].prepared
+        return self._kept(_Request(name, folder, config, version, completes, options or {}))[0].prepared
 
-    def _opened(
-        self,
-        name: str,
-        folder: Path,
-        config: ModelConfig,
-        settings: ModelSettings,
-        version: int,
-        completes: bool,
-        kept: _Kept,
-    ) -> Loaded:
-        prepared = kept.prepared
-        configured = configure(name, prepared.analysed(), prepared.completed(config), settings, completes=completes)
-        make = partial(self._open, kept, folder / str(version), settings)
-        session = self._shared.get(prepared.models_key, make)
+    def _opened(self, request: _Request, kept: _Kept) -> Loaded:
+        prepared, settings = kept.prepared, request.settings
+        analysis = prepared.analysed(kept.source.version)
+        config = prepared.completed(request.config)
+        configured = configure(request.name, analysis, config, settings, completes=request.completes)
+        session = self._shared.get(prepared.models_key, partial(self._open, kept, analysis, settings))
         warm(session, configured)
         return Loaded(session, configured, prepared.joined_rows, prepared.seconds)
 
-    def _kept(
-        self,
-        name: str,
-        folder: Path,
-        config: ModelConfig,
-        settings: ModelSettings,
-        version: int,
-        completes: bool,
-        options: CommandLine,
-    ) -> tuple[_Kept, bool]:
+    def _kept(self, request: _Request) -> tuple[_Kept, bool]:
         """The prepared model, and whether it has just been prepared."""
-        limits = settings.limits()
-        check_side_files(folder, config, limits)
-        check_manifest(folder, version=version, required=settings.require_manifest)
-        key = key_of(folder, version, config, options, completes=completes, limits=limits)
-        store = FileStore((settings.cache_dir or self.folder) / STORE)
-        known = self._known(key, store)
+        settings, limits = request.settings, request.settings.limits()
+        with unchanged(request.folder / str(request.version)):
+            check_folder(request.folder, request.config, settings, version=request.version)
+            source = _Source(request.folder / str(request.version), self.folder, limits)
+        ours = request.completes and leaves_batching_to_us(request.folder, request.config)
+        key = key_of(
+            source.files, request.config, request.options, completes=request.completes, ours=ours, limits=limits
+        )
+        store = FileStore((settings.cache_dir or self.folder) / PREPARED_STORE)
+        known = self._known(key, store, source)
         if known is not None:
-            log.info("%s runs on %s; it was prepared earlier", name, known.prepared.choice.engine)
+            log.info("%s runs on %s; it was prepared earlier", request.name, known.prepared.choice.engine)
             for text in known.prepared.warnings:
                 log.warning("%s", text)
             return known, False
@@ -188,16 +218,16 @@ class Preparation:
                 hint="run: tnn-serving prepare REPOSITORY --out FOLDER",
             )
         order = {
-            "name": name,
-            "folder": os.fspath(folder.absolute()),
-            "version": version,
-            "config": config.to_json(),
-            "completes": completes,
-            "options": dict(options),
+            "name": request.name,
+            "files": os.fspath(source.files),
+            "config": request.config.to_json(),
+            "completes": request.completes,
+            "ours": ours,
+            "options": dict(request.options),
         }
-        return self._prepared(order, folder, settings, key, store), True
+        return self._prepared(order, source, settings, key, store), True
 
-    def _known(self, key: str, store: FileStore) -> _Kept | None:
+    def _known(self, key: str, store: FileStore, source: _Source) -> _Kept | None:
         content = store.get(f"{key}.json")
         if content is None:
             return None
@@ -207,44 +237,40 @@ class Preparation:
             log.warning("%s", error)
             return None
         names = [_compiled(key, number) for number in range(1 + len(prepared.shapes))]
-        return _Kept(prepared, key, store) if all(map(store.has, names)) else None
+        return _Kept(prepared.placed(source.version), key, store, source) if all(map(store.has, names)) else None
 
     def _prepared(
-        self, order: Mapping[str, Any], folder: Path, settings: ModelSettings, key: str, store: FileStore
+        self, order: Mapping[str, Any], source: _Source, settings: ModelSettings, key: str, store: FileStore
     ) -> _Kept:
         level = logging.getLogger("tnn_serving").getEffectiveLevel()
         with self.scratch() as out:
             arguments = {**order, "out": os.fspath(out), "log_level": level}
             try:
-                self._run("prepare", arguments, folder, out, settings)
+                self._run("prepare", arguments, source, out, settings)
             except WorkerError as error:
                 log.warning("%s is prepared once more: %s", order["name"], error)
-                self._run("prepare", arguments, folder, out, settings)
-            content = (out / "prepared.json").read_bytes()
+                self._run("prepare", arguments, source, out, settings)
+            content = (out / VALUE).read_bytes()
             prepared = Prepared.from_json(content)
-            files = {f"compiled{number}": _compiled(key, number) for number in range(1 + len(prepared.shapes))}
-            for one in (store, FileStore(self.folder / STORE)):
+            files = {f"{EXECUTABLE}{number}": _compiled(key, number) for number in range(1 + len(prepared.shapes))}
+            for one in (store, FileStore(self.folder / PREPARED_STORE)):
                 # The value comes last: where it is, the executables are.
                 stored = all(one.put(name, (out / file).read_bytes()) for file, name in files.items())
                 if stored and one.put(f"{key}.json", content):
-                    return _Kept(prepared, key, one)
+                    return _Kept(prepared.placed(source.version), key, one, source)
         raise WorkerError("a prepared model cannot be stored", hint=f"make room in {self.folder}")
 
-    def _open(self, kept: _Kept, version: Path, settings: ModelSettings) -> PreparedSession:
-        source = Path(tempfile.mkdtemp(dir=self.folder, prefix="source-"))
-        (source / "prepared.json").write_bytes(kept.prepared.to_json())
-        _keep(version, source / "files")
-        questions = _Asked(self, version, source, settings)
-        network = PreparedNetwork(kept.prepared, kept.executable, questions)
+    def _open(self, kept: _Kept, analysis: Analysis, settings: ModelSettings) -> PreparedSession:
+        (kept.source.folder / VALUE).write_bytes(kept.prepared.to_json())
+        network = PreparedNetwork(kept.prepared, analysis, kept.executable, _Asked(self, kept.source, settings))
         with self._first_alone():
             session = PreparedSession(network, settings.shape_limits)
-        if any(None in blob.known[1:] for blob in session.analysis.inputs):  # requests may wait for what a worker says
+        if any(None in blob.known[1:] for blob in analysis.inputs):  # requests may wait for what a worker says
             self.workers.hold()
             weakref.finalize(session, self.workers.release)
-        weakref.finalize(session, shutil.rmtree, source, ignore_errors=True)
         return session
 
-    def ask(self, task: str, arguments: Mapping[str, Any], source: Path, out: Path, settings: ModelSettings) -> Any:
+    def ask(self, task: str, arguments: Mapping[str, Any], source: _Source, out: Path, settings: ModelSettings) -> Any:
         """What a worker answers at once that may read ``source`` and write to ``out``."""
         return self._run(task, arguments, source, out, settings, waits=False)
 
@@ -252,22 +278,39 @@ class Preparation:
         self,
         task: str,
         arguments: Mapping[str, Any],
-        source: Path,
+        source: _Source,
         out: Path,
         settings: ModelSettings,
         *,
         waits: bool = True,
     ) -> Any:
         confinement = Confinement(
-            reads=(*real_places(source), *library_paths()),
+            reads=(*real_places(source.folder), *library_paths()),
             writes=(out,),
             memory_bytes=process_bytes(settings.memory_limit_bytes),
         )
         timeout_s = settings.load_timeout_s or None
         task = f"{TASKS}:{task}"
-        return self.workers.run(
-            task, arguments, confinement=confinement, timeout_s=timeout_s, waits=waits, yields=waits and self.yields
-        ).value
+        done = self.workers.run(
+            task,
+            arguments,
+            confinement=confinement,
+            timeout_s=timeout_s,
+            waits=waits,
+            yields=waits and self.yields,
+            renamed=(os.fspath(source.files), os.fspath(source.version)),
+        )
+        self._say_what_confines(done.in_force)
+        return done.value
+
+    def _say_what_confines(self, in_force: Sequence[str]) -> None:
+        if self._in_force is not None:
+            return
+        self._in_force = tuple(in_force)
+        log.info("workers are confined by: %s", ", ".join(in_force))
+        missing = [means for means in MEANS if means not in in_force]
+        if missing:
+            log.warning("workers are not confined by %s: the kernel does not offer it", " and ".join(missing))
 
     @contextmanager
     def _first_alone(self) -> Iterator[None]:
@@ -292,11 +335,10 @@ class Preparation:
 
 
 class _Asked:
-    """Asks workers about one prepared model; ``source`` is the folder that :class:`Question` describes."""
+    """Asks workers about one prepared model."""
 
-    def __init__(self, preparation: Preparation, version: Path, source: Path, settings: ModelSettings) -> None:
+    def __init__(self, preparation: Preparation, source: _Source, settings: ModelSettings) -> None:
         self._preparation = preparation
-        self._version = version
         self._source = source
         self._settings = settings
 
@@ -315,7 +357,7 @@ class _Asked:
                 "streams": streams,
                 "out": os.fspath(out),
             }
-            return (out / "compiled0").read_bytes() if self._asked("compile_more", question, out) else None
+            return (out / f"{EXECUTABLE}0").read_bytes() if self._asked("compile_more", question, out) else None
 
     def memory_at(self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays) -> int:
         """The memory in bytes that the network needs at other shapes. Raises ShapeError, LimitError."""
@@ -329,14 +371,8 @@ class _Asked:
             return int(self._asked("answer_shapes", question, out))
 
     def _asked(self, task: str, question: Mapping[str, Any], out: Path) -> Any:
-        facts = {"source": os.fspath(self._source), "memory_bytes": self.memory_bytes}
-        try:
-            return self._preparation.ask(task, {**facts, **question}, self._source, out, self._settings)
-        except TnnError as error:
-            kept, shown = os.fspath(self._source / "files"), os.fspath(self._version)
-            error.where = tuple(step.replace(kept, shown) for step in error.where)
-            error.problem = error.problem.replace(kept, shown)
-            raise
+        facts = {"source": os.fspath(self._source.folder), "memory_bytes": self.memory_bytes}
+        return self._preparation.ask(task, {**facts, **question}, self._source, out, self._settings)
 
 
 def _remove_those_of_the_dead() -> None:
@@ -360,16 +396,15 @@ def real_places(folder: Path) -> list[Path]:
     return sorted(map(Path, found))
 
 
-def _keep(version: Path, to: Path) -> None:
-    """Keeps the files of a version as they are now: by another name for each, or a copy on another file system."""
+def _copy(version: Path, to: Path, limits: Limits) -> None:
+    """Copies the files of a version, links followed. What cannot be read to its end, or is larger than the memory for
+    the model, is a link in the copy: the worker says what is wrong with it."""
     for place, _, names in os.walk(version, followlinks=True):
         inside = to / Path(place).relative_to(version)
-        inside.mkdir(exist_ok=True)
+        inside.mkdir()
         for name in names:
             file = Path(place, name)
-            if not file.is_file():
-                continue
-            try:
-                os.link(file.resolve(), inside / name)
-            except OSError:
+            if file.is_file() and (limits.memory_bytes is None or file.stat().st_size <= limits.memory_bytes):
                 shutil.copyfile(file, inside / name)
+            else:
+                (inside / name).symlink_to(file.absolute())

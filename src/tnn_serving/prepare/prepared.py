@@ -26,13 +26,17 @@ from tnn_serving.engines.base import Arrays, Shapes
 from tnn_serving.engines.choose import Choice
 from tnn_serving.engines.cpu import available_cores, cpu_name, this_cpu
 from tnn_serving.errors import FormatError
-from tnn_serving.formats.reading import check_fits
-from tnn_serving.prepare.loaded import leaves_batching_to_us
 from tnn_serving.prepare.manifest import sha256_of
 from tnn_serving.version import VERSION
 
 PREPARED_VERSION = 1
 """Of what is written; another version is prepared again."""
+
+VALUE, FILES, EXECUTABLE = "prepared.json", "files", "executable"
+"""Names of what a worker writes, and of the folder that it reads a model's files in."""
+
+PLACE = "<files>"
+"""In texts of a prepared model: the folder of its files, which may be another one the next time."""
 
 NOT_DECISIVE = frozenset({"cache_dir", "load_timeout_s", "prepared_only", "require_manifest"})
 """Parameters that decide whether a model is loaded, but not what is prepared."""
@@ -116,9 +120,17 @@ class Prepared:
             raise FormatError("a prepared model has another version", expected=PREPARED_VERSION, found=written.version)
         return written.prepared
 
-    def analysed(self) -> Analysis:
-        """The analysis. Raises FormatError."""
-        return Analysis.from_json(self.analysis.encode())
+    def analysed(self, files: Path) -> Analysis:
+        """The analysis of the network whose files are in this folder. Raises FormatError."""
+        analysis = Analysis.from_json(self.analysis.encode())
+        return replace(analysis, source=analysis.source.replace(PLACE, os.fspath(files)))
+
+    def placed(self, files: Path) -> Prepared:
+        """The same with warnings that name this folder."""
+        warnings, config_warnings = (
+            [text.replace(PLACE, os.fspath(files)) for text in texts] for texts in (self.warnings, self.config_warnings)
+        )
+        return replace(self, warnings=warnings, config_warnings=config_warnings)
 
     def completed(self, config: ModelConfig) -> ModelConfig:
         """A configuration as the model is served with it."""
@@ -169,31 +181,26 @@ def _decoded(kind: type, value: object) -> Any:
 
 
 def key_of(
-    folder: Path,
-    version: int,
-    config: ModelConfig,
-    options: CommandLine,
-    *,
-    completes: bool,
-    limits: Limits = UNLIMITED,
+    files: Path, config: ModelConfig, options: CommandLine, *, completes: bool, ours: bool, limits: Limits = UNLIMITED
 ) -> str:
     """The key of a model that is prepared for these files, settings, this processor and these versions.
 
     Args:
-        folder: of the model; files are compared by their contents.
+        files: the folder with the files of the version, which are compared by their contents.
         config: as it is read, not completed.
         options: parameters of the server's command line.
+        completes, ours: as :func:`~tnn_serving.prepare.loading.load_files`.
         limits: of the model's memory.
 
-    Raises FormatError for files that cannot be read, LimitError for more than the memory for the model.
+    Raises FormatError for files that cannot be read.
     """
     facts = {
         "format": PREPARED_VERSION,
-        "files": digests_of(folder / str(version), limits),
+        "files": digests_of(files, limits),
         "config": _decisive(config),
         "options": decisive(options),
-        "ours": completes and leaves_batching_to_us(folder, config),
         "completes": completes,
+        "ours": ours,
     }
     return hash_of(facts)
 
@@ -234,12 +241,22 @@ def _tensor_facts(tensor: TensorConfig) -> list[Any]:
 def digests_of(folder: Path, limits: Limits = UNLIMITED) -> dict[str, str]:
     """Path within a folder and SHA-256 of each of its files, links followed.
 
-    Raises FormatError for files that cannot be read, LimitError before any is read that are too large together.
+    What no model can be made of is not read: a file that is larger than the memory for the model has its size and its
+    time in place of the sum.
+
+    Raises FormatError for files that cannot be read.
     """
-    paths = [Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names]
-    files = sorted(path for path in paths if path.is_file())
-    check_fits(f"the files of {folder} are", sum(path.stat().st_size for path in files), limits)
-    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+    paths = sorted(Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
+    return {path.relative_to(folder).as_posix(): _digest(path, limits) for path in paths}
+
+
+def _digest(path: Path, limits: Limits) -> str:
+    if not path.is_file():
+        return "no file"
+    facts = path.stat()
+    if limits.memory_bytes is not None and facts.st_size > limits.memory_bytes:
+        return f"{facts.st_size} bytes of {facts.st_mtime_ns}"
+    return sha256_of(path)
 
 
 def shapes_of(shapes: Mapping[str, Sequence[int]]) -> Shapes:

@@ -7,25 +7,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tnn_serving.config.model_config import ModelConfig
+from tnn_serving.config.reading import read_settings
 from tnn_serving.emit.int8 import Form
 from tnn_serving.emit.limits import Limits
 from tnn_serving.engines import ENGINES, Executable
-from tnn_serving.errors import EngineError
 from tnn_serving.network.base import Network, Variant
 from tnn_serving.network.formats import open_network
 from tnn_serving.prepare.compiling import CompileRequest
-from tnn_serving.prepare.loading import LoadedHere, load_model
-from tnn_serving.prepare.prepared import Prepared, StoredArray, shapes_of
-
-PREPARED = "prepared.json"
-COMPILED = "compiled"
+from tnn_serving.prepare.loading import LoadedHere, load_files
+from tnn_serving.prepare.prepared import EXECUTABLE, FILES, PLACE, VALUE, Prepared, StoredArray, shapes_of
 
 LOGGED_BY_THE_SERVER = ("tnn_serving.config", "tnn_serving.prepare.configuring")
 """Loggers of what a configuration causes: the process that opens the model logs that itself, each time."""
@@ -33,13 +30,13 @@ LOGGED_BY_THE_SERVER = ("tnn_serving.config", "tnn_serving.prepare.configuring")
 
 @dataclass(frozen=True, slots=True)
 class PrepareOrder:
-    """A model to prepare; paths are absolute."""
+    """A model to prepare; paths are absolute. See :func:`~tnn_serving.prepare.loading.load_files`."""
 
     name: str
-    folder: str
-    version: int
+    files: str
     config: dict[str, Any]
     completes: bool
+    ours: bool
     options: dict[str, str]
     out: str
     log_level: int
@@ -50,7 +47,7 @@ class Question:
     """A prepared model's files, and what to know of them.
 
     Attributes:
-        source: a folder with the value as ``prepared.json``, and the model's files in ``files``.
+        source: a folder with the value as ``prepared.json``, and a copy of the model's files in ``files``.
         memory_bytes: what the network may need at one shape.
     """
 
@@ -78,16 +75,13 @@ def prepare(arguments: Mapping[str, Any]) -> None:
         logger.addHandler(_Collecting(config_warnings))
     warnings: list[str] = []
     logging.getLogger("tnn_serving").addHandler(_Collecting(warnings))
-    loaded = load_model(
-        order.name,
-        Path(order.folder),
-        ModelConfig.read(order.config),
-        version=order.version,
-        completes=order.completes,
-        options={**{key: text for key, text in order.options.items() if key != "cache_dir"}, "load_timeout_s": "0"},
-        exports=True,
+    config = ModelConfig.read(order.config)
+    options = {key: text for key, text in order.options.items() if key != "cache_dir"}
+    settings = read_settings(config, {**options, "load_timeout_s": "0"})
+    loaded = load_files(
+        order.name, Path(order.files), config, settings, completes=order.completes, ours=order.ours, exports=True
     )
-    write(loaded, warnings, config_warnings, Path(order.out))
+    write(loaded, _Texts(order.files, warnings, config_warnings), Path(order.out))
 
 
 class _Collecting(logging.Handler):
@@ -103,13 +97,25 @@ class _Collecting(logging.Handler):
             self._texts.append(text)
 
 
-def write(loaded: LoadedHere, warnings: list[str], config_warnings: list[str], out: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """What a load has warned of; texts that are stored name no folder that is gone the next time."""
+
+    files: str
+    warnings: list[str]
+    config_warnings: list[str]
+
+    def placed(self, text: str) -> str:
+        return text.replace(self.files, PLACE)
+
+
+def write(loaded: LoadedHere, texts: _Texts, out: Path) -> None:
     """Writes a model that was loaded with ``exports`` as a prepared one. Raises EngineError."""
     model, config = loaded.model, loaded.configured.config
     export = model.export()
     request = CompileRequest.of(loaded.configured)
     prepared = Prepared(
-        analysis=model.analysis.to_json().decode(),
+        analysis=replace(model.analysis, source=texts.placed(model.analysis.source)).to_json().decode(),
         max_batch_size=config.max_batch_size,
         input=[tensor.to_json() for tensor in config.input],
         output=[tensor.to_json() for tensor in config.output],
@@ -126,23 +132,23 @@ def write(loaded: LoadedHere, warnings: list[str], config_warnings: list[str], o
         specialises=export.specialises,
         shapes=[dict(shapes) for shapes, _ in export.fixed],
         needs=[model.memory_at(shapes) for shapes, _ in export.fixed],
-        warnings=warnings,
-        config_warnings=config_warnings,
+        warnings=[texts.placed(text) for text in texts.warnings],
+        config_warnings=[texts.placed(text) for text in texts.config_warnings],
         models_key=repr(request.key(model.analysis)),
     )
     for number, content in enumerate([export.general, *(content for _, content in export.fixed)]):
-        (out / f"{COMPILED}{number}").write_bytes(content)
-    (out / PREPARED).write_bytes(prepared.to_json())
+        (out / f"{EXECUTABLE}{number}").write_bytes(content)
+    (out / VALUE).write_bytes(prepared.to_json())
 
 
 def compile_more(arguments: Mapping[str, Any]) -> bool:
-    """Compiles as :class:`Question` says, into the file ``compiled0`` of its folder ``out``.
+    """Compiles as :class:`Question` says, into the file ``executable0`` of its folder ``out``.
 
     Returns False where the engine is as good without.
     """
     question = msgspec.convert(arguments, Question)
     prepared, network = _reopened(question)
-    analysis = prepared.analysed()
+    analysis = prepared.analysed(Path(question.source) / FILES)
     form = Form(prepared.int8) if prepared.int8 != "none" else Form.EXACT
     variant = Variant(tuple(question.outputs), tuple(question.fed), analysis.pictures, form, analysis.raw_int8)
     made = network.translate(variant).proto()
@@ -153,7 +159,7 @@ def compile_more(arguments: Mapping[str, Any]) -> bool:
         compiled = compiled.concurrent(question.streams)
     if compiled is None:
         return False
-    Path(question.out, f"{COMPILED}0").write_bytes(compiled.export(made))
+    Path(question.out, f"{EXECUTABLE}0").write_bytes(compiled.export(made))
     return True
 
 
@@ -170,14 +176,8 @@ def answer_shapes(arguments: Mapping[str, Any]) -> int:
 
 def _reopened(question: Question) -> tuple[Prepared, Network]:
     source = Path(question.source)
-    prepared = Prepared.from_json((source / PREPARED).read_bytes())
-    network = open_network(source / "files", Limits(question.memory_bytes))
-    analysis = prepared.analysed()
+    prepared = Prepared.from_json((source / VALUE).read_bytes())
+    network = open_network(source / FILES, Limits(question.memory_bytes))
     if prepared.batched:
         network, _ = network.batched(prepared.served, asked=True)
-    if network.fingerprint() != analysis.fingerprint:
-        raise EngineError(
-            "the files of the model have changed since it was loaded",
-            hint="load it again, and replace files by moving new ones to their place",
-        )
     return prepared, network.settled()

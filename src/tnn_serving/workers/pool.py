@@ -109,6 +109,7 @@ class Workers:
         timeout_s: float | None = None,
         waits: bool = True,
         yields: bool = False,
+        renamed: tuple[str, str] | None = None,
     ) -> TaskResult:
         """Runs ``module:function`` with the arguments (of JSON's types), and gives what it returned.
 
@@ -118,6 +119,7 @@ class Workers:
         Args:
             waits: for its turn; a short task that a request waits for does not.
             yields: the task lets other processes go first.
+            renamed: in what the task logs and raises, the first text is replaced by the second.
 
         Raises:
             LimitError: the task took longer, or more memory, than it may.
@@ -134,10 +136,10 @@ class Workers:
             NICENESS if yields else 0,
         )
         with self._free if waits else nullcontext():
-            progress = self._attempt(job, timeout_s)
+            progress = self._attempt(job, timeout_s, renamed)
             if not progress.pid and progress.code is None:  # the warm process was ended before it took the job
                 self.close()
-                progress = self._attempt(job, timeout_s)
+                progress = self._attempt(job, timeout_s, renamed)
         return _result(progress, timeout_s)
 
     def hold(self) -> None:
@@ -156,7 +158,7 @@ class Workers:
         with self._lock:
             self._stop()
 
-    def _attempt(self, job: Job, timeout_s: float | None) -> _Progress:
+    def _attempt(self, job: Job, timeout_s: float | None, renamed: tuple[str, str] | None) -> _Progress:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with here:
             with self._lock, there:
@@ -169,7 +171,7 @@ class Workers:
                     self._stop()
                 self._running += 1
             try:
-                return _followed(here, timeout_s)
+                return _followed(here, timeout_s, renamed)
             finally:
                 self._finished()
 
@@ -221,7 +223,7 @@ class Workers:
         self._control = self._process = None
 
 
-def _followed(channel: socket.socket, timeout_s: float | None) -> _Progress:
+def _followed(channel: socket.socket, timeout_s: float | None, renamed: tuple[str, str] | None) -> _Progress:
     """Follows a worker to its end, and ends it when its time is over."""
     progress = _Progress()
     poll = select.poll()
@@ -237,7 +239,7 @@ def _followed(channel: socket.socket, timeout_s: float | None) -> _Progress:
                 return progress
             if not packet:
                 return progress
-            _note(progress, packet)
+            _note(progress, packet, renamed)
             if progress.code is not None:
                 return progress
         elif timeout_s is not None and not progress.out_of_time and _is_over(progress, timeout_s):
@@ -245,7 +247,10 @@ def _followed(channel: socket.socket, timeout_s: float | None) -> _Progress:
             channel.send(b"end")
 
 
-def _note(progress: _Progress, packet: bytes) -> None:
+def _note(progress: _Progress, packet: bytes, renamed: tuple[str, str] | None) -> None:
+    if renamed is not None:
+        old, new = (msgspec.json.encode(text)[1:-1] for text in renamed)
+        packet = packet.replace(old, new)
     try:
         message = msgspec.json.decode(packet, type=WorkerMessage)
     except msgspec.DecodeError:
