@@ -20,6 +20,7 @@ SHARED = {
     "compare": {"cli/model.py", "look/compare.py"},
     "detect": {"cli/pictures.py", "client/detect.py"},
     "install": {"cli/backend.py", "triton/install.py"},
+    "prepare": {"cli/check.py", "prepare/tasks.py"},
     "resize": {"pictures/resize.py", "translate/row_rules.py"},
     "sign": {"cli/check.py", "prepare/manifest.py"},
     "soak": {"cli/soak.py", "soak/run.py"},

@@ -13,7 +13,6 @@ import tnn_serving as ts
 from tests import onnx_models
 from tests.end_to_end.models import BROKEN, write_model
 from tests.networks import CONVOLUTION, network
-from tnn_serving.check.model import check_model
 from tnn_serving.check.report import Checked, CheckedModel
 from tnn_serving.check.repository import check
 from tnn_serving.errors import ServerError
@@ -183,8 +182,7 @@ def test_files_of_a_terabyte_are_not_read(tmp_path: Path, file: str, config: str
     (tmp_path / "net" / "config.pbtxt").write_text(config)
     with (tmp_path / "net" / file).open("ab") as sparse:
         sparse.truncate(1 << 40)
-    model, _ = check_model(tmp_path / "net", {})
-    assert any(text.endswith(problem) for text in problems(model))
+    assert any(text.endswith(problem) for text in problems(one(tmp_path)))
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
@@ -198,8 +196,7 @@ def test_files_that_are_none(tmp_path: Path, kind: str, file: str) -> None:
     path = tmp_path / "net" / file
     path.unlink(missing_ok=True)
     os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
-    model, _ = check_model(tmp_path / "net", {})
-    assert any(text.endswith("not a regular file") for text in problems(model))
+    assert any(text.endswith("not a regular file") for text in problems(one(tmp_path)))
 
 
 def test_versions_that_are_not_served_are_only_warned_of(tmp_path: Path) -> None:

@@ -47,8 +47,7 @@ def test_damaged_cache_is_made_again(serve: Serve, tmp_path: Path, engine: str) 
     served.check()
     kept = files(cache)
     assert kept
-    if engine == "openvino":
-        assert [file for file in kept if file.suffix == ".blob"]
+    assert {file.suffix for file in kept} >= {".json", ".0"}
     damages: list[Callable[[bytes], bytes]] = [
         lambda content: b"",
         lambda content: content[: len(content) // 2],

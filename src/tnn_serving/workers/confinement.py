@@ -140,7 +140,7 @@ def _allow(ruleset: int, paths: Iterable[Path], rights: int) -> None:
     for path in paths:
         try:
             handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except FileNotFoundError:
+        except OSError:  # what cannot be found, such as a link in a circle, cannot be read later either
             continue
         try:
             allowed = rights if path.is_dir() else rights & FILE_RIGHTS
