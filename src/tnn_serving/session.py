@@ -1,4 +1,4 @@
-"""A network that is compiled and answers: all that serving needs, whoever has prepared it.
+"""A network that is compiled and answers: all that serving needs, in whichever process it was prepared.
 
 In: an analysis, and executables.  Out: answers.  What only a load needs is in :mod:`tnn_serving.model`; nothing here
 reads a file, translates or knows ONNX.

@@ -117,7 +117,9 @@ def _prepared(source: Source, parameters: dict[str, str]) -> Session:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(file.resolve())
         Path(folder, CONFIG_FILE).write_text("max_batch_size: 0\n")
-        loaded = _preparation().load(files[0].stem, Path(folder), ModelConfig(), version=1, options=parameters)
+        loaded = _preparation().load(
+            files[0].stem, Path(folder), ModelConfig(), version=1, options=parameters, shown=files[0].parent
+        )
     return loaded.model
 
 

@@ -64,6 +64,7 @@ class _Request:
     version: int
     completes: bool
     options: CommandLine
+    shown: Path
 
     @cached_property
     def settings(self) -> ModelSettings:
@@ -93,17 +94,18 @@ class _Source:
 
     Args:
         version: the folder of the version.
+        shown: the folder that texts name.
         within: the folder to make one in.
         limits: what is larger is no file of a model, and is not copied.
 
     Attributes:
-        version: as it was given, for texts.
+        shown: as it was given.
         folder: described by :class:`~tnn_serving.prepare.tasks.Question`.
         files: the folder of the copies.
     """
 
-    def __init__(self, version: Path, within: Path, limits: Limits) -> None:
-        self.version = version
+    def __init__(self, version: Path, shown: Path, within: Path, limits: Limits) -> None:
+        self.shown = shown
         self.folder = Path(tempfile.mkdtemp(dir=within, prefix="source-"))
         self._remove = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.files = self.folder / FILES
@@ -155,12 +157,16 @@ class Preparation:
         version: int,
         completes: bool = True,
         options: CommandLine | None = None,
+        shown: Path | None = None,
     ) -> Loaded:
         """Loads ``folder/<version>``; see :meth:`tnn_serving.serving.servable.Servable.open`.
 
+        Args:
+            shown: the folder of the files that texts name, where it is not that of the version.
+
         Raises LimitError too: the model needs more time or memory than it may.
         """
-        request = _Request(name, folder, config, version, completes, options or {})
+        request = _Request(name, folder, config, version, completes, options or {}, shown or folder / str(version))
         kept, fresh = self._kept(request)
         try:
             return self._opened(request, kept)
@@ -183,11 +189,12 @@ class Preparation:
         options: CommandLine | None = None,
     ) -> Prepared:
         """Prepares ``folder/<version>``, if that has not been done, and opens nothing. Raises as :meth:`load`."""
-        return self._kept(_Request(name, folder, config, version, completes, options or {}))[0].prepared
+        request = _Request(name, folder, config, version, completes, options or {}, folder / str(version))
+        return self._kept(request)[0].prepared
 
     def _opened(self, request: _Request, kept: _Kept) -> Loaded:
         prepared, settings = kept.prepared, request.settings
-        analysis = prepared.analysed(kept.source.version)
+        analysis = prepared.analysed(kept.source.shown)
         config = prepared.completed(request.config)
         configured = configure(request.name, analysis, config, settings, completes=request.completes)
         session = self._shared.get(prepared.models_key, partial(self._open, kept, analysis, settings))
@@ -199,7 +206,7 @@ class Preparation:
         settings, limits = request.settings, request.settings.limits()
         with unchanged(request.folder / str(request.version)):
             check_folder(request.folder, request.config, settings, version=request.version)
-            source = _Source(request.folder / str(request.version), self.folder, limits)
+            source = _Source(request.folder / str(request.version), request.shown, self.folder, limits)
         ours = request.completes and leaves_batching_to_us(request.folder, request.config)
         key = key_of(
             source.files, request.config, request.options, completes=request.completes, ours=ours, limits=limits
@@ -217,6 +224,10 @@ class Preparation:
                 expected=f"{key}.json in {store.folder}",
                 hint="run: tnn-serving prepare REPOSITORY --out FOLDER",
             )
+        text = (
+            "%s: a worker prepares it; nothing in %s is for its files and settings, this processor and these versions"
+        )
+        log.info(text, request.name, store.folder)
         order = {
             "name": request.name,
             "files": os.fspath(source.files),
@@ -237,7 +248,7 @@ class Preparation:
             log.warning("%s", error)
             return None
         names = [_compiled(key, number) for number in range(1 + len(prepared.shapes))]
-        return _Kept(prepared.placed(source.version), key, store, source) if all(map(store.has, names)) else None
+        return _Kept(prepared.placed(source.shown), key, store, source) if all(map(store.has, names)) else None
 
     def _prepared(
         self, order: Mapping[str, Any], source: _Source, settings: ModelSettings, key: str, store: FileStore
@@ -257,7 +268,7 @@ class Preparation:
                 # The value comes last: where it is, the executables are.
                 stored = all(one.put(name, (out / file).read_bytes()) for file, name in files.items())
                 if stored and one.put(f"{key}.json", content):
-                    return _Kept(prepared.placed(source.version), key, one, source)
+                    return _Kept(prepared.placed(source.shown), key, one, source)
         raise WorkerError("a prepared model cannot be stored", hint=f"make room in {self.folder}")
 
     def _open(self, kept: _Kept, analysis: Analysis, settings: ModelSettings) -> PreparedSession:
@@ -298,7 +309,7 @@ class Preparation:
             timeout_s=timeout_s,
             waits=waits,
             yields=waits and self.yields,
-            renamed=(os.fspath(source.files), os.fspath(source.version)),
+            renamed=(os.fspath(source.files), os.fspath(source.shown)),
         )
         self._say_what_confines(done.in_force)
         return done.value
