@@ -2,7 +2,8 @@
 # make check   lint, types, import contracts, and the quick tests that need no server: within a minute
 # make test    set up, run every check and test
 # make coverage   the tests that need no server, and how much of the code they run; below the floor it fails
-# make bench   set up, measure everything and write docs/reference/benchmarks.md; ZOO: folder of TNN's benchmark networks
+# make bench   set up, measure everything and write docs/reference/benchmarks.md; ZOO: folder of TNN's benchmark networks,
+#              BEFORE: checkout of another version with its .venv, to compare loads with
 # make docs    write the pages that are made from the code
 # make dist    build the sdist and the wheel into dist/, and try the wheel in a fresh environment
 # make hooks   have git run the quick checks of .pre-commit-config.yaml before each commit
@@ -56,6 +57,7 @@ bench: $(VENV)/.bench
 	$(BENCH)/engines.py $(ZOO:%=--zoo %) --json $(RESULTS)/engines.json
 	$(BENCH)/int8_forms.py $(ZOO:%=--zoo %) --rounds 5 --threads 0 --json $(RESULTS)/int8_forms.json
 	$(BENCH)/load_time.py $(ZOO:%=--zoo %) --networks $(LOADED) --json $(RESULTS)/load_time.json
+	$(if $(BEFORE),$(BENCH)/loading.py $(ZOO:%=--zoo %) --before $(BEFORE) --json $(RESULTS)/loading.json)
 	$(BENCH)/memory.py $(ZOO:%=--zoo %) --json $(RESULTS)/memory.json
 	$(BENCH)/report.py
 

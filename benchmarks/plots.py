@@ -180,6 +180,18 @@ def load_time(result: Result) -> Any:
     return figure
 
 
+def loading(result: Result) -> Any:
+    """Seconds before and now."""
+    rows = result.tables["times"]
+    figure, axes = plt.subplots(figsize=(WIDTH_IN, 3.0))
+    series: dict[str, Sequence[float | None]] = {name: [row[f"{name}_s"] for row in rows] for name in ("before", "now")}
+    grouped(axes, [row["what"].replace("`", "") for row in rows], series, (GREY, BLUE))
+    axes.set_ylabel("seconds")
+    slanted(axes)
+    axes.legend()
+    return figure
+
+
 def memory(result: Result) -> Any:
     """PSS over instances, shapes and loads."""
     figure, panes = plt.subplots(1, len(result.tables), figsize=(WIDTH_IN, 2.4), sharey=True)
@@ -198,5 +210,5 @@ def slanted(axes: Any) -> None:
 
 
 PLOTS: dict[str, Callable[[Result], Any]] = {
-    plot.__name__: plot for plot in (served, floor, peers, engines, int8_forms, load_time, memory)
+    plot.__name__: plot for plot in (served, floor, peers, engines, int8_forms, load_time, loading, memory)
 }

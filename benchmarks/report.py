@@ -72,6 +72,14 @@ The time until a network can answer: `tnn_serving.load` in a new process, withou
 the command to READY. The first load starts with an empty `cache_dir`; the second one finds measurements and compiled
 networks in it.""",
     ),
+    "loading": (
+        "Loads and their neighbours",
+        """\
+Loads beside those of another version, in turn. A neighbour is a network of about a millisecond that answers 16
+connections while models load that the server has not seen before: over HTTP and gRPC, the load request over the same.
+`p99 to rest` is its p99 during the loads divided by that at rest. A second start finds in `cache_dir` what the first
+has left there.""",
+    ),
     "memory": (
         "Memory",
         """\
