@@ -131,8 +131,7 @@ def _start(
     reload: bool,
     options: Mapping[str, Any],
 ) -> Running:
-    changing = any(flag.startswith("--model-control-mode") for flag in flags)
-    overlay = Overlay([str(path) for path in repositories], changing=changing)
+    overlay = Overlay([str(path) for path in repositories])
     settings = {"http_port": ports[0], "grpc_port": ports[1], "metrics_port": ports[2], "exit_timeout_s": 3}
     launch = build_launch(overlay.locations, flags=flags, **{**settings, **options})
     if token is not None:

@@ -14,14 +14,13 @@ import pytest
 from tnn_serving.errors import ServerError
 from tnn_serving.triton import launch
 from tnn_serving.triton.background_server import free_ports
+from tnn_serving.triton.flags import flag_values
 from tnn_serving.triton.launch import (
     Launch,
     build_launch,
     check_ports,
     find_libpython,
     find_tritonserver,
-    flag_values,
-    split_arguments,
 )
 
 
@@ -47,29 +46,6 @@ def taken_port() -> Iterator[int]:
 
 def with_flags(*flags: str) -> Launch:
     return Launch(("tritonserver", *flags), {})
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words", "flags"),
-    [
-        (["repo"], ["repo"], []),
-        (["repo", "--log-verbose=1"], ["repo"], ["--log-verbose=1"]),
-        (["repo", "--log-verbose", "1"], ["repo"], ["--log-verbose=1"]),
-        (["--log-verbose", "1", "a", "b"], ["a", "b"], ["--log-verbose=1"]),
-        (["--disable-auto-complete-config", "repo"], ["repo"], ["--disable-auto-complete-config"]),
-        (["repo", "--rate-limit"], ["repo"], ["--rate-limit"]),
-        (["s3://host/bucket", "--id="], ["s3://host/bucket"], ["--id="]),
-    ],
-)
-def test_command_line_is_split(arguments: list[str], words: list[str], flags: list[str]) -> None:
-    assert split_arguments(arguments) == (words, flags)
-
-
-def test_all_values_of_a_flag_in_order() -> None:
-    flags = ["--backend-config=tnn,a=1", "--http-port=1", "--backend-config=tnn,b=2", "--http-port-range=9"]
-    assert flag_values(flags, "backend-config") == ["tnn,a=1", "tnn,b=2"]
-    assert flag_values(flags, "http-port") == ["1"]
-    assert flag_values(flags, "grpc-port") == []
 
 
 def test_defaults_are_local_and_complete(tritonserver: Path, built: None) -> None:
