@@ -106,6 +106,12 @@ def _plain(text: str, name: str, values: list[TextValue]) -> str:
     return written[1:-1].encode("latin-1").decode("utf-8", "surrogateescape")
 
 
+def declaration_of(folder: Path) -> Declared:
+    """What the configuration of a model folder declares. Raises ConfigError as :func:`declared`."""
+    with located(CONFIG_FILE):
+        return declared(config_text(folder))
+
+
 def entries(folder: Path) -> Iterator[tuple[str, Path, bool]]:
     """Everything in a model folder: its path inside, its place, and whether it is a folder. Links are followed.
 
@@ -141,7 +147,7 @@ def refusals(folder: Path) -> list[ConfigError]:
         for name, _, is_folder in entries(folder)
         if not is_folder and LIBRARY.search(name)
     ]
-    config = declared(config_text(folder))
+    config = declaration_of(folder)
     for name, what in FORBIDDEN_FIELDS.items():
         if name in config.fields:
             found.append(ConfigError(f"`{name}` {what}", hint=f"remove it from {CONFIG_FILE}"))
@@ -178,11 +184,10 @@ def check_label(folder: Path, name: str) -> None:
     if inside.is_absolute() or ".." in inside.parts:
         raise ConfigError("label_filename is outside of the model folder", found=name)
     with located(f"label file `{name}`"):
-        real = Path(os.path.realpath(folder / name))
-        if not real.is_relative_to(os.path.realpath(folder)):
-            raise ConfigError("it is a link out of the model folder", hint="copy the file into the folder")
-        with opened(real, LABEL_FILE):
+        with opened(folder / name, LABEL_FILE):
             pass
+        if not Path(os.path.realpath(folder / name)).is_relative_to(os.path.realpath(folder)):
+            raise ConfigError("it is a link out of the model folder", hint="copy the file into the folder")
 
 
 def check_own_files(folder: Path, *, allowed: Collection[str] = ()) -> None:
@@ -195,7 +200,7 @@ def check_own_files(folder: Path, *, allowed: Collection[str] = ()) -> None:
         ConfigError: it contains code, names another backend, or a label file that is not its own.
         FormatError, OSError: as :func:`entries`.
     """
-    config = declared(config_text(folder))
+    config = declaration_of(folder)
     backend = foreign_backend(folder, config)
     if backend is not None and backend not in allowed:
         raise foreign(backend)

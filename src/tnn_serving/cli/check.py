@@ -32,6 +32,9 @@ def check(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="A parameter of the server's command line; may be repeated."),
     ] = None,
+    allow_backend: Annotated[
+        list[str] | None, typer.Option(metavar="BACKEND", help="As of serve; may be repeated.")
+    ] = None,
     cache_dir: CacheOption = "",
     json: JsonFlag = False,
 ) -> None:
@@ -52,7 +55,7 @@ def check(
 
     options = {**_cache(cache_dir), **dict(_pair(text) for text in backend_config or [])}
     with progress("checked") as show:
-        found = check_repositories(repositories, options, on_progress=show)
+        found = check_repositories(repositories, options, allowed=allow_backend or (), on_progress=show)
     if json:
         print_json(found)
     else:

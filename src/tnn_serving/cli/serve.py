@@ -231,9 +231,8 @@ def _token(file: Path | None, apis: Sequence[str]) -> str:
     else:
         token = shown = new_token()
     more = ", shared memory, trace and log settings need" if apis == ADMIN_APIS else " needs"
-    _note(
-        f"loading and unloading models{more} the header {TOKEN_HEADER}: {shown} (gRPC metadata: {GRPC_PREFIX}{TOKEN_HEADER})"
-    )
+    metadata = f"(gRPC metadata: {GRPC_PREFIX}{TOKEN_HEADER})"
+    _note(f"loading and unloading models{more} the header {TOKEN_HEADER}: {shown} {metadata}")
     return token
 
 

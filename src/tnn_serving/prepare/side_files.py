@@ -11,7 +11,7 @@ from tnn_serving.config.model_config import ModelConfig, request_type
 from tnn_serving.emit.limits import Limits
 from tnn_serving.errors import ConfigError, located
 from tnn_serving.formats.reading import FileKind, opened
-from tnn_serving.own_files import check_label
+from tnn_serving.own_files import check_label, refusals
 
 WARMUP_FOLDER = "warmup"
 """Where Triton looks for the files of ``input_data_file``."""
@@ -23,7 +23,10 @@ REFERENCE = np.dtype(np.uint32)
 
 
 def check_side_files(folder: Path, config: ModelConfig, limits: Limits) -> None:
-    """Looks at all of them. Raises as :func:`check_labels` and :func:`check_warmup`."""
+    """Looks at all of them. Raises as :func:`check_labels` and :func:`check_warmup`, and ConfigError for code in the
+    folder."""
+    for problem in refusals(folder):
+        raise problem
     check_labels(folder, config)
     check_warmup(folder, config, limits)
 

@@ -2,7 +2,7 @@
 
 Each model gets a folder with its ``config.pbtxt``, to which the line ``backend: "tnn"`` is added where it is missing,
 with copies of its label files, and with links to its other files. A folder that contains code, or is of another
-backend, is not shown (:mod:`tnn_serving.own_files`). Models of backends that the operator allows are linked as they are.
+backend, is not shown (:mod:`tnn_serving.own_files`). Models of allowed backends are linked as they are.
 
 Triton gives up a whole repository, and unloads all of its models, when an entry vanishes between its listing and its
 look at it. So the entry of a model is a link, and the link of a model that is gone is replaced, in one step, by an
@@ -23,7 +23,7 @@ from tnn_serving.config.model_config import CONFIG_FILE
 from tnn_serving.config.text import config_text
 from tnn_serving.errors import TnnError
 from tnn_serving.formats.reading import read_file
-from tnn_serving.own_files import LABEL_FILE, check_own_files, declared, entries, foreign_backend
+from tnn_serving.own_files import LABEL_FILE, check_own_files, declaration_of, entries, foreign_backend
 from tnn_serving.private_folder import PrivateFolder
 from tnn_serving.repository import BACKEND_LINE, Skipped, check_repository, model_folders
 from tnn_serving.triton.launch import is_remote
@@ -40,8 +40,7 @@ def config_of(model: Path) -> bytes:
 
     Raises ConfigError for a configuration that cannot be read, or that Triton must not read: it is too large.
     """
-    text = config_text(model)
-    config = declared(text)
+    text, config = config_text(model), declaration_of(model)
     if config.backend or config.is_ensemble:
         return text
     return text + b"\n" + BACKEND_LINE if text else BACKEND_LINE
@@ -302,7 +301,7 @@ class Overlay:
 
 def _content_of(model: Path) -> _Content:
     """What Triton is shown of a model."""
-    config = declared(config_text(model))
+    config = declaration_of(model)
     if foreign_backend(model, config) is not None:
         return _Content(set(), {path.name: path for path in model.iterdir()}, {})
     labels = {str(PurePosixPath(label)) for label in config.labels if (model / label).is_file()}
