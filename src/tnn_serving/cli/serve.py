@@ -171,8 +171,6 @@ def serve(
         token = _token(admin_token_file, apis) if apis else None
         if token is not None:
             launch = with_token(launch, token, apis)
-        for skipped in overlay.skipped:
-            _note(f"{skipped.folder} is not served: {skipped.reason}")
         show_all = not stderr.is_terminal if server_log is None else server_log
         health_address = (host, health_port) if health_port else None
         supervisor = Supervisor(

@@ -39,6 +39,9 @@ REMOTE = ("s3://", "gs://", "as://")
 """Repositories that Triton fetches by itself."""
 
 TOKEN_VARIABLE = "TNN_ADMIN_TOKEN"
+NOT_INHERITED = (TOKEN_VARIABLE, "AIP_")
+"""Beginnings of the names of variables that tritonserver does not get. Those of Vertex AI make it serve that endpoint in
+place of its own."""
 CLOUD_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_", "TRITON_AWS_", "TRITON_CLOUD_CREDENTIAL_PATH")
 """Beginnings of the names of variables with secrets for :data:`REMOTE` repositories."""
 
@@ -296,9 +299,9 @@ def is_remote(repository: str) -> bool:
 
 
 def _inherited(*, remote: bool) -> dict[str, str]:
-    """This process' environment without secrets that the server has no use for."""
-    secret = (TOKEN_VARIABLE,) if remote else (TOKEN_VARIABLE, *CLOUD_VARIABLES)
-    return {name: text for name, text in os.environ.items() if not name.startswith(secret)}
+    """This process' environment without secrets that the server has no use for, and without what opens endpoints."""
+    dropped = (*NOT_INHERITED, *(() if remote else CLOUD_VARIABLES))
+    return {name: text for name, text in os.environ.items() if not name.startswith(dropped)}
 
 
 def local_url(host: str, port: int) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 
 _REASONS = (
     re.compile(r"^error: (?P<text>.+)"),
@@ -15,6 +16,8 @@ _REASONS = (
 _POLL_FAILED = re.compile(r"Poll failed for model directory '(?P<name>[^']*)': (?P<text>.*?)\"?$")
 _STACK = re.compile(r'^(?:Current thread|Thread) 0x|^  File "|^Fatal Python error|^Signal \(\d|^ *\d+# ')
 _DECISION = re.compile(r'(?:^I\d{4} \S+ \d+|^\S+Z I \d+) loading\.py:\d+\] "(?P<text>.*)"$')
+_TIME = re.compile(r"^(?:(?P<level>[IWEF])\d{4} [\d:.]+ \d+|\d{4}-\d\d-\d\dT\S+Z) ")
+_OUT_OF_FILES = "Too many open files"
 _HARMLESS = ("CudaDriverHelper has not been initialized",)
 
 
@@ -51,3 +54,41 @@ def decision_at_load(line: str) -> str:
     """What the backend decided for a model at load, and why; empty for any other line of the log."""
     match = _DECISION.search(line)
     return match["text"] if match else ""
+
+
+def is_out_of_files(line: str) -> bool:
+    """Whether a line says that the server has no file descriptor left."""
+    return _OUT_OF_FILES in line
+
+
+REPEATS_S = 1.0
+"""How often it is told that a line goes on to repeat."""
+
+
+class Repeats:
+    """Keeps lines that repeat from filling the log: without a descriptor, tritonserver writes one 100,000 times a
+    second."""
+
+    def __init__(self) -> None:
+        self._last = ""
+        self._count = 0
+        self._told_s = 0.0
+
+    def passed(self, line: str) -> Iterator[str]:
+        """What to log for a line: itself, or nothing if it says the same as the one before, and now and then how many
+        did."""
+        text = _TIME.sub("", line)
+        if text != self._last:
+            yield from self._told()
+            self._last = text
+            self._told_s = time.monotonic()
+            yield line
+            return
+        self._count += 1
+        if time.monotonic() - self._told_s > REPEATS_S:
+            yield from self._told()
+
+    def _told(self) -> Iterator[str]:
+        if self._count:
+            yield f"(the last line came {self._count} more times)"
+        self._count, self._told_s = 0, time.monotonic()
