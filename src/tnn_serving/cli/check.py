@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from tnn_serving.cache import cache_folder
+from tnn_serving.cache import cache_option
 from tnn_serving.check.report import Checked, CheckedModel, CheckedTensor, Finding, memory_text
 from tnn_serving.cli.output import EXIT_BAD, JsonFlag, print_json, printable, stderr, stdout
 from tnn_serving.prepare.manifest import sign as sign_folder
@@ -113,7 +113,8 @@ def progress(done_to: str) -> Iterator[Callable[[int, int, str], None]]:
 
 
 def _cache(folder: str) -> dict[str, str]:
-    return {} if folder == "none" else {"cache_dir": os.fspath(Path(folder or cache_folder()).absolute())}
+    cache = cache_option(folder)
+    return {} if cache is None else {"cache_dir": os.fspath(cache)}
 
 
 def _prepared_table(found: Checked) -> Table:

@@ -17,7 +17,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from tnn_serving.cache import cache_folder
+from tnn_serving.cache import cache_option
 from tnn_serving.cli.output import stderr, stdout
 from tnn_serving.errors import ServerError
 from tnn_serving.triton.access import (
@@ -161,7 +161,7 @@ def serve(
             grpc_port=grpc_port,
             metrics_port=metrics_port,
             exit_timeout_s=exit_timeout,
-            cache_dir=None if cache_dir == "none" else Path(cache_dir or cache_folder()).absolute(),
+            cache_dir=cache_option(cache_dir),
             flags=[*([PREPARED_ONLY] if prepared_only else []), *flags],
             tritonserver=server,
             allow_load_overrides=allow_load_overrides,

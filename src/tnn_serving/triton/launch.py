@@ -40,8 +40,8 @@ REMOTE = ("s3://", "gs://", "as://")
 
 TOKEN_VARIABLE = "TNN_ADMIN_TOKEN"
 NOT_INHERITED = (TOKEN_VARIABLE, "AIP_")
-"""Beginnings of the names of variables that tritonserver does not get. Those of Vertex AI make it serve that endpoint in
-place of its own."""
+"""Beginnings of the names of variables that tritonserver does not get. Those of Vertex AI make it serve that endpoint
+in place of its own."""
 CLOUD_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_", "TRITON_AWS_", "TRITON_CLOUD_CREDENTIAL_PATH")
 """Beginnings of the names of variables with secrets for :data:`REMOTE` repositories."""
 
