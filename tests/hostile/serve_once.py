@@ -39,7 +39,9 @@ def main(port: str, *command: str) -> None:
             answer = json.load(urllib.request.urlopen(request, timeout=20))
             break
         except OSError as error:
-            assert server.poll() is None and time.monotonic() < deadline, (error, server.communicate()[1])
+            if server.poll() is not None or time.monotonic() > deadline:
+                server.kill()
+                sys.exit(f"no answer: {error}\n{server.communicate()[1]}")
             time.sleep(0.1)
     assert answer["outputs"][0]["data"] == [0, 2], answer
     server.send_signal(signal.SIGTERM)
