@@ -160,6 +160,12 @@ def test_label_files(model: Path, tmp_path: Path, kind: str, problem: str | None
     assert problem is None or problem in found[0]
 
 
+def test_a_link_to_itself_is_a_file_like_any_other(model: Path) -> None:
+    (model / "1" / "loop").symlink_to("loop")
+    assert ("1/loop", model / "1" / "loop", False) in list(entries(model))
+    assert problems(model) == []
+
+
 def test_folders_without_end(model: Path) -> None:
     (model / "1" / "again").symlink_to(model)
     with pytest.raises(FormatError, match="nested too deeply"):

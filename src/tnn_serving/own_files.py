@@ -129,7 +129,7 @@ def entries(folder: Path) -> Iterator[tuple[str, Path, bool]]:
             count += 1
             if count > MAX_ENTRIES:
                 raise FormatError(f"too many files in {folder}", expected=f"at most {MAX_ENTRIES}")
-            name, is_folder = f"{inside}{entry.name}", entry.is_dir()
+            name, is_folder = f"{inside}{entry.name}", os.path.isdir(entry.path)  # not entry's, which fails for loops
             yield name, Path(entry.path), is_folder
             if is_folder:
                 waiting.append((Path(entry.path), f"{name}/", depth + 1))

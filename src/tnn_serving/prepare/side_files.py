@@ -25,7 +25,11 @@ REFERENCE = np.dtype(np.uint32)
 def check_side_files(folder: Path, config: ModelConfig, limits: Limits) -> None:
     """Looks at all of them. Raises as :func:`check_labels` and :func:`check_warmup`, and ConfigError for code in the
     folder."""
-    for problem in refusals(folder):
+    try:
+        problems = refusals(folder)
+    except OSError as error:
+        raise FormatError(f"{folder} cannot be read: {error.strerror}") from error
+    for problem in problems:
         raise problem
     check_labels(folder, config)
     check_warmup(folder, config, limits)

@@ -186,7 +186,7 @@ class Overlay:
                 for entry in os.scandir(folder) if depth < DEPTH else ():
                     if entry.name == CONFIG_FILE:
                         found[entry.path] = entry.stat().st_mtime_ns
-                    elif entry.is_dir():
+                    elif os.path.isdir(entry.path):
                         waiting.append((entry.path, depth + 1))
         return found
 

@@ -8,6 +8,7 @@ repository index.
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -21,6 +22,7 @@ from typing import Any
 from tnn_serving.errors import ServerError
 from tnn_serving.repository import Skipped
 from tnn_serving.triton.access import http_headers
+from tnn_serving.triton.backend.errors import SHOWN_PATHS
 from tnn_serving.triton.health import Fault, HealthLimits
 from tnn_serving.triton.health_port import HealthPort
 from tnn_serving.triton.index import Endpoint, ServedModel, list_models, request_load
@@ -123,6 +125,9 @@ class Supervisor:
     _known_skips: set[Skipped] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        if self.overlay is not None:
+            paths = {SHOWN_PATHS: json.dumps(self.overlay.paths)}
+            self.launch = replace(self.launch, environment={**self.launch.environment, **paths})
         self.monitor = Monitor(self.launch, self.limits, self._with_reasons)
 
     def run(self) -> int:
