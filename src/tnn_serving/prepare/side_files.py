@@ -9,7 +9,7 @@ import numpy as np
 from tnn_serving.config.datatypes import NUMPY_TYPE
 from tnn_serving.config.model_config import ModelConfig, request_type
 from tnn_serving.emit.limits import Limits
-from tnn_serving.errors import FormatError, located
+from tnn_serving.errors import ConfigError, FormatError, located
 from tnn_serving.formats.reading import FileKind, opened
 from tnn_serving.own_files import check_label, refusals
 
