@@ -13,10 +13,10 @@ from tnn_serving.own_files import (
     LABELS_MAX_BYTES,
     MAX_DEPTH,
     check_own_files,
-    declared,
     entries,
+    folder_refusals,
     foreign_backend,
-    refusals,
+    read_declaration,
 )
 
 LABELLED = 'output [{ name: "y" label_filename: "labels.txt" }]'
@@ -28,7 +28,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def problems(model: Path) -> list[str]:
-    return [str(problem) for problem in refusals(model)]
+    return [str(problem) for problem in folder_refusals(model)]
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_fields_that_bring_code(model: Path, config: str, problem: str) -> None:
 def test_whose_model_it_is(model: Path, config: str, backend: str | type[TnnError] | None) -> None:
     if isinstance(backend, type):
         with pytest.raises(backend):
-            declared(config.encode())
+            read_declaration(config.encode())
     else:
-        assert foreign_backend(model, declared(config.encode())) == backend
+        assert foreign_backend(model, read_declaration(config.encode())) == backend
 
 
 def test_a_folder_without_our_files_and_a_backend(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ FORBIDDEN_FIELDS = {
 """Fields of ``config.pbtxt`` by which a model brings code, and what each does."""
 
 MAX_DEPTH = 8
-MAX_ENTRIES = 10_000
+FOLDER_ENTRIES = 10_000
 """Most folders inside each other, and most files and folders, of a model folder: links may lead up."""
 
 LABELS_MAX_BYTES = 16 << 20
@@ -73,7 +73,7 @@ class Declared:
 
 
 @lru_cache(maxsize=4096)
-def declared(text: bytes) -> Declared:
+def read_declaration(text: bytes) -> Declared:
     """What the text of a ``config.pbtxt`` declares.
 
     It is read here, and not by protobuf, which takes more memory than all of the process that starts a server.
@@ -107,9 +107,9 @@ def _plain(text: str, name: str, values: list[TextValue]) -> str:
 
 
 def declaration_of(folder: Path) -> Declared:
-    """What the configuration of a model folder declares. Raises ConfigError as :func:`declared`."""
+    """What the configuration of a model folder declares. Raises ConfigError as :func:`read_declaration`."""
     with located(CONFIG_FILE):
-        return declared(config_text(folder))
+        return read_declaration(config_text(folder))
 
 
 def entries(folder: Path) -> Iterator[tuple[str, Path, bool]]:
@@ -127,15 +127,15 @@ def entries(folder: Path) -> Iterator[tuple[str, Path, bool]]:
             raise FormatError(f"folders are nested too deeply at {place}", hint="is there a link to a folder above?")
         for entry in sorted(os.scandir(place), key=lambda one: one.name):
             count += 1
-            if count > MAX_ENTRIES:
-                raise FormatError(f"too many files in {folder}", expected=f"at most {MAX_ENTRIES}")
+            if count > FOLDER_ENTRIES:
+                raise FormatError(f"too many files in {folder}", expected=f"at most {FOLDER_ENTRIES}")
             name, is_folder = f"{inside}{entry.name}", os.path.isdir(entry.path)  # not entry's, which fails for loops
             yield name, Path(entry.path), is_folder
             if is_folder:
                 waiting.append((Path(entry.path), f"{name}/", depth + 1))
 
 
-def refusals(folder: Path) -> list[ConfigError]:
+def folder_refusals(folder: Path) -> list[ConfigError]:
     """Everything for which a model folder is refused wherever it is served: code, and label files from elsewhere.
 
     Raises:
@@ -204,7 +204,7 @@ def check_own_files(folder: Path, *, allowed: Collection[str] = ()) -> None:
     backend = foreign_backend(folder, config)
     if backend is not None and backend not in allowed:
         raise foreign(backend)
-    problems = refusals(folder) if backend is None else []
+    problems = folder_refusals(folder) if backend is None else []
     if problems:
         raise problems[0]
 

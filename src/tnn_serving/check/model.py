@@ -34,7 +34,7 @@ from tnn_serving.errors import FormatError, TnnError
 from tnn_serving.formats.candidates import versions
 from tnn_serving.network.analyse import analyse
 from tnn_serving.network.formats import model_files, open_network
-from tnn_serving.own_files import ENSEMBLE, foreign, refusals
+from tnn_serving.own_files import ENSEMBLE, folder_refusals, foreign
 from tnn_serving.prepare import manifest
 from tnn_serving.repository import is_ours
 
@@ -96,7 +96,7 @@ def check_model(folder: Path, options: CommandLine, allowed: Collection[str] = (
 def _refusals(folder: Path) -> list[Finding]:
     """What a server refuses the folder for."""
     try:
-        return [of_error(problem, CONFIG_FILE) for problem in refusals(folder)]
+        return [of_error(problem, CONFIG_FILE) for problem in folder_refusals(folder)]
     except (TnnError, OSError) as error:
         return [of_error(error)]
 

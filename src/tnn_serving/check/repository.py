@@ -27,7 +27,7 @@ from tnn_serving.engines.cpu import available_cores
 from tnn_serving.engines.store import FileStore
 from tnn_serving.errors import TnnError
 from tnn_serving.formats.candidates import versions
-from tnn_serving.own_files import refusals
+from tnn_serving.own_files import folder_refusals
 from tnn_serving.prepare.preparation import Preparation, real_places
 from tnn_serving.prepare.prepared import decisive, digests_of, hash_of
 from tnn_serving.repository import check_repository, model_folders
@@ -152,7 +152,7 @@ class _Good:
 def _is_refused(folder: Path) -> bool:
     """Whether a server refuses the folder, for links as well, which the files' contents do not show."""
     try:
-        return bool(refusals(folder))
+        return bool(folder_refusals(folder))
     except (TnnError, OSError):
         return True
 

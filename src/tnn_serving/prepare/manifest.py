@@ -16,7 +16,7 @@ from tnn_serving.config.model_config import CONFIG_FILE
 from tnn_serving.config.text import config_text
 from tnn_serving.errors import FormatError, located
 from tnn_serving.formats.reading import FileKind, chunks, read_file
-from tnn_serving.own_files import refusals
+from tnn_serving.own_files import folder_refusals
 from tnn_serving.repository import BACKEND_LINE
 
 MANIFEST = "SHA256SUMS"
@@ -74,7 +74,7 @@ def sign(folder: Path) -> Path:
     with located(os.fspath(folder)):
         if not folder.is_dir():
             raise FormatError("no such folder", expected="a model folder, REPOSITORY/NAME")
-        for problem in refusals(folder):
+        for problem in folder_refusals(folder):
             raise problem
         lines = [f"{sha256_of(path)}  {name}\n" for name, path in files_of(folder).items()]
         if not lines:

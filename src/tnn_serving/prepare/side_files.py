@@ -11,7 +11,7 @@ from tnn_serving.config.model_config import ModelConfig, request_type
 from tnn_serving.emit.limits import Limits
 from tnn_serving.errors import ConfigError, FormatError, located
 from tnn_serving.formats.reading import FileKind, opened
-from tnn_serving.own_files import check_label, refusals
+from tnn_serving.own_files import check_label, folder_refusals
 
 WARMUP_FOLDER = "warmup"
 """Where Triton looks for the files of ``input_data_file``."""
@@ -26,7 +26,7 @@ def check_side_files(folder: Path, config: ModelConfig, limits: Limits) -> None:
     """Looks at all of them. Raises as :func:`check_labels` and :func:`check_warmup`, and ConfigError for code in the
     folder."""
     try:
-        problems = refusals(folder)
+        problems = folder_refusals(folder)
     except OSError as error:
         raise FormatError(f"{folder} cannot be read: {error.strerror}") from error
     for problem in problems:
