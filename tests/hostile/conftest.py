@@ -59,7 +59,7 @@ class Target:
         change."""
         model = self.repository / name
         shown = Path(self.running.overlay.locations[0], name, CONFIG_FILE)
-        if any(skipped.folder == model for skipped in self.running.overlay.skipped):
+        if any(skipped.folder == model for skipped in self.running.overlay.refused):
             return not self.running.overlay.changed()
         try:
             return shown.is_file() and shown.read_bytes() == config_of(model)

@@ -97,8 +97,10 @@ def test_no_form_of_it_runs(start_server: Start, tmp_path: Path, library: Path, 
     refusals = write_hostile(models, library)
     running = start_server([models])
     assert_neighbour_answers(running)
-    assert [model.name for model in running.ready[0]] == ["relu"]
+    states = {model.name: model for model in running.ready[0]}
+    assert set(states) == {"relu", *refusals}
     for name, words in refusals.items():
+        assert (states[name].state, words in states[name].reason) == ("UNAVAILABLE", True)
         assert [text for text in running.warnings if f"{name} is not served: " in text and words in text]
     assert not mark.exists()
 

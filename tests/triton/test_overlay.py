@@ -75,13 +75,13 @@ def test_a_configuration_that_is_too_large_is_not_shown(repository: Path) -> Non
         file.truncate(1 << 40)
     with Overlay([str(repository)]) as overlay:
         assert {Path(name).parts[0] for name in seen(overlay.locations[0])} == {"face"}
-        (skipped,) = overlay.skipped
+        (skipped,) = overlay.refused
         assert skipped.folder == large.parent
         expected = f"at most {CONFIG_MAX_BYTES} bytes, found {1 << 40} bytes"
         assert f"{CONFIG_FILE}: file is too large for a config.pbtxt: expected {expected}" in skipped.reason
         large.write_text("")
         overlay.sync()
-        assert not overlay.skipped
+        assert not overlay.refused
         assert seen(overlay.locations[0])[f"large/{CONFIG_FILE}"] == '\nbackend: "tnn"\n'.lstrip("\n")
 
 
@@ -268,12 +268,12 @@ def test_label_files_are_copies(repository: Path) -> None:
         (model / "labels.txt").symlink_to("/etc/passwd")
         overlay.sync()
         assert shown.read_text() == "cat\n"
-        assert "link out of the model folder" in overlay.skipped[0].reason
+        assert "link out of the model folder" in overlay.refused[0].reason
         (model / "labels.txt").unlink()
         (model / "labels.txt").write_text("dog\n")
         overlay.sync()
         assert shown.read_text() == "dog\n"
-        assert not overlay.skipped
+        assert not overlay.refused
 
 
 def test_code_is_never_shown(repository: Path) -> None:
@@ -282,12 +282,12 @@ def test_code_is_never_shown(repository: Path) -> None:
     (repository / "hostile" / "1" / "libtriton_tnn.so").write_text("code")
     with Overlay([str(repository)]) as overlay:
         assert {name.partition("/")[0] for name in seen(overlay.locations[0])} == {"face"}
-        assert "file `1/libtriton_tnn.so` is a shared library" in overlay.skipped[0].reason
+        assert "file `1/libtriton_tnn.so` is a shared library" in overlay.refused[0].reason
         before = seen(overlay.locations[0])
         (face / "1" / "libtriton_tnn.so").write_text("code")  # what is served goes on
         overlay.sync()
         assert seen(overlay.locations[0]) == before
-        assert [skipped.folder.name for skipped in overlay.skipped] == ["face", "hostile"]
+        assert [skipped.folder.name for skipped in overlay.refused] == ["face", "hostile"]
 
 
 def test_models_of_allowed_backends_are_linked(repository: Path) -> None:
@@ -297,7 +297,7 @@ def test_models_of_allowed_backends_are_linked(repository: Path) -> None:
     (model / "config.pbtxt").write_text('backend: "python"\n')
     with Overlay([str(repository)]) as overlay:
         assert seen(overlay.locations[0]) == {}
-        assert "--allow-backend python" in overlay.skipped[0].reason
+        assert "--allow-backend python" in overlay.refused[0].reason
     with Overlay([str(repository)], allowed=["python"]) as overlay:
         files = seen(overlay.locations[0])
         assert files == {"script/1/model.py": "code", "script/config.pbtxt": 'backend: "python"\n'}

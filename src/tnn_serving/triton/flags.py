@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from tnn_serving.errors import ServerError
@@ -27,6 +28,7 @@ FlagNames = Mapping[str, bool]
 """Names of flags, and whether each takes a value."""
 
 
+@cache
 def flags_of(tritonserver: Path) -> FlagNames:
     """The flags that a tritonserver takes.
 

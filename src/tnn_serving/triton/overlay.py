@@ -114,11 +114,13 @@ class Overlay:
 
     Attributes:
         locations: what to pass to Triton, in the order of ``repositories``.
-        skipped: folders that are not shown, as of the last :meth:`sync`.
+        skipped: folders that are not models, as of the last :meth:`sync`.
+        refused: model folders that are not shown, likewise.
     """
 
     def __init__(self, repositories: Sequence[str], *, allowed: Collection[str] = ()) -> None:
         self.skipped: list[Skipped] = []
+        self.refused: list[Skipped] = []
         self._allowed = frozenset(allowed)
         self._shown: list[_Shown] = []
         self._synced_times: dict[str, int] = {}
@@ -150,7 +152,7 @@ class Overlay:
         """Applies new, changed and removed models of the sources. Unchanged models are not touched, so Triton's polling
         sees no change either. A model that is served stays as it is when its folder is refused afterwards."""
         self._synced_times = self._times()
-        self.skipped = []
+        self.skipped, self.refused = [], []
         for shown in self._shown:
             models, skipped = model_folders(shown.source)
             self.skipped += skipped
@@ -162,11 +164,11 @@ class Overlay:
                 try:
                     self._sync_model(model, shown)
                 except TnnError as error:
-                    self.skipped.append(Skipped(model, str(error)))
+                    self.refused.append(Skipped(model, str(error)))
                 except FileNotFoundError:
                     continue  # it is being removed; the next sync completes that
                 except OSError as error:
-                    self.skipped.append(Skipped(model, f"it cannot be read: {error.strerror}"))
+                    self.refused.append(Skipped(model, f"it cannot be read: {error.strerror}"))
 
     def changed(self) -> bool:
         """Whether models, versions or configurations have changed since the last :meth:`sync`.

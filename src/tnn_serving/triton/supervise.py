@@ -275,7 +275,7 @@ class Supervisor:
             self.overlay.sync()
         except OSError as error:
             self.callbacks.on_warning(f"changes of the repository cannot be read: {error}")
-        skipped = set(self.overlay.skipped)
+        skipped = {*self.overlay.skipped, *self.overlay.refused}
         for item in skipped - self._known_skips:
             self.callbacks.on_warning(f"{item.folder} is not served: {item.reason}")
         self._known_skips = skipped
@@ -348,7 +348,8 @@ class Supervisor:
         return models
 
     def _with_reasons(self, models: Sequence[ServedModel]) -> list[ServedModel]:
-        """The models with reasons that only the log has (a config.pbtxt that cannot be read), and the user's paths."""
+        """The models with reasons that only the log has (a config.pbtxt that cannot be read), those that the server is
+        not shown, and the user's paths."""
         log = self._log()
         explained = []
         for model in models:
@@ -357,6 +358,10 @@ class Supervisor:
                 reason = poll_failure(log, model.name) or reason
             state = model.state or ("UNAVAILABLE" if reason else "")
             explained.append(replace(model, reason=self._with_source_paths(reason), state=state))
+        if self.overlay is not None and self.launch.control_mode != "explicit":
+            known = {model.name for model in models}
+            refused = {item.folder.name: item.reason for item in self.overlay.refused}
+            explained += [ServedModel(name, "", "UNAVAILABLE", refused[name]) for name in refused if name not in known]
         return explained
 
     def _endpoint(self, url: str) -> Endpoint:
