@@ -16,7 +16,7 @@ _REASONS = (
 _POLL_FAILED = re.compile(r"Poll failed for model directory '(?P<name>[^']*)': (?P<text>.*?)\"?$")
 _STACK = re.compile(r'^(?:Current thread|Thread) 0x|^  File "|^Fatal Python error|^Signal \(\d|^ *\d+# ')
 _DECISION = re.compile(r'(?:^I\d{4} \S+ \d+|^\S+Z I \d+) loading\.py:\d+\] "(?P<text>.*)"$')
-_TIME = re.compile(r"^(?:(?P<level>[IWEF])\d{4} [\d:.]+ \d+|\d{4}-\d\d-\d\dT\S+Z) ")
+_TIME = re.compile(r"^(?:[IWEF]\d{4} [\d:.]+ \d+|\d{4}-\d\d-\d\dT\S+Z) ")
 _OUT_OF_FILES = "Too many open files"
 _HARMLESS = ("CudaDriverHelper has not been initialized",)
 
