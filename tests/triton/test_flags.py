@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tnn_serving.errors import ServerError
-from tnn_serving.triton.flags import FlagNames, check_closed, flag_values, flags_of, split_arguments
+from tnn_serving.triton.flags import FlagNames, check_flags, flag_values, flags_of, split_arguments
 from tnn_serving.triton.launch import find_tritonserver
 
 NAMES = {
@@ -115,5 +115,10 @@ def test_abbreviations_are_those_of_the_server(tritonserver: Path, names: FlagNa
 def test_endpoints_without_a_token_stay_closed(text: str) -> None:
     for endpoint in ("sagemaker", "vertex-ai"):
         with pytest.raises(ServerError, match=f"--allow-{endpoint} is refused"):
-            check_closed([f"--allow-{endpoint}={text}"])
-    check_closed(["--allow-sagemaker=false", "--http-port=1"])
+            check_flags([f"--allow-{endpoint}={text}"])
+    check_flags(["--allow-sagemaker=false", "--http-port=1"])
+
+
+def test_configurations_of_other_names_are_refused() -> None:
+    with pytest.raises(ServerError, match=r"only config\.pbtxt is checked"):
+        check_flags(["--model-config-name=other"])

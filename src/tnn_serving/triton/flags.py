@@ -113,8 +113,14 @@ def is_true(text: str) -> bool:
     return text.lower() in ("true", "1", "on")
 
 
-def check_closed(flags: Sequence[str]) -> None:
-    """Refuses flags of the endpoints in :data:`CLOSED` that open them. Raises ServerError."""
+def check_flags(flags: Sequence[str]) -> None:
+    """Refuses flags that open an endpoint in :data:`CLOSED`, or name configurations that are not looked at.
+
+    Raises:
+        ServerError: with the flag.
+    """
+    if flag_values(flags, "model-config-name"):
+        raise ServerError("--model-config-name is refused: only config.pbtxt is checked for what it makes Triton run")
     for endpoint in CLOSED:
         flag = f"allow-{endpoint}"
         if any(map(is_true, flag_values(flags, flag))):

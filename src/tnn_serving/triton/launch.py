@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tnn_serving.errors import ServerError, located
-from tnn_serving.triton.flags import CLOSED, check_closed, flag_values, flags_of, is_true
+from tnn_serving.triton.flags import CLOSED, check_flags, flag_values, flags_of, is_true
 
 SERVER_REQUIREMENT = "nvidia-pytriton==0.7.0"
 """The wheel with tritonserver 2.51.0. It is installed with ``--no-deps``: only unused parts of it need numpy < 2."""
@@ -258,7 +258,7 @@ def build_launch(
     Raises:
         ServerError: tritonserver, libpython or the backend is missing, or a flag opens an endpoint that stays closed.
     """
-    check_closed(flags)
+    check_flags(flags)
     server = find_tritonserver(tritonserver)
     if not BACKEND_LIBRARY.is_file() or not LOAD_GUARD.is_file():
         raise ServerError(
