@@ -62,33 +62,29 @@ def is_out_of_files(line: str) -> bool:
 
 
 REPEATS_S = 1.0
-"""How often it is told that a line goes on to repeat."""
+REPEATS = 10
+"""How often a line may repeat within this time; beyond, their number is told as often."""
 
 
 class Repeats:
     """Keeps lines that repeat from filling the log: without a descriptor, tritonserver writes one 100,000 times a
-    second."""
+    second. A few that say the same are no flood."""
 
     def __init__(self) -> None:
         self._last = ""
-        self._count = 0
-        self._told_s = 0.0
+        self._passed = 0
+        self._held = 0
+        self._since_s = 0.0
 
     def passed(self, line: str) -> Iterator[str]:
-        """What to log for a line: itself, or nothing if it says the same as the one before, and now and then how many
-        did."""
+        """What to log for a line: itself, or nothing if it repeats too often, and now and then how many were held."""
         text = _TIME.sub("", line)
-        if text != self._last:
-            yield from self._told()
-            self._last = text
-            self._told_s = time.monotonic()
+        if text != self._last or time.monotonic() - self._since_s > REPEATS_S:
+            if self._held:
+                yield f"(the last line came {self._held} more times)"
+            self._last, self._since_s, self._passed, self._held = text, time.monotonic(), 0, 0
+        if self._passed < REPEATS:
+            self._passed += 1
             yield line
-            return
-        self._count += 1
-        if time.monotonic() - self._told_s > REPEATS_S:
-            yield from self._told()
-
-    def _told(self) -> Iterator[str]:
-        if self._count:
-            yield f"(the last line came {self._count} more times)"
-        self._count, self._told_s = 0, time.monotonic()
+        else:
+            self._held += 1
