@@ -24,7 +24,7 @@ UPGRADE    ?=
 BIN := $(VENV)/bin
 BENCH := $(BIN)/python benchmarks
 RESULTS := benchmarks/results
-SOURCES := pyproject.toml hatch_build.py $(wildcard src/tnn_serving/triton/backend/*.[ch] src/tnn_serving/triton/backend/*.txt)
+SOURCES := pyproject.toml hatch_build.py $(wildcard src/tnn_serving/triton/backend/*.[ch] src/tnn_serving/triton/backend/*.txt src/tnn_serving/triton/guard/*.c)
 # The versions that the tests ran with; pyproject.toml says which others will do.
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 

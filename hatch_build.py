@@ -1,6 +1,7 @@
-"""Build hook: compiles the Triton backend ``libtriton_tnn.so`` when a wheel or an editable install is made.
+"""Build hook: compiles the Triton backend ``libtriton_tnn.so``, and ``load_guard.so``, which ``serve`` loads into
+tritonserver, when a wheel or an editable install is made.
 
-The C sources need no headers of Triton or Python and are linked to neither, so one library serves every Python. The
+The C sources need no headers of Triton or Python and are linked to neither, so one build serves every Python. The
 system's C compiler is used when there is one; otherwise zig's, which comes from PyPI as a build dependency. zig links
 against glibc 2.17's symbols, so what it builds is tagged manylinux; what the system's compiler builds is good for this
 machine and its like. ``TNN_SERVING_COMPILER=zig`` (or ``cc``) in the environment decides otherwise; release wheels are
@@ -23,6 +24,7 @@ ZIG_REQUIREMENT = "ziglang>=0.13"
 SOURCES = Path("src/tnn_serving/triton/backend")
 # Triton wants <backend directory>/<backend>/libtriton_<backend>.so, and a real file: it refuses links to the outside.
 LIBRARY = Path("src/tnn_serving/triton/backends/tnn/libtriton_tnn.so")
+GUARD = Path("src/tnn_serving/triton/guard/load_guard.so")
 # The language and the warnings, one flag per line; clangd reads this file too. Only the tests make warnings errors: a
 # newer compiler, with warnings that this code has not met, must not stop an installation.
 COMPILE_FLAGS = SOURCES / "compile_flags.txt"
@@ -47,7 +49,7 @@ class BackendBuildHook(BuildHookInterface):
         # A wheel's tag says which compiler built the library, so only an editable install may reuse an older one.
         if version != "editable" or is_stale(root):
             compile_backend(root)
-        build_data["artifacts"].append(f"/{LIBRARY}")
+        build_data["artifacts"] += [f"/{LIBRARY}", f"/{GUARD}"]
         build_data["pure_python"] = False
         system = "manylinux_2_17" if compiler() == "zig" else "linux"
         build_data["tag"] = f"py3-none-{system}_{platform.machine()}"
@@ -62,30 +64,40 @@ def compiler() -> str:
     return os.environ.get("TNN_SERVING_COMPILER") or ("cc" if shutil.which("cc") else "zig")
 
 
-def sources(root: Path) -> list[Path]:
-    return sorted([*(root / SOURCES).glob("*.c"), *(root / SOURCES).glob("*.h")])
+def sources(root: Path, library: Path) -> list[Path]:
+    folder = root / (SOURCES if library == LIBRARY else library.parent)
+    return sorted([*folder.glob("*.c"), *(root / SOURCES).glob("*.h")])
 
 
 def is_stale(root: Path) -> bool:
-    """Whether the library is missing or older than a source or this file."""
-    library = root / LIBRARY
-    inputs = [*sources(root), root / COMPILE_FLAGS, Path(__file__)]
-    return not library.exists() or library.stat().st_mtime < max(path.stat().st_mtime for path in inputs)
+    """Whether a library is missing or older than a source or this file."""
+    return any(_is_stale(root, library) for library in (LIBRARY, GUARD))
+
+
+def _is_stale(root: Path, library: Path) -> bool:
+    inputs = [*sources(root, library), root / COMPILE_FLAGS, Path(__file__)]
+    built = root / library
+    return not built.exists() or built.stat().st_mtime < max(path.stat().st_mtime for path in inputs)
 
 
 def compile_backend(root: Path) -> None:
-    """Compiles the library; a running server keeps the file it has open."""
-    library = root / LIBRARY
-    library.parent.mkdir(parents=True, exist_ok=True)
-    fresh = library.with_suffix(".so.new")
+    """Compiles both libraries; a running server keeps the files it has open."""
+    for library in (LIBRARY, GUARD):
+        _compile(root, library)
+
+
+def _compile(root: Path, library: Path) -> None:
+    built = root / library
+    built.parent.mkdir(parents=True, exist_ok=True)
+    fresh = built.with_suffix(".so.new")
     if compiler() == "zig":
         command = [sys.executable, "-m", "ziglang", "cc", "-target", f"{platform.machine()}-linux-gnu.2.17"]
     else:
         command = ["cc"]
-    units = [str(path) for path in sources(root) if path.suffix == ".c"]
+    units = [str(path) for path in sources(root, library) if path.suffix == ".c"]
     try:
         subprocess.run([*command, f"@{root / COMPILE_FLAGS}", *FLAGS, "-o", str(fresh), *units, *LINKS], check=True)
-        fresh.replace(library)
+        fresh.replace(built)
     finally:
         fresh.unlink(missing_ok=True)
 

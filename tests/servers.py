@@ -131,8 +131,8 @@ def _start(
     reload: bool,
     options: Mapping[str, Any],
 ) -> Running:
-    changing = any(flag.startswith("--model-control-mode") for flag in flags)
-    overlay = Overlay([str(path) for path in repositories], changing=changing)
+    options = dict(options)
+    overlay = Overlay([str(path) for path in repositories], allowed=options.pop("allowed", ()))
     settings = {"http_port": ports[0], "grpc_port": ports[1], "metrics_port": ports[2], "exit_timeout_s": 3}
     launch = build_launch(overlay.locations, flags=flags, **{**settings, **options})
     if token is not None:

@@ -27,7 +27,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "end_to_end/test_pictures.py": ("cli/pictures.py", "pictures/encode.py"),
     "end_to_end/test_picture_inputs.py": ("pictures/conversion.py", "translate/pictures.py", "network/onnx_pixels.py"),
     "end_to_end/test_serving.py": ("triton/backend/bridge.py",),
-    "end_to_end/test_supervision.py": ("cli/serve.py", "triton/process.py", "triton/supervise.py"),
+    "end_to_end/test_supervision.py": ("cli/serve.py", "triton/supervise.py"),
     "engines/test_concurrency.py": ("engines/background.py",),
     "engines/test_choose.py": ("engines/timing.py",),
     "engines/test_onnx_cases.py": ("engines/openvino/errors.py",),

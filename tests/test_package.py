@@ -15,7 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from hatch_build import LIBRARY, compiler
+from hatch_build import GUARD, LIBRARY, compiler
 from tests.pages import BUILT, ROOT
 from tnn_serving.version import VERSION
 
@@ -67,7 +67,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> ZipFile:
 def test_wheel_has_the_package_with_its_library_and_nothing_else(wheel: ZipFile) -> None:
     names = wheel.namelist()
     assert {name.partition("/")[0] for name in names} == {"tnn_serving", f"tnn_serving-{VERSION}.dist-info"}
-    assert str(LIBRARY.relative_to("src")) in names
+    assert {str(path.relative_to("src")) for path in (LIBRARY, GUARD)} <= set(names)
     assert "tnn_serving/py.typed" in names
     modules = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*.py")}
     assert modules == {name for name in names if name.endswith(".py")}

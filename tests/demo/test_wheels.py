@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tnn_serving.cache import cache_folder
+from tnn_serving.cache import cache_folder, cache_option
 from tnn_serving.demo.wheels import Wheel, fetch, member
 from tnn_serving.errors import ConfigError, FormatError
 
@@ -102,6 +102,18 @@ def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder() == tmp_path / "home" / ".cache" / "tnn-serving"
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home(cls: type[Path]) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", classmethod(no_home))
+    assert cache_folder() is None
+    assert cache_option("") is None
+    assert cache_option("none") is None
+    assert cache_option("here") == Path("here").absolute()
 
 
 def test_a_missing_member_is_named(tmp_path: Path) -> None:

@@ -146,7 +146,10 @@ def test_a_python_model_asks_ours(
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(find_libpython().parent), prepend=":")
     running = start_server(
-        [models], [f"--backend-directory={tree / 'backends'}"], tritonserver=tree / "bin" / "tritonserver"
+        [models],
+        [f"--backend-directory={tree / 'backends'}"],
+        tritonserver=tree / "bin" / "tritonserver",
+        allowed=["python"],
     )
     assert running.ready, "\n".join(running.log[-50:])
     noise, light = numbers(2, 3, 9, 7), np.abs(numbers(1, 3, 5, 5, seed=1)) + 1

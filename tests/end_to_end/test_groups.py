@@ -63,7 +63,7 @@ def scripted(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         (repository / name / "config.pbtxt").write_text('backend: "tnn"\n' + config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(SERVABLES), prepend=":")
-        running = start([repository], ["--model-control-mode=explicit", "--load-model=*"])
+        running = start([repository], ["--model-control-mode=explicit", "--load-model=*"], allow_load_overrides=True)
     assert running.ready, f"{running.outcome}\n" + "\n".join(running.log[-50:])
     yield running
     outcome = running.finish()

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import tnn_serving as ts
+from tests.end_to_end.models import write_model
+from tests.hostile.serve_once import serve_once
 from tests.networks import CONVOLUTION, network
 
 pytestmark = pytest.mark.slow
@@ -89,3 +91,15 @@ def test_commands_ask_for_no_name(isolated: list[str], tmp_path: Path, command: 
     program = Path(sys.executable).with_name("tnn-serving")
     arguments = [part.replace("REPOSITORY", str(tmp_path)) for part in command]
     assert questions(isolated, str(program), *arguments) == []
+
+
+def test_a_server_that_starts_answers_and_stops_asks_for_no_name(
+    installed: None, isolated: list[str], tmp_path: Path
+) -> None:
+    write_model(tmp_path / "models", "relu")
+    assert questions(isolated, *serve_once(tmp_path / "models")) == []
+
+
+@pytest.mark.parametrize("module", ["tnn_serving", "tnn_serving.model", "tnn_serving.cli.app", "tnn_serving.check"])
+def test_imports_ask_for_no_name(isolated: list[str], module: str) -> None:
+    assert questions(isolated, sys.executable, "-c", f"import {module}, time; time.sleep(1)") == []

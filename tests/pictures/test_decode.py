@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from tnn_serving.errors import RequestError
-from tnn_serving.pictures.decode import MAX_SCANS, decode, decode_mat
+from tnn_serving.pictures.decode import MAX_PARTS, MAX_SCANS, decode, decode_mat
 from tnn_serving.pictures.encode import write_picture
 from tnn_serving.pictures.limits import PILLOW_MAX_PIXELS
 
@@ -384,3 +384,38 @@ def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
         write_picture(tmp_path / "p.gif", smooth())
     with pytest.raises(RequestError, match="cannot be written"):
         write_picture(tmp_path / "missing" / "p.png", smooth())
+
+
+def png_of(*chunks: bytes) -> bytes:
+    """A PNG of 8 x 8 pixels with chunks in front of them."""
+    return png(8, 8, bytes(8 * 25), depth=8, color=2, more=b"".join(chunks))
+
+
+@pytest.mark.parametrize(("kind", "content"), [(b"tEXt", b"a\0b"), (b"zTXt", b"a\0\0"), (b"abCd", b""), (b"IDAT", b"")])
+def test_a_png_of_very_many_chunks_is_refused(kind: bytes, content: bytes) -> None:
+    assert decode(png_of(*[chunk(kind, content)] * 100 if kind == b"tEXt" else [])).shape == (8, 8, 3)
+    with pytest.raises(RequestError, match="too many parts"):
+        decode(png_of(*[chunk(kind, content)] * 100_000))
+
+
+def test_chunks_behind_the_pixels_count() -> None:
+    data = png_of()
+    with pytest.raises(RequestError, match="too many parts"):
+        decode(data[:-12] + chunk(b"tEXt", b"a\0b") * 100_000 + data[-12:])
+
+
+@pytest.mark.parametrize("segment", [b"\xff\xfe\0\3a", b"\xff\xe0\0\3a", b"\xff"])
+def test_a_jpeg_of_very_many_segments_is_refused(segment: bytes) -> None:
+    data = encoded(Image.new("RGB", (8, 8)), "JPEG")
+    assert decode(data[:2] + segment * 100 + data[2:]).shape == (8, 8, 3)
+    with pytest.raises(RequestError, match="too many parts"):
+        decode(data[:2] + segment * 100_000 + data[2:])
+
+
+def test_a_large_picture_of_many_chunks_of_pixels_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoders divide pixels into chunks of some kilobytes."""
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), np.uint8)
+    monkeypatch.setattr(ImageFile, "MAXBLOCK", 4096)
+    data = encoded(Image.fromarray(noise), "PNG", compress_level=1)
+    assert data.count(b"IDAT") > MAX_PARTS
+    np.testing.assert_array_equal(decode(data), noise)

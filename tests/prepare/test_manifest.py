@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.models import RELU, write_model
 from tnn_serving.config.model_config import ModelConfig
-from tnn_serving.errors import FormatError
+from tnn_serving.errors import ConfigError, FormatError
 from tnn_serving.prepare.manifest import MANIFEST, check_manifest, read_manifest, sign, verify
 from tnn_serving.serving.servable import Servable
 
@@ -105,6 +106,38 @@ def test_folders_that_cannot_be_signed(tmp_path: Path) -> None:
     (tmp_path / "name" / "a\nb").write_text("")
     with pytest.raises(FormatError, match="cannot hold the name"):
         sign(tmp_path / "name")
+
+
+def test_a_manifest_that_is_a_link_to_nothing(model: Path) -> None:
+    (model / MANIFEST).symlink_to("absent")
+    with pytest.raises(FormatError, match="cannot be read"):
+        check_manifest(model, version=1, required=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda text: text + text.splitlines()[0] + "\n", "is a second sum of file"),
+        (lambda text: text + f"{'0' * 64}  ./{text.splitlines()[0][66:]}\n", "is a second sum of file"),
+        (lambda text: text.replace("\n", "\r\n"), "line 1 ends with a carriage return"),
+    ],
+)
+def test_manifests_that_mean_two_things(model: Path, change: Callable[[str], str], problem: str) -> None:
+    sign(model)
+    text = (model / MANIFEST).read_text()
+    (model / MANIFEST).write_bytes(change(text).encode())
+    with pytest.raises(FormatError, match=problem):
+        check_manifest(model, version=1, required=False)
+
+
+@pytest.mark.parametrize("name", ["1/libtriton_tnn.so", "libtriton_tnn.so", "1/other.so.3"])
+def test_code_is_neither_signed_nor_loaded(model: Path, name: str) -> None:
+    sign(model)
+    (model / name).write_bytes(b"\x7fELF")
+    with pytest.raises(ConfigError, match=f"file `{name}` is a shared library"):
+        sign(model)
+    with pytest.raises(ConfigError, match=f"file `{name}` is a shared library"):
+        Servable.open(model, ModelConfig(), version=1)
 
 
 def test_loading_compares(model: Path) -> None:

@@ -9,13 +9,16 @@ import pytest
 from tnn_serving.errors import ConfigError
 from tnn_serving.triton.access import (
     ADMIN_APIS,
+    MODEL_API,
     TOKEN_HEADER,
     checked_token,
     http_headers,
     is_loopback,
     is_open,
     new_token,
+    protected_apis,
     read_token,
+    readable_by_all,
     restrictions,
     with_token,
 )
@@ -89,3 +92,37 @@ def test_token_is_read_from_a_file(tmp_path: Path) -> None:
     file.write_bytes(b"\xff" * 20)
     with pytest.raises(ConfigError, match="token"):
         read_token(file)
+
+
+EXPLICIT = "--model-control-mode=explicit"
+
+
+@pytest.mark.parametrize(
+    ("flags", "http", "wanted", "apis"),
+    [
+        ([], "127.0.0.1", None, ()),
+        ([], "127.0.0.1", True, ADMIN_APIS),
+        ([], "0.0.0.0", None, ADMIN_APIS),
+        ([], "0.0.0.0", False, ()),
+        ([EXPLICIT], "127.0.0.1", None, (MODEL_API,)),
+        ([EXPLICIT], "127.0.0.1", False, (MODEL_API,)),
+        ([EXPLICIT], "0.0.0.0", None, ADMIN_APIS),
+        (["--model-control-mode=poll"], "127.0.0.1", None, ()),
+    ],
+)
+def test_loading_by_request_always_needs_the_token(
+    flags: list[str], http: str, wanted: bool | None, apis: tuple[str, ...]
+) -> None:
+    launch = launched(*flags, http=http)
+    assert protected_apis(launch, wanted) == apis
+    for protocol in ("http", "grpc"):
+        restricted = restrictions(with_token(launch, TOKEN, apis), protocol)
+        assert [one.apis for one in restricted] == ([apis] if apis else [])
+
+
+@pytest.mark.parametrize(("mode", "all_may"), [(0o600, False), (0o640, False), (0o644, True), (0o604, True)])
+def test_token_files_that_every_user_may_read(tmp_path: Path, mode: int, all_may: bool) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    file.chmod(mode)
+    assert readable_by_all(file) == all_may

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from hatch_build import COMPILE_FLAGS, FLAGS, GUARD, LINKS
+from tests.pages import ROOT
 from tnn_serving.errors import ServerError
 from tnn_serving.triton import launch
 from tnn_serving.triton.background_server import free_ports
+from tnn_serving.triton.flags import flag_values
 from tnn_serving.triton.launch import (
     Launch,
     build_launch,
     check_ports,
     find_libpython,
     find_tritonserver,
-    flag_values,
-    split_arguments,
 )
 
 
@@ -49,29 +50,6 @@ def with_flags(*flags: str) -> Launch:
     return Launch(("tritonserver", *flags), {})
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words", "flags"),
-    [
-        (["repo"], ["repo"], []),
-        (["repo", "--log-verbose=1"], ["repo"], ["--log-verbose=1"]),
-        (["repo", "--log-verbose", "1"], ["repo"], ["--log-verbose=1"]),
-        (["--log-verbose", "1", "a", "b"], ["a", "b"], ["--log-verbose=1"]),
-        (["--disable-auto-complete-config", "repo"], ["repo"], ["--disable-auto-complete-config"]),
-        (["repo", "--rate-limit"], ["repo"], ["--rate-limit"]),
-        (["s3://host/bucket", "--id="], ["s3://host/bucket"], ["--id="]),
-    ],
-)
-def test_command_line_is_split(arguments: list[str], words: list[str], flags: list[str]) -> None:
-    assert split_arguments(arguments) == (words, flags)
-
-
-def test_all_values_of_a_flag_in_order() -> None:
-    flags = ["--backend-config=tnn,a=1", "--http-port=1", "--backend-config=tnn,b=2", "--http-port-range=9"]
-    assert flag_values(flags, "backend-config") == ["tnn,a=1", "tnn,b=2"]
-    assert flag_values(flags, "http-port") == ["1"]
-    assert flag_values(flags, "grpc-port") == []
-
-
 def test_defaults_are_local_and_complete(tritonserver: Path, built: None) -> None:
     made = build_launch(["/models", "s3://bucket"])
     assert made.command[0] == str(tritonserver)
@@ -93,6 +71,49 @@ def test_flags_of_the_user_win(tritonserver: Path, built: None) -> None:
     assert made.endpoint("metrics") is None
     assert made.exit_timeout_s == 3
     assert made.control_mode == "poll"
+
+
+def test_the_server_gets_no_secret_that_it_does_not_need(
+    tritonserver: Path, built: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = ["TNN_ADMIN_TOKEN", "AWS_SECRET_ACCESS_KEY", "AZURE_STORAGE_KEY", "GOOGLE_APPLICATION_CREDENTIALS"]
+    for name in (*variables, "AIP_MODE", "OTHER"):
+        monkeypatch.setenv(name, "secret")
+    local, remote = build_launch(["/models"]).environment, build_launch(["/models", "s3://bucket"]).environment
+    assert [name for name in variables if name in local] == []
+    assert [name for name in variables if name in remote] == variables[1:]
+    for environment in (local, remote):
+        assert "AIP_MODE" not in environment
+        assert environment["OTHER"] == "secret"
+
+
+def test_endpoints_without_a_token_are_closed(tritonserver: Path, built: None) -> None:
+    made = build_launch(["/models"])
+    assert (made.flag("allow-sagemaker"), made.flag("allow-vertex-ai")) == ("false", "false")
+    with pytest.raises(ServerError, match="--allow-sagemaker is refused"):
+        build_launch(["/models"], flags=["--allow-sagemaker=true"])
+
+
+def test_load_requests_are_guarded(tritonserver: Path, built: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "/lib/own.so")
+    assert build_launch(["/models"]).environment["LD_PRELOAD"] == f"{launch.LOAD_GUARD} /lib/own.so"
+    assert build_launch(["/models"], allow_load_overrides=True).environment["LD_PRELOAD"] == "/lib/own.so"
+
+
+def test_the_guard_has_no_warnings_and_exports_only_what_it_guards(built: None, tmp_path: Path) -> None:
+    source, flags = ROOT / GUARD.with_suffix(".c"), ROOT / COMPILE_FLAGS
+    command = ["cc", f"@{flags}", "-Werror", *FLAGS, "-o", str(tmp_path / "guard.so"), str(source), *LINKS]
+    subprocess.run(command, check=True)
+    symbols = subprocess.run(["nm", "-D", "--defined-only", tmp_path / "guard.so"], capture_output=True, text=True)
+    names = {line.split()[-1] for line in symbols.stdout.splitlines()}
+    assert names == {"TRITONSERVER_ServerLoadModel", "TRITONSERVER_ServerLoadModelWithParameters"}
+
+
+def test_tritonserver_calls_what_is_guarded(tritonserver: Path) -> None:
+    """Both are symbols that it takes from a library: where they were its own, no library could come before."""
+    symbols = subprocess.run(["nm", "-D", "--undefined-only", tritonserver], capture_output=True, text=True, check=True)
+    assert "TRITONSERVER_ServerLoadModelWithParameters" in symbols.stdout
+    assert "TRITONSERVER_ServerLoadModel\n" in symbols.stdout
 
 
 def test_url_of_an_ipv6_address() -> None:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from tnn_serving.triton.log import decision_at_load, failure_reasons, is_harmless, poll_failure
+from tnn_serving.triton.log import (
+    REPEATS,
+    Repeats,
+    decision_at_load,
+    failure_reasons,
+    is_harmless,
+    is_out_of_files,
+    poll_failure,
+)
 
 HARMLESS = 'E1123 06:24:25.015537 6475 server.cc:241] "CudaDriverHelper has not been initialized."'
 NO_REPOSITORY = "error: creating server: Internal - failed to stat file /nonexistent"
@@ -52,3 +62,35 @@ def test_what_was_decided_at_load() -> None:
     assert decision_at_load(line) == "face runs on openvino (openvino 2.3 ms, onnxruntime 2.9 ms)"
     assert decision_at_load(line.replace("loading.py", "bridge.py")) == ""
     assert decision_at_load(PORT) == ""
+
+
+FLOOD = "[ warn] Error from accept() call: Too many open files"
+
+
+def test_lines_that_repeat_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred thousand a second, and each is the same but for its time."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    repeats = Repeats()
+    logged = []
+    for _ in range(5):
+        now += 1.01
+        logged += [text for _ in range(100_000) for text in repeats.passed(FLOOD)]
+    logged += repeats.passed(PORT)
+    assert logged[0] == FLOOD
+    assert logged[-1] == PORT
+    assert len(logged) == 5 * (REPEATS + 1) + 1
+    held = sum(int(text.split()[4]) for text in logged if text.startswith("("))
+    assert held + logged.count(FLOOD) == 500_000
+
+
+def test_a_few_lines_that_say_the_same_are_no_flood() -> None:
+    repeats = Repeats()
+    lines = [f'I1123 06:33:27.38249{k} 10295 x.cc:1] "the same"' for k in range(REPEATS)]
+    lines += [f'2026-11-30T12:00:0{k}Z I 10295 x.cc:1] "the same, too"' for k in range(REPEATS)]
+    assert [text for line in [*lines, "end"] for text in repeats.passed(line)] == [*lines, "end"]
+
+
+def test_a_server_without_descriptors() -> None:
+    assert is_out_of_files(FLOOD)
+    assert not is_out_of_files(PORT)

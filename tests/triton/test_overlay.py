@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -55,7 +59,7 @@ def seen(location: str) -> dict[str, str]:
     """The content of every file that Triton sees in a location."""
     root = Path(location)
     files = {}
-    for model in root.iterdir():
+    for model in filter(Path.is_dir, root.iterdir()):
         for path in sorted(
             [*model.iterdir(), *(file for sub in model.iterdir() if sub.is_dir() for file in sub.iterdir())]
         ):
@@ -64,35 +68,26 @@ def seen(location: str) -> dict[str, str]:
     return files
 
 
-def test_repository_without_an_overlay_is_passed_unchanged(repository: Path, temporary: Path) -> None:
-    add_model(repository, "face", 'backend: "tnn"\n')
-    remote(repository, "other")
-    with Overlay([str(repository)]) as overlay:
-        assert overlay.locations == [str(repository)]
-        assert not list(temporary.iterdir())
-
-
 def test_a_configuration_that_is_too_large_is_not_shown(repository: Path) -> None:
-    """Nor is any other model's folder the reason for an overlay."""
     add_model(repository, "face", 'backend: "tnn"\n')
     large = add_model(repository, "large", 'backend: "tnn"\n') / CONFIG_FILE
     with large.open("ab") as file:
         file.truncate(1 << 40)
     with Overlay([str(repository)]) as overlay:
         assert {Path(name).parts[0] for name in seen(overlay.locations[0])} == {"face"}
-        (skipped,) = overlay.skipped
+        (skipped,) = overlay.refused
         assert skipped.folder == large.parent
         expected = f"at most {CONFIG_MAX_BYTES} bytes, found {1 << 40} bytes"
         assert f"{CONFIG_FILE}: file is too large for a config.pbtxt: expected {expected}" in skipped.reason
         large.write_text("")
         overlay.sync()
-        assert not overlay.skipped
+        assert not overlay.refused
         assert seen(overlay.locations[0])[f"large/{CONFIG_FILE}"] == '\nbackend: "tnn"\n'.lstrip("\n")
 
 
 @pytest.mark.parametrize("location", ["s3://bucket/models", "gs://bucket/models", "as://account/models"])
 def test_remote_repositories_pass_through(location: str) -> None:
-    with Overlay([location], changing=True) as overlay:
+    with Overlay([location]) as overlay:
         assert overlay.locations == [location]
 
 
@@ -148,14 +143,15 @@ def test_several_repositories_keep_their_order(tmp_path: Path) -> None:
     add_model(first, "one", 'backend: "tnn"')
     add_model(second, "two")
     with Overlay([str(first), "s3://bucket", str(second)]) as overlay:
-        assert overlay.locations[:2] == [str(first), "s3://bucket"]
+        assert overlay.locations[1] == "s3://bucket"
+        assert seen(overlay.locations[0])["one/config.pbtxt"] == 'backend: "tnn"'
         assert seen(overlay.locations[2])["two/config.pbtxt"] == 'backend: "tnn"\n'
 
 
 def test_changes_are_followed(repository: Path) -> None:
     face = add_model(repository, "face")
     add_model(repository, "old")
-    with Overlay([str(repository)], changing=True) as overlay:
+    with Overlay([str(repository)]) as overlay:
         location = overlay.locations[0]
         add_model(repository, "new")
         add_model(repository, "face", version=2)
@@ -179,7 +175,7 @@ def test_changes_are_followed(repository: Path) -> None:
 
 
 def test_repository_that_starts_empty_is_followed(repository: Path) -> None:
-    with Overlay([str(repository)], changing=True) as overlay:
+    with Overlay([str(repository)]) as overlay:
         assert overlay.locations != [str(repository)]
         add_model(repository, "face")
         overlay.sync()
@@ -239,7 +235,7 @@ def test_changes_that_matter_are_seen_cheaply(tmp_path: Path) -> None:
     model = tmp_path / "models" / "relu"
     (model / "1").mkdir(parents=True)
     (model / "1" / "proto.tnnproto").write_bytes(b"")
-    with Overlay([str(tmp_path / "models")], changing=True) as overlay:
+    with Overlay([str(tmp_path / "models")]) as overlay:
         assert not overlay.changed()
         for change in (
             (model / "2").mkdir,
@@ -253,3 +249,118 @@ def test_changes_that_matter_are_seen_cheaply(tmp_path: Path) -> None:
             assert overlay.changed()
             overlay.sync()
             assert not overlay.changed()
+
+
+LABELLED = 'output [{ name: "y" label_filename: "./labels.txt" }]'
+
+
+def test_label_files_are_copies(repository: Path) -> None:
+    """Triton reads what has been looked at, whatever the name means later."""
+    model = add_model(repository, "face", LABELLED)
+    (model / "labels.txt").write_text("cat\n")
+    with Overlay([str(repository)]) as overlay:
+        shown = Path(overlay.locations[0], "face", "labels.txt")
+        assert not shown.is_symlink()
+        before = shown.stat()
+        overlay.sync()
+        assert shown.stat() == before
+        (model / "labels.txt").unlink()
+        (model / "labels.txt").symlink_to("/etc/passwd")
+        overlay.sync()
+        assert shown.read_text() == "cat\n"
+        assert "link out of the model folder" in overlay.refused[0].reason
+        (model / "labels.txt").unlink()
+        (model / "labels.txt").write_text("dog\n")
+        overlay.sync()
+        assert shown.read_text() == "dog\n"
+        assert not overlay.refused
+
+
+def test_code_is_never_shown(repository: Path) -> None:
+    face = add_model(repository, "face")
+    add_model(repository, "hostile")
+    (repository / "hostile" / "1" / "libtriton_tnn.so").write_text("code")
+    with Overlay([str(repository)]) as overlay:
+        assert {name.partition("/")[0] for name in seen(overlay.locations[0])} == {"face"}
+        assert "file `1/libtriton_tnn.so` is a shared library" in overlay.refused[0].reason
+        before = seen(overlay.locations[0])
+        (face / "1" / "libtriton_tnn.so").write_text("code")  # what is served goes on
+        overlay.sync()
+        assert seen(overlay.locations[0]) == before
+        assert [skipped.folder.name for skipped in overlay.refused] == ["face", "hostile"]
+
+
+def test_models_of_allowed_backends_are_linked(repository: Path) -> None:
+    model = repository / "script"
+    (model / "1").mkdir(parents=True)
+    (model / "1" / "model.py").write_text("code")
+    (model / "config.pbtxt").write_text('backend: "python"\n')
+    with Overlay([str(repository)]) as overlay:
+        assert seen(overlay.locations[0]) == {}
+        assert "--allow-backend python" in overlay.refused[0].reason
+    with Overlay([str(repository)], allowed=["python"]) as overlay:
+        files = seen(overlay.locations[0])
+        assert files == {"script/1/model.py": "code", "script/config.pbtxt": 'backend: "python"\n'}
+        (model / "1" / "more.py").write_text("code")
+        overlay.sync()
+        assert "script/1/more.py" in seen(overlay.locations[0])
+
+
+def test_no_entry_vanishes_while_triton_looks(repository: Path) -> None:
+    """It lists a repository, then looks at each entry, and gives up all models if one of them is gone."""
+    for name in ("face", "other"):
+        add_model(repository, name, 'backend: "tnn"\n')
+    with Overlay([str(repository)]) as overlay:
+        location, stop, missing = Path(overlay.locations[0]), threading.Event(), []
+
+        def look() -> None:
+            while not stop.is_set():
+                for entry in list(location.iterdir()):
+                    try:
+                        entry.stat()
+                    except FileNotFoundError:
+                        missing.append(entry.name)
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        for _ in range(100):
+            (repository / "face").rename(repository.parent / "away")
+            overlay.sync()
+            assert not (location / "face").is_dir()
+            (repository.parent / "away").rename(repository / "face")
+            overlay.sync()
+            assert (location / "face" / "1" / "proto.tnnproto").read_text() == "proto"
+        stop.set()
+        looking.join()
+    assert not missing
+
+
+def test_a_version_appears_in_one_step(repository: Path) -> None:
+    """With the folders and the many files of a large model in it."""
+    model = add_model(repository, "face")
+    with Overlay([str(repository)]) as overlay:
+        location, stop, partial = Path(overlay.locations[0]), threading.Event(), []
+
+        def look() -> None:
+            while not stop.is_set():
+                version = location / "face" / "2"
+                with suppress(FileNotFoundError):
+                    before, count = version.stat().st_ino, len(os.listdir(version))
+                    if count < 21 and version.stat().st_ino == before:
+                        partial.append(count)
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        for _ in range(20):
+            (model / "2" / "parts").mkdir(parents=True)
+            for k in range(20):
+                (model / "2" / f"part{k}").write_text("")
+                (model / "2" / "parts" / f"part{k}").write_text("")
+            overlay.sync()
+            assert len(list((location / "face" / "2" / "parts").iterdir())) == 20
+            shutil.rmtree(model / "2")
+            overlay.sync()
+            assert not (location / "face" / "2").exists()
+        stop.set()
+        looking.join()
+    assert not partial

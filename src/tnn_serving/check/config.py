@@ -18,10 +18,11 @@ from tnn_serving.config.reading import CommandLine, try_settings
 from tnn_serving.config.reshape import has_shape
 from tnn_serving.config.settings import ModelSettings
 from tnn_serving.engines import ENGINES, TensorSpec
-from tnn_serving.errors import TnnError, located
+from tnn_serving.errors import TnnError
 from tnn_serving.formats.candidates import versions
 from tnn_serving.formats.reading import read_file
-from tnn_serving.prepare.side_files import LABEL_FILE, check_warmup, label_file
+from tnn_serving.own_files import LABEL_FILE, check_label, label_exists
+from tnn_serving.prepare.side_files import check_warmup
 
 
 def served_versions(config: ModelConfig, folder: Path, findings: list[Finding]) -> set[int]:
@@ -161,15 +162,14 @@ def _of_tensor(
 def _labels(tensor: TensorConfig, spec: TensorSpec, folder: Path) -> Iterator[Finding]:
     where = f"{CONFIG_FILE}, output `{spec.name}`"
     name = tensor.label_filename
-    if not label_file(folder, tensor).exists():
+    if not label_exists(folder, name):
         yield Finding("error", where, f"label file `{name}` does not exist", expected="a text file in the model folder")
         return
     try:
-        with located(f"label file `{name}`"):
-            lines = read_file(label_file(folder, tensor), LABEL_FILE).count(b"\n")
-    except TnnError as error:
-        yield of_error(error, where)
-        return
+        check_label(folder, name)
+        lines = read_file(folder / name, LABEL_FILE).count(b"\n")
+    except TnnError:
+        return  # the folder is refused for it
     classes = max((dim for dim in spec.shape if dim is not None), default=0)
     if lines + 1 < classes:
         text = f"label file `{name}` is short"

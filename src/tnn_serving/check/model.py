@@ -6,7 +6,7 @@ A model is read as the server reads it, but to the end: every contradiction, lay
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,21 +34,23 @@ from tnn_serving.errors import FormatError, TnnError
 from tnn_serving.formats.candidates import versions
 from tnn_serving.network.analyse import analyse
 from tnn_serving.network.formats import model_files, open_network
+from tnn_serving.own_files import ENSEMBLE, folder_refusals, foreign
 from tnn_serving.prepare import manifest
 from tnn_serving.repository import is_ours
 
 
 def check_in_worker(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The task of a worker: :func:`check_model` with its arguments and its result in JSON's types."""
-    model, config = check_model(Path(arguments["folder"]), arguments["options"])
+    model, config = check_model(Path(arguments["folder"]), arguments["options"], arguments["allowed"])
     return {"model": msgspec.to_builtins(model), "config": config.to_json()}
 
 
-def check_model(folder: Path, options: CommandLine) -> tuple[CheckedModel, ModelConfig]:
+def check_model(folder: Path, options: CommandLine, allowed: Collection[str] = ()) -> tuple[CheckedModel, ModelConfig]:
     """Checks a model folder.
 
     Args:
         options: parameters of the server's command line.
+        allowed: further backends of the server, whose models are left to them.
 
     Returns:
         What was found, and the configuration as it was read.
@@ -62,9 +64,14 @@ def check_model(folder: Path, options: CommandLine) -> tuple[CheckedModel, Model
             model.findings.append(
                 Finding("error", CONFIG_FILE, "no backend, no platform, and no model files: nothing can serve it")
             )
-        elif model.kind != "ensemble":
+        elif model.kind == ENSEMBLE:
+            model.findings += _refusals(folder)
+        elif model.kind in allowed:
             model.findings.append(Finding("note", CONFIG_FILE, f"left to `{stated}`, not checked here"))
+        else:
+            model.findings.append(of_error(foreign(stated), CONFIG_FILE).softened())
         return model, config
+    model.findings += _refusals(folder)
     if config.name and config.name != folder.name:
         model.findings.append(
             Finding("error", CONFIG_FILE, "name differs from the folder's", expected=folder.name, found=config.name)
@@ -86,6 +93,14 @@ def check_model(folder: Path, options: CommandLine) -> tuple[CheckedModel, Model
     return model, config
 
 
+def _refusals(folder: Path) -> list[Finding]:
+    """What a server refuses the folder for."""
+    try:
+        return [of_error(problem, CONFIG_FILE) for problem in folder_refusals(folder)]
+    except (TnnError, OSError) as error:
+        return [of_error(error)]
+
+
 def _config(folder: Path, findings: list[Finding]) -> ModelConfig:
     """The configuration of a model folder, the empty one if it has none or cannot be read."""
     try:
@@ -96,7 +111,7 @@ def _config(folder: Path, findings: list[Finding]) -> ModelConfig:
 
 
 def _sums(folder: Path, settings: ModelSettings) -> list[Finding]:
-    if not (folder / manifest.MANIFEST).exists():
+    if not manifest.has_manifest(folder):
         if settings.require_manifest:
             return [Finding("error", manifest.MANIFEST, "missing, and `require_manifest` demands one")]
         return []

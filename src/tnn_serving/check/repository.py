@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
@@ -27,6 +27,7 @@ from tnn_serving.engines.cpu import available_cores
 from tnn_serving.engines.store import FileStore
 from tnn_serving.errors import TnnError
 from tnn_serving.formats.candidates import versions
+from tnn_serving.own_files import folder_refusals
 from tnn_serving.prepare.preparation import Preparation, real_places
 from tnn_serving.prepare.prepared import decisive, digests_of, hash_of
 from tnn_serving.repository import check_repository, model_folders
@@ -45,13 +46,18 @@ Progress = Callable[[int, int, str], None]
 
 
 def check(
-    repositories: Sequence[Path], options: CommandLine | None = None, *, on_progress: Progress | None = None
+    repositories: Sequence[Path],
+    options: CommandLine | None = None,
+    *,
+    allowed: Collection[str] = (),
+    on_progress: Progress | None = None,
 ) -> Checked:
     """Checks repositories that one server is to serve together.
 
     Args:
         options: parameters of the server's command line (``--backend-config=tnn,KEY=VALUE``). Its limits of memory and
             time hold for each model; by default those of the parameters themselves.
+        allowed: further backends of the server, whose models are left to them.
 
     Raises:
         ServerError: a repository is missing, or is a model and not a repository.
@@ -66,7 +72,7 @@ def check(
         skipped += [f"{other.folder}: {other.reason}" for other in others]
     models: list[CheckedModel] = []
     configs: dict[str, ModelConfig] = {}
-    for model, config in _checked(folders, options or {}, on_progress):
+    for model, config in _checked(folders, options or {}, allowed, on_progress):
         models.append(model)
         configs[model.name] = config
     _check_names(models)
@@ -78,14 +84,14 @@ def check(
 
 
 def _checked(
-    folders: Sequence[Path], options: CommandLine, on_progress: Progress | None
+    folders: Sequence[Path], options: CommandLine, allowed: Collection[str], on_progress: Progress | None
 ) -> list[tuple[CheckedModel, ModelConfig]]:
     """The models in order."""
     if not folders:
         return []
     limits = read_settings(ModelConfig(), options)
     with logged(), ThreadPoolExecutor(available_cores().count) as threads:  # what is logged is among the findings
-        futures = {threads.submit(_in_worker, folder, options, limits): folder for folder in folders}
+        futures = {threads.submit(_in_worker, folder, options, limits, allowed): folder for folder in folders}
         for done, future in enumerate(as_completed(futures), start=1):
             if on_progress is not None:
                 on_progress(done, len(futures), futures[future].name)
@@ -98,21 +104,23 @@ def _preparation() -> Preparation:
     return Preparation([TASK_MODULE])
 
 
-def _in_worker(folder: Path, options: CommandLine, limits: ModelSettings) -> tuple[CheckedModel, ModelConfig]:
+def _in_worker(
+    folder: Path, options: CommandLine, limits: ModelSettings, allowed: Collection[str]
+) -> tuple[CheckedModel, ModelConfig]:
     """Checks a model in a worker and prepares it, or says what ended that.
 
     What was found good is known the next time.
     """
     store = FileStore(None if limits.cache_dir is None else limits.cache_dir / CHECKED_STORE)
     name = _name(folder, options, limits)
-    stored = store.get(name) if name else None
+    stored = store.get(name) if name and not _is_refused(folder) else None
     if stored is not None:
         known = msgspec.json.decode(stored, type=_Good)
         return replace(known.model, repository=os.fspath(folder.parent)), ModelConfig.read(known.config)
     try:
         result = _preparation().workers.run(
             f"{TASK_MODULE}:check_in_worker",
-            {"folder": os.fspath(folder.absolute()), "options": dict(options)},
+            {"folder": os.fspath(folder.absolute()), "options": dict(options), "allowed": list(allowed)},
             confinement=Confinement(
                 reads=(*real_places(folder), *library_paths()),
                 memory_bytes=process_bytes(limits.memory_limit_bytes),
@@ -139,6 +147,14 @@ class _Good:
 
     model: CheckedModel
     config: dict[str, Any]
+
+
+def _is_refused(folder: Path) -> bool:
+    """Whether a server refuses the folder, for links as well, which the files' contents do not show."""
+    try:
+        return bool(folder_refusals(folder))
+    except (TnnError, OSError):
+        return True
 
 
 def _name(folder: Path, options: CommandLine, limits: ModelSettings) -> str | None:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from tnn_serving.cache import cache_folder
+from tnn_serving.cache import cache_option
 from tnn_serving.check.report import Checked, CheckedModel, CheckedTensor, Finding, memory_text
 from tnn_serving.cli.output import EXIT_BAD, JsonFlag, print_json, printable, stderr, stdout
 from tnn_serving.prepare.manifest import sign as sign_folder
@@ -31,6 +31,9 @@ def check(
     backend_config: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="A parameter of the server's command line; may be repeated."),
+    ] = None,
+    allow_backend: Annotated[
+        list[str] | None, typer.Option(metavar="BACKEND", help="As of serve; may be repeated.")
     ] = None,
     cache_dir: CacheOption = "",
     json: JsonFlag = False,
@@ -52,7 +55,7 @@ def check(
 
     options = {**_cache(cache_dir), **dict(_pair(text) for text in backend_config or [])}
     with progress("checked") as show:
-        found = check_repositories(repositories, options, on_progress=show)
+        found = check_repositories(repositories, options, allowed=allow_backend or (), on_progress=show)
     if json:
         print_json(found)
     else:
@@ -110,7 +113,8 @@ def progress(done_to: str) -> Iterator[Callable[[int, int, str], None]]:
 
 
 def _cache(folder: str) -> dict[str, str]:
-    return {} if folder == "none" else {"cache_dir": os.fspath(Path(folder or cache_folder()).absolute())}
+    cache = cache_option(folder)
+    return {} if cache is None else {"cache_dir": os.fspath(cache)}
 
 
 def _prepared_table(found: Checked) -> Table:

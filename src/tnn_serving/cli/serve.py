@@ -17,29 +17,34 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from tnn_serving.cache import cache_folder
+from tnn_serving.cache import cache_option
 from tnn_serving.cli.output import stderr, stdout
 from tnn_serving.errors import ServerError
 from tnn_serving.triton.access import (
+    ADMIN_APIS,
     GRPC_PREFIX,
     TOKEN_HEADER,
     checked_token,
     is_open,
     new_token,
+    protected_apis,
     read_token,
+    readable_by_all,
     with_token,
 )
+from tnn_serving.triton.flags import flag_values, flags_of, split_arguments
 from tnn_serving.triton.health import HealthLimits
 from tnn_serving.triton.health_port import DEFAULT_PORT
 from tnn_serving.triton.index import ServedModel
 from tnn_serving.triton.launch import (
     SERVER_REQUIREMENT,
+    TOKEN_VARIABLE,
     Launch,
     build_launch,
     check_wheel_platform,
-    flag_values,
+    find_tritonserver,
     install_command,
-    split_arguments,
+    is_remote,
 )
 from tnn_serving.triton.log import decision_at_load, is_alarming
 from tnn_serving.triton.overlay import Overlay
@@ -47,8 +52,6 @@ from tnn_serving.triton.supervise import Callbacks, Restarts, Supervisor
 
 PICTURE_COMMANDS = {"classification": "classify", "face_detection": "detect"}
 """The demo models and their commands."""
-
-TOKEN_VARIABLE = "TNN_ADMIN_TOKEN"
 
 PREPARED_ONLY = "--backend-config=tnn,prepared_only=true"
 
@@ -93,12 +96,22 @@ def serve(
         typer.Option(
             "--admin-token/--no-admin-token",
             help="Require a token to load models, register shared memory, or change trace and log settings. "
-            "Default: if other machines can reach the server.",
+            "Default: if other machines can reach the server. Loading by request always needs it.",
         ),
     ] = None,
     admin_token_file: Annotated[
         Path | None, typer.Option(help=f"File with the token; by default from {TOKEN_VARIABLE}, or generated.")
     ] = None,
+    allow_backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BACKEND", help="Serve models of another backend too, whose folders may bring code; repeatable."
+        ),
+    ] = None,
+    allow_load_overrides: Annotated[
+        bool,
+        typer.Option("--allow-load-overrides", help="Let load requests bring a configuration and files, also code."),
+    ] = False,
     cache_dir: Annotated[
         str,
         typer.Option(help="Folder for measurements and compiled models, or none.", show_default="user's cache"),
@@ -134,13 +147,13 @@ def serve(
 
       tnn-serving serve models s3://bucket/more-models
     """
-    words, flags = split_arguments([*repositories, *context.args])
+    server = find_tritonserver(tritonserver)
+    words, flags = split_arguments([*repositories, *context.args], flags_of(server))
     words += flag_values(flags, "model-repository") + flag_values(flags, "model-store")
     flags = [flag for flag in flags if not flag.startswith(("--model-repository=", "--model-store="))]
     if not words:
         raise typer.BadParameter("no repository given", param_hint="REPOSITORY")
-    control = (flag_values(flags, "model-control-mode") or ["none"])[-1]
-    with Overlay(words, changing=control != "none") as overlay:
+    with Overlay(words, allowed=allow_backend or ()) as overlay:
         launch = build_launch(
             overlay.locations,
             host=host,
@@ -148,15 +161,16 @@ def serve(
             grpc_port=grpc_port,
             metrics_port=metrics_port,
             exit_timeout_s=exit_timeout,
-            cache_dir=None if cache_dir == "none" else Path(cache_dir or cache_folder()).absolute(),
+            cache_dir=cache_option(cache_dir),
             flags=[*([PREPARED_ONLY] if prepared_only else []), *flags],
-            tritonserver=tritonserver,
+            tritonserver=server,
+            allow_load_overrides=allow_load_overrides,
         )
-        token = _token(launch, admin_token, admin_token_file)
+        _check_remote(launch, words)
+        apis = _protected(launch, admin_token, admin_token_file)
+        token = _token(admin_token_file, apis) if apis else None
         if token is not None:
-            launch = with_token(launch, token)
-        for skipped in overlay.skipped:
-            _note(f"{skipped.folder} is not served: {skipped.reason}")
+            launch = with_token(launch, token, apis)
         show_all = not stderr.is_terminal if server_log is None else server_log
         health_address = (host, health_port) if health_port else None
         supervisor = Supervisor(
@@ -166,7 +180,7 @@ def serve(
             Restarts(limit=restarts),
             HealthLimits(stall_report, hang_timeout),
             health_address,
-            token,
+            token if apis == ADMIN_APIS else None,
             reload,
         )
         code = supervisor.run()
@@ -177,23 +191,46 @@ def _note(text: str) -> None:
     stderr.print(f"[yellow]note:[/] {escape(text)}", highlight=False)
 
 
-def _token(launch: Launch, wanted: bool | None, file: Path | None) -> str | None:
-    """The token for administration, if any. A generated token is shown once."""
+def _check_remote(launch: Launch, repositories: Sequence[str]) -> None:
+    """Refuses remote repositories of a server that others can reach, and warns of them otherwise."""
+    for repository in filter(is_remote, repositories):
+        if is_open(launch):
+            raise ServerError(
+                "a remote repository is not served to other machines: Triton reads it by itself, and runs "
+                "libraries that are in it",
+                found=repository,
+                hint="copy it into a folder, or serve it on a loopback address",
+            )
+        _note(f"{repository} is not checked: Triton reads it by itself, and runs libraries that are in it")
+
+
+def _protected(launch: Launch, wanted: bool | None, file: Path | None) -> tuple[str, ...]:
+    """The groups of requests that need the token."""
     if wanted is False and file is not None:
         raise typer.BadParameter("can't be used with --no-admin-token", param_hint="--admin-token-file")
+    if wanted is False and launch.control_mode == "explicit":
+        raise typer.BadParameter(
+            "can't be used with --model-control-mode=explicit: loading by request always needs the token",
+            param_hint="--no-admin-token",
+        )
+    given = file is not None or TOKEN_VARIABLE in os.environ
+    return protected_apis(launch, True if given and wanted is None else wanted)
+
+
+def _token(file: Path | None, apis: Sequence[str]) -> str:
+    """The token for administration. A generated token is shown once."""
     from_environment = os.environ.get(TOKEN_VARIABLE)
-    if wanted is False or not (wanted or file or from_environment or is_open(launch)):
-        return None
     if file is not None:
         token, shown = read_token(file), f"the content of {file}"
+        if readable_by_all(file):
+            _note(f"every user of this machine may read the admin token in {file}; run: chmod o-rwx {file}")
     elif from_environment is not None:
         token, shown = checked_token(from_environment, TOKEN_VARIABLE), f"the content of {TOKEN_VARIABLE}"
     else:
         token = shown = new_token()
-    _note(
-        "loading and unloading models, shared memory, trace and log settings need the header "
-        f"{TOKEN_HEADER}: {shown} (gRPC metadata: {GRPC_PREFIX}{TOKEN_HEADER})"
-    )
+    more = ", shared memory, trace and log settings need" if apis == ADMIN_APIS else " needs"
+    metadata = f"(gRPC metadata: {GRPC_PREFIX}{TOKEN_HEADER})"
+    _note(f"loading and unloading models{more} the header {TOKEN_HEADER}: {shown} {metadata}")
     return token
 
 

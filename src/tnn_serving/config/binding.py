@@ -6,7 +6,6 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Literal
 
 from tnn_serving.config.completion import SCALAR
@@ -174,10 +173,6 @@ def check_output(tensor: TensorConfig, blobs: Mapping[str, TensorSpec], *, batch
             raise ConfigError(
                 "the network has no such blob", expected=", ".join(near) or "a blob that a layer produces"
             )
-        label = PurePosixPath(tensor.label_filename)
-        if label.is_absolute() or ".." in label.parts:
-            # Triton would read any file of the machine, and hand out its lines as class names.
-            raise ConfigError("label_filename is outside of the model folder", found=str(label))
         if tensor.is_shape_tensor:
             raise ConfigError("is_shape_tensor is for TensorRT")
         check_reshape(tensor, batched=batched)

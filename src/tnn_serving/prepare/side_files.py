@@ -7,15 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from tnn_serving.config.datatypes import NUMPY_TYPE
-from tnn_serving.config.model_config import ModelConfig, TensorConfig, request_type
+from tnn_serving.config.model_config import ModelConfig, request_type
 from tnn_serving.emit.limits import Limits
-from tnn_serving.errors import ConfigError, located
+from tnn_serving.errors import ConfigError, FormatError, located
 from tnn_serving.formats.reading import FileKind, opened
-
-LABELS_MAX_BYTES = 16 << 20
-"""Far above any list of classes: ImageNet's 21,841 take less than 1 MB. Triton takes 4 times as much."""
-
-LABEL_FILE = FileKind("a label file", ConfigError, LABELS_MAX_BYTES, "it has a line for each class")
+from tnn_serving.own_files import check_label, folder_refusals
 
 WARMUP_FOLDER = "warmup"
 """Where Triton looks for the files of ``input_data_file``."""
@@ -27,22 +23,23 @@ REFERENCE = np.dtype(np.uint32)
 
 
 def check_side_files(folder: Path, config: ModelConfig, limits: Limits) -> None:
-    """Looks at all of them. Raises as :func:`check_labels` and :func:`check_warmup`."""
+    """Looks at all of them. Raises as :func:`check_labels` and :func:`check_warmup`, and ConfigError for code in the
+    folder."""
+    try:
+        problems = folder_refusals(folder)
+    except OSError as error:
+        raise FormatError(f"{folder} cannot be read: {error.strerror}") from error
+    for problem in problems:
+        raise problem
     check_labels(folder, config)
     check_warmup(folder, config, limits)
 
 
-def label_file(folder: Path, tensor: TensorConfig) -> Path:
-    """The label file of an output; a link is followed, as Triton follows it."""
-    return folder / tensor.label_filename
-
-
 def check_labels(folder: Path, config: ModelConfig) -> None:
-    """Raises ConfigError for a label file that is missing, no regular file, or larger than :data:`LABELS_MAX_BYTES`."""
+    """Raises ConfigError as :func:`~tnn_serving.own_files.check_label`."""
     for tensor in config.output:
         if tensor.label_filename:
-            with located(f"label file `{tensor.label_filename}`"), opened(label_file(folder, tensor), LABEL_FILE):
-                pass
+            check_label(folder, tensor.label_filename)
 
 
 def check_warmup(folder: Path, config: ModelConfig, limits: Limits) -> None:

@@ -1,4 +1,4 @@
-"""Access control: the token for administrative requests when other machines can reach the server.
+"""Access control: the token for administrative requests.
 
 Triton can restrict groups of endpoints to callers that send a header. This can be set only with flags, so the token is
 on tritonserver's command line.
@@ -10,13 +10,17 @@ import ipaddress
 import re
 import secrets
 import socket
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tnn_serving.errors import ConfigError
-from tnn_serving.triton.launch import Launch, flag_values
+from tnn_serving.triton.flags import flag_values
+from tnn_serving.triton.launch import Launch
 
-ADMIN_APIS = ("model-repository", "shared-memory", "trace", "logging")
+MODEL_API = "model-repository"
+ADMIN_APIS = (MODEL_API, "shared-memory", "trace", "logging")
 """APIs that need a token: loading and unloading models, reading and writing this machine's shared memory, and writing
 traces and logs to files on it."""
 
@@ -70,15 +74,29 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
 
 
-def with_token(launch: Launch, token: str) -> Launch:
-    """The launch with :data:`ADMIN_APIS` restricted to callers with the token, except APIs that are already restricted
-    by the user's flags."""
+def protected_apis(launch: Launch, wanted: bool | None = None) -> tuple[str, ...]:
+    """The APIs that need a token.
+
+    Loading by request always does: any web page that is open in a browser on this machine can send such a request to a
+    loopback address, but no header with it.
+
+    Args:
+        wanted: all of :data:`ADMIN_APIS`, or as few as possible; by default all if other machines reach the server.
+    """
+    if wanted or (wanted is None and is_open(launch)):
+        return ADMIN_APIS
+    return (MODEL_API,) if launch.control_mode == "explicit" else ()
+
+
+def with_token(launch: Launch, token: str, apis: Sequence[str] = ADMIN_APIS) -> Launch:
+    """The launch with APIs restricted to callers with the token, except those that are already restricted by the user's
+    flags."""
     command = list(launch.command)
     for protocol, flag in _FLAGS.items():
         restricted = {api for one in restrictions(launch, protocol) for api in one.apis}
-        apis = tuple(api for api in ADMIN_APIS if api not in restricted)
-        if apis:
-            command.append(f"--{flag}={Restriction(apis, TOKEN_HEADER, token)}")
+        ours = tuple(api for api in apis if api not in restricted)
+        if ours:
+            command.append(f"--{flag}={Restriction(ours, TOKEN_HEADER, token)}")
     return replace(launch, command=tuple(command))
 
 
@@ -115,3 +133,8 @@ def read_token(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("the admin token file cannot be read", found=f"{file}: {error}") from error
     return checked_token(text, str(file))
+
+
+def readable_by_all(file: Path) -> bool:
+    """Whether every user of this machine may read a file."""
+    return bool(file.stat().st_mode & stat.S_IROTH)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from types import TracebackType
 
 from tnn_serving.formats.candidates import versions
 from tnn_serving.network.formats import format_at
+from tnn_serving.private_folder import PrivateFolder
 from tnn_serving.triton.index import ServedModel
 from tnn_serving.triton.launch import build_launch
 from tnn_serving.triton.overlay import Overlay
@@ -110,7 +111,9 @@ class SingleModelRepository:
 
     def __init__(self, model: Path) -> None:
         source = model.resolve()
-        self.repository = Path(tempfile.mkdtemp(prefix="tnn-serving-"))
+        self._private = PrivateFolder()
+        self.repository = self._private.path / "repository"
+        self.repository.mkdir()
         try:
             self.name = self._link(source)
         except BaseException:
@@ -144,13 +147,15 @@ class SingleModelRepository:
         folder.mkdir()
         others = versions(source.parent)
         for entry in source.parent.iterdir():
-            if entry == source or entry not in others:
+            if entry == source or (entry not in others and entry.is_dir()):
                 (folder / entry.name).symlink_to(entry)
+            elif entry not in others:
+                _keep_inside(entry, folder / entry.name)
         return folder.name
 
     def close(self) -> None:
         """Removes the links."""
-        shutil.rmtree(self.repository, ignore_errors=True)
+        self._private.close()
 
     def __enter__(self) -> SingleModelRepository:
         return self
@@ -159,6 +164,18 @@ class SingleModelRepository:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _keep_inside(file: Path, to: Path) -> None:
+    """Keeps a file of a model folder by another name, or a copy of it on another file system: a label file must not be
+    a link out of the folder. What is such a link already remains one."""
+    if not file.resolve().is_relative_to(file.parent) or not file.is_file():
+        to.symlink_to(file)
+        return
+    try:
+        os.link(file.resolve(), to)
+    except OSError:
+        shutil.copyfile(file, to)
 
 
 def free_ports(count: int) -> list[int]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tnn_serving.errors import ServerError, located
+from tnn_serving.triton.flags import CLOSED, check_flags, flag_values, flags_of, is_true
 
 SERVER_REQUIREMENT = "nvidia-pytriton==0.7.0"
 """The wheel with tritonserver 2.51.0. It is installed with ``--no-deps``: only unused parts of it need numpy < 2."""
@@ -30,9 +31,19 @@ WHEEL_GLIBC = (2, 35)
 
 BACKENDS = Path(__file__).parent / "backends"
 BACKEND_LIBRARY = BACKENDS / "tnn" / "libtriton_tnn.so"
+LOAD_GUARD = Path(__file__).parent / "guard" / "load_guard.so"
+"""Loaded into tritonserver before its own libraries: refuses load requests that bring a configuration or files, and
+names that lead out of the repository. tritonserver has no option for either."""
 
-SWITCHES = frozenset({"help", "disable-auto-complete-config"})
-"""Flags of tritonserver without a value."""
+REMOTE = ("s3://", "gs://", "as://")
+"""Repositories that Triton fetches by itself."""
+
+TOKEN_VARIABLE = "TNN_ADMIN_TOKEN"
+NOT_INHERITED = (TOKEN_VARIABLE, "AIP_")
+"""Beginnings of the names of variables that tritonserver does not get. Those of Vertex AI make it serve that endpoint
+in place of its own."""
+CLOUD_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_", "TRITON_AWS_", "TRITON_CLOUD_CREDENTIAL_PATH")
+"""Beginnings of the names of variables with secrets for :data:`REMOTE` repositories."""
 
 log = logging.getLogger(__name__)
 
@@ -232,6 +243,7 @@ def build_launch(
     cache_dir: Path | None = None,
     flags: Sequence[str] = (),
     tritonserver: Path | None = None,
+    allow_load_overrides: bool = False,
 ) -> Launch:
     """Builds command line and environment of a server.
 
@@ -240,13 +252,15 @@ def build_launch(
         host: address of all endpoints, including metrics.
         exit_timeout_s: short by default: if a client keeps an idle connection open, a stop takes all of it.
         cache_dir: folder for measurements and compiled models; ``None`` for no cache.
-        flags: further flags of tritonserver, as ``--name=value``; they override ours.
+        flags: further flags of tritonserver, with full names and as ``--name=value``; they override ours.
+        allow_load_overrides: a load request may carry a configuration and files of its own, and with them code.
 
     Raises:
-        ServerError: tritonserver, libpython or the backend is missing.
+        ServerError: tritonserver, libpython or the backend is missing, or a flag opens an endpoint that stays closed.
     """
+    check_flags(flags)
     server = find_tritonserver(tritonserver)
-    if not BACKEND_LIBRARY.is_file():
+    if not BACKEND_LIBRARY.is_file() or not LOAD_GUARD.is_file():
         raise ServerError(
             "the Triton backend has not been built",
             expected=BACKEND_LIBRARY,
@@ -266,49 +280,34 @@ def build_launch(
         "--allow-gpu-metrics=false",
         "--pinned-memory-pool-byte-size=0",
         f"--backend-config=tnn,cache_dir={cache_dir or 'none'}",
+        *(f"--allow-{endpoint}=false" for endpoint in CLOSED if f"allow-{endpoint}" in flags_of(server)),
         *flags,
     ]
     environment = {
-        **os.environ,
+        **_inherited(remote=any(map(is_remote, repositories))),
         "TNN_LIBPYTHON": str(find_libpython()),
         "TNN_PYTHON": sys.executable,
     }
+    if not allow_load_overrides:
+        environment["LD_PRELOAD"] = " ".join(filter(None, (str(LOAD_GUARD), os.environ.get("LD_PRELOAD"))))
     return Launch(tuple(command), environment)
+
+
+def is_remote(repository: str) -> bool:
+    """Whether a repository is one that Triton fetches by itself."""
+    return repository.startswith(REMOTE)
+
+
+def _inherited(*, remote: bool) -> dict[str, str]:
+    """This process' environment without secrets that the server has no use for, and without what opens endpoints."""
+    dropped = (*NOT_INHERITED, *(() if remote else CLOUD_VARIABLES))
+    return {name: text for name, text in os.environ.items() if not name.startswith(dropped)}
 
 
 def local_url(host: str, port: int) -> str:
     """URL on this machine of a server that listens on an address."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def is_true(text: str) -> bool:
-    """Whether tritonserver reads the text of a boolean flag as true."""
-    return text.lower() in ("true", "1", "on")
-
-
-def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Splits a command line into words and flags: ``repo --log-verbose 1`` -> ``["repo"], ["--log-verbose=1"]``.
-
-    As in tritonserver, the word after a flag without ``=`` is its value.
-    """
-    words: list[str] = []
-    flags: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        if not argument.startswith("-") or argument == "-":
-            words.append(argument)
-        elif "=" in argument or argument.lstrip("-") in SWITCHES:
-            flags.append(argument)
-        else:
-            value = next(rest, None)
-            flags.append(argument if value is None else f"{argument}={value}")
-    return words, flags
-
-
-def flag_values(flags: Sequence[str], name: str) -> list[str]:
-    """The values of all ``--name=value`` among flags, in order."""
-    return [flag.partition("=")[2] for flag in flags if flag.startswith(f"--{name}=")]
 
 
 def check_ports(launch: Launch, health: tuple[str, int] | None = None) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 
 _REASONS = (
     re.compile(r"^error: (?P<text>.+)"),
@@ -15,6 +16,8 @@ _REASONS = (
 _POLL_FAILED = re.compile(r"Poll failed for model directory '(?P<name>[^']*)': (?P<text>.*?)\"?$")
 _STACK = re.compile(r'^(?:Current thread|Thread) 0x|^  File "|^Fatal Python error|^Signal \(\d|^ *\d+# ')
 _DECISION = re.compile(r'(?:^I\d{4} \S+ \d+|^\S+Z I \d+) loading\.py:\d+\] "(?P<text>.*)"$')
+_TIME = re.compile(r"^(?:[IWEF]\d{4} [\d:.]+ \d+|\d{4}-\d\d-\d\dT\S+Z) ")
+_OUT_OF_FILES = "Too many open files"
 _HARMLESS = ("CudaDriverHelper has not been initialized",)
 
 
@@ -51,3 +54,37 @@ def decision_at_load(line: str) -> str:
     """What the backend decided for a model at load, and why; empty for any other line of the log."""
     match = _DECISION.search(line)
     return match["text"] if match else ""
+
+
+def is_out_of_files(line: str) -> bool:
+    """Whether a line says that the server has no file descriptor left."""
+    return _OUT_OF_FILES in line
+
+
+REPEATS_S = 1.0
+REPEATS = 10
+"""How often a line may repeat within this time; beyond, their number is told as often."""
+
+
+class Repeats:
+    """Keeps lines that repeat from filling the log: without a descriptor, tritonserver writes one 100,000 times a
+    second. A few that say the same are no flood."""
+
+    def __init__(self) -> None:
+        self._last = ""
+        self._passed = 0
+        self._held = 0
+        self._since_s = 0.0
+
+    def passed(self, line: str) -> Iterator[str]:
+        """What to log for a line: itself, or nothing if it repeats too often, and now and then how many were held."""
+        text = _TIME.sub("", line)
+        if text != self._last or time.monotonic() - self._since_s > REPEATS_S:
+            if self._held:
+                yield f"(the last line came {self._held} more times)"
+            self._last, self._since_s, self._passed, self._held = text, time.monotonic(), 0, 0
+        if self._passed < REPEATS:
+            self._passed += 1
+            yield line
+        else:
+            self._held += 1

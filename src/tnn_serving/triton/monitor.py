@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 from tnn_serving.triton.access import http_headers
+from tnn_serving.triton.flags import is_true
 from tnn_serving.triton.health import (
     CAUSES,
     MAX_ENGINE_ERRORS,
@@ -25,7 +26,7 @@ from tnn_serving.triton.health import (
     version_health,
 )
 from tnn_serving.triton.index import Endpoint, ServedModel, repository_index
-from tnn_serving.triton.launch import Launch, is_true
+from tnn_serving.triton.launch import Launch
 from tnn_serving.triton.probe import answers, read_metrics
 
 POLL_INTERVAL_S = 1.0

@@ -1,58 +1,113 @@
-"""Overlays of repositories in which models lack the line ``backend: "tnn"``.
+"""What Triton is shown of repositories: folders in which only the models' own files are.
 
-Triton finds the backend of a model in its ``config.pbtxt``. A TNN model without that file, or whose file has neither
-backend nor platform, is served from an overlay: a temporary folder in which each such model has a ``config.pbtxt`` with
-the line, and links to its other files. All other folders are linked unchanged. Repositories without such models, and
-remote ones, are passed to Triton unchanged.
+Each model gets a folder with its ``config.pbtxt``, to which the line ``backend: "tnn"`` is added where it is missing,
+with copies of its label files, and with links to its other files. A folder that contains code, or is of another
+backend, is not shown (:mod:`tnn_serving.own_files`). Models of allowed backends are linked as they are.
+
+Triton gives up a whole repository, and unloads all of its models, when an entry vanishes between its listing and its
+look at it. So the entry of a model is a link, and the link of a model that is gone is replaced, in one step, by an
+empty file, which Triton ignores.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 from tnn_serving.config.model_config import CONFIG_FILE
-from tnn_serving.config.prototext import top_level_fields
 from tnn_serving.config.text import config_text
-from tnn_serving.errors import ConfigError
-from tnn_serving.repository import BACKEND_LINE, Skipped, check_repository, is_ours, model_folders
+from tnn_serving.errors import TnnError
+from tnn_serving.formats.reading import read_file
+from tnn_serving.own_files import LABEL_FILE, check_own_files, declaration_of, entries, foreign_backend
+from tnn_serving.private_folder import PrivateFolder
+from tnn_serving.repository import BACKEND_LINE, Skipped, check_repository, model_folders
+from tnn_serving.triton.launch import is_remote
 
-REMOTE = ("s3://", "gs://", "as://")
+SCRATCH = ("files", "folders", "models", "trash")
+"""Folders for what is made, and then moved into its place, and for what is removed."""
+
 DEPTH = 2
 """Levels of folders in a repository: models, versions."""
 
 
-def config_of(model: Path) -> bytes | None:
-    """The content of ``config.pbtxt`` in the overlay; None if the model folder can be used unchanged.
+def config_of(model: Path) -> bytes:
+    """The content of ``config.pbtxt`` that Triton is shown of a model of ours, or of an ensemble.
 
     Raises ConfigError for a configuration that cannot be read, or that Triton must not read: it is too large.
     """
-    text = config_text(model)
-    if top_level_fields(text.decode("latin-1")) & {"backend", "platform"} or not is_ours(model):
-        return None
+    text, config = config_text(model), declaration_of(model)
+    if config.backend or config.is_ensemble:
+        return text
     return text + b"\n" + BACKEND_LINE if text else BACKEND_LINE
 
 
-def _is_unchanged(model: Path) -> bool:
-    """Triton can be given the folder itself."""
-    try:
-        return config_of(model) is None
-    except ConfigError:
-        return False
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A repository that Triton is shown.
+
+    Attributes:
+        source: the user's folder.
+        location: what Triton is given: a link for each model.
+        folders: where the links lead.
+    """
+
+    source: Path
+    location: Path
+    folders: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """The content of a folder by the paths in it.
+
+    Attributes:
+        folders: all of them.
+        links: and where they lead.
+        written: files that Triton itself reads, which are those that have been looked at: their contents, or what they
+            are copies of.
+    """
+
+    folders: set[str]
+    links: dict[str, Path]
+    written: dict[str, Path | bytes]
+
+    @property
+    def files(self) -> set[str]:
+        return {*self.links, *self.written}
+
+    def below(self, folder: str) -> _Content:
+        """The part inside a folder."""
+        start = f"{folder}/"
+        return _Content(
+            {name.removeprefix(start) for name in self.folders if name.startswith(start)},
+            {name.removeprefix(start): target for name, target in self.links.items() if name.startswith(start)},
+            {name.removeprefix(start): data for name, data in self.written.items() if name.startswith(start)},
+        )
+
+    def without(self, folders: Collection[str]) -> _Content:
+        """The part outside of some folders at the top."""
+
+        def stays(name: str) -> bool:
+            return name.partition("/")[0] not in folders
+
+        return _Content(
+            set(filter(stays, self.folders)),
+            {name: target for name, target in self.links.items() if stays(name)},
+            {name: data for name, data in self.written.items() if stays(name)},
+        )
 
 
 class Overlay:
-    """The repositories of one server with their overlays, synchronised with the sources.
+    """The repositories of one server as Triton is shown them, synchronised with the sources.
 
     Args:
-        repositories: folders and remote locations.
-        changing: models may be added and removed while the server runs (its control mode is poll or explicit). Every
-            local repository then gets an overlay, since a model that needs one may be added later.
+        repositories: folders and remote locations; Triton fetches the latter by itself, and nothing is kept from it.
+        allowed: further backends, whose models may bring code.
 
     Raises:
         ServerError: a folder is missing, or is a model instead of a repository.
@@ -60,62 +115,60 @@ class Overlay:
     Attributes:
         locations: what to pass to Triton, in the order of ``repositories``.
         skipped: folders that are not models, as of the last :meth:`sync`.
+        refused: model folders that are not shown, likewise.
     """
 
-    def __init__(self, repositories: Sequence[str], *, changing: bool = False) -> None:
+    def __init__(self, repositories: Sequence[str], *, allowed: Collection[str] = ()) -> None:
         self.skipped: list[Skipped] = []
-        self._root: Path | None = None
-        self._plain: list[Path] = []
-        self._overlays: list[tuple[Path, Path]] = []
+        self.refused: list[Skipped] = []
+        self._allowed = frozenset(allowed)
+        self._shown: list[_Shown] = []
         self._synced_times: dict[str, int] = {}
         self.locations: list[str] = []
+        self._private = PrivateFolder()
+        self._root = self._private.path
         try:
-            self.locations += [self._location(repository, changing) for repository in repositories]
+            for name in SCRATCH:
+                (self._root / name).mkdir()
+            self.locations += map(self._location, repositories)
             self.sync()
         except BaseException:
             self.close()
             raise
 
-    def _location(self, repository: str, changing: bool) -> str:
-        if repository.startswith(REMOTE):
+    def _location(self, repository: str) -> str:
+        if is_remote(repository):
             return repository
         source = Path(repository).absolute()
         check_repository(source)
-        if not changing and all(map(_is_unchanged, model_folders(source)[0])):
-            self._plain.append(source)
-            return str(source)
-        if self._root is None:
-            self._root = Path(tempfile.mkdtemp(prefix="tnn-serving-"))
-            (self._root / "staging").mkdir()
-            (self._root / "trash").mkdir()
-        target = self._root / f"repository{len(self._overlays)}"
-        target.mkdir()
-        self._overlays.append((source, target))
-        return str(target)
+        number = len(self._shown)
+        shown = _Shown(source, self._root / f"repository{number}", self._root / f"shown{number}")
+        shown.location.mkdir()
+        shown.folders.mkdir()
+        self._shown.append(shown)
+        return str(shown.location)
 
     def sync(self) -> None:
-        """Applies new, changed and removed models of the sources to the overlays. Unchanged models are not touched, so
-        Triton's polling sees no change either."""
+        """Applies new, changed and removed models of the sources. Unchanged models are not touched, so Triton's polling
+        sees no change either. A model that is served stays as it is when its folder is refused afterwards."""
         self._synced_times = self._times()
-        self.skipped = [item for source in self._plain for item in model_folders(source)[1]]
-        for source, target in self._overlays:
-            models, skipped = model_folders(source)
+        self.skipped, self.refused = [], []
+        for shown in self._shown:
+            models, skipped = model_folders(shown.source)
             self.skipped += skipped
             names = {model.name for model in models}
-            for entry in list(target.iterdir()):
-                if entry.name not in names:
-                    self._remove(entry)
+            for entry in list(shown.location.iterdir()):
+                if entry.is_symlink() and entry.name not in names:
+                    self._remove(shown, entry.name)
             for model in models:
                 try:
-                    self._sync_model(model, target / model.name)
-                except ConfigError as error:
-                    if (target / model.name).is_symlink():
-                        self._remove(target / model.name)
-                    self.skipped.append(Skipped(model, f"{CONFIG_FILE}: {error}"))
+                    self._sync_model(model, shown)
+                except TnnError as error:
+                    self.refused.append(Skipped(model, str(error)))
                 except FileNotFoundError:
                     continue  # it is being removed; the next sync completes that
                 except OSError as error:
-                    self.skipped.append(Skipped(model, f"it cannot be read: {error.strerror}"))
+                    self.refused.append(Skipped(model, f"it cannot be read: {error.strerror}"))
 
     def changed(self) -> bool:
         """Whether models, versions or configurations have changed since the last :meth:`sync`.
@@ -127,7 +180,7 @@ class Overlay:
     def _times(self) -> dict[str, int]:
         """Modification times by path of the folders and configurations that the overlays depend on."""
         found: dict[str, int] = {}
-        waiting = [(str(source), 0) for source, _ in self._overlays]
+        waiting = [(str(shown.source), 0) for shown in self._shown]
         while waiting:
             folder, depth = waiting.pop()
             with suppress(OSError):
@@ -135,48 +188,83 @@ class Overlay:
                 for entry in os.scandir(folder) if depth < DEPTH else ():
                     if entry.name == CONFIG_FILE:
                         found[entry.path] = entry.stat().st_mtime_ns
-                    elif entry.is_dir():
+                    elif os.path.isdir(entry.path):
                         waiting.append((entry.path, depth + 1))
         return found
 
-    def _sync_model(self, model: Path, entry: Path) -> None:
-        config = config_of(model)
-        if config is None:
-            if not (entry.is_symlink() and entry.readlink() == model):
-                self._remove(entry)
-                entry.symlink_to(model)
+    def _sync_model(self, model: Path, shown: _Shown) -> None:
+        check_own_files(model, allowed=self._allowed)
+        wanted = _content_of(model)
+        folder, entry = shown.folders / model.name, shown.location / model.name
+        if entry.is_symlink():
+            self._update(folder, wanted)
             return
-        if entry.is_symlink() or not entry.exists():
-            self._create(model, entry, config)
-            return
-        if config_text(entry) != config:
-            self._replace(entry / CONFIG_FILE, config)
-        _sync_links(model, entry)
-
-    def _create(self, model: Path, entry: Path, config: bytes) -> None:
-        # Created elsewhere and moved: Triton must not see an incomplete model.
-        fresh = self._scratch_path("staging", entry.name)
+        fresh = self._scratch_path("models", model.name)
         fresh.mkdir()
-        (fresh / CONFIG_FILE).write_bytes(config)
-        _sync_links(model, fresh)
-        self._remove(entry)
-        fresh.rename(entry)
+        self._fill(fresh, wanted)
+        self._delete(folder)
+        fresh.rename(folder)
+        self._link(folder, entry)
 
-    def _replace(self, file: Path, content: bytes) -> None:
-        fresh = self._scratch_path("staging", CONFIG_FILE)
-        fresh.write_bytes(content)
+    def _update(self, folder: Path, wanted: _Content) -> None:
+        """Makes a folder hold this, and nothing else. A folder in it that is new appears in one step."""
+        for place in list(folder.rglob("*")):
+            name = place.relative_to(folder).as_posix()
+            is_real = place.is_dir() and not place.is_symlink()
+            if os.path.lexists(place) and name not in (wanted.folders if is_real else wanted.files):
+                gone = self._scratch_path("trash", place.name)
+                place.rename(gone)
+                self._delete(gone)
+        new = {name for name in wanted.folders if "/" not in name and not (folder / name).is_dir()}
+        for name in new:
+            fresh = self._scratch_path("folders", name)
+            fresh.mkdir()
+            self._fill(fresh, wanted.below(name))
+            fresh.rename(folder / name)
+        self._fill(folder, wanted.without(new))
+
+    def _fill(self, folder: Path, wanted: _Content) -> None:
+        for name in sorted(wanted.folders):
+            (folder / name).mkdir(exist_ok=True)
+        for name, target in wanted.links.items():
+            if not ((folder / name).is_symlink() and (folder / name).readlink() == target):
+                self._link(target, folder / name)
+        for name, content in wanted.written.items():
+            self._write(folder / name, content)
+
+    def _write(self, file: Path, content: Path | bytes) -> None:
+        """Writes a file in one step unless it is the same already. A copy has the time of what it was made of."""
+        if isinstance(content, Path):
+            facts = content.stat()
+            if file.exists():
+                known = file.stat()
+                if (known.st_size, known.st_mtime_ns) == (facts.st_size, facts.st_mtime_ns):
+                    return
+            data, time_ns = read_file(content, LABEL_FILE), facts.st_mtime_ns
+        elif file.exists() and file.read_bytes() == content:
+            return
+        else:
+            data, time_ns = content, None
+        fresh = self._scratch_path("files", file.name)
+        fresh.write_bytes(data)
+        if time_ns is not None:
+            os.utime(fresh, ns=(time_ns, time_ns))
         fresh.replace(file)
 
-    def _remove(self, entry: Path) -> None:
-        if not entry.is_symlink() and not entry.exists():
-            return
-        gone = self._scratch_path("trash", entry.name)
-        entry.rename(gone)
-        self._delete(gone)
+    def _link(self, target: Path, link: Path) -> None:
+        """Makes a link, in one step also where something else is."""
+        fresh = self._scratch_path("files", link.name)
+        fresh.symlink_to(target)
+        fresh.replace(link)
+
+    def _remove(self, shown: _Shown, name: str) -> None:
+        fresh = self._scratch_path("files", name)
+        fresh.touch()
+        fresh.replace(shown.location / name)
+        self._delete(shown.folders / name)
 
     def _scratch_path(self, folder: str, name: str) -> Path:
         """An unused path on the same file system, outside the repositories."""
-        assert self._root is not None  # called only with an overlay
         path = self._root / folder / name
         self._delete(path)
         return path
@@ -188,18 +276,21 @@ class Overlay:
         elif path.exists():
             shutil.rmtree(path)  # removes links, not their targets
 
+    @property
+    def paths(self) -> dict[str, str]:
+        """The paths that a server has, each with the user's path for the same."""
+        return {str(place): str(shown.source) for shown in self._shown for place in (shown.location, shown.folders)}
+
     def with_source_paths(self, text: str) -> str:
-        """``text`` with the paths of overlays replaced by those of the user's repositories."""
-        for source, target in self._overlays:
-            text = text.replace(str(target), str(source))
+        """``text`` with the user's paths instead of those that the server has."""
+        for ours, source in self.paths.items():
+            text = text.replace(ours, source)
         return text
 
     def close(self) -> None:
         """Removes the temporary folder. Call it after the server has ended."""
-        if self._root is not None:
-            shutil.rmtree(self._root, ignore_errors=True)
-            self._root = None
-            self._overlays = []
+        self._private.close()
+        self._shown = []
 
     def __enter__(self) -> Overlay:
         return self
@@ -210,12 +301,19 @@ class Overlay:
         self.close()
 
 
-def _sync_links(model: Path, entry: Path) -> None:
-    """Synchronises the links in ``entry`` with the files and folders of ``model``, except config.pbtxt."""
-    wanted = {path.name: path for path in model.iterdir() if path.name != CONFIG_FILE}
-    for link in list(entry.iterdir()):
-        if link.name != CONFIG_FILE and (link.name not in wanted or link.readlink() != wanted[link.name]):
-            link.unlink()
-    for name, path in wanted.items():
-        if not (entry / name).is_symlink():
-            (entry / name).symlink_to(path)
+def _content_of(model: Path) -> _Content:
+    """What Triton is shown of a model."""
+    config = declaration_of(model)
+    if foreign_backend(model, config) is not None:
+        return _Content(set(), {path.name: path for path in model.iterdir()}, {})
+    labels = {str(PurePosixPath(label)) for label in config.labels if (model / label).is_file()}
+    everything = list(entries(model))
+    return _Content(
+        folders={name for name, _, is_folder in everything if is_folder},
+        links={
+            name: place
+            for name, place, is_folder in everything
+            if not is_folder and name != CONFIG_FILE and name not in labels
+        },
+        written={CONFIG_FILE: config_of(model), **{label: model / label for label in sorted(labels)}},
+    )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import IO
 
+from tnn_serving.errors import ServerError
 from tnn_serving.triton.launch import Launch
+from tnn_serving.triton.log import Repeats
 
 POLL_S = 0.2
 KILL_AFTER_S = 5.0
@@ -23,6 +27,13 @@ LOG_DRAIN_S = 2.0
 STACKS_S = 1.0
 """How long a server may take to write the stacks of its threads before it is killed."""
 LOG_LINES = 4000  # more than tritonserver's usage text, which follows the error about an invalid flag
+
+DESCRIPTORS_NEEDED = 128
+"""File descriptors of a server with a few models and connections: about 64 are open before the first request."""
+DESCRIPTORS_WANTED = 1 << 20
+"""More is of no use, and some systems allow so many that programs which close all of them take minutes."""
+REAP_S = 1.0
+"""Age of a zombie that nothing in this process waits for."""
 
 _DIE_WITH_PARENT = """
 import ctypes, os, signal, sys
@@ -69,11 +80,12 @@ class ServerProcess:
         self._reader.start()
 
     def _read(self, stream: IO[str]) -> None:
+        repeats = Repeats()
         with stream:
             for line in stream:
-                text = line.rstrip("\n")
-                self.log.append(text)
-                self._on_line(text)
+                for text in repeats.passed(line.rstrip("\n")):
+                    self.log.append(text)
+                    self._on_line(text)
 
     @property
     def pid(self) -> int:
@@ -138,3 +150,50 @@ def describe_exit(code: int) -> str:
     except ValueError:
         name = f"signal {-code}"
     return f"tritonserver was ended by {name}"
+
+
+def allow_descriptors() -> None:
+    """Raises this process' limit of file descriptors, which its children get, as far as it may be raised.
+
+    Raises:
+        ServerError: it is too low for a server.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_WANTED)
+    if most < DESCRIPTORS_NEEDED:
+        raise ServerError(
+            "too few file descriptors for a server: each connection and each model takes some",
+            expected=f"at least {DESCRIPTORS_NEEDED}, better some thousands",
+            found=hard,
+            hint="raise the hard limit: ulimit -n, LimitNOFILE of systemd, --ulimit nofile of containers",
+        )
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+class Orphans:
+    """Takes leave of processes that this one inherits as process 1 of a container: nothing else waits for them."""
+
+    def __init__(self) -> None:
+        self._zombies: dict[int, float] = {}
+
+    def reap(self) -> None:
+        """Ends zombies that are older than :data:`REAP_S`; those that are waited for do not become so old."""
+        if os.getpid() != 1:
+            return
+        now, found = time.monotonic(), set(_zombies())
+        self._zombies = {pid: since for pid, since in self._zombies.items() if pid in found}
+        for pid in found:
+            if now - self._zombies.setdefault(pid, now) > REAP_S:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+
+
+def _zombies() -> Iterator[int]:
+    """Children of this process that have ended."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            with suppress(OSError):
+                state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+                if state == "Z" and int(parent) == os.getpid():
+                    yield int(folder.name)

@@ -8,6 +8,7 @@ repository index.
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -21,15 +22,16 @@ from typing import Any
 from tnn_serving.errors import ServerError
 from tnn_serving.repository import Skipped
 from tnn_serving.triton.access import http_headers
+from tnn_serving.triton.backend.errors import SHOWN_PATHS
 from tnn_serving.triton.health import Fault, HealthLimits
 from tnn_serving.triton.health_port import HealthPort
 from tnn_serving.triton.index import Endpoint, ServedModel, list_models, request_load
 from tnn_serving.triton.launch import Launch, check_ports
-from tnn_serving.triton.log import failure_reasons, poll_failure
+from tnn_serving.triton.log import failure_reasons, is_out_of_files, poll_failure
 from tnn_serving.triton.monitor import Monitor
 from tnn_serving.triton.overlay import Overlay
 from tnn_serving.triton.probe import answers
-from tnn_serving.triton.process import POLL_S, ServerProcess, describe_exit
+from tnn_serving.triton.process import POLL_S, Orphans, ServerProcess, allow_descriptors, describe_exit
 
 SYNC_S = 0.5
 """Interval at which overlays are synchronised if models may be added and removed."""
@@ -118,8 +120,14 @@ class Supervisor:
     _stop_requests: int = 0
     _process: ServerProcess | None = None
     _next_sync: float = 0.0
+    _out_of_files: bool = False
+    _orphans: Orphans = field(default_factory=Orphans)
+    _known_skips: set[Skipped] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        if self.overlay is not None:
+            paths = {SHOWN_PATHS: json.dumps(self.overlay.paths)}
+            self.launch = replace(self.launch, environment={**self.launch.environment, **paths})
         self.monitor = Monitor(self.launch, self.limits, self._with_reasons)
 
     def run(self) -> int:
@@ -131,6 +139,7 @@ class Supervisor:
         Raises:
             ServerError: a port is in use, the server did not start, or it has no model to serve.
         """
+        allow_descriptors()
         check_ports(self.launch, self.health_address)
         with self._signals(), self._monitoring():
             try:
@@ -190,6 +199,11 @@ class Supervisor:
         return self._process
 
     def _on_line(self, line: str) -> None:
+        if is_out_of_files(line) and not self._out_of_files:
+            self._out_of_files = True
+            self.callbacks.on_warning(
+                "tritonserver has no file descriptor left and takes no further connections; raise its limit (ulimit -n)"
+            )
         self.callbacks.on_log(self._with_source_paths(line))
 
     def _wait_until_ready(self, process: ServerProcess) -> bool:
@@ -206,6 +220,7 @@ class Supervisor:
     def _watch(self, process: ServerProcess, until: threading.Event) -> Fault | None:
         """Waits until the server ends, a stop is requested, ``until`` is set, or a fault occurs, which is returned."""
         while process.running and not self._stop_requests and not until.is_set():
+            self._orphans.reap()
             if self.launch.control_mode != "none":
                 self._follow()
             fault = self.monitor.fault()
@@ -260,6 +275,10 @@ class Supervisor:
             self.overlay.sync()
         except OSError as error:
             self.callbacks.on_warning(f"changes of the repository cannot be read: {error}")
+        skipped = {*self.overlay.skipped, *self.overlay.refused}
+        for item in skipped - self._known_skips:
+            self.callbacks.on_warning(f"{item.folder} is not served: {item.reason}")
+        self._known_skips = skipped
         self._next_sync = time.monotonic() + SYNC_S
 
     def _stopped(self, process: ServerProcess) -> int:
@@ -329,7 +348,8 @@ class Supervisor:
         return models
 
     def _with_reasons(self, models: Sequence[ServedModel]) -> list[ServedModel]:
-        """The models with reasons that only the log has (a config.pbtxt that cannot be read), and the user's paths."""
+        """The models with reasons that only the log has (a config.pbtxt that cannot be read), those that the server is
+        not shown, and the user's paths."""
         log = self._log()
         explained = []
         for model in models:
@@ -338,6 +358,10 @@ class Supervisor:
                 reason = poll_failure(log, model.name) or reason
             state = model.state or ("UNAVAILABLE" if reason else "")
             explained.append(replace(model, reason=self._with_source_paths(reason), state=state))
+        if self.overlay is not None and self.launch.control_mode != "explicit":
+            known = {model.name for model in models}
+            refused = {item.folder.name: item.reason for item in self.overlay.refused}
+            explained += [ServedModel(name, "", "UNAVAILABLE", refused[name]) for name in refused if name not in known]
         return explained
 
     def _endpoint(self, url: str) -> Endpoint:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import traceback
 from collections.abc import Mapping
 
@@ -36,6 +38,18 @@ TRITON_CODES: Mapping[type[TnnError], ErrorCode] = {
 """Triton's code (and through it the HTTP and gRPC status) of each error; a subclass has its nearest base's."""
 
 
+SHOWN_PATHS = "TNN_SHOWN_PATHS"
+"""The variable in which the supervisor says which folders the temporary ones show, as a JSON object."""
+
+
+def with_shown_paths(text: str) -> str:
+    """``text`` with the paths of the repositories in place of temporary ones, which are of no use to a caller."""
+    paths: dict[str, str] = json.loads(os.environ.get(SHOWN_PATHS, "{}"))
+    for ours, source in paths.items():
+        text = text.replace(ours, source)
+    return text
+
+
 def triton_error(error: BaseException) -> TritonError:
     """``error`` in Triton's terms.
 
@@ -44,9 +58,9 @@ def triton_error(error: BaseException) -> TritonError:
     """
     if isinstance(error, TnnError):
         code = next(TRITON_CODES[base] for base in type(error).__mro__ if base in TRITON_CODES)
-        result = TritonError(code, str(error))
+        result = TritonError(code, with_shown_paths(str(error)))
     else:
-        text = str(error)
+        text = with_shown_paths(str(error))
         result = TritonError(ErrorCode.INTERNAL, f"{type(error).__name__}: {text}" if text else type(error).__name__)
     _drop_frames(error)
     return result
