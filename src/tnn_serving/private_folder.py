@@ -1,6 +1,6 @@
 """Folders in the system's temporary folder that belong to one process, and do not stay when it is killed.
 
-Each holds a file that its process keeps locked. Whoever makes the next one removes those whose lock is free: unlike a
+Each contains a file that its process keeps locked. The next one that is made removes those whose lock is free: unlike a
 process id, a lock means the same in every container that shares the temporary folder.
 """
 
