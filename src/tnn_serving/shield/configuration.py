@@ -127,9 +127,9 @@ class Configuration:
             "access_log": _access_log(self.access_log),
             "http_tls": _tls(self.tls, "http/1.1"),
             "grpc_tls": _tls(self.tls, "h2"),
-            "http_routes": [_UNKNOWN_ENCODING, *_routes("http", paths.HTTP, self._restricted("http")), _NOT_FOUND],
-            "grpc_routes": [*_routes("grpc", paths.GRPC, self._restricted("grpc")), _NOT_FOUND],
-            "metrics_routes": [*_routes("metrics", [paths.METRICS], []), _NOT_FOUND],
+            "http_routes": [_TUNNEL, _UNKNOWN_ENCODING, *self._routes("http", paths.HTTP)],
+            "grpc_routes": self._routes("grpc", paths.GRPC),
+            "metrics_routes": self._routes("metrics", [paths.METRICS]),
             "clusters": [_cluster(name, addresses) for name, addresses in self.servers.items()],
         }
         for name in ("http", "grpc", "metrics"):
@@ -139,8 +139,8 @@ class Configuration:
         template = string.Template(TEMPLATE.read_text(encoding="utf-8"))
         return template.substitute({name: json.dumps(value) for name, value in values.items()})
 
-    def _restricted(self, protocol: str) -> Sequence[Restriction]:
-        return self.restrictions.get(protocol, ())
+    def _routes(self, protocol: str, served: Iterable[paths.Path]) -> list[dict[str, Any]]:
+        return [*_routes(protocol, served, self.restrictions.get(protocol, ())), _not_found(protocol)]
 
 
 def _socket_address(host: str, port: int) -> dict[str, Any]:
@@ -183,11 +183,24 @@ def _cluster(name: str, addresses: Sequence[Address]) -> dict[str, Any]:
 # ---- routes ----
 
 
-def _refusal(status: int, text: str, **match: Any) -> dict[str, Any]:
-    return {"match": match, "direct_response": {"status": status, "body": {"inline_string": text}}}
+_NOT_BUFFERED = {"whole": {"@type": f"{_PER_ROUTE}.buffer.v3.BufferPerRoute", "disabled": True}}
+_JSON_NOT_READ = {"json": {"@type": f"{_PER_ROUTE}.lua.v3.LuaPerRoute", "disabled": True}}
 
 
-_NOT_FOUND = _refusal(404, "there is nothing at this path and method", prefix="/")
+def _refusal(status: int, text: str, protocol: str = "http", **match: Any) -> dict[str, Any]:
+    """A route that answers without waiting for the body."""
+    return {
+        "match": match,
+        "direct_response": {"status": status, "body": {"inline_string": text}},
+        "typed_per_filter_config": _NOT_BUFFERED | (_JSON_NOT_READ if protocol == "http" else {}),
+    }
+
+
+def _not_found(protocol: str) -> dict[str, Any]:
+    return _refusal(404, "there is nothing at this path and method", protocol, prefix="/")
+
+
+_TUNNEL = _refusal(404, "there are no tunnels", connect_matcher={})
 _UNKNOWN_ENCODING = _refusal(
     415,
     "request bodies may be compressed with gzip only",
@@ -216,7 +229,7 @@ def _routes(cluster: str, served: Iterable[paths.Path], restrictions: Sequence[R
         found.append(_passed(cluster, path, {**where, "headers": [*where["headers"], *secrets]}))
         if wanted:
             names = ", ".join(prefix + one.header for one in wanted)
-            found.append(_refusal(403, f"this needs the header {names}", **where))
+            found.append(_refusal(403, f"this needs the header {names}", cluster, **where))
     return found
 
 
@@ -229,9 +242,9 @@ def _passed(cluster: str, path: paths.Path, match: Mapping[str, Any]) -> dict[st
     filters: dict[str, Any] = {}
     if path.streams:
         target["idle_timeout"] = "0s"
-        filters["whole"] = {"@type": f"{_PER_ROUTE}.buffer.v3.BufferPerRoute", "disabled": True}
-    if path.method == "GET":
-        filters["json"] = {"@type": f"{_PER_ROUTE}.lua.v3.LuaPerRoute", "disabled": True}
+        filters |= _NOT_BUFFERED
+    if cluster == "http" and path.method == "GET":
+        filters |= _JSON_NOT_READ
     return {"match": match, "route": target, "typed_per_filter_config": filters}
 
 
