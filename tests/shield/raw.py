@@ -53,7 +53,9 @@ def chunked(body: bytes, size: int = 1, extension: bytes = b"", *headers: bytes)
     return INFER + more + b"Transfer-Encoding: chunked\r\n\r\n" + text + b"0\r\n\r\n"
 
 
-def send(address: tuple[str, int], request: bytes, timeout_s: float = 60.0, tls: ssl.SSLContext | None = None) -> Answer:
+def send(
+    address: tuple[str, int], request: bytes, timeout_s: float = 60.0, tls: ssl.SSLContext | None = None
+) -> Answer:
     """Sends bytes and reads one answer."""
     with closing(connect(address, timeout_s, tls)) as connection:
         with suppress(ConnectionError):  # refused before all is sent; the answer may have arrived

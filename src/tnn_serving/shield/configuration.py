@@ -166,9 +166,7 @@ def _cluster(name: str, addresses: Sequence[Address]) -> dict[str, Any]:
         "connect_timeout": "2s",
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
         "circuit_breakers": {
-            "thresholds": [
-                {"max_connections": SERVER_CONNECTIONS, "max_pending_requests": many, "max_requests": many}
-            ]
+            "thresholds": [{"max_connections": SERVER_CONNECTIONS, "max_pending_requests": many, "max_requests": many}]
         },
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {

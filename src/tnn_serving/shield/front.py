@@ -132,7 +132,8 @@ class Shield:
                 log = list(self._process.log) if self._process is not None else []
                 self.close()
                 raise ServerError(
-                    "the shield (Envoy) did not start", found="; ".join(_reason(line) for line in log[-3:]) or "no answer"
+                    "the shield (Envoy) did not start",
+                    found="; ".join(_reason(line) for line in log[-3:]) or "no answer",
                 )
 
     def problem(self) -> str:

@@ -34,7 +34,9 @@ def metrics(statistics: Mapping[str, int], *, up: bool, restarts: int) -> Iterab
     answers = CounterMetricFamily("tnn_shield_requests", "Requests by class of the answer", labels=["protocol", "code"])
     connections = GaugeMetricFamily("tnn_shield_connections", "Connections of callers", labels=["protocol"])
     running = GaugeMetricFamily("tnn_shield_running_requests", "Requests without an answer yet", labels=["protocol"])
-    waiting = GaugeMetricFamily("tnn_shield_waiting_requests", "Requests that wait for a connection", labels=["protocol"])
+    waiting = GaugeMetricFamily(
+        "tnn_shield_waiting_requests", "Requests that wait for a connection", labels=["protocol"]
+    )
     servers = GaugeMetricFamily("tnn_shield_server_connections", "Connections to tritonserver", labels=["protocol"])
     for protocol in ("http", "grpc"):
         for code in ("2xx", "3xx", "4xx", "5xx"):

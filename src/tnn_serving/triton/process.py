@@ -67,9 +67,7 @@ class ChildProcess:
             start_new_session=True,
         )
         assert self._child.stdout is not None
-        self._reader = threading.Thread(
-            target=self._read, args=(self._child.stdout,), name=f"{name} log", daemon=True
-        )
+        self._reader = threading.Thread(target=self._read, args=(self._child.stdout,), name=f"{name} log", daemon=True)
         self._reader.start()
 
     def _read(self, stream: IO[str]) -> None:
