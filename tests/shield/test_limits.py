@@ -41,9 +41,13 @@ def test_a_sender_of_single_bytes_is_cut_off(start_alone: StartAlone) -> None:
     with connect(alone.address) as connection:
         connection.sendall(INFER + b"Content-Length: 1000000\r\n\r\n")
         with pytest.raises(ConnectionError):
-            while True:
-                connection.sendall(b" ")
-                time.sleep(0.02)
+            _drip(connection)
+
+
+def _drip(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b" ")
+        time.sleep(0.02)
 
 
 def test_a_caller_above_its_rate_is_refused(start_alone: StartAlone) -> None:

@@ -1,4 +1,4 @@
-"""Hostile HTTP requests, sent to a real server behind the shield: each is refused or answered, and neighbours are well."""
+"""Hostile HTTP requests to a real server behind the shield: each is refused or answered, and neighbours are well."""
 
 from __future__ import annotations
 

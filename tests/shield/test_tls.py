@@ -86,10 +86,8 @@ def test_a_caller_without_a_certificate_of_the_authority_is_refused(
     alone = start_alone(tls=Tls(*authority.server, authority.certificate))
     for refused in (authority.context(), authority.context(authority.stranger)):
         # TLS 1.3 tells a refused client with its first answer.
-        with pytest.raises((ssl.SSLError, ConnectionError)), connect(alone.address, tls=refused) as connection:
-            connection.sendall(with_length(JSON))
-            assert connection.recv(1)
-            raise AssertionError("the request was answered")
+        with pytest.raises(ssl.SSLError):
+            send(alone.address, with_length(JSON), tls=refused)
     assert not alone.behind.requests
     assert send(alone.address, with_length(JSON), tls=authority.context(authority.client)).status == 200
 
@@ -99,7 +97,7 @@ def test_old_versions_are_refused(start_alone: StartAlone, authority: Authority,
     alone = start_alone(tls=Tls(*authority.server))
     context = authority.context()
     context.set_ciphers("DEFAULT:@SECLEVEL=0")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSVersion"):
         context.minimum_version = context.maximum_version = version
     with pytest.raises((ssl.SSLError, ConnectionError)):
         connect(alone.address, tls=context)

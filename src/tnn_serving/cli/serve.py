@@ -66,6 +66,7 @@ PICTURE_COMMANDS = {"classification": "classify", "face_detection": "detect"}
 """The demo models and their commands."""
 
 TOKEN_VARIABLE = "TNN_ADMIN_TOKEN"
+LIMITS = Limits()
 
 PREPARED_ONLY = "--backend-config=tnn,prepared_only=true"
 
@@ -138,11 +139,11 @@ def serve(
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,
     access_log: AccessLog = None,
-    max_request_mb: RequestMb = Limits().request_bytes // MB,
-    max_json_mb: JsonMb = Limits().json_bytes // MB,
-    request_timeout: RequestTimeout = Limits().request_s,
-    client_rate: ClientRate = Limits().client_rate,
-    max_connections: Connections = Limits().connections,
+    max_request_mb: RequestMb = LIMITS.request_bytes // MB,
+    max_json_mb: JsonMb = LIMITS.json_bytes // MB,
+    request_timeout: RequestTimeout = LIMITS.request_s,
+    client_rate: ClientRate = LIMITS.client_rate,
+    max_connections: Connections = LIMITS.connections,
 ) -> None:
     """Serve the models of a repository over HTTP and gRPC, with tritonserver.
 

@@ -21,8 +21,8 @@ TEMPLATE = Path(__file__).with_name("envoy.yaml")
 JSON_LIMITS = Path(__file__).with_name("json_limits.lua")
 
 SERVER_CONNECTIONS = 64
-"""Connections to each port of a server. tritonserver 2.51 loses some of the connections that arrive within a moment, from
-about 300; requests over HTTP beyond this number wait in Envoy."""
+"""Connections to each port of a server. tritonserver 2.51 loses some of the connections that arrive within a moment,
+from about 300; requests over HTTP beyond this number wait in Envoy."""
 
 _TYPES = "type.googleapis.com/envoy"
 _PER_ROUTE = f"{_TYPES}.extensions.filters.http"

@@ -122,6 +122,7 @@ class Shield:
         file.touch(mode=0o600)
         file.write_text(self._configuration.text(), encoding="utf-8")
         command = [str(program), "--config-path", str(file), "--concurrency", str(workers()), "--disable-hot-restart"]
+        command += ["--file-flush-interval-msec", "1000"]
         # Lines look like those of tritonserver's log: the first letter is the level.
         command += ["--log-level", "warning", "--log-format", "%L%m%d %T.%f envoy] %v"]
         self._thread = threading.Thread(target=self._keep, args=(command,), name="shield", daemon=True)
@@ -131,10 +132,8 @@ class Shield:
             if not self._thread.is_alive() or time.monotonic() > deadline:
                 log = list(self._process.log) if self._process is not None else []
                 self.close()
-                raise ServerError(
-                    "the shield (Envoy) did not start",
-                    found="; ".join(_reason(line) for line in log[-3:]) or "no answer",
-                )
+                reason = log[-1].rpartition("envoy] ")[2] if log else "no answer"
+                raise ServerError("the shield (Envoy) did not start", found=reason)
 
     def problem(self) -> str:
         """Why callers are not served; empty if they are."""
@@ -221,7 +220,3 @@ class Shield:
 def workers() -> int:
     """Threads of Envoy: a quarter of the cores, since the others compute."""
     return max(1, len(os.sched_getaffinity(0)) // 4)
-
-
-def _reason(line: str) -> str:
-    return line.partition("envoy] ")[2] or line

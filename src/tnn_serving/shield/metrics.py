@@ -35,7 +35,7 @@ def metrics(statistics: Mapping[str, int], *, up: bool, restarts: int) -> Iterab
     connections = GaugeMetricFamily("tnn_shield_connections", "Connections of callers", labels=["protocol"])
     running = GaugeMetricFamily("tnn_shield_running_requests", "Requests without an answer yet", labels=["protocol"])
     waiting = GaugeMetricFamily(
-        "tnn_shield_waiting_requests", "Requests that wait for a connection", labels=["protocol"]
+        "tnn_shield_waiting_requests", "Requests that wait for tritonserver", labels=["protocol"]
     )
     servers = GaugeMetricFamily("tnn_shield_server_connections", "Connections to tritonserver", labels=["protocol"])
     for protocol in ("http", "grpc"):
