@@ -143,7 +143,9 @@ def others(stack: ExitStack, folder: Path, target: str) -> dict[str, Front]:
         inputs = {"x": np.ones((1, 1, 2, 2), np.float32)}
         address = f"127.0.0.1:{port}"
         wait_until(partial(wire.answer, "http", address, MODEL, inputs), processes, name)
-        found[name] = Front(address, tuple(processes.all()))
+        # By descent: nginx writes over the environment in which the mark is.
+        main = psutil.Process(processes.pid)
+        found[name] = Front(address, (main, *main.children(recursive=True)))
     return found
 
 
