@@ -17,7 +17,7 @@ from tests.end_to_end.models import write_model
 from tests.servers import Running, ask, start
 from tests.shield.raw import Answer, Recorder, recorder, send
 from tnn_serving.errors import ServerError
-from tnn_serving.shield.configuration import Limits, Tls
+from tnn_serving.shield.configuration import CallerLimits, Tls
 from tnn_serving.shield.envoy import find_envoy
 from tnn_serving.shield.front import Shield, behind
 from tnn_serving.triton.background_server import free_ports
@@ -110,10 +110,10 @@ def listening(http: int, grpc: int, metrics: int) -> Launch:
     return Launch(("tritonserver", *flags), {})
 
 
-def start_in(stack: ExitStack, limits: Limits | None, tls: Tls | None, log: Path | None) -> Alone:
+def start_in(stack: ExitStack, limits: CallerLimits | None, tls: Tls | None, log: Path | None) -> Alone:
     record = stack.enter_context(recorder())
     public = listening(*free_ports(3))
-    front = Shield(public, listening(record.port, record.port, record.port), limits or Limits(), tls, log)
+    front = Shield(public, listening(record.port, record.port, record.port), limits or CallerLimits(), tls, log)
     stack.callback(front.close)
     front.start(print, print)
     address = public.endpoint("http")
@@ -126,7 +126,7 @@ def start_alone(envoy: None) -> Iterator[StartAlone]:
     """Starts Envoys in front of a recorder; they are ended afterwards."""
     with ExitStack() as stack:
 
-        def make(limits: Limits | None = None, tls: Tls | None = None, log: Path | None = None) -> Alone:
+        def make(limits: CallerLimits | None = None, tls: Tls | None = None, log: Path | None = None) -> Alone:
             return start_in(stack, limits, tls, log)
 
         yield make
@@ -150,12 +150,12 @@ def alone(shared_alone: Alone) -> Alone:
 def start_shielded(start_server: Callable[..., Running], envoy: None, tmp_path: Path) -> Callable[..., Shielded]:
     """Starts servers behind a shield of their own."""
 
-    def make(limits: Limits | None = None, tls: Tls | None = None, **options: Any) -> Shielded:
+    def make(limits: CallerLimits | None = None, tls: Tls | None = None, **options: Any) -> Shielded:
         repository = tmp_path / "models"
         if not repository.exists():
             write_model(repository, "relu")
         running = start_server(
-            [repository], shield=lambda launch: Shield(launch, behind(launch), limits or Limits(), tls), **options
+            [repository], shield=lambda launch: Shield(launch, behind(launch), limits or CallerLimits(), tls), **options
         )
         assert running.ready, f"{running.outcome}\n" + "\n".join(running.log[-50:])
         assert running.supervisor.pid is not None

@@ -1,4 +1,4 @@
-"""Limits on time, rate and connections, with an Envoy of its own for each."""
+"""CallerLimits on time, rate and connections, with an Envoy of its own for each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.servers import wait_for
 from tests.shield.conftest import StartAlone
 from tests.shield.raw import INFER, JSON, connect, read_answer, with_length
-from tnn_serving.shield.configuration import Limits
+from tnn_serving.shield.configuration import CallerLimits
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from tnn_serving.shield.configuration import Limits
     ids=["nothing", "a line", "a header", "a body", "chunks"],
 )
 def test_slow_senders_are_cut_off(start_alone: StartAlone, sent: bytes) -> None:
-    alone = start_alone(Limits(headers_s=0.5, request_s=1.0, idle_s=1.0))
+    alone = start_alone(CallerLimits(headers_s=0.5, request_s=1.0, idle_s=1.0))
     with connect(alone.address) as connection:
         connection.sendall(sent)
         answer = read_answer(connection)  # ends with the answer or the connection, not with a timeout of this side
@@ -37,7 +37,7 @@ def test_slow_senders_are_cut_off(start_alone: StartAlone, sent: bytes) -> None:
 
 
 def test_a_sender_of_single_bytes_is_cut_off(start_alone: StartAlone) -> None:
-    alone = start_alone(Limits(headers_s=0.5, request_s=1.0))
+    alone = start_alone(CallerLimits(headers_s=0.5, request_s=1.0))
     with connect(alone.address) as connection:
         connection.sendall(INFER + b"Content-Length: 1000000\r\n\r\n")
         with pytest.raises(ConnectionError):
@@ -51,7 +51,7 @@ def _drip(connection: socket.socket) -> None:
 
 
 def test_a_caller_above_its_rate_is_refused(start_alone: StartAlone) -> None:
-    alone = start_alone(Limits(client_rate=5))
+    alone = start_alone(CallerLimits(client_rate=5))
     request = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 10.0.0.%d\r\n\r\n"
     answers = [alone.send(request % k) for k in range(100)]
     statuses = Counter(answer.status for answer in answers)
@@ -76,7 +76,7 @@ def test_a_caller_above_its_rate_is_refused(start_alone: StartAlone) -> None:
 
 
 def test_connections_beyond_the_limit_are_closed_at_once(start_alone: StartAlone) -> None:
-    alone = start_alone(Limits(connections=20))
+    alone = start_alone(CallerLimits(connections=20))
     connections = [connect(alone.address) for _ in range(40)]
     request = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
     statuses: Counter[int] = Counter()

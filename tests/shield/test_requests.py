@@ -11,7 +11,7 @@ import pytest
 
 from tests.shield.conftest import Alone, Shielded, StartAlone
 from tests.shield.raw import INFER, JSON, RIGHT, chunked, with_length
-from tnn_serving.shield.configuration import Limits
+from tnn_serving.shield.configuration import CallerLimits
 
 DEEP = 40_000
 NESTED = b"[" * DEEP + b"]" * DEEP
@@ -99,7 +99,7 @@ def test_two_header_lengths(shielded: Shielded) -> None:
 
 
 def test_too_much(start_alone: StartAlone) -> None:
-    alone = start_alone(Limits(request_bytes=100_000, json_bytes=50_000))
+    alone = start_alone(CallerLimits(request_bytes=100_000, json_bytes=50_000))
     assert alone.send(with_length(bytes(100_001))).status == 413
     assert alone.send(INFER + b"Content-Length: 99999999999\r\n\r\n").status == 413
     assert alone.send(chunked(bytes(100_001), 5000)).status == 413

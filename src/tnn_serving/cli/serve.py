@@ -35,7 +35,7 @@ from tnn_serving.cli.shield import (
     shield_for,
 )
 from tnn_serving.errors import ServerError
-from tnn_serving.shield.configuration import Limits
+from tnn_serving.shield.configuration import CallerLimits
 from tnn_serving.shield.envoy import REQUIREMENT as SHIELD_REQUIREMENT
 from tnn_serving.triton.access import (
     GRPC_PREFIX,
@@ -66,7 +66,7 @@ PICTURE_COMMANDS = {"classification": "classify", "face_detection": "detect"}
 """The demo models and their commands."""
 
 TOKEN_VARIABLE = "TNN_ADMIN_TOKEN"
-LIMITS = Limits()
+LIMITS = CallerLimits()
 
 PREPARED_ONLY = "--backend-config=tnn,prepared_only=true"
 
@@ -186,7 +186,7 @@ def serve(
         token = _token(launch, admin_token, admin_token_file)
         if token is not None:
             launch = with_token(launch, token)
-        limits = Limits(
+        limits = CallerLimits(
             request_bytes=max_request_mb * MB,
             json_bytes=max_json_mb * MB,
             request_s=request_timeout,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tnn_serving.errors import ConfigError
-from tnn_serving.shield.configuration import Limits, Tls
+from tnn_serving.shield.configuration import CallerLimits, Tls
 from tnn_serving.shield.front import Shield, behind
 from tnn_serving.triton.access import is_open
 from tnn_serving.triton.launch import Launch
@@ -71,7 +71,7 @@ Connections = Annotated[int, typer.Option(min=1, help="Connections of all caller
 def shield_for(
     launch: Launch,
     when: When,
-    limits: Limits,
+    limits: CallerLimits,
     tls: tuple[Path | None, Path | None, Path | None],
     access_log: Path | None,
 ) -> Shield | None:

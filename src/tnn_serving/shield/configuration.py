@@ -14,7 +14,7 @@ from tnn_serving.errors import ServerError
 from tnn_serving.shield import paths
 from tnn_serving.triton.access import Restriction
 
-Address = tuple[str, int]
+HostPort = tuple[str, int]
 """A host and a port."""
 
 TEMPLATE = Path(__file__).with_name("envoy.yaml")
@@ -29,7 +29,7 @@ _PER_ROUTE = f"{_TYPES}.extensions.filters.http"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CallerLimits:
     """What callers may send. Times are in seconds.
 
     Attributes:
@@ -82,10 +82,10 @@ class Configuration:
         access_log: file of the access log.
     """
 
-    listeners: Mapping[str, Address]
-    servers: Mapping[str, Sequence[Address]]
+    listeners: Mapping[str, HostPort]
+    servers: Mapping[str, Sequence[HostPort]]
     folder: Path
-    limits: Limits = field(default_factory=Limits)
+    limits: CallerLimits = field(default_factory=CallerLimits)
     tls: Tls | None = None
     restrictions: Mapping[str, Sequence[Restriction]] = field(default_factory=dict)
     access_log: Path | None = None
@@ -155,7 +155,7 @@ def _bucket(per_second: int) -> dict[str, Any]:
     return {"max_tokens": 2 * per_second, "tokens_per_fill": per_second, "fill_interval": "1s"}
 
 
-def _cluster(name: str, addresses: Sequence[Address]) -> dict[str, Any]:
+def _cluster(name: str, addresses: Sequence[HostPort]) -> dict[str, Any]:
     endpoints = [{"endpoint": {"address": _socket_address(*address)}} for address in addresses]
     windows = {"initial_stream_window_size": 1 << 20, "initial_connection_window_size": 16 << 20}
     version = {"http2_protocol_options": windows} if name == "grpc" else {"http_protocol_options": {}}

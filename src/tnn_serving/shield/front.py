@@ -15,13 +15,14 @@ from pathlib import Path
 from prometheus_client.metrics_core import Metric
 
 from tnn_serving.errors import ConfigError, ServerError
-from tnn_serving.shield.configuration import Address, Configuration, Limits, Tls
+from tnn_serving.shield.configuration import CallerLimits, Configuration, HostPort, Tls
 from tnn_serving.shield.envoy import ask, find_envoy, statistics
 from tnn_serving.shield.metrics import STATISTICS, metrics
 from tnn_serving.triton.access import restrictions
 from tnn_serving.triton.background_server import free_ports
 from tnn_serving.triton.launch import Launch, is_true
 from tnn_serving.triton.process import POLL_S, ChildProcess
+from tnn_serving.triton.supervise import HEALTHY_AFTER_S
 
 PROTOCOLS = ("http", "grpc", "metrics")
 START_S = 30.0
@@ -32,8 +33,6 @@ UNANSWERED_PROBES = 3
 HANGING_PROBES = 60
 """After so many, Envoy is restarted."""
 LONGEST_DELAY_S = 30.0
-HEALTHY_AFTER_S = 60.0
-"""After Envoy has run this long, its next failure starts a new series of delays."""
 
 
 def behind(launch: Launch) -> Launch:
@@ -69,7 +68,7 @@ class Shield:
 
     public: Launch
     server: Launch
-    limits: Limits = field(default_factory=Limits)
+    limits: CallerLimits = field(default_factory=CallerLimits)
     tls: Tls | None = None
     access_log: Path | None = None
     _folder: Path = field(init=False)
@@ -84,8 +83,8 @@ class Shield:
     _restarts: int = 0
 
     def __post_init__(self) -> None:
-        listeners: dict[str, Address] = {}
-        servers: dict[str, list[Address]] = {}
+        listeners: dict[str, HostPort] = {}
+        servers: dict[str, list[HostPort]] = {}
         for protocol in PROTOCOLS:
             address, target = self.public.endpoint(protocol), self.server.endpoint(protocol)
             if address is not None and target is not None:
