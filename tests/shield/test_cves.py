@@ -91,7 +91,6 @@ def test_model_names_that_leave_the_repository(shielded: Shielded, name: str) ->
         "ModelConfig": service_pb2.ModelConfigRequest(name=name),
         "ModelStatistics": service_pb2.ModelStatisticsRequest(name=name),
         "ModelInfer": service_pb2.ModelInferRequest(model_name=name),
-        "RepositoryModelLoad": service_pb2.RepositoryModelLoadRequest(model_name=name),
         "TraceSetting": service_pb2.TraceSettingRequest(model_name=name),
     }
     for method, request in requests.items():
@@ -104,6 +103,23 @@ def test_model_names_that_leave_the_repository(shielded: Shielded, name: str) ->
     shielded.assert_well()
 
 
+@pytest.mark.parametrize("name", ["relu/../relu", "../outside/evil", "relu/.."])
+@pytest.mark.parametrize("compression", [None, grpc.Compression.Gzip])
+def test_loading_from_outside_the_repository(
+    shielded: Shielded, name: str, compression: grpc.Compression | None
+) -> None:
+    """tritonserver alone loads `../outside/evil` from beside its repository."""
+    message = service_pb2.RepositoryModelLoadRequest(model_name=name)
+    for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
+        code = status_of(shielded, method, message, compression)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+    with grpc.insecure_channel(shielded.running.grpc_url) as channel:
+        index = channel.unary_unary(
+            "/inference.GRPCInferenceService/RepositoryIndex", None, service_pb2.RepositoryIndexResponse.FromString
+        )(b"", timeout=60, metadata=((GRPC_PREFIX + TOKEN_HEADER, TOKEN),))
+    assert {model.name for model in index.models} == {"relu", "idle"}
+
+
 def model_infer(shape: list[int] | None = None, content: bytes = bytes(16)) -> service_pb2.ModelInferRequest:
     request = service_pb2.ModelInferRequest(model_name="relu")
     request.inputs.add(name="x", datatype="FP32", shape=shape or [1, 1, 2, 2])
@@ -111,11 +127,15 @@ def model_infer(shape: list[int] | None = None, content: bytes = bytes(16)) -> s
     return request
 
 
-def status_of(shielded: Shielded, method: str, request: Any) -> grpc.StatusCode:
+def status_of(
+    shielded: Shielded, method: str, request: Any, compression: grpc.Compression | None = None
+) -> grpc.StatusCode:
     """The status of a call with the token."""
     with grpc.insecure_channel(shielded.running.grpc_url) as channel:
         call = channel.unary_unary(
             f"/inference.GRPCInferenceService/{method}", lambda message: message.SerializeToString(), bytes
         )
-        code: grpc.StatusCode = call.future(request, timeout=60, metadata=((GRPC_PREFIX + TOKEN_HEADER, TOKEN),)).code()
+        code: grpc.StatusCode = call.future(
+            request, timeout=60, metadata=((GRPC_PREFIX + TOKEN_HEADER, TOKEN),), compression=compression
+        ).code()
     return code

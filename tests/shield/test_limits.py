@@ -1,4 +1,4 @@
-"""CallerLimits on time, rate and connections, with an Envoy of its own for each."""
+"""Limits on time, rate and connections, with an Envoy of its own for each."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from tests.servers import wait_for
 from tests.shield.conftest import StartAlone
 from tests.shield.raw import INFER, JSON, connect, read_answer, with_length
 from tnn_serving.shield.configuration import CallerLimits
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(

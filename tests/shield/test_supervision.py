@@ -10,13 +10,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.end_to_end.models import write_model
-from tests.program import command
+from tests.program import command, run
 from tests.servers import DEADLINE_S, wait_for
 from tests.shield.conftest import Shielded, listening
 from tests.shield.raw import JSON, RIGHT, send, with_length
@@ -178,3 +179,57 @@ def _ready(port: int) -> bool:
         return send(("127.0.0.1", port), READY).status == 200
     except OSError:
         return False
+
+
+def test_an_open_host_has_the_shield_and_none_says_what_that_means(
+    installed: None, envoy: None, tmp_path: Path
+) -> None:
+    write_model(tmp_path / "models", "relu")
+    for extra, expected in (([], "envoy"), (["--shield", "none"], "tritonserver")):
+        http, grpc, metrics, health = free_ports(4)
+        words = ["serve", tmp_path / "models", "--host", "0.0.0.0", "--http-port", http, "--grpc-port", grpc]
+        words += [
+            "--metrics-port",
+            metrics,
+            "--health-port",
+            health,
+            "--exit-timeout",
+            2,
+            "--cache-dir",
+            "none",
+            *extra,
+        ]
+        with subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+            try:
+                wait_for(partial(_ready, http), "the server is ready")
+                (listener,) = {
+                    child.name()
+                    for child in psutil.Process(process.pid).children(recursive=True)
+                    for one in child.net_connections("tcp")
+                    if one.status == psutil.CONN_LISTEN and one.laddr.port == http
+                }
+                process.send_signal(signal.SIGINT)
+                output = process.communicate(timeout=DEADLINE_S)[0].decode()
+            finally:
+                process.kill()
+        assert process.returncode == 0, output
+        assert listener == expected
+        assert ("there is no shield" in output) == (expected == "tritonserver")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--tls-cert", "x"], "there is no shield here"),
+        (["--access-log", "x"], "there is no shield here"),
+        (["--shield", "always", "--tls-cert", "x"], "both a certificate and its key"),
+        (["--shield", "always", "--tls-client-ca", "x"], "both a certificate and its key"),
+        (["--shield", "always", "--tls-cert", "x", "--tls-key", "x"], "cannot be read"),
+        (["--shield", "always", "--grpc-use-ssl=true"], "no TLS of its own behind the shield"),
+    ],
+)
+def test_options_that_contradict_each_other(installed: None, tmp_path: Path, arguments: list[str], error: str) -> None:
+    write_model(tmp_path, "relu")
+    done = run("serve", tmp_path, *arguments)
+    assert done.returncode != 0
+    assert error in " ".join(done.stderr.split())

@@ -18,6 +18,8 @@ from tests.shield.conftest import Shielded, StartAlone
 from tests.shield.raw import JSON, connect, send, with_length
 from tnn_serving.shield.configuration import Tls
 
+pytestmark = pytest.mark.slow
+
 X = np.array([-1, 2, -3, 4], np.float32).reshape(1, 1, 2, 2)
 
 

@@ -19,6 +19,7 @@ HostPort = tuple[str, int]
 
 TEMPLATE = Path(__file__).with_name("envoy.yaml")
 JSON_LIMITS = Path(__file__).with_name("json_limits.lua")
+MODEL_NAMES = Path(__file__).with_name("model_names.lua")
 
 SERVER_CONNECTIONS = 64
 """Connections to each port of a server. tritonserver 2.51 loses some of the connections that arrive within a moment,
@@ -95,11 +96,6 @@ class Configuration:
         """Envoy's administration."""
         return self.folder / "admin"
 
-    @property
-    def probe_socket(self) -> Path:
-        """Answers 200 if requests are served."""
-        return self.folder / "probe"
-
     def text(self) -> str:
         """The configuration as YAML.
 
@@ -110,7 +106,7 @@ class Configuration:
         rate = limits.client_rate
         values: dict[str, Any] = {
             "admin_socket": str(self.admin_socket),
-            "probe_socket": str(self.probe_socket),
+            "probe_socket": str(probe_socket(self.folder)),
             "headers_timeout": f"{limits.headers_s:.3f}s",
             "request_timeout": f"{limits.request_s:.3f}s",
             "idle_timeout": f"{limits.idle_s:.3f}s",
@@ -124,6 +120,7 @@ class Configuration:
             "unused_bucket": _bucket(1),
             "json_limits": f"MAX_JSON_BYTES = {limits.json_bytes}\nMAX_JSON_DEPTH = {limits.json_depth}\n"
             + JSON_LIMITS.read_text(encoding="ascii"),
+            "model_names": MODEL_NAMES.read_text(encoding="ascii"),
             "access_log": _access_log(self.access_log),
             "http_tls": _tls(self.tls, "http/1.1"),
             "grpc_tls": _tls(self.tls, "h2"),
@@ -141,6 +138,11 @@ class Configuration:
 
     def _routes(self, protocol: str, served: Iterable[paths.Path]) -> list[dict[str, Any]]:
         return [*_routes(protocol, served, self.restrictions.get(protocol, ())), _not_found(protocol)]
+
+
+def probe_socket(folder: Path) -> Path:
+    """A socket that answers 200 if requests are served, in the folder of a configuration."""
+    return folder / "probe"
 
 
 def _socket_address(host: str, port: int) -> dict[str, Any]:
@@ -182,6 +184,7 @@ def _cluster(name: str, addresses: Sequence[HostPort]) -> dict[str, Any]:
 
 
 _NOT_BUFFERED = {"whole": {"@type": f"{_PER_ROUTE}.buffer.v3.BufferPerRoute", "disabled": True}}
+_NAMES_READ = {"names": {"@type": f"{_PER_ROUTE}.lua.v3.LuaPerRoute", "name": "model_names"}}
 _JSON_NOT_READ = {"json": {"@type": f"{_PER_ROUTE}.lua.v3.LuaPerRoute", "disabled": True}}
 
 
@@ -241,6 +244,8 @@ def _passed(cluster: str, path: paths.Path, match: Mapping[str, Any]) -> dict[st
     if path.streams:
         target["idle_timeout"] = "0s"
         filters |= _NOT_BUFFERED
+    if path.names_model:
+        filters |= _NAMES_READ
     if cluster == "http" and path.method == "GET":
         filters |= _JSON_NOT_READ
     return {"match": match, "route": target, "typed_per_filter_config": filters}

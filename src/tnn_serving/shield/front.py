@@ -15,7 +15,7 @@ from pathlib import Path
 from prometheus_client.metrics_core import Metric
 
 from tnn_serving.errors import ConfigError, ServerError
-from tnn_serving.shield.configuration import CallerLimits, Configuration, HostPort, Tls
+from tnn_serving.shield.configuration import CallerLimits, Configuration, HostPort, Tls, probe_socket
 from tnn_serving.shield.envoy import ask, find_envoy, statistics
 from tnn_serving.shield.metrics import STATISTICS, metrics
 from tnn_serving.triton.access import restrictions
@@ -33,6 +33,8 @@ UNANSWERED_PROBES = 3
 HANGING_PROBES = 60
 """After so many, Envoy is restarted."""
 LONGEST_DELAY_S = 30.0
+PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "TZ")
+"""Variables of the environment that Envoy gets: none with a secret."""
 
 
 def behind(launch: Launch) -> Launch:
@@ -71,8 +73,7 @@ class Shield:
     limits: CallerLimits = field(default_factory=CallerLimits)
     tls: Tls | None = None
     access_log: Path | None = None
-    _folder: Path = field(init=False)
-    _configuration: Configuration = field(init=False)
+    _configuration: Configuration | None = None
     _on_line: Callable[[str], None] = print
     _on_warning: Callable[[str], None] = print
     _process: ChildProcess | None = None
@@ -81,24 +82,6 @@ class Shield:
     _answered: threading.Event = field(default_factory=threading.Event)
     _unanswered: int = 0
     _restarts: int = 0
-
-    def __post_init__(self) -> None:
-        listeners: dict[str, HostPort] = {}
-        servers: dict[str, list[HostPort]] = {}
-        for protocol in PROTOCOLS:
-            address, target = self.public.endpoint(protocol), self.server.endpoint(protocol)
-            if address is not None and target is not None:
-                listeners[protocol], servers[protocol] = address, [target]
-        self._folder = Path(tempfile.mkdtemp(prefix="tnn-shield-"))
-        self._configuration = Configuration(
-            listeners,
-            servers,
-            self._folder,
-            self.limits,
-            self.tls,
-            {protocol: restrictions(self.server, protocol) for protocol in ("http", "grpc")},
-            self.access_log,
-        )
 
     @property
     def pid(self) -> int | None:
@@ -117,14 +100,14 @@ class Shield:
         """
         self._on_line, self._on_warning = on_line, on_warning
         program = find_envoy()
-        file = self._folder / "envoy.yaml"
-        file.touch(mode=0o600)
-        file.write_text(self._configuration.text(), encoding="utf-8")
+        self._configuration = configuration = self._configured(Path(tempfile.mkdtemp(prefix="tnn-shield-")))
+        text = configuration.text()
+        file = configuration.folder / "envoy.yaml"
         command = [str(program), "--config-path", str(file), "--concurrency", str(workers()), "--disable-hot-restart"]
         command += ["--file-flush-interval-msec", "1000"]
         # Lines look like those of tritonserver's log: the first letter is the level.
         command += ["--log-level", "warning", "--log-format", "%L%m%d %T.%f envoy] %v"]
-        self._thread = threading.Thread(target=self._keep, args=(command,), name="shield", daemon=True)
+        self._thread = threading.Thread(target=self._keep, args=(command, file, text), name="shield", daemon=True)
         self._thread.start()
         deadline = time.monotonic() + START_S
         while not self._answered.wait(POLL_S):
@@ -147,8 +130,9 @@ class Shield:
     def metrics(self) -> Iterable[Metric]:
         """Envoy's metrics under our names; without those of Envoy if it does not answer."""
         values: dict[str, int] = {}
-        with suppress(OSError):
-            values = statistics(self._configuration.admin_socket, STATISTICS)
+        if self._configuration is not None:
+            with suppress(OSError):
+                values = statistics(self._configuration.admin_socket, STATISTICS)
         return metrics(values, up=not self.problem(), restarts=self._restarts)
 
     def drain(self, timeout_s: float, stop_now: Callable[[], bool]) -> None:
@@ -158,11 +142,13 @@ class Shield:
             timeout_s: the longest time that this takes.
             stop_now: ends it at once when it is true.
         """
-        deadline = time.monotonic() + timeout_s
+        if self._configuration is None:
+            return
+        deadline, admin = time.monotonic() + timeout_s, self._configuration.admin_socket
         with suppress(OSError):
-            ask(self._configuration.admin_socket, "/drain_listeners", post=True)
+            ask(admin, "/drain_listeners", post=True)
             while time.monotonic() < deadline and not stop_now():
-                active = statistics(self._configuration.admin_socket, r"^http\.(http|grpc)\.downstream_rq_active$")
+                active = statistics(admin, r"^http\.(http|grpc)\.downstream_rq_active$")
                 if not any(active.values()):
                     break
                 time.sleep(POLL_S / 2)
@@ -172,19 +158,33 @@ class Shield:
         self._closed.set()
         if self._thread is not None:
             self._thread.join()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._configuration is not None:
+            shutil.rmtree(self._configuration.folder, ignore_errors=True)
+
+    def _configured(self, folder: Path) -> Configuration:
+        listeners: dict[str, HostPort] = {}
+        servers: dict[str, list[HostPort]] = {}
+        for protocol in PROTOCOLS:
+            address, target = self.public.endpoint(protocol), self.server.endpoint(protocol)
+            if address is not None and target is not None:
+                listeners[protocol], servers[protocol] = address, [target]
+        restricted = {protocol: restrictions(self.server, protocol) for protocol in ("http", "grpc")}
+        return Configuration(listeners, servers, folder, self.limits, self.tls, restricted, self.access_log)
 
     # ---- the life of Envoy ----
 
-    def _keep(self, command: list[str]) -> None:
+    def _keep(self, command: list[str], file: Path, text: str) -> None:
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         failures = 0
         while not self._closed.is_set():
             started_s = time.monotonic()
             self._answered.clear()
             self._unanswered = 0
-            process = ChildProcess(command, os.environ, self._on_line, "Envoy")
+            file.touch(mode=0o600)
+            file.write_text(text, encoding="utf-8")
+            process = ChildProcess(command, environment, self._on_line, "Envoy")
             self._process = process
-            what = self._watch(process)
+            what = self._watch(process, file)
             process.kill()
             if self._closed.is_set():
                 return
@@ -196,14 +196,15 @@ class Shield:
             self._on_warning(f"{what}; the shield is restarted in {delay_s:.1f} s")
             self._closed.wait(delay_s)
 
-    def _watch(self, process: ChildProcess) -> str:
-        """Probes Envoy until it ends, hangs, or is to end; returns what happened."""
+    def _watch(self, process: ChildProcess, file: Path) -> str:
+        """Probes Envoy until it ends, hangs, or is to end; returns what happened. Removes its file of configuration."""
         next_probe_s = 0.0
+        probe = probe_socket(file.parent)
         while process.running and not self._closed.wait(0.02 if not self._answered.is_set() else POLL_S):
             if time.monotonic() < next_probe_s:
                 continue
             try:
-                ask(self._configuration.probe_socket, "/", timeout_s=PROBE_S)
+                ask(probe, "/", timeout_s=PROBE_S)
             except OSError:
                 self._unanswered += self._answered.is_set()
                 if self._unanswered >= HANGING_PROBES:
@@ -211,6 +212,7 @@ class Shield:
             else:
                 self._answered.set()
                 self._unanswered = 0
+                file.unlink(missing_ok=True)  # it has been read, and the token in it must not outlive this process
             if self._answered.is_set():
                 next_probe_s = time.monotonic() + PROBE_S
         return "" if self._closed.is_set() else process.describe_exit(process.wait())

@@ -24,12 +24,14 @@ class Path:
         pattern: regular expression of the whole path, without the query.
         streams: whether the answer comes in parts, or requests follow each other in one call: it is not buffered, and
             may pause for any time.
+        names_model: whether the message names a model that need not be loaded, so that its name is looked into.
     """
 
     api: str
     method: str
     pattern: str
     streams: bool = False
+    names_model: bool = False
 
 
 HTTP = (
@@ -56,7 +58,8 @@ GRPC = (
     Path("metadata", "POST", f"{_GRPC}/(ServerMetadata|ModelMetadata)"),
     Path("model-config", "POST", f"{_GRPC}/ModelConfig"),
     Path("statistics", "POST", f"{_GRPC}/ModelStatistics"),
-    Path("model-repository", "POST", f"{_GRPC}/Repository(Index|ModelLoad|ModelUnload)"),
+    Path("model-repository", "POST", f"{_GRPC}/RepositoryIndex"),
+    Path("model-repository", "POST", f"{_GRPC}/RepositoryModel(Load|Unload)", names_model=True),
     Path("shared-memory", "POST", f"{_GRPC}/(System|Cuda)SharedMemory(Status|Register|Unregister)"),
     Path("trace", "POST", f"{_GRPC}/TraceSetting"),
     Path("logging", "POST", f"{_GRPC}/LogSettings"),

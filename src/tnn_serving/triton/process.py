@@ -124,14 +124,15 @@ class ServerProcess(ChildProcess):
         """The longest time that :meth:`end` takes."""
         return self._exit_timeout_s + KILL_AFTER_S
 
-    def end(self, stop_now: Callable[[], bool], wake: threading.Event) -> bool:
+    def end(self, stop_now: Callable[[], bool], wake: threading.Event, spent_s: float = 0.0) -> bool:
         """Stops the server; False if it had to be killed, because it did not end in time or ``stop_now()`` is true.
 
         Args:
             wake: set when the result of ``stop_now`` may have changed.
+            spent_s: how much of the time for the end has passed.
         """
         self._child.terminate()
-        deadline = time.monotonic() + self.longest_end_s
+        deadline = time.monotonic() + max(self.longest_end_s - spent_s, KILL_AFTER_S)
         while self.running:
             if time.monotonic() > deadline or stop_now():
                 self.kill()

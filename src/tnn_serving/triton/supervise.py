@@ -269,10 +269,11 @@ class Supervisor:
         """Stops the server on request. Returns 0, or 1 if it failed."""
         self.monitor.stopping()
         self.callbacks.on_stop(process.longest_end_s)
+        started = time.monotonic()
         if self.front is not None:  # requests that it holds are answered before the server stops
             self.front.drain(self.launch.exit_timeout_s, lambda: self._stop_requests > 1 or not process.running)
             self.front.close()
-        if not process.end(lambda: self._stop_requests > 1, self._wake):
+        if not process.end(lambda: self._stop_requests > 1, self._wake, time.monotonic() - started):
             self.callbacks.on_warning("tritonserver did not end in time and is killed")
         code = process.wait()
         if code in _CRASHED_AT_END:
