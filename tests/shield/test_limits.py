@@ -11,11 +11,18 @@ from pathlib import Path
 import pytest
 
 from tests.servers import wait_for
-from tests.shield.conftest import StartAlone
+from tests.shield.conftest import Alone, StartAlone
 from tests.shield.raw import INFER, JSON, connect, read_answer, with_length
 from tnn_serving.shield.configuration import CallerLimits
 
 pytestmark = pytest.mark.slow
+
+
+def refused(alone: Alone, cause: str) -> float:
+    """How often something was refused, as the metrics say."""
+    (metric,) = (one for one in alone.front.metrics() if one.name == "tnn_shield_refused")
+    (value,) = (sample.value for sample in metric.samples if sample.labels["cause"] == cause)
+    return float(value)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +43,7 @@ def test_slow_senders_are_cut_off(start_alone: StartAlone, sent: bytes) -> None:
         answer = read_answer(connection)  # ends with the answer or the connection, not with a timeout of this side
     assert answer.status in (0, 408)
     assert not alone.behind.requests
+    assert refused(alone, "slow") == (sent != b"")
 
 
 def test_a_sender_of_single_bytes_is_cut_off(start_alone: StartAlone) -> None:
@@ -61,13 +69,7 @@ def test_a_caller_above_its_rate_is_refused(start_alone: StartAlone) -> None:
     assert statuses[200] == len(alone.behind.requests) < 50
     (other,) = {answer.error for answer in answers if answer.status == 429}
     assert "rate" in other
-    refused = {
-        sample.labels["cause"]: sample.value
-        for metric in alone.front.metrics()
-        if metric.name == "tnn_shield_refused"
-        for sample in metric.samples
-    }
-    assert refused["rate"] == statuses[429]
+    assert refused(alone, "rate") == statuses[429]
     with socket.socket() as neighbour:  # another address of this machine
         neighbour.bind(("127.0.0.2", 0))
         neighbour.connect(alone.address)
@@ -89,6 +91,7 @@ def test_connections_beyond_the_limit_are_closed_at_once(start_alone: StartAlone
         except ConnectionError:
             statuses[0] += 1
     assert statuses == {200: 20, 0: 20}
+    assert refused(alone, "connections") == 20
     for connection in connections:
         connection.close()
     wait_for(lambda: alone.send(request).status == 200, "connections are free again")

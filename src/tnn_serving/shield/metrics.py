@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-
-STATISTICS = (
-    r"^(http\.(http|grpc)\.(downstream_(cx|rq)_(active|total|rx_reset|[1-5]xx)|downstream_rq_[a-z_]*(timeout|too_large)"
-    r"|rate\.rate_limited|downstream_cx_protocol_error)|cluster\.(http|grpc)\.upstream_(cx|rq)_(active|pending_active)"
-    r"|rate\.http_local_rate_limit\.rate_limited|listener\..*_overload_reject|.*no_filter_chain_match"
-    r"|listener\..*\.ssl\.(connection_error|fail_verify.*)|server\.memory_allocated)$"
-)
-"""A regular expression of the statistics that :func:`metrics` reads."""
 
 _REFUSED = {
     "rate": ("rate.http_local_rate_limit.rate_limited",),
     "slow": ("downstream_rq_header_timeout", "downstream_rq_timeout"),
-    "too_large": ("downstream_rq_too_large",),
     "malformed": ("downstream_cx_protocol_error",),
-    "connections": ("_overload_reject",),
-    "certificate": ("ssl.connection_error",),
+    "connections": ("downstream_global_cx_overflow", "downstream_cx_overload_reject"),
+    "certificate": ("ssl.connection_error", "ssl.fail_verify_no_cert", "ssl.fail_verify_error"),
 }
-"""Why requests or connections were refused, and the ends of the statistics that count them."""
+"""Why requests or connections were refused, and the ends of the names of statistics that count them."""
+
+_OF_PROTOCOLS = r"http\.(http|grpc)\.downstream_(cx_active|rq_active|rq_[2-5]xx)"
+_OF_CLUSTERS = r"cluster\.(http|grpc)\.upstream_(cx_active|rq_pending_active)"
+STATISTICS = f"^({_OF_PROTOCOLS}|{_OF_CLUSTERS}|server.memory_allocated)$|({'|'.join(chain(*_REFUSED.values()))})$"
+"""A regular expression of the statistics that :func:`metrics` reads."""
 
 
 def metrics(statistics: Mapping[str, int], *, up: bool, restarts: int) -> Iterable[Metric]:
