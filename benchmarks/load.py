@@ -90,6 +90,14 @@ def run(request: Request, connections: int, seconds: float) -> Load:
     return _run(request, connections, seconds, _rate(request, connections))
 
 
+def count(request: Request, connections: int, requests: int) -> Load:
+    """Sends the request so many times over ``connections`` connections. Raises RuntimeError if nothing is answered."""
+    done, output = _h2load(request, connections, ["-n", str(requests)])
+    if not done.requests:
+        raise RuntimeError(f"no answer from {request.url}:\n{output}")
+    return done
+
+
 def make_ready(request: Request) -> None:
     """Load before the measurement: a server adapts to its load."""
     run(request, READY_CONNECTIONS, READY_S)

@@ -61,6 +61,11 @@ class Processes:
             )
 
     @property
+    def pid(self) -> int:
+        """The command's process."""
+        return self._main.pid
+
+    @property
     def ended(self) -> bool:
         """Whether the command has ended."""
         return self._main.poll() is not None

