@@ -5,7 +5,6 @@ Nothing here knows ONNX: a server opens models that were guarded elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -73,7 +72,7 @@ class InputCheck:
             least, most = self.stored
         low, high = self.low.at(feeds), self.high.at(feeds)
         if least < low or most > high:
-            raise out_of_range(self.tensor, self.node, (low, high), least if least < low else most)
+            raise out_of_range(self.tensor, self.node, (low, high), _shown(least if least < low else most))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ class GraphCheck:
                 found=_shown(most),
             )
         if least < low or most > high:
-            raise out_of_range(self.tensor, self.node, (low, high), least if least < low else most)
+            raise out_of_range(self.tensor, self.node, (low, high), _shown(least if least < low else most))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +113,13 @@ class Checks:
     Attributes:
         before: of inputs.
         behind: of the graph, in the order of their entries in :data:`GUARDS`.
-        inside: a node in a loop, a branch or a function that is not guarded; "" for none. Only an engine that refuses
-            indices out of range by itself may run such a model.
+        unguarded: a node that could not be given a guard; "" for none. Only an engine that refuses what is out of range
+            by itself may run such a model.
     """
 
     before: tuple[InputCheck, ...] = ()
     behind: tuple[GraphCheck, ...] = ()
-    inside: str = ""
+    unguarded: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.before or self.behind)
@@ -153,16 +152,14 @@ class Checks:
 NO_CHECKS = Checks()
 
 
-def out_of_range(tensor: str, node: str, limits: tuple[int, int], found: int) -> RequestError:
+def out_of_range(tensor: str, node: str, limits: tuple[int, int], found: object) -> RequestError:
     """The error for a value that an operand of a node cannot have."""
     low, high = limits
     expected = f"{low} to {high}" if low <= high else "none, since there is nothing to choose from"
-    return RequestError(f"`{tensor}` is out of range for {node}", expected=expected, found=_shown(found))
+    return RequestError(f"`{tensor}` is out of range for {node}", expected=expected, found=found)
 
 
 def _shown(found: int) -> str:
-    if abs(found) == FARTHEST:
+    if abs(found) >= FARTHEST:
         return f"{found} or beyond, or no number"
     return str(found)
-
-

@@ -34,11 +34,11 @@ class Guarded:
 
 def compile_guarded(engine: Engine, guarded: Guarded, options: Options) -> Executable:
     """Compiles a guarded model. Raises EngineError as :meth:`Engine.compile`, and for an engine that is not safe."""
-    inside = guarded.checks.inside
-    if inside and not engine.checks_indices:
+    unguarded = guarded.checks.unguarded
+    if unguarded and not engine.checks_indices:
         raise EngineError(
-            f"{inside}: {engine.title} does not refuse indices and sizes that are out of range, and inside a loop, a "
-            "branch or a function nothing else does"
+            f"{unguarded}: {engine.title} does not refuse what is out of range, and the node cannot be guarded",
+            hint="ONNX Runtime runs the network",
         )
     return _around(engine.compile(guarded.model, options), guarded.checks)
 

@@ -10,13 +10,19 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, shape_inference
 
-from tnn_serving.formats.onnx import names_taken, skeleton, tensor_dtype
+from tnn_serving.formats.onnx import DTYPES, names_taken, skeleton
 
 MOVING = {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 """Operators whose output has the values of the first operand, all of them and no others."""
 
-COMPUTING = {"Add", "Clip", "Concat", "Expand", "Gather", "Max", "Min", "Mod", "Mul", "Neg", "Slice", "Sub", "Tile", "Where"}
+COMPUTING = {
+    *("Add", "Clip", "Max", "Min", "Mod", "Mul", "Neg", "Sub", "Where"),
+    *("Concat", "Expand", "Gather", "Slice", "Tile"),
+}
 """Operators that indices and sizes are computed with."""
+
+WIDE = {onnx.TensorProto.INT64, onnx.TensorProto.UINT64, onnx.TensorProto.UINT32}
+"""Integers beyond int32."""
 
 Dim = int | str | None
 """A size, the name of one, or ``None`` for one that only a run shows."""
@@ -84,16 +90,19 @@ class Facts:
 
     def dtype(self, name: str) -> np.dtype | None:
         """The element type of a value, where it is known."""
-        item = self._types.get(name)
-        return None if item is None else tensor_dtype(item)
+        return DTYPES.get(self.kind(name))
 
     def kind(self, name: str) -> int:
         """ONNX's number of the element type; 0 where it is not known."""
+        if name in self._stored:
+            return int(self._stored[name].data_type)
         item = self._types.get(name)
         return 0 if item is None else int(item.type.tensor_type.elem_type)
 
     def dims(self, name: str) -> list[Dim] | None:
         """The dims of a value, where their number is known."""
+        if name in self._stored:
+            return list(self._stored[name].dims)
         item = self._types.get(name)
         if item is None or not item.type.HasField("tensor_type") or not item.type.tensor_type.HasField("shape"):
             return None
@@ -118,19 +127,30 @@ class Facts:
             name = node.input[0]
         return name if np.dtype(self.dtype(name) or np.float32).kind in "iu" else None
 
+    def wide_inputs(self, name: str) -> Iterable[str]:
+        """The inputs of more than 32 bits that a value is computed from, as integers."""
+        for value in self._behind(name):
+            if value in self._inputs and self.kind(value) in WIDE:
+                yield value
+
     def rounded(self, name: str) -> Iterable[onnx.NodeProto]:
         """The conversions from floating point to integers that a value is computed from."""
+        for value in self._behind(name):
+            node = self._producers.get(value)
+            if node is not None and self._rounds(node):
+                yield node
+
+    def _rounds(self, node: onnx.NodeProto) -> bool:
+        return node.op_type == "Cast" and np.dtype(self.dtype(node.input[0]) or np.float32).kind == "f"
+
+    def _behind(self, name: str) -> Iterable[str]:
+        """A value and those that it is computed from, up to the conversions to integers."""
         waiting, seen = [name], {name}
         while waiting:
-            node = self._producers.get(waiting.pop())
-            if node is None:
-                continue
-            if node.op_type == "Cast":
-                dtype = self.dtype(node.input[0])
-                if dtype is None or dtype.kind == "f":
-                    yield node
-                    continue
-            if node.op_type in (*MOVING, *COMPUTING, "Cast"):
+            value = waiting.pop()
+            yield value
+            node = self._producers.get(value)
+            if node is not None and node.op_type in (*MOVING, *COMPUTING, "Cast") and not self._rounds(node):
                 fresh = [entry for entry in node.input if entry and entry not in seen]
                 seen.update(fresh)
                 waiting.extend(fresh)

@@ -26,8 +26,10 @@ from tnn_serving.guards.checks import ENTRIES, FARTHEST, GUARDS, Checks, GraphCh
 from tnn_serving.guards.executable import Guarded
 from tnn_serving.guards.facts import Facts, Source
 from tnn_serving.guards.nodes import NodeList
-from tnn_serving.guards.rules import RANGES, SIZES, Line, Range
-from tnn_serving.guards.sizes import elements_of, harmless
+from tnn_serving.guards.rules import ANY, AXES, INDICES, RANGES, SIZES, Line, Range, deciding
+from tnn_serving.guards.sizes import condition_of, finite
+
+INT32_RANGE = np.iinfo(np.int32)
 
 LEAST_OPSET = 12
 """The first set of operators whose Min, Max and comparisons take all integers."""
@@ -43,7 +45,7 @@ def guard(model: onnx.ModelProto, memory_bytes: float) -> Guarded:
     """
     kinds = {node.op_type for node in nodes_within(model.graph)}
     kinds |= {node.op_type for function in model.functions for node in function.node}
-    if not kinds & (RANGES.keys() | SIZES.keys()):
+    if not any(map(deciding, kinds)):
         return Guarded(model)
     return _Guarding(model, memory_bytes).guarded()
 
@@ -74,7 +76,7 @@ class _Guarding:
         self._before: dict[InputCheck, None] = {}
         self._behind: list[GraphCheck] = []
         self._entries: list[str] = []
-        self._inside = ""
+        self._unguarded = ""
         self._saturated: set[str] = set()
 
     def guarded(self) -> Guarded:
@@ -90,15 +92,17 @@ class _Guarding:
             made.nodes.append(node)
         if self._entries:
             joined = made.op("Concat", *self._entries, axis=0)
-            limited = made.op("Max", made.op("Min", joined, made.ints([FARTHEST])), made.ints([-FARTHEST]))
+            high, low = made.ints([INT32_RANGE.max]), made.ints([INT32_RANGE.min])
+            limited = made.op("Max", made.op("Min", joined, high), low)
             made.nodes.append(onnx.helper.make_node("Cast", [limited], [GUARDS], name=GUARDS, to=TensorProto.INT32))
             count = ENTRIES * len(self._behind)
             graph.output.append(onnx.helper.make_tensor_value_info(GUARDS, TensorProto.INT32, [count]))
-            nodes = list(made.nodes)
+        nodes = list(made.nodes)
+        if len(nodes) > len(graph.node):
             del graph.node[:]
             graph.node.extend(nodes)
             graph.initializer.extend(made.initializers)
-        return Guarded(self._model, Checks(tuple(self._before), tuple(self._behind), self._inside))
+        return Guarded(self._model, Checks(tuple(self._before), tuple(self._behind), self._unguarded))
 
     def _leave(self, nodes: Iterable[onnx.NodeProto]) -> None:
         """Nodes that do not get guards: engines may have to refuse what is out of range."""
@@ -106,45 +110,50 @@ class _Guarding:
         stored = {name for node in inner if node.op_type == "Constant" for name in node.output}
         stored |= {item.name for node in inner for graph in graphs_of(node) for item in graph.initializer}
         for node in inner:
-            ranges = RANGES[node.op_type](node, 0) if node.op_type in RANGES else ()
-            operands = {item.operand for item in ranges or ()} | set(SIZES.get(node.op_type, ()))
-            if node.op_type in ("GatherND", "ScatterND", "Unsqueeze"):
-                operands.add(1)
-            for name in _operands(node, operands).values():
+            for name in _operands(node, deciding(node.op_type)).values():
                 if name not in stored and self._facts.value(name) is None:
-                    self._inside = self._inside or _title(node)
+                    self._leave_alone(node)
+
+    def _leave_alone(self, node: onnx.NodeProto) -> None:
+        self._unguarded = self._unguarded or _title(node)
 
     def _guard(self, node: onnx.NodeProto) -> None:
-        if node.op_type in RANGES and len(node.input) > 1 or node.op_type == "Loop":
+        kind = node.op_type
+        if kind in AXES:
+            for name in _operands(node, {AXES[kind]}).values():
+                if self._facts.source(name) is not Source.STORED:
+                    self._leave_alone(node)
+        if kind in RANGES:
             second = self._facts.dims(node.input[1]) if len(node.input) > 1 else None
             depth = second[-1] if second else None
-            ranges = RANGES[node.op_type](node, depth if isinstance(depth, int) else None)
+            ranges = RANGES[kind](node, depth if isinstance(depth, int) else None)
             if ranges is None:
-                self._inside = self._inside or _title(node)
+                self._leave_alone(node)
             else:
                 self._keep_in_range(node, list(ranges))
-        if node.op_type in SIZES:
+        for name in _operands(node, set(ANY.get(kind, ()))).values():
+            self._saturate(node, name)
+        if kind in SIZES:
             self._keep_small(node)
 
     # ---- ranges ----
 
     def _keep_in_range(self, node: onnx.NodeProto, ranges: list[Range]) -> None:
         """Takes the ranges of one operand: several are for the columns of tuples."""
-        operand = ranges[0].operand if ranges else 0
+        operand = INDICES.get(node.op_type, 1)
         name = _operands(node, {operand}).get(operand)
         if name is None or not ranges:
             return
-        bounded = ranges[0].extent is not None and not ranges[0].judged
-        if not bounded and self._facts.source(name) is not Source.VALUES:
+        if ranges[0].extent is None and self._facts.source(name) is not Source.VALUES:
             return
         limits = [(self._limit(node, item, item.low), self._limit(node, item, item.high)) for item in ranges]
         if all(self._check_outside(node, name, item, pair) for item, pair in zip(ranges, limits, strict=True)):
             return
         if not self._can_compute:
-            self._inside = self._inside or _title(node)
+            self._leave_alone(node)
             return
         made = self._made
-        self._saturate(name)
+        self._saturate(node, name)
         values = made.as_int64(name)
         edges = [(self._as_value(low), self._as_value(high)) for low, high in limits]
         for item, (low, high) in zip(ranges, edges, strict=True):
@@ -171,9 +180,7 @@ class _Guarding:
         name = node.input[item.extent.operand]
         dims = self._facts.dims(name)
         axis = item.extent.axis
-        if dims is not None and axis is None:
-            return Limit(factor * len(dims) + offset)
-        if dims is not None and axis is not None and -len(dims) <= axis < len(dims):
+        if dims is not None and -len(dims) <= axis < len(dims):
             dim = dims[axis]
             place = self._facts.place(dim)
             if isinstance(dim, int):
@@ -181,8 +188,6 @@ class _Guarding:
             if place is not None:
                 return Limit(offset, factor, place.input, place.axis)
         shape = self._made.op("Shape", name)
-        if axis is None:
-            return _Computed(self._made.op("Size", shape), line)
         return _Computed(self._made.op("Gather", shape, self._made.constant(np.array(axis, np.int64)), axis=0), line)
 
     def _as_value(self, limit: Limit | _Computed) -> str:
@@ -223,56 +228,42 @@ class _Guarding:
             raise EngineError(error.problem, expected=error.expected, found=error.found)
         return True
 
-    def _saturate(self, name: str) -> None:
-        """Makes numbers that no index can be, and NaN, one large number, where they become integers: engines make
-        different ones of them."""
-        for node in self._facts.rounded(name):
-            if node.output[0] in self._saturated:
-                continue
-            self._saturated.add(node.output[0])
-            with self._made.before(node):
-                number = node.input[0]
-                if self._facts.dtype(number) != np.float64:
-                    number = self._made.as_float(number)
-                farthest = np.array(FARTHEST, self._facts.dtype(number) or np.float32)
-                node.input[0] = self._finite(number, self._made.constant(farthest))
-
-    def _finite(self, number: str, farthest: str) -> str:
-        """A number, or the farthest one in place of any beyond it and of NaN."""
-        made = self._made
-        return made.op("Where", made.op("Less", made.op("Abs", number), farthest), number, farthest)
+    def _saturate(self, node: onnx.NodeProto, name: str) -> None:
+        """Makes numbers that no index can be the same on every engine: those beyond 32 bits, which some cut, are
+        refused; those that become integers, and NaN, are one large number then."""
+        for given in self._facts.wide_inputs(name):
+            self._before[InputCheck(given, _title(node), Limit(INT32_RANGE.min), Limit(INT32_RANGE.max))] = None
+        for cast in self._facts.rounded(name):
+            if cast.output[0] not in self._saturated:
+                self._saturated.add(cast.output[0])
+                with self._made.before(cast):
+                    double = self._facts.dtype(cast.input[0]) == np.float64
+                    number = cast.input[0] if double else self._made.as_float(cast.input[0])
+                    cast.input[0] = finite(self._made, number, np.dtype(np.float64 if double else np.float32))
 
     # ---- sizes ----
 
     def _keep_small(self, node: onnx.NodeProto) -> None:
-        given = _operands(node, {1} if node.op_type == "Resize" and len(node.input) == 2 else set(SIZES[node.op_type]))
-        deciding = {k: name for k, name in given.items() if self._facts.source(name) is Source.VALUES}
+        operands = SIZES[node.op_type] if len(node.input) > 2 or node.op_type != "Resize" else (1,)
+        given = _operands(node, set(operands))
+        deciding = [k for k, name in given.items() if self._facts.source(name) is Source.VALUES]
         if not deciding:
             return
-        made = self._made
-        for name in deciding.values():
-            self._saturate(name)
-        elements = elements_of(node, max(deciding), self._facts, made) if self._can_compute else None
-        if elements is None:
-            self._inside = self._inside or _title(node)
-            return
+        name = node.input[deciding[-1]]
+        for k in deciding:
+            self._saturate(node, node.input[k])
         dtype = self._facts.dtype(node.output[0]) or np.dtype(np.float32)
-        limit = np.float32(min(MAX_ELEMENTS, FARTHEST, self._memory_bytes // dtype.itemsize))
-        enough = made.op("Less", elements.count, made.floats([limit]))
-        positive = made.op("Less", made.floats([elements.above]), elements.least)
-        low = int(elements.above >= 0)
-        farthest = made.floats([FARTHEST])
-        least = made.op("Where", positive, made.floats([low]), made.op("Floor", self._finite(elements.least, farthest)))
-        least = made.op("Min", least, made.floats([low]))
-        count = self._finite(made.op("Max", elements.count, made.floats([0])), farthest)
-        entries = [made.as_int64(least), made.ints([low]), made.as_int64(count), made.ints([int(limit) - 1])]
-        self._entries += entries
-        expected = "more than 0" if elements.above >= 0 else "at least 0"
-        self._behind.append(GraphCheck(deciding[max(deciding)], _title(node), expected))
-        good = made.op("Reshape", made.op("And", enough, positive), made.ints([]))
-        for k, name in given.items():
-            kind = self._facts.dtype(name) or np.dtype(np.float32 if k == 2 and node.op_type != "Range" else np.int64)
-            node.input[k] = made.op("Where", good, name, made.constant(np.array(harmless(node, k), kind)))
+        limit = min(MAX_ELEMENTS, FARTHEST, int(min(self._memory_bytes, 1 << 62)) // dtype.itemsize)
+        made = self._made
+        condition = condition_of(node, deciding[-1], self._facts, made, limit) if self._can_compute else None
+        if condition is None:
+            self._leave_alone(node)
+            return
+        self._entries += condition.entries
+        self._behind.append(GraphCheck(name, _title(node), condition.expected))
+        good = made.op("Reshape", condition.good, made.ints([]))
+        for k, instead in condition.instead.items():
+            node.input[k] = made.op("Where", good, condition.right.get(k, node.input[k]), instead)
 
 
 def _operands(node: onnx.NodeProto, numbers: set[int]) -> dict[int, str]:

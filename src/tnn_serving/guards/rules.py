@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 MOST_TRIPS = 1 << 24
 """Iterations that a request may ask of one loop."""
 
-ANY_LOW = -(1 << 31)
-"""A lower limit for what may be as small as it likes."""
+Line = tuple[int, int]
+"""A limit in terms of an extent: factor and offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +25,11 @@ class Extent:
 
     Attributes:
         operand: whose dims it is taken from.
-        axis: which of them; ``None`` for how many there are.
+        axis: which of them.
     """
 
     operand: int
-    axis: int | None
-
-
-Line = tuple[int, int]
-"""A limit in terms of an extent: factor and offset."""
+    axis: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,62 +37,46 @@ class Range:
     """Values that an operand may have.
 
     Attributes:
-        operand: its number.
         extent: what the limits follow from; ``None`` where they are numbers.
         low, high: the limits, both allowed.
         column: index along the last axis of the operand, for tuples of indices; ``None`` for all of it.
-        judged: an engine refuses stored values out of range when it compiles.
     """
 
-    operand: int
     extent: Extent | None
     low: Line
     high: Line
     column: int | None = None
-    judged: bool = False
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
     return next((int(item.i) for item in node.attribute if item.name == name), default)
 
 
-def _index(operand: int, extent: Extent, column: int | None = None) -> Range:
+def _index(extent: Extent, column: int | None = None) -> Range:
     """An index that counts from the end where it is negative."""
-    return Range(operand, extent, (-1, 0), (1, -1), column)
+    return Range(extent, (-1, 0), (1, -1), column)
 
 
 def _along_axis(node: onnx.NodeProto, depth: int | None) -> Iterable[Range]:
-    return [_index(1, Extent(0, _attribute(node, "axis", 0)))]
+    return [_index(Extent(0, _attribute(node, "axis", 0)))]
 
 
 def _tuples(node: onnx.NodeProto, depth: int | None) -> Iterable[Range] | None:
     if depth is None:
         return None
     first = _attribute(node, "batch_dims", 0)
-    return [_index(1, Extent(0, first + k), k) for k in range(depth)]
+    return [_index(Extent(0, first + k), k) for k in range(depth)]
 
 
-def _axes(operand: int) -> RangesOf:
-    return lambda node, depth: [Range(operand, Extent(0, None), (-1, 0), (1, -1), judged=True)]
-
-
-def _lengths(operand: int, axis: int, attribute: str | None = None) -> RangesOf:
+def _lengths(attribute: str, default: int) -> RangesOf:
     def ranges(node: onnx.NodeProto, depth: int | None) -> Iterable[Range]:
-        place = axis if attribute is None else _attribute(node, attribute, axis)
-        return [Range(operand, Extent(0, place), (0, 0), (1, 0))]
+        return [Range(Extent(0, _attribute(node, attribute, default)), (0, 0), (1, 0))]
 
     return ranges
 
 
-def _unsqueezed(node: onnx.NodeProto, depth: int | None) -> Iterable[Range] | None:
-    """Axes of the result, which has as many more."""
-    if depth is None:
-        return None
-    return [Range(1, Extent(0, None), (-1, -depth), (1, depth - 1), judged=True)]
-
-
 def _recurrent(node: onnx.NodeProto, depth: int | None) -> Iterable[Range]:
-    return [Range(4, Extent(0, 1 if _attribute(node, "layout", 0) else 0), (0, 0), (1, 0))]
+    return [Range(Extent(0, 1 if _attribute(node, "layout", 0) else 0), (0, 0), (1, 0))]
 
 
 RangesOf = Callable[["onnx.NodeProto", "int | None"], "Iterable[Range] | None"]
@@ -104,30 +84,45 @@ RangesOf = Callable[["onnx.NodeProto", "int | None"], "Iterable[Range] | None"]
 known."""
 
 RANGES: Mapping[str, RangesOf] = {
-    "CumSum": _axes(1),
     "Gather": _along_axis,
     "GatherElements": _along_axis,
     "GatherND": _tuples,
     "GRU": _recurrent,
     "LSTM": _recurrent,
-    "Loop": lambda node, depth: [Range(0, None, (0, ANY_LOW), (0, MOST_TRIPS))],
-    "ReverseSequence": _lengths(1, 0, "time_axis"),
+    "Loop": lambda node, depth: [Range(None, (0, -(1 << 31)), (0, MOST_TRIPS))],
+    "ReverseSequence": _lengths("time_axis", 0),
     "RNN": _recurrent,
-    "RoiAlign": lambda node, depth: [Range(2, Extent(0, 0), (0, 0), (1, -1))],
+    "RoiAlign": lambda node, depth: [Range(Extent(0, 0), (0, 0), (1, -1))],
     "Scatter": _along_axis,
     "ScatterElements": _along_axis,
     "ScatterND": _tuples,
-    "Slice": _axes(3),
-    "Split": _lengths(1, 0, "axis"),
-    "Squeeze": _axes(1),
-    "TopK": _lengths(1, -1, "axis"),
-    "Unsqueeze": _unsqueezed,
+    "TopK": _lengths("axis", -1),
+}
+"""Operators with an operand that must be in a range."""
+
+INDICES: Mapping[str, int] = {"GRU": 4, "LSTM": 4, "Loop": 0, "RNN": 4, "RoiAlign": 2}
+"""The operand that :data:`RANGES` are for; 1 for all others."""
+
+AXES: Mapping[str, int] = {
+    "CumSum": 1,
+    "Slice": 3,
+    "Squeeze": 1,
+    "Unsqueeze": 1,
     **{
-        f"Reduce{kind}": _axes(1)
+        f"Reduce{kind}": 1
         for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
     },
 }
-"""Operators with operands that must be in a range."""
+"""Operators with an operand that chooses axes. Even the number of dims of an output may follow from it: where it is no
+stored value, there is no guard for it."""
+
+ANY: Mapping[str, tuple[int, ...]] = {
+    "NonMaxSuppression": (2,),
+    "OneHot": (0,),
+    "Slice": (1, 2),
+    "Trilu": (1,),
+}
+"""Operators with operands that may be any integers; those that engines cut are not the same ones any more."""
 
 SIZES: Mapping[str, tuple[int, ...]] = {
     "ConstantOfShape": (0,),
@@ -135,8 +130,21 @@ SIZES: Mapping[str, tuple[int, ...]] = {
     "OneHot": (1,),
     "Pad": (1,),
     "Range": (0, 1, 2),
+    "Reshape": (1,),
     "Resize": (2, 3),
+    "RoiAlign": (1,),
+    "Slice": (4,),
+    "Split": (1,),
     "Tile": (1,),
     "Upsample": (1,),
 }
-"""Operators whose output is as large as the values of operands say, and which these are."""
+"""Operators with operands that must meet a condition of their own, most of them because they decide the dims of the
+output; and which operands these are."""
+
+
+def deciding(kind: str) -> set[int]:
+    """Operands of an operator that it does not take any value of; none for most operators."""
+    found = {AXES[kind]} if kind in AXES else set()
+    if kind in RANGES:
+        found.add(INDICES.get(kind, 1))
+    return found | set(ANY.get(kind, ())) | set(SIZES.get(kind, ()))

@@ -70,6 +70,32 @@ def keep_ties_in_order(network: ov.Model) -> None:
         node.set_attribute("stable", True)
 
 
+def may_take_none(node: ov.Node) -> bool:
+    """A TopK that learns in each inference how many values to take: for none it leaves its outputs as they were."""
+    return bool(
+        node.get_type_name() == "TopK"
+        and node.input_value(1).get_node().get_type_name() != "Constant"
+        and REPAIRED not in node.get_rt_info()
+    )
+
+
+def take_one_at_least(network: ov.Model) -> None:
+    """Takes one value at least, and leaves it out where none is wanted."""
+    for node in filter(may_take_none, network.get_ordered_ops()):
+        count = node.input_value(1)
+        readers = [list(output.get_target_inputs()) for output in node.outputs()]
+        dtype = count.get_element_type().to_dtype()
+        node.input(1).replace_source_output(ops.maximum(count, ops.constant(np.array(1, dtype))).output(0))
+        node.get_rt_info()[REPAIRED] = True
+        end = ops.reshape(count, ops.constant(np.array([1])), special_zero=False)
+        start, step = (ops.constant(np.array([value], dtype)) for value in (0, 1))
+        axis = ops.constant(np.array([node.get_attributes()["axis"]], np.int64))
+        for output, targets in zip(node.outputs(), readers, strict=True):
+            taken = ops.slice(output, start, end, step, axis).output(0)
+            for target in targets:
+                target.replace_source_output(taken)
+
+
 # ---- division ----
 
 
