@@ -22,7 +22,6 @@ from tnn_serving.engines.choose import Choice
 from tnn_serving.engines.shapes import Allocate, ShapeCache, placeholders
 from tnn_serving.errors import EngineError, RequestError
 
-
 TRUSTED_S = 1.0
 """How long an engine is trusted that has shown to be well."""
 

@@ -159,7 +159,9 @@ OPERATORS = (
         floats=True,
     ),
     Operator("TopK", "y, z = TopK(x, {i})", {"x": (2, 5)}, (1,), 5, good=2, rank=2),
-    Operator("RoiAlign", "y = RoiAlign<sampling_ratio=2>(x, r, {i})", {"x": (2, 1, 8, 8), "r": (3, 4)}, (3,), 2, rank=4),
+    Operator(
+        "RoiAlign", "y = RoiAlign<sampling_ratio=2>(x, r, {i})", {"x": (2, 1, 8, 8), "r": (3, 4)}, (3,), 2, rank=4
+    ),
     Operator(
         "RoiAlign rois",
         "y = RoiAlign<sampling_ratio=2>(x, {i}, b)",

@@ -135,7 +135,9 @@ def _elements(node: onnx.NodeProto, operand: int, facts: Facts, made: NodeList) 
         if any(item.name == "mode" and item.s == b"reflect" for item in node.attribute):
             column = made.op("Reshape", shape, made.ints([-1, 1]))
             own = made.flat(made.op("MatMul", made.constant(spread), column))
-            least = _least(made, made.op("Concat", least, made.op("Sub", made.op("Sub", own, size), made.floats([1])), axis=0))
+            least = _least(
+                made, made.op("Concat", least, made.op("Sub", made.op("Sub", own, size), made.floats([1])), axis=0)
+            )
         return _all(made, padded), least, -0.5
     # Resize and Upsample: factors, or sizes of all axes or some.
     if kind == "Upsample" or operand != 3:
@@ -201,7 +203,9 @@ def _steps(node: onnx.NodeProto, made: NodeList) -> Condition:
 def _regions(node: onnx.NodeProto, made: NodeList) -> Condition:
     """Corners are numbers, and no larger than any picture."""
     corners = made.flat(made.as_float(node.input[1]))
-    most = made.op("ReduceMax", made.op("Concat", finite(made, made.op("Abs", corners)), made.floats([0]), axis=0), keepdims=1)
+    most = made.op(
+        "ReduceMax", made.op("Concat", finite(made, made.op("Abs", corners)), made.floats([0]), axis=0), keepdims=1
+    )
     good = made.op("Less", most, made.floats([FARTHEST]))
     return Condition(good, _mark(made, good, most), "numbers within 32 bits", {1: made.floats([0])})
 

@@ -10,7 +10,7 @@ import openvino as ov
 from openvino import opset13 as ops
 from openvino import opset14
 
-from tnn_serving.engines.openvino.nodes import keep_apart, replace, source
+from tnn_serving.engines.openvino.nodes import keep_apart, readers_of, replace, source
 
 LONGEST_CHAIN = 16
 """Activations in a row that are left alone. The plugin joins them all with the convolution or product before them,
@@ -39,6 +39,8 @@ ACTIVATION_TYPES = {
     "Swish",
     "Tanh",
 }
+
+COMPARISONS = {"Equal", "Greater", "GreaterEqual", "IsInf", "Less", "LessEqual", "NotEqual"}
 
 MIXED_UP_FROM = 4
 """Axes from which on computed repeats of Tile are not safe."""
@@ -94,6 +96,34 @@ def take_one_at_least(network: ov.Model) -> None:
             taken = ops.slice(output, start, end, step, axis).output(0)
             for target in targets:
                 target.replace_source_output(taken)
+
+
+# ---- extremes ----
+
+
+def forgets_infinity(node: ov.Node) -> bool:
+    """A maximum or minimum that is compared: of nothing but infinities the plugin gives the farthest finite number."""
+    return bool(
+        node.get_type_name() in ("ReduceMax", "ReduceMin")
+        and node.get_element_type().is_real()
+        and any(reader.get_type_name() in COMPARISONS for reader in readers_of(node))
+        and REPAIRED not in node.get_rt_info()
+    )
+
+
+def keep_infinity(network: ov.Model) -> None:
+    """Makes such a maximum or minimum infinite."""
+    for node in filter(forgets_infinity, network.get_ordered_ops()):
+        node.get_rt_info()[REPAIRED] = True
+        readers = list(node.output(0).get_target_inputs())
+        x, axes = node.input_values()
+        is_max = node.get_type_name() == "ReduceMax"
+        infinity = ops.constant(np.array(-np.inf if is_max else np.inf, x.get_element_type().to_dtype()))
+        inside = ops.greater(x, infinity) if is_max else ops.less(x, infinity)
+        some = ops.reduce_logical_or(inside, axes, node.get_attributes()["keep_dims"])
+        made = ops.select(some, node, infinity).output(0)
+        for reader in readers:
+            reader.replace_source_output(made)
 
 
 # ---- division ----
