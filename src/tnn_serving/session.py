@@ -138,9 +138,21 @@ class Session(ABC):
             if self._has_failed(executable, feeds):
                 raise
             raise not_taken(feeds, error) from error
+        for name in outputs:
+            self._check_shape(name, answer[name].shape)
         if fresh is not None:
             self._admission.note_answer(fresh, feeds)
         return answer
+
+    def _check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raises EngineError for an answer that an engine has not written as the network says."""
+        wanted = self._blobs[name].shape
+        if shape != wanted and (
+            len(shape) != len(wanted)
+            or any(have != want for have, want in zip(shape, wanted, strict=True) if want is not None)
+        ):
+            dims = [-1 if dim is None else dim for dim in wanted]
+            raise EngineError(f"{self.engine} answers `{name}` in another shape", expected=dims, found=list(shape))
 
     def _has_failed(self, executable: ShapeCache, feeds: Arrays) -> bool:
         """Whether an engine that has refused inputs does not take those either that it has answered before.

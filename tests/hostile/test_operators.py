@@ -16,7 +16,7 @@ import pytest
 
 from tests.hostile.operators import cases
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 ENGINES = ("openvino", "onnxruntime")
@@ -41,7 +41,7 @@ def outcomes(engine: str) -> tuple[Outcomes, list[str]]:
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         found.update((name, results) for (name,), results in zip(lines[0::2], lines[1::2], strict=False))
         if done.returncode:
-            assert done.returncode < 0 and len(lines) % 2, done.stderr
+            assert done.returncode < 0, done.stderr
             ended.append(f"{lines[-1][0]}: signal {-done.returncode}")
     return found, ended
 
@@ -117,7 +117,7 @@ def test_sentences_name_tensor_value_and_range(both: dict[str, tuple[Outcomes, l
     texts = {
         "Gather, input, fixed": "`i` is out of range for node `Gather_0` (Gather): expected -5 to 4, found -6",
         "Gather, computed, free": "`j` is out of range for node `Gather_1` (Gather): expected -5 to 4, found -6",
-        "ScatterND, computed, free": "`j` is out of range for node `ScatterND_1` (ScatterND): expected -4 to 3, found -5",
+        "TopK, computed, free": "`j` is out of range for node `TopK_1` (TopK): expected 0 to 5, found -6",
     }
     for name, text in texts.items():
         assert text in [outcome[2] for outcome in found[name].values() if outcome[0] == "refused"], name
