@@ -85,11 +85,11 @@ class _Guarding:
         for function in self._model.functions:
             self._leave(function.node)
         for node in graph.node:
-            if any(name in self._facts.live for name in node.output):
+            if any(name in self._facts.live for name in node.output):  # some engines would run the others as well
                 for inner in graphs_of(node):
                     self._leave(nodes_within(inner))
                 self._guard(node)
-            made.nodes.append(node)
+                made.nodes.append(node)
         if self._entries:
             joined = made.op("Concat", *self._entries, axis=0)
             high, low = made.ints([INT32_RANGE.max]), made.ints([INT32_RANGE.min])
@@ -98,7 +98,7 @@ class _Guarding:
             count = ENTRIES * len(self._behind)
             graph.output.append(onnx.helper.make_tensor_value_info(GUARDS, TensorProto.INT32, [count]))
         nodes = list(made.nodes)
-        if len(nodes) > len(graph.node):
+        if len(nodes) != len(graph.node) or made.initializers:
             del graph.node[:]
             graph.node.extend(nodes)
             graph.initializer.extend(made.initializers)
