@@ -103,10 +103,8 @@ def test_what_openvino_does_not_run(both: dict[str, tuple[Outcomes, list[str]]])
     not_run = {name for name, results in both["openvino"][0].items() if "load" in results}
     expected = set()
     for name in names():
-        operator, way, dims = name.rsplit(", ", 2)
+        operator, _, dims = name.rsplit(", ", 2)
         if operator in NOT_ON_OPENVINO | INTEGER_OUTPUTS or (operator in WITHOUT_FREE_DIMS and dims == "free"):
-            expected.add(name)
-        if operator == "Scatter" and way != "input":  # of a set of operators without minimum of integers
             expected.add(name)
     assert not_run == expected
 

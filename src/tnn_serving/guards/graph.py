@@ -31,8 +31,8 @@ from tnn_serving.guards.sizes import condition_of, finite
 
 INT32_RANGE = np.iinfo(np.int32)
 
-LEAST_OPSET = 12
-"""The first set of operators whose Min, Max and comparisons take all integers."""
+LEAST_OPSET = 9
+"""The first set of operators with Where, and with comparisons of integers."""
 
 
 def guard(model: onnx.ModelProto, memory_bytes: float) -> Guarded:
@@ -93,7 +93,7 @@ class _Guarding:
         if self._entries:
             joined = made.op("Concat", *self._entries, axis=0)
             high, low = made.ints([INT32_RANGE.max]), made.ints([INT32_RANGE.min])
-            limited = made.op("Max", made.op("Min", joined, high), low)
+            limited = made.limited(joined, low, high)
             made.nodes.append(onnx.helper.make_node("Cast", [limited], [GUARDS], name=GUARDS, to=TensorProto.INT32))
             count = ENTRIES * len(self._behind)
             graph.output.append(onnx.helper.make_tensor_value_info(GUARDS, TensorProto.INT32, [count]))
@@ -169,7 +169,7 @@ class _Guarding:
             low, high = (made.op("Concat", *(edge[k] for edge in edges), axis=0) for k in (0, 1))
         else:  # without dims, so that an index without dims stays one
             low, high = (made.op("Reshape", edge, made.ints([])) for edge in edges[0])
-        kept = made.op("Max", made.op("Min", values, high), low)
+        kept = made.limited(values, low, high)
         kind = self._facts.kind(name) or (TensorProto.INT32 if operand == 4 else TensorProto.INT64)
         node.input[operand] = made.op("Cast", kept, to=kind)
 

@@ -63,6 +63,11 @@ class NodeList:
         """A value as float32."""
         return self.op("Cast", value, to=TensorProto.FLOAT)
 
+    def limited(self, value: str, low: str, high: str) -> str:
+        """A value between two others; with Where, since Min and Max take integers in newer sets of operators only."""
+        below = self.op("Where", self.op("Less", value, high), value, high)
+        return self.op("Where", self.op("Less", below, low), low, below)
+
     def flat(self, value: str) -> str:
         """A value as a vector."""
         return self.op("Reshape", value, self.ints([-1]))

@@ -166,9 +166,9 @@ def _reshapes(node: onnx.NodeProto, facts: Facts, made: NodeList) -> Condition |
     asked, have = _all(made, numbers), _all(made, made.as_float(shape))
     free = made.op("Sub", made.floats([rank]), _sum(made, made.as_float(made.op("Not", is_free)), rank))
     share = made.op("Div", have, made.op("Max", asked, made.floats([1])))
-    divides = made.op("And", made.op("Equal", made.op("Floor", share), share), made.op("Less", made.floats([0]), asked))
+    divides = made.op("And", _same(made, made.op("Floor", share), share), made.op("Less", made.floats([0]), asked))
     none_free = made.op("Less", free, made.floats([0.5]))
-    equal = made.op("And", none_free, made.op("Equal", asked, have))
+    equal = made.op("And", none_free, _same(made, asked, have))
     fits = made.op("Or", equal, made.op("And", made.op("Not", none_free), divides))
     few = made.op("Less", free, made.floats([1.5]))
     positive = made.op("Less", made.floats([-0.5]), _least(made, numbers))
@@ -186,7 +186,7 @@ def _splits(node: onnx.NodeProto, facts: Facts, made: NodeList) -> Condition | N
     parts, whole = made.as_float(node.input[1]), made.as_float(size)
     asked = _sum(made, parts, count)
     positive = made.op("Less", made.floats([-0.5]), _least(made, parts))
-    good = made.op("And", made.op("Equal", asked, whole), positive)
+    good = made.op("And", _same(made, asked, whole), positive)
     share = made.op("Div", size, made.ints([count]))
     first = made.op("Sub", size, made.op("Mul", share, made.ints([count - 1])))
     even = made.op("Concat", first, *[share] * (count - 1), axis=0)
@@ -213,9 +213,8 @@ def _regions(node: onnx.NodeProto, made: NodeList) -> Condition:
 def _mark(made: NodeList, good: str, asked: str) -> tuple[str, str, str, str]:
     """Entries that show what was asked for where it is not good."""
     shown = made.as_int64(finite(made, asked))
-    least = made.op("Max", shown, made.ints([-FARTHEST]))
-    low = made.op("Add", least, made.as_int64(made.op("Not", good)))
-    return least, low, made.ints([0]), made.ints([0])
+    low = made.op("Add", shown, made.as_int64(made.op("Not", good)))
+    return shown, low, made.ints([0]), made.ints([0])
 
 
 def _axes(node: onnx.NodeProto, facts: Facts, rank: int) -> list[int] | None:
@@ -227,6 +226,11 @@ def _axes(node: onnx.NodeProto, facts: Facts, rank: int) -> list[int] | None:
             return None
         written = value.ravel().tolist()
     return list(range(rank)) if written is None else [axis % rank for axis in written]
+
+
+def _same(made: NodeList, one: str, other: str) -> str:
+    """Whether two whole numbers of float32 are equal; older sets of operators compare integers only."""
+    return made.op("Less", made.op("Abs", made.op("Sub", one, other)), made.floats([0.5]))
 
 
 def _shape(made: NodeList, value: str) -> str:
