@@ -51,7 +51,7 @@ class Operator:
     inputs: dict[str, tuple[int, ...]]
     operand: tuple[int, ...]
     size: int = 0
-    good: int = 0
+    good: int | tuple[int, ...] = 0
     stored: str = ""
     kind: str = "int64"
     also: tuple[float, ...] = ()
@@ -174,7 +174,7 @@ OPERATORS = (
         stored="int64[3] b = {{0, 1, 0}}",
     ),
     Operator("Expand", "y = Expand(x, {i})", {"x": (1, 3)}, (2,), good=3, rank=2),
-    Operator("Reshape", "y = Reshape(x, {i})", {"x": (2, 3)}, (2,), good=-1, rank=2, also=(3, 6)),
+    Operator("Reshape", "y = Reshape(x, {i})", {"x": (2, 3)}, (2,), good=(3, -1), rank=2, also=(3, 6)),
     Operator("ConstantOfShape", "y = ConstantOfShape({i})", {}, (2,), good=2, rank=2),
     Operator(
         "Range limit",

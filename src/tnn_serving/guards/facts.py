@@ -15,13 +15,13 @@ from tnn_serving.formats.onnx import DTYPES, names_taken, skeleton
 MOVING = {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 """Operators whose output has the values of the first operand, all of them and no others."""
 
-COMPUTING = {
+INDEX_ARITHMETIC = {
     *("Add", "Clip", "Max", "Min", "Mod", "Mul", "Neg", "Sub", "Where"),
     *("Concat", "Expand", "Gather", "Slice", "Tile"),
 }
 """Operators that indices and sizes are computed with."""
 
-WIDE = {onnx.TensorProto.INT64, onnx.TensorProto.UINT64, onnx.TensorProto.UINT32}
+WIDE_TYPES = {onnx.TensorProto.INT64, onnx.TensorProto.UINT64, onnx.TensorProto.UINT32}
 """Integers beyond int32."""
 
 Dim = int | str | None
@@ -44,7 +44,7 @@ class Place:
     axis: int
 
 
-class Facts:
+class GraphFacts:
     """Of the graph of a model.
 
     Attributes:
@@ -130,7 +130,7 @@ class Facts:
     def wide_inputs(self, name: str) -> Iterable[str]:
         """The inputs of more than 32 bits that a value is computed from, as integers."""
         for value in self._behind(name):
-            if value in self._inputs and self.kind(value) in WIDE:
+            if value in self._inputs and self.kind(value) in WIDE_TYPES:
                 yield value
 
     def rounded(self, name: str) -> Iterable[onnx.NodeProto]:
@@ -150,7 +150,7 @@ class Facts:
             value = waiting.pop()
             yield value
             node = self._producers.get(value)
-            if node is not None and node.op_type in (*MOVING, *COMPUTING, "Cast") and not self._rounds(node):
+            if node is not None and node.op_type in (*MOVING, *INDEX_ARITHMETIC, "Cast") and not self._rounds(node):
                 fresh = [entry for entry in node.input if entry and entry not in seen]
                 seen.update(fresh)
                 waiting.extend(fresh)

@@ -24,12 +24,12 @@ from tnn_serving.errors import EngineError
 from tnn_serving.formats.onnx import graphs_of, nodes_within
 from tnn_serving.guards.checks import ENTRIES, FARTHEST, GUARDS, Checks, GraphCheck, InputCheck, Limit, out_of_range
 from tnn_serving.guards.executable import Guarded
-from tnn_serving.guards.facts import Facts, Source
+from tnn_serving.guards.facts import GraphFacts, Source
 from tnn_serving.guards.nodes import NodeList
-from tnn_serving.guards.rules import ANY, AXES, INDICES, RANGES, SIZES, Line, Range, deciding
+from tnn_serving.guards.rules import ANY_INTEGER, AXES, CONDITIONS, INDICES, RANGES, Line, Span, deciding
 from tnn_serving.guards.sizes import condition_of, finite
 
-INT32_RANGE = np.iinfo(np.int32)
+INT32_LIMITS = np.iinfo(np.int32)
 
 LEAST_OPSET = 9
 """The first set of operators with Where, and with comparisons of integers."""
@@ -68,7 +68,7 @@ class _Guarding:
 
     def __init__(self, model: onnx.ModelProto, memory_bytes: float) -> None:
         self._model = model
-        self._facts = Facts(model)
+        self._facts = GraphFacts(model)
         self._memory_bytes = memory_bytes
         opset = next((item.version for item in model.opset_import if not item.domain), 0)
         self._can_compute = opset >= LEAST_OPSET
@@ -92,7 +92,7 @@ class _Guarding:
                 made.nodes.append(node)
         if self._entries:
             joined = made.op("Concat", *self._entries, axis=0)
-            high, low = made.ints([INT32_RANGE.max]), made.ints([INT32_RANGE.min])
+            high, low = made.ints([INT32_LIMITS.max]), made.ints([INT32_LIMITS.min])
             limited = made.limited(joined, low, high)
             made.nodes.append(onnx.helper.make_node("Cast", [limited], [GUARDS], name=GUARDS, to=TensorProto.INT32))
             count = ENTRIES * len(self._behind)
@@ -131,14 +131,14 @@ class _Guarding:
                 self._leave_alone(node)
             else:
                 self._keep_in_range(node, list(ranges))
-        for name in _operands(node, set(ANY.get(kind, ()))).values():
+        for name in _operands(node, set(ANY_INTEGER.get(kind, ()))).values():
             self._saturate(node, name)
-        if kind in SIZES:
+        if kind in CONDITIONS:
             self._keep_small(node)
 
     # ---- ranges ----
 
-    def _keep_in_range(self, node: onnx.NodeProto, ranges: list[Range]) -> None:
+    def _keep_in_range(self, node: onnx.NodeProto, ranges: list[Span]) -> None:
         """Takes the ranges of one operand: several are for the columns of tuples."""
         operand = INDICES.get(node.op_type, 1)
         name = _operands(node, {operand}).get(operand)
@@ -173,7 +173,7 @@ class _Guarding:
         kind = self._facts.kind(name) or (TensorProto.INT32 if operand == 4 else TensorProto.INT64)
         node.input[operand] = made.op("Cast", kept, to=kind)
 
-    def _limit(self, node: onnx.NodeProto, item: Range, line: Line) -> Limit | _Computed:
+    def _limit(self, node: onnx.NodeProto, item: Span, line: Line) -> Limit | _Computed:
         factor, offset = line
         if item.extent is None or not factor:
             return Limit(offset)
@@ -204,7 +204,7 @@ class _Guarding:
         return made.op("Add", made.op("Mul", size, made.ints([factor])), made.ints([offset]))
 
     def _check_outside(
-        self, node: onnx.NodeProto, name: str, item: Range, limits: tuple[Limit | _Computed, Limit | _Computed]
+        self, node: onnx.NodeProto, name: str, item: Span, limits: tuple[Limit | _Computed, Limit | _Computed]
     ) -> bool:
         """Whether a range can be checked without the graph; then it is, or is going to be."""
         low, high = limits
@@ -232,7 +232,7 @@ class _Guarding:
         """Makes numbers that no index can be the same on every engine: those beyond 32 bits, which some cut, are
         refused; those that become integers, and NaN, are one large number then."""
         for given in self._facts.wide_inputs(name):
-            self._before[InputCheck(given, _title(node), Limit(INT32_RANGE.min), Limit(INT32_RANGE.max))] = None
+            self._before[InputCheck(given, _title(node), Limit(INT32_LIMITS.min), Limit(INT32_LIMITS.max))] = None
         for cast in self._facts.rounded(name):
             if cast.output[0] not in self._saturated:
                 self._saturated.add(cast.output[0])
@@ -244,7 +244,7 @@ class _Guarding:
     # ---- sizes ----
 
     def _keep_small(self, node: onnx.NodeProto) -> None:
-        operands = SIZES[node.op_type] if len(node.input) > 2 or node.op_type != "Resize" else (1,)
+        operands = CONDITIONS[node.op_type] if len(node.input) > 2 or node.op_type != "Resize" else (1,)
         given = _operands(node, set(operands))
         deciding = [k for k, name in given.items() if self._facts.source(name) is Source.VALUES]
         if not deciding:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-PREFIX = "tnn_serving.guard/"
+GUARD_PREFIX = "tnn_serving.guard/"
 """What the names of all values begin with that guards make."""
 
 
@@ -74,4 +74,4 @@ class NodeList:
 
     def _name(self, kind: str) -> str:
         self._count += 1
-        return f"{PREFIX}{kind}_{self._count}"
+        return f"{GUARD_PREFIX}{kind}_{self._count}"

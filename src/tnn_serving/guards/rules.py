@@ -20,7 +20,7 @@ Line = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class AxisSize:
     """A number that limits follow from.
 
     Attributes:
@@ -33,7 +33,7 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class Span:
     """Values that an operand may have.
 
     Attributes:
@@ -42,7 +42,7 @@ class Range:
         column: index along the last axis of the operand, for tuples of indices; ``None`` for all of it.
     """
 
-    extent: Extent | None
+    extent: AxisSize | None
     low: Line
     high: Line
     column: int | None = None
@@ -52,34 +52,34 @@ def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
     return next((int(item.i) for item in node.attribute if item.name == name), default)
 
 
-def _index(extent: Extent, column: int | None = None) -> Range:
+def _index(extent: AxisSize, column: int | None = None) -> Span:
     """An index that counts from the end where it is negative."""
-    return Range(extent, (-1, 0), (1, -1), column)
+    return Span(extent, (-1, 0), (1, -1), column)
 
 
-def _along_axis(node: onnx.NodeProto, depth: int | None) -> Iterable[Range]:
-    return [_index(Extent(0, _attribute(node, "axis", 0)))]
+def _along_axis(node: onnx.NodeProto, depth: int | None) -> Iterable[Span]:
+    return [_index(AxisSize(0, _attribute(node, "axis", 0)))]
 
 
-def _tuples(node: onnx.NodeProto, depth: int | None) -> Iterable[Range] | None:
+def _tuples(node: onnx.NodeProto, depth: int | None) -> Iterable[Span] | None:
     if depth is None:
         return None
     first = _attribute(node, "batch_dims", 0)
-    return [_index(Extent(0, first + k), k) for k in range(depth)]
+    return [_index(AxisSize(0, first + k), k) for k in range(depth)]
 
 
 def _lengths(attribute: str, default: int) -> RangesOf:
-    def ranges(node: onnx.NodeProto, depth: int | None) -> Iterable[Range]:
-        return [Range(Extent(0, _attribute(node, attribute, default)), (0, 0), (1, 0))]
+    def ranges(node: onnx.NodeProto, depth: int | None) -> Iterable[Span]:
+        return [Span(AxisSize(0, _attribute(node, attribute, default)), (0, 0), (1, 0))]
 
     return ranges
 
 
-def _recurrent(node: onnx.NodeProto, depth: int | None) -> Iterable[Range]:
-    return [Range(Extent(0, 1 if _attribute(node, "layout", 0) else 0), (0, 0), (1, 0))]
+def _recurrent(node: onnx.NodeProto, depth: int | None) -> Iterable[Span]:
+    return [Span(AxisSize(0, 1 if _attribute(node, "layout", 0) else 0), (0, 0), (1, 0))]
 
 
-RangesOf = Callable[["onnx.NodeProto", "int | None"], "Iterable[Range] | None"]
+RangesOf = Callable[["onnx.NodeProto", "int | None"], "Iterable[Span] | None"]
 """The ranges of a node, given the last dim of its second operand; ``None`` where they depend on that, and it is not
 known."""
 
@@ -89,10 +89,10 @@ RANGES: Mapping[str, RangesOf] = {
     "GatherND": _tuples,
     "GRU": _recurrent,
     "LSTM": _recurrent,
-    "Loop": lambda node, depth: [Range(None, (0, -(1 << 31)), (0, MOST_TRIPS))],
+    "Loop": lambda node, depth: [Span(None, (0, -(1 << 31)), (0, MOST_TRIPS))],
     "ReverseSequence": _lengths("time_axis", 0),
     "RNN": _recurrent,
-    "RoiAlign": lambda node, depth: [Range(Extent(0, 0), (0, 0), (1, -1))],
+    "RoiAlign": lambda node, depth: [Span(AxisSize(0, 0), (0, 0), (1, -1))],
     "Scatter": _along_axis,
     "ScatterElements": _along_axis,
     "ScatterND": _tuples,
@@ -116,7 +116,7 @@ AXES: Mapping[str, int] = {
 """Operators with an operand that chooses axes. Even the number of dims of an output may follow from it: where it is no
 stored value, there is no guard for it."""
 
-ANY: Mapping[str, tuple[int, ...]] = {
+ANY_INTEGER: Mapping[str, tuple[int, ...]] = {
     "NonMaxSuppression": (2,),
     "OneHot": (0,),
     "Slice": (1, 2),
@@ -124,7 +124,7 @@ ANY: Mapping[str, tuple[int, ...]] = {
 }
 """Operators with operands that may be any integers; those that engines cut are not the same ones any more."""
 
-SIZES: Mapping[str, tuple[int, ...]] = {
+CONDITIONS: Mapping[str, tuple[int, ...]] = {
     "ConstantOfShape": (0,),
     "Expand": (1,),
     "OneHot": (1,),
@@ -147,4 +147,4 @@ def deciding(kind: str) -> set[int]:
     found = {AXES[kind]} if kind in AXES else set()
     if kind in RANGES:
         found.add(INDICES.get(kind, 1))
-    return found | set(ANY.get(kind, ())) | set(SIZES.get(kind, ()))
+    return found | set(ANY_INTEGER.get(kind, ())) | set(CONDITIONS.get(kind, ()))

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from tnn_serving.guards.checks import FARTHEST
-from tnn_serving.guards.facts import Facts
+from tnn_serving.guards.facts import GraphFacts
 from tnn_serving.guards.nodes import NodeList
 
 NOT_NEGATIVE, POSITIVE = "at least 0", "more than 0"
@@ -34,7 +34,7 @@ class Condition:
     right: Mapping[int, str] = field(default_factory=dict)
 
 
-def condition_of(node: onnx.NodeProto, operand: int, facts: Facts, made: NodeList, limit: int) -> Condition | None:
+def condition_of(node: onnx.NodeProto, operand: int, facts: GraphFacts, made: NodeList, limit: int) -> Condition | None:
     """What must be true of a node's sizes, computed in ``made``; ``None`` where it cannot be computed beforehand.
 
     Args:
@@ -91,7 +91,7 @@ def _deciding(node: onnx.NodeProto) -> list[int]:
     return [0] if node.op_type == "ConstantOfShape" else [1]
 
 
-def _elements(node: onnx.NodeProto, operand: int, facts: Facts, made: NodeList) -> tuple[str, str, float] | None:
+def _elements(node: onnx.NodeProto, operand: int, facts: GraphFacts, made: NodeList) -> tuple[str, str, float] | None:
     """The elements of the output, the least of the numbers that decide them, and what this must be more than: the first
     two as vectors of one float32."""
     size = made.flat(made.as_float(node.input[operand]))
@@ -149,7 +149,7 @@ def _elements(node: onnx.NodeProto, operand: int, facts: Facts, made: NodeList) 
     return count, _least(made, size), 0.5
 
 
-def _reshapes(node: onnx.NodeProto, facts: Facts, made: NodeList) -> Condition | None:
+def _reshapes(node: onnx.NodeProto, facts: GraphFacts, made: NodeList) -> Condition | None:
     """A shape has as many elements as the data, and at most one dim of -1. 0 means the data's own dim."""
     dims, wanted = (facts.dims(name) for name in node.input[:2])
     if dims is None or not wanted or not isinstance(wanted[0], int):
@@ -178,7 +178,7 @@ def _reshapes(node: onnx.NodeProto, facts: Facts, made: NodeList) -> Condition |
     return Condition(good, _mark(made, good, asked), expected, instead)
 
 
-def _splits(node: onnx.NodeProto, facts: Facts, made: NodeList) -> Condition | None:
+def _splits(node: onnx.NodeProto, facts: GraphFacts, made: NodeList) -> Condition | None:
     """Parts are not negative, and add up to the axis."""
     axis = next((int(item.i) for item in node.attribute if item.name == "axis"), 0)
     count = len(node.output)
@@ -217,7 +217,7 @@ def _mark(made: NodeList, good: str, asked: str) -> tuple[str, str, str, str]:
     return shown, low, made.ints([0]), made.ints([0])
 
 
-def _axes(node: onnx.NodeProto, facts: Facts, rank: int) -> list[int] | None:
+def _axes(node: onnx.NodeProto, facts: GraphFacts, rank: int) -> list[int] | None:
     """The axes that sizes are given for."""
     written = next((list(item.ints) for item in node.attribute if item.name == "axes"), None)
     if node.op_type == "Pad" and len(node.input) > 3 and node.input[3]:
