@@ -19,6 +19,9 @@ from tnn_serving.errors import EngineError, RequestError, TnnError
 REMEMBERED_SHAPES = 4096
 """Combinations of input shapes that are known to fit."""
 
+KEPT_ANSWERED = 8
+"""Combinations of input shapes of which inputs are kept that were answered, to try an engine with."""
+
 Key = tuple[object, ...]
 T = TypeVar("T")
 
@@ -78,7 +81,7 @@ class Admission:
         self._pictures = analysis.pictures.keys()
         self._batched = analysis.obstacle is None and not analysis.sizing
         self._fitting: dict[Key, bool] = {}  # whether they have been answered
-        self._answered: Arrays = {}
+        self._answered: dict[Key, Arrays] = {}
         self._rows: dict[Key, _Rows] = {}
         if analysis.checked and not analysis.sizing:
             needed = [blob for blob in analysis.inputs if blob.name not in analysis.optional]
@@ -116,16 +119,20 @@ class Admission:
         Small ones are kept as they are, since they may decide sizes; of large ones the shape is enough.
         """
         _remember(self._fitting, key, True)
-        self._answered = {
+        known = {
             name: array.copy() if array.size <= SAMPLE_LIMIT else np.broadcast_to(array.dtype.type(0), array.shape)
             for name, array in feeds.items()
         }
+        _remember(self._answered, _shapes_of(feeds), known, KEPT_ANSWERED)
 
     def answered(self, feeds: Arrays) -> dict[str, np.ndarray] | None:
-        """Inputs like the last ones that were answered; ``None`` if they are not the same inputs as ``feeds``."""
-        if self._answered.keys() != feeds.keys():
-            return None
-        return {name: np.array(array, order="C") for name, array in self._answered.items()}
+        """Inputs that were answered: of the same shapes as ``feeds``, or else the last ones with the same names;
+        ``None`` if there are none."""
+        alike = self._answered.get(_shapes_of(feeds))
+        if alike is None:
+            named = [known for known in self._answered.values() if known.keys() == feeds.keys()]
+            alike = named[-1] if named else None
+        return None if alike is None else {name: np.array(array, order="C") for name, array in alike.items()}
 
     def withdraw(self, feeds: Arrays) -> None:
         """Forgets that inputs fit: an engine has refused them."""
@@ -174,7 +181,7 @@ class Admission:
 
     def _key(self, feeds: Arrays) -> tuple[Key, Arrays]:
         """What decides whether inputs fit: their shapes, and the values of those that say sizes."""
-        key: Key = tuple([(name, array.shape) for name, array in feeds.items()])
+        key = _shapes_of(feeds)
         if not self._sizing:
             return key, NO_ARRAYS
         values = {name: feeds[name] for name in self._sizing if name in feeds and feeds[name].size <= SAMPLE_LIMIT}
@@ -201,7 +208,11 @@ def _without_rows(shapes: Mapping[str, tuple[int, ...]]) -> Key:
     return tuple([(name, shape[1:]) for name, shape in shapes.items()])
 
 
-def _remember(facts: dict[Key, T], key: Key, fact: T) -> None:
+def _shapes_of(feeds: Arrays) -> Key:
+    return tuple([(name, array.shape) for name, array in feeds.items()])
+
+
+def _remember(facts: dict[Key, T], key: Key, fact: T, most: int = REMEMBERED_SHAPES) -> None:
     facts[key] = fact
-    while len(facts) > REMEMBERED_SHAPES:
+    while len(facts) > most:
         facts.pop(next(iter(facts)), None)

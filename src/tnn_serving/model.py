@@ -24,6 +24,8 @@ from tnn_serving.engines.measurements import Measurements
 from tnn_serving.engines.shapes import NO_SHAPES, ShapeCache, ShapeLimits, placeholders
 from tnn_serving.engines.trial import TrialInputs
 from tnn_serving.errors import ConfigError, EngineError, LimitError, RequestError, located
+from tnn_serving.guards.executable import Guarded, compile_guarded, export_guarded
+from tnn_serving.guards.graph import guard
 from tnn_serving.network.analyse import analyse
 from tnn_serving.network.base import Network, Pictures, Variant
 from tnn_serving.network.formats import open_network
@@ -179,10 +181,10 @@ class Model(Session):
         """What another process on this machine opens the served outputs from. Raises EngineError."""
         cache = self._compiled[self._served, ()]
         form = self.int8.form if self.int8 is not None else Form.EXACT
-        made = self._translations.onnx(self._variant(self._served, (), form))
-        fixed = [(shapes, executable.export(made)) for shapes, executable in cache.kept()]
+        made = self._translations.guarded(self._variant(self._served, (), form))
+        fixed = [(shapes, export_guarded(executable, made)) for shapes, executable in cache.kept()]
         options = replace(self._options_for(self.choice.precision, form), cache_dir=None)
-        return Export(cache.general.export(made), fixed, options, cache.specialises)
+        return Export(export_guarded(cache.general, made), fixed, options, cache.specialises)
 
     def profile(self, inputs: Arrays, runs: int) -> list[NodeTime]:
         """Mean time over ``runs`` inferences of each node that the engine made of the network. May be called once.
@@ -213,11 +215,11 @@ class Model(Session):
     ) -> EngineCandidate:
         analysis = self.analysis
         form = self.network.int8_form(engine, self._int8, self._cpu).form
-        made = self._translations.onnx(self._variant(outputs, fed, form))
         exact = form is Form.EXACT
         options = self._options_for(precision, form)
         with located(analysis.source):
-            general = engine.compile(made, options)
+            made = self._translations.guarded(self._variant(outputs, fed, form))
+            general = compile_guarded(engine, made, options)
         streams = (options.threads or available_cores().count) if options.concurrent else 1
         compiled = ShapeCache(general, self._inputs_of(fed), self._limits, analysis.weight_bytes, streams, self.sized)
         return EngineCandidate(compiled, exact)
@@ -232,7 +234,7 @@ class Model(Session):
     def _choose(self, precision: PrecisionChoice, samples: Arrays) -> tuple[EngineCandidate, Choice]:
         """Compiles the network's own outputs on the engine, and in the precision, that they are to run in."""
         form = self.network.int8_form(self._engines[0], self._int8, self._cpu).form
-        trial = TrialInputs(self._translations.onnx(self._variant(self._served, (), form)), self.samples())
+        trial = self._translations.trial(self._variant(self._served, (), form), self.samples())
         self.sized = trial.sized
         trials = ({**feeds, **samples} for feeds in trial)
         shapes = {**self.sizes, **{name: array.shape for name, array in samples.items()}}
@@ -367,29 +369,41 @@ class _Translations:
     ) -> None:
         self._network = network
         self._known: list[tuple[Variant, Translation]] = []
-        self._models: list[tuple[Variant, onnx.ModelProto]] = []
+        self._guarded: list[tuple[Variant, Guarded]] = []
         if translation is not None and tuple(blob.name for blob in translation.outputs) == outputs:
             variant = Variant(outputs, analysis.optional, analysis.pictures, raw_int8=analysis.raw_int8)
             self._known.append((variant, translation))
         self._loading = True
         self._exports = exports
 
-    def onnx(self, variant: Variant) -> onnx.ModelProto:
-        """The network in a variant; kept until :meth:`settled`."""
-        for known, model in self._models:
+    def trial(self, variant: Variant, samples: Arrays) -> TrialInputs:
+        """Inputs to try the network in a variant with, from random ones. Raises EngineError."""
+        model = self._translated(variant).proto()
+        made = TrialInputs(model, samples)  # guards would hide what inputs are for
+        self._guarded.append((variant, guard(model, self._network.limits.memory_bytes)))
+        return made
+
+    def guarded(self, variant: Variant) -> Guarded:
+        """The network in a variant, with its guards; kept until :meth:`settled`. Raises EngineError."""
+        for known, made in self._guarded:
             if known == variant:
-                return model
-        translation = next((made for known, made in self._known if known == variant), None)
-        model = (translation or self._network.translate(variant)).proto()
+                return made
+        made = guard(self._translated(variant).proto(), self._network.limits.memory_bytes)
         if self._loading:
-            self._models.append((variant, model))
-        return model
+            self._guarded.append((variant, made))
+        return made
+
+    def _translated(self, variant: Variant) -> Translation:
+        for known, made in self._known:
+            if known == variant:
+                return made
+        return self._network.translate(variant)
 
     def settled(self) -> Network:
         """Ends the load: gives the network without what only the load needed, and keeps no models from now on."""
         self._loading = False
         self._known.clear()
         if not self._exports:
-            self._models.clear()
+            self._guarded.clear()
         self._network = self._network.settled()
         return self._network

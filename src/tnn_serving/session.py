@@ -7,6 +7,7 @@ reads a file, translates or knows ONNX.
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,8 +19,11 @@ from tnn_serving.analysis import Analysis, Blob
 from tnn_serving.engines import Shapes, TensorSpec
 from tnn_serving.engines.base import Arrays
 from tnn_serving.engines.choose import Choice
-from tnn_serving.engines.shapes import Allocate, ShapeCache, placeholders, zeros
+from tnn_serving.engines.shapes import Allocate, ShapeCache, placeholders
 from tnn_serving.errors import EngineError, RequestError
+
+TRUSTED_S = 1.0
+"""How long an engine is trusted that has shown to be well."""
 
 
 class Session(ABC):
@@ -47,6 +51,7 @@ class Session(ABC):
         self._served = tuple(served)
         self._inputs = {blob.name: _spec(blob) for blob in analysis.inputs}
         self._blobs = {blob.name: _spec(blob) for blob in analysis.blobs}
+        self._trusted_until = 0.0
         self._lock = threading.Lock()
         self._compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], ShapeCache] = {}
 
@@ -121,8 +126,8 @@ class Session(ABC):
             allocate: asked for memory to write large outputs into.
 
         Raises:
-            RequestError: an input is missing, unknown, or of a wrong rank or size.
-            EngineError: the engine fails.
+            RequestError: an input is missing, unknown, or of a wrong rank or size, or the engine refuses it.
+            EngineError: the engine fails, on inputs that it has answered before as well.
         """
         fed, fresh = self._admission.check(feeds)
         executable = self._executable(outputs, fed)
@@ -130,24 +135,42 @@ class Session(ABC):
             answer = executable.run(feeds, allocate)
         except EngineError as error:
             self._admission.withdraw(feeds)
-            if fresh is None or not self._runs_others(executable, feeds):
+            if self._has_failed(executable, feeds):
                 raise
             raise not_taken(feeds, error) from error
+        for name in outputs:
+            self._check_shape(name, answer[name].shape)
         if fresh is not None:
             self._admission.note_answer(fresh, feeds)
         return answer
 
-    def _runs_others(self, executable: ShapeCache, feeds: Arrays) -> bool:
-        """Whether an engine that has refused inputs takes those of other sizes: then nothing is wrong with the engine,
-        and what it has refused is the request."""
-        others = self._admission.answered(feeds) or zeros([self._inputs[name] for name in feeds], self.sizes)
-        if all(array.shape == others[name].shape for name, array in feeds.items()):
+    def _check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raises EngineError for an answer that an engine has not written as the network says."""
+        wanted = self._blobs[name].shape
+        if shape != wanted and (
+            len(shape) != len(wanted)
+            or any(have != want for have, want in zip(shape, wanted, strict=True) if want is not None)
+        ):
+            dims = [-1 if dim is None else dim for dim in wanted]
+            raise EngineError(f"{self.engine} answers `{name}` in another shape", expected=dims, found=list(shape))
+
+    def _has_failed(self, executable: ShapeCache, feeds: Arrays) -> bool:
+        """Whether an engine that has refused inputs does not take those either that it has answered before.
+
+        If it does, nothing is wrong with the engine, and what it has refused is the request. It is asked once in
+        :data:`TRUSTED_S` at most, so that bad requests do not cost the others time.
+        """
+        known = self._admission.answered(feeds)
+        if known is None or time.monotonic() < self._trusted_until:
             return False
         try:
-            executable.run(others)
+            executable.run(known)
         except EngineError:
+            return True
+        except RequestError:
             return False
-        return True
+        self._trusted_until = time.monotonic() + TRUSTED_S
+        return False
 
     def warm(self, shapes: Shapes, outputs: Sequence[str] | None = None) -> None:
         """Compiles for single input shapes ahead of the first request. Raises as :meth:`run`."""

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 from PIL import Image
 
@@ -238,6 +240,21 @@ def test_a_bad_one_among_gathered_requests_spoils_no_other(folder: Path) -> None
     first, second, third = ask(servable, request(gathered, rows=(1, 1, 2)))[0]
     assert "not a picture" in problem(second)
     np.testing.assert_allclose(answer(third)["y"][1:], answer(first)["y"], rtol=1e-6)
+
+
+def test_an_index_out_of_range_among_gathered_requests_spoils_no_other(tmp_path: Path) -> None:
+    version = tmp_path / "m" / "1"
+    version.mkdir(parents=True)
+    text = """<ir_version: 8, opset_import: ["" : 18]>
+    g (int64[n, 2] i) => (float[n, 2] y) <float[4] x = {10, 11, 12, 13}, int64 one = {1}>
+    { j = Add (i, one) y = Gather (x, j) }"""
+    onnx.save(onnx.parser.parse_model(text), version / "model.onnx")
+    servable = open_model(tmp_path / "m", {"max_batch_size": 8})
+    gathered = np.array([[0, 1], [2, 100], [1, 2], [-2, 0]])
+    first, second, third = ask(servable, request(tensor(gathered, "i", "INT64"), rows=(1, 1, 2)))[0]
+    assert answer(first)["y"].tolist() == [[11, 12]]
+    assert "expected -4 to 3, found 101" in problem(second)
+    assert answer(third)["y"].tolist() == [[12, 13], [13, 11]]
 
 
 def test_batches_are_completed_where_rows_are_independent(folder: Path) -> None:

@@ -174,6 +174,7 @@ class Engine(ABC):
         title: as sentences and pictures give it.
         precisions: that it computes in.
         follows_onnx: its answers are what ONNX says: it is taken where engines disagree, or cannot be compared.
+        checks_indices: it refuses indices out of range by itself, and ends no process by sizes.
         modules: that :meth:`compile` imports. A process that is going to be confined imports them first: packages may
             look for files that it cannot read any more.
     """
@@ -182,6 +183,7 @@ class Engine(ABC):
     title: ClassVar[str]
     precisions: ClassVar[tuple[Precision, ...]] = ("f32",)
     follows_onnx: ClassVar[bool] = False
+    checks_indices: ClassVar[bool] = False
     modules: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod

@@ -13,7 +13,6 @@ from tnn_serving.layers.base import FURTHER, Layer
 from tnn_serving.layers.operands import INTEGERS, Operand
 from tnn_serving.layers.parameters import CBool, token
 from tnn_serving.layers.registry import family, layer
-from tnn_serving.layers.shape import joined
 from tnn_serving.layers.weights import buffer, flag, int8_scale
 from tnn_serving.tensor import Tensor
 
@@ -113,9 +112,9 @@ class Gather(Layer):
 class GatherND(Layer):
     """Elements or slices by index tuples.
 
-    ONNX: GatherND, its indices between Min and Max.
+    ONNX: GatherND.
     TNN differs: right only for one slice, or for tuples as long as the rank; the meaning here is ONNX's. Indices beyond
-        the data read foreign memory in TNN; they are limited to the data here.
+        the data read foreign memory in TNN; they are refused here.
     """
 
     operands = (Operand("data", "[d0, ...]"), Operand("indices", "[..., k]", INTEGERS, doc="k up to the rank"))
@@ -133,18 +132,9 @@ class GatherND(Layer):
             raise ShapeError(
                 "index tuples do not fit the data", expected=f"1 to {data.rank} long", found=tuples.dim(-1)
             )
-        return g.op("GatherND", data, self._inside(g, data, tuples))
-
-    @staticmethod
-    def _inside(g: Builder, data: Value, tuples: Value) -> Value:
-        """Indices cut to the data: OpenVINO reads memory outside it, and crashes, where they are beyond."""
-        depth = tuples.dim(-1)
-        if tuples.constant and None not in data.known[:depth]:
-            check_inside(tuples, data.known[:depth])
-            return tuples
-        limits = joined(g, [g.size(data, axis) for axis in range(depth)])
-        low = g.op("Neg", limits)
-        return g.op("Max", g.op("Min", tuples, g.op("Sub", limits, g.ints(1))), low)
+        if tuples.constant and None not in data.known[: tuples.dim(-1)]:
+            check_inside(tuples, data.known[: tuples.dim(-1)])
+        return g.op("GatherND", data, tuples)
 
 
 @family
@@ -207,10 +197,6 @@ def scattered(g: Builder, data: Value, indices: Value, updates: Value, *, axis: 
     ):
         raise ShapeError("indices do not fit the data", expected=f"at most {list(data.dims)}", found=list(indices.dims))
     check_places(data, updates)
-    if not indices.constant:
-        # OpenVINO refuses indices behind the data and crashes at those before it: these are moved behind it.
-        size = g.size(data, place)
-        indices = g.op("Where", g.op("Less", indices, g.op("Neg", size)), size, indices)
     return g.op("ScatterElements", data, indices, updates, axis=place, reduction=reduction)
 
 
@@ -264,5 +250,5 @@ class ScatterND(Scattering):
             raise ShapeError("updates do not fit", expected=list(want), found=list(updates.dims))
         check_places(data, updates)
         if tuples.constant and None not in data.dims[:depth]:
-            check_inside(tuples, data.dims[:depth])  # OpenVINO writes outside the data, and crashes
+            check_inside(tuples, data.dims[:depth])
         return g.op("ScatterND", data, tuples, updates)

@@ -17,6 +17,7 @@ from tnn_serving.engines.base import NO_ARRAYS, Arrays
 from tnn_serving.engines.cpu import available_cores
 from tnn_serving.engines.shapes import NO_SHAPES, ShapeCache, ShapeLimits
 from tnn_serving.errors import EngineError
+from tnn_serving.guards.executable import restore_guarded
 from tnn_serving.prepare.prepared import Prepared
 from tnn_serving.session import Session
 
@@ -119,7 +120,7 @@ class PreparedNetwork:
         return None if first is None else self._restored(_OnceAtHand(first, ask))
 
     def _restored(self, exported: Callable[[], bytes]) -> Executable:
-        return self._engine.restore(exported, self.prepared.options)
+        return restore_guarded(self._engine, exported, self.prepared.options)
 
 
 class PreparedExecutable(Executable):

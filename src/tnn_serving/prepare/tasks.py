@@ -18,6 +18,8 @@ from tnn_serving.config.reading import read_settings
 from tnn_serving.emit.int8 import Form
 from tnn_serving.emit.limits import Limits
 from tnn_serving.engines import ENGINES, Executable
+from tnn_serving.guards.executable import compile_guarded, export_guarded
+from tnn_serving.guards.graph import guard
 from tnn_serving.network.base import Network, Variant
 from tnn_serving.network.formats import open_network
 from tnn_serving.prepare.compiling import CompileRequest
@@ -151,15 +153,15 @@ def compile_more(arguments: Mapping[str, Any]) -> bool:
     analysis = prepared.analysed(Path(question.source) / FILES)
     form = Form(prepared.int8) if prepared.int8 != "none" else Form.EXACT
     variant = Variant(tuple(question.outputs), tuple(question.fed), analysis.pictures, form, analysis.raw_int8)
-    made = network.translate(variant).proto()
-    compiled: Executable | None = ENGINES[prepared.choice.engine].compile(made, prepared.options)
+    made = guard(network.translate(variant).proto(), network.limits.memory_bytes)
+    compiled: Executable | None = compile_guarded(ENGINES[prepared.choice.engine], made, prepared.options)
     if compiled is not None and question.shapes is not None:
         compiled = compiled.at(shapes_of(question.shapes))
     if compiled is not None and question.streams:
         compiled = compiled.concurrent(question.streams)
     if compiled is None:
         return False
-    Path(question.out, f"{EXECUTABLE}0").write_bytes(compiled.export(made))
+    Path(question.out, f"{EXECUTABLE}0").write_bytes(export_guarded(compiled, made))
     return True
 
 

@@ -36,6 +36,15 @@ SAMPLES: dict[str, tuple[onnx.ModelProto, dict[str, np.ndarray]]] = {
         model("g (float[n, 64] x) => (float[n, 5] v, int64[n, 5] y) { v, y = TopK (x, k) }", k=np.array([5])),
         {"x": np.tile(np.float32([1, 2, 2, 0]), (3, 16))},
     ),
+    "keep_infinity": (
+        model(
+            """g (float[2, 4] x) => (bool[2, 1] y)
+            { m = ReduceMax (x, axis) y = Equal (m, low) }""",
+            axis=np.array([1]),
+            low=np.float32(-np.inf),
+        ),
+        {"x": np.float32([[-np.inf] * 4, [1, -np.inf, 2, 3]])},
+    ),
     "truncate_divisions": (
         model(
             """g (int32[n, 3] x) => (int32[n, 1] y)
@@ -58,6 +67,10 @@ SAMPLES: dict[str, tuple[onnx.ModelProto, dict[str, np.ndarray]]] = {
             { y = MaxPool <kernel_shape = [1, 1], strides = [2, 3], ceil_mode = 1> (x) }"""
         ),
         {"x": RANDOM.standard_normal((2, 1, 4, 5)).astype(np.float32)},
+    ),
+    "take_one_at_least": (
+        model("g (float[2, 5] x, int64[1] k) => (float[2, m] y, int64[2, m] z) { y, z = TopK (x, k) }"),
+        {"x": np.ones((2, 5), np.float32), "k": np.array([0])},
     ),
     "tile_in_turn": (
         model("g (float[2, 3, 4, 5] x, int64[4] r) => (float[a, b, c, d] y) { y = Tile (x, r) }"),

@@ -19,6 +19,7 @@ class OnnxRuntime(Engine):
     name = "onnxruntime"
     title = "ONNX Runtime"
     follows_onnx = True
+    checks_indices = True
     modules = ("tnn_serving.engines.onnxruntime.session",)
 
     def version(self) -> str:

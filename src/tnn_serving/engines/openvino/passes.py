@@ -59,6 +59,8 @@ def _any(of: Callable[[ov.Node], bool]) -> Callable[[ov.Model], bool]:
 
 PASSES = (
     Pass(repairs.keep_ties_in_order, _any(repairs.leaves_ties_open), frozenset({"TopK"})),
+    Pass(repairs.take_one_at_least, _any(repairs.may_take_none), frozenset({"TopK"})),
+    Pass(repairs.keep_infinity, _any(repairs.forgets_infinity), frozenset({"ReduceMax", "ReduceMin"})),
     Pass(repairs.truncate_divisions, _any(repairs.rounds_quotients), frozenset({"Divide"})),
     Pass(repairs.widen_single_channels, _any(repairs.convolves_one_channel), frozenset({"Convolution"})),
     Pass(repairs.leave_out_padding, _any(repairs.pools_padding), frozenset({"MaxPool"})),

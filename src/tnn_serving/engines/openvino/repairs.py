@@ -10,7 +10,7 @@ import openvino as ov
 from openvino import opset13 as ops
 from openvino import opset14
 
-from tnn_serving.engines.openvino.nodes import keep_apart, replace, source
+from tnn_serving.engines.openvino.nodes import keep_apart, readers_of, replace, source
 
 LONGEST_CHAIN = 16
 """Activations in a row that are left alone. The plugin joins them all with the convolution or product before them,
@@ -40,6 +40,8 @@ ACTIVATION_TYPES = {
     "Tanh",
 }
 
+COMPARISONS = {"Equal", "Greater", "GreaterEqual", "IsInf", "Less", "LessEqual", "NotEqual"}
+
 MIXED_UP_FROM = 4
 """Axes from which on computed repeats of Tile are not safe."""
 
@@ -68,6 +70,60 @@ def keep_ties_in_order(network: ov.Model) -> None:
     """Makes every TopK stable: in ONNX, of equal values the lower index comes first."""
     for node in filter(leaves_ties_open, network.get_ordered_ops()):
         node.set_attribute("stable", True)
+
+
+def may_take_none(node: ov.Node) -> bool:
+    """A TopK that learns in each inference how many values to take: for none it leaves its outputs as they were."""
+    return bool(
+        node.get_type_name() == "TopK"
+        and node.input_value(1).get_node().get_type_name() != "Constant"
+        and REPAIRED not in node.get_rt_info()
+    )
+
+
+def take_one_at_least(network: ov.Model) -> None:
+    """Takes one value at least, and leaves it out where none is wanted."""
+    for node in filter(may_take_none, network.get_ordered_ops()):
+        count = node.input_value(1)
+        readers = [list(output.get_target_inputs()) for output in node.outputs()]
+        dtype = count.get_element_type().to_dtype()
+        node.input(1).replace_source_output(ops.maximum(count, ops.constant(np.array(1, dtype))).output(0))
+        node.get_rt_info()[REPAIRED] = True
+        end = ops.reshape(count, ops.constant(np.array([1])), special_zero=False)
+        start, step = (ops.constant(np.array([value], dtype)) for value in (0, 1))
+        axis = ops.constant(np.array([node.get_attributes()["axis"]], np.int64))
+        for output, targets in zip(node.outputs(), readers, strict=True):
+            taken = ops.slice(output, start, end, step, axis).output(0)
+            for target in targets:
+                target.replace_source_output(taken)
+
+
+# ---- extremes ----
+
+
+def forgets_infinity(node: ov.Node) -> bool:
+    """A maximum or minimum that is compared: of nothing but infinities the plugin gives the farthest finite number."""
+    return bool(
+        node.get_type_name() in ("ReduceMax", "ReduceMin")
+        and node.get_element_type().is_real()
+        and any(reader.get_type_name() in COMPARISONS for reader in readers_of(node))
+        and REPAIRED not in node.get_rt_info()
+    )
+
+
+def keep_infinity(network: ov.Model) -> None:
+    """Makes such a maximum or minimum infinite."""
+    for node in filter(forgets_infinity, network.get_ordered_ops()):
+        node.get_rt_info()[REPAIRED] = True
+        readers = list(node.output(0).get_target_inputs())
+        x, axes = node.input_values()
+        is_max = node.get_type_name() == "ReduceMax"
+        infinity = ops.constant(np.array(-np.inf if is_max else np.inf, x.get_element_type().to_dtype()))
+        inside = ops.greater(x, infinity) if is_max else ops.less(x, infinity)
+        some = ops.reduce_logical_or(inside, axes, node.get_attributes()["keep_dims"])
+        made = ops.select(some, node, infinity).output(0)
+        for reader in readers:
+            reader.replace_source_output(made)
 
 
 # ---- division ----
