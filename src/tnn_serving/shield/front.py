@@ -20,7 +20,8 @@ from tnn_serving.shield.envoy import ask, find_envoy, statistics
 from tnn_serving.shield.metrics import STATISTICS, metrics
 from tnn_serving.triton.access import restrictions
 from tnn_serving.triton.background_server import free_ports
-from tnn_serving.triton.launch import Launch, is_true
+from tnn_serving.triton.flags import is_true
+from tnn_serving.triton.launch import Launch
 from tnn_serving.triton.process import POLL_S, ChildProcess
 from tnn_serving.triton.supervise import HEALTHY_AFTER_S
 
