@@ -65,6 +65,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "pictures/test_decode.py": ("pictures/limits.py",),
     "pictures/test_mat.py": ("pictures/color.py", "pictures/planes.py"),
     "prepare/test_preparation.py": (
+        "prepare/folder.py",
         "prepare/loaded.py",
         "prepare/opened.py",
         "prepare/prepared.py",
@@ -74,6 +75,8 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "prepare/test_sizes.py": ("network/onnx_memory.py", "prepare/side_files.py"),
     "prepare/test_loading.py": ("prepare/configuring.py", "prepare/shared.py"),
     "serving/test_servable.py": ("serving/tensors.py",),
+    "shield/test_limits.py": ("shield/configuration.py", "shield/metrics.py"),
+    "shield/test_supervision.py": ("cli/shield.py", "shield/envoy.py", "shield/front.py", "triton/front.py"),
     "soak/test_run.py": ("cli/soak.py", "soak/models.py", "soak/report.py", "soak/requests.py", "soak/traffic.py"),
     "test_model.py": ("session.py",),
     "test_analysis.py": ("network/analyse.py", "network/base.py"),
