@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -15,6 +13,7 @@ from pathlib import Path
 from prometheus_client.metrics_core import Metric
 
 from tnn_serving.errors import ConfigError, ServerError
+from tnn_serving.private_folder import PrivateFolder
 from tnn_serving.shield.configuration import CallerLimits, Configuration, HostPort, Tls, probe_socket
 from tnn_serving.shield.envoy import ask, find_envoy, statistics
 from tnn_serving.shield.metrics import STATISTICS, metrics
@@ -74,6 +73,7 @@ class Shield:
     limits: CallerLimits = field(default_factory=CallerLimits)
     tls: Tls | None = None
     access_log: Path | None = None
+    _private: PrivateFolder | None = None
     _configuration: Configuration | None = None
     _on_line: Callable[[str], None] = print
     _on_warning: Callable[[str], None] = print
@@ -101,7 +101,7 @@ class Shield:
         """
         self._on_line, self._on_warning = on_line, on_warning
         program = find_envoy()
-        self._configuration = configuration = self._configured(Path(tempfile.mkdtemp(prefix="tnn-shield-")))
+        self._configuration = configuration = self._configured()
         text = configuration.text()
         file = configuration.folder / "envoy.yaml"
         command = [str(program), "--config-path", str(file), "--concurrency", str(workers()), "--disable-hot-restart"]
@@ -159,10 +159,11 @@ class Shield:
         self._closed.set()
         if self._thread is not None:
             self._thread.join()
-        if self._configuration is not None:
-            shutil.rmtree(self._configuration.folder, ignore_errors=True)
+        if self._private is not None:
+            self._private.close()
 
-    def _configured(self, folder: Path) -> Configuration:
+    def _configured(self) -> Configuration:
+        self._private = PrivateFolder()
         listeners: dict[str, HostPort] = {}
         servers: dict[str, list[HostPort]] = {}
         for protocol in PROTOCOLS:
@@ -170,7 +171,7 @@ class Shield:
             if address is not None and target is not None:
                 listeners[protocol], servers[protocol] = address, [target]
         restricted = {protocol: restrictions(self.server, protocol) for protocol in ("http", "grpc")}
-        return Configuration(listeners, servers, folder, self.limits, self.tls, restricted, self.access_log)
+        return Configuration(listeners, servers, self._private.path, self.limits, self.tls, restricted, self.access_log)
 
     # ---- the life of Envoy ----
 
