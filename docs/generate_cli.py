@@ -17,7 +17,7 @@ from typing import Any
 import typer
 
 from generated import run
-from tnn_serving.cli.app import app
+from tnn_serving.cli.app import make_app
 
 PAGE = Path(__file__).parent / "reference" / "cli.md"
 PROGRAM = "tnn-serving"
@@ -42,7 +42,7 @@ def page() -> str:
 
 def panels() -> list[tuple[str, list[tuple[str, Command]]]]:
     """Commands by the panel of the help text that they are shown in; a group of commands gives one for each."""
-    root = typer.main.get_command(app)
+    root = typer.main.get_command(make_app())
     found = [(command.rich_help_panel, leaf) for name, command in subcommands(root) for leaf in leaves(name, command)]
     order = list(dict.fromkeys(panel for panel, _ in found))
     found.sort(key=lambda pair: order.index(pair[0]))

@@ -92,9 +92,9 @@ def test_a_format(tmp_path: Path) -> None:
         from tnn_serving.network.formats import FORMATS
         FORMATS.append(CompressedOnnx())
         print(*ts.load(sys.argv[1], "onnxruntime").run({"x": np.array([[-2, -1, 0, 3]], np.float32)})["y"][0])
-        from tnn_serving.cli.app import app
+        from tnn_serving.cli.app import main
         sys.argv[1:] = ["inspect", sys.argv[1], "--json"]
-        app()
+        main()
     """
     answer, _, summary = run(example("Add a format", "import zlib") + textwrap.dedent(check), tmp_path).partition("\n")
     assert answer == "0.0 0.0 0.0 3.0"
@@ -123,8 +123,16 @@ def test_a_command(tmp_path: Path) -> None:
         tmp_path / "net.tnnproto",
         tmp_path / "net.tnnmodel",
     )
-    (line,) = re.findall(r"`(app\.command\(.*?\)\(outputs\))`", section(PAGE, "Add a command"))
-    program = example("Add a command", "from tnn_serving") + f"\nfrom tnn_serving.cli.app import app\n{line}\napp()\n"
+    (line,) = re.findall(r'`("outputs": Listed\(.*?\),)`', section(PAGE, "Add a command"))
+    program = f"""
+import sys, types
+module = types.ModuleType("tnn_serving.cli.outputs")
+exec({example("Add a command", "from tnn_serving")!r}, vars(module))
+sys.modules[module.__name__] = module
+from tnn_serving.cli.app import COMMANDS, Listed, main
+COMMANDS.update({{{line}}})
+main()
+"""
     assert run(program, "outputs", tmp_path) == "y\nz\n"
     assert run(program, "outputs", tmp_path, "--json").split() == ["[", '"y",', '"z"', "]"]
     assert "tnn-serving outputs models/face/1" in run(program, "outputs", "--help")

@@ -8,6 +8,7 @@ import pytest
 
 import tnn_serving
 from tests.imports import COMPILING, COMPUTING, imports_of
+from tnn_serving.cli.app import COMMANDS
 
 pytestmark = pytest.mark.slow
 
@@ -69,9 +70,16 @@ def test_running_a_compiled_network_imports_its_engine_and_no_onnx(module: str) 
     assert imports_of(f"tnn_serving.engines.{module}", [name for name in COMPILING if name not in engines]) == []
 
 
-@pytest.mark.parametrize("module", ["tnn_serving", "tnn_serving.cli.app", "tnn_serving.triton.supervise"])
+MODULES_OF_COMMANDS = sorted({listed.module for listed in COMMANDS.values()})
+
+
+@pytest.mark.parametrize("module", ["tnn_serving", "tnn_serving.triton.supervise", *MODULES_OF_COMMANDS])
 def test_the_command_line_imports_what_a_command_needs_when_it_runs(module: str) -> None:
     assert imports_of(module, COMPUTING) == []
+
+
+def test_a_command_imports_no_other_one() -> None:
+    assert imports_of("tnn_serving.cli.app", MODULES_OF_COMMANDS) == []
 
 
 def test_pillow_is_imported_for_encoded_pictures_only() -> None:

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from tests.end_to_end.models import RELU, write_model
 from tests.end_to_end.test_serving import counted, numbers, statistics
 from tests.servers import Running, ask, wait_for
-from tnn_serving.cli.app import app
+from tnn_serving.cli.app import make_app
 from tnn_serving.triton.background_server import free_ports
 from tnn_serving.triton.launch import find_libpython, find_tritonserver
 
@@ -42,7 +42,7 @@ def tree(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = folder / "tritonserver"
     shutil.copytree(source, tree, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(source.parents[1] / "nvidia_pytriton.libs", folder.parent / "nvidia_pytriton.libs")
-    done = CliRunner().invoke(app, ["backend", "install", str(tree / "backends")])
+    done = CliRunner().invoke(make_app(), ["backend", "install", str(tree / "backends")])
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() == str(tree / "backends" / "tnn")
     return tree

@@ -1,49 +1,78 @@
-"""The ``tnn-serving`` program."""
+"""The ``tnn-serving`` program. It imports the module of the command that runs, and all of them only for the help."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from tnn_serving.cli.backend import backend
-from tnn_serving.cli.bench import bench
-from tnn_serving.cli.check import check, prepare, sign
-from tnn_serving.cli.demo import demo
-from tnn_serving.cli.model import compare, export, inspect
 from tnn_serving.cli.output import errors_shown
-from tnn_serving.cli.pictures import classify, detect, request
-from tnn_serving.cli.serve import install_server, serve
-from tnn_serving.cli.soak import soak
-from tnn_serving.cli.tune import tune
 from tnn_serving.version import VERSION
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Serve TNN models with Triton on CPU, and inspect them.",
-)
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-app.command(rich_help_panel="Serve", context_settings=PASS_THROUGH)(serve)
-app.command("install-server", rich_help_panel="Serve")(install_server)
-app.command(rich_help_panel="Serve")(check)
-app.command(rich_help_panel="Serve")(prepare)
-app.command(rich_help_panel="Serve")(sign)
-app.add_typer(backend, name="backend", rich_help_panel="Serve")
-app.add_typer(demo, name="demo", rich_help_panel="Serve")
-app.command(rich_help_panel="Query a server")(classify)
-app.command(rich_help_panel="Query a server")(detect)
-app.command(rich_help_panel="Query a server")(request)
-app.command(rich_help_panel="Measure")(bench)
-app.command(rich_help_panel="Measure")(tune)
-app.command(rich_help_panel="Measure")(soak)
-app.command(rich_help_panel="Inspect a model")(inspect)
-app.command(rich_help_panel="Inspect a model")(compare)
-app.command(rich_help_panel="Inspect a model")(export)
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Where a command is, and under which heading the help lists it.
+
+    Attributes:
+        module: with a function of the command's name, ``_`` in place of ``-``, or with a group of that name.
+        panel: the heading.
+        is_group: the command has commands of its own.
+        passes_flags: options that it does not know are handed on.
+    """
+
+    module: str
+    panel: str
+    is_group: bool = False
+    passes_flags: bool = False
+
+
+COMMANDS = {
+    "serve": Listed("tnn_serving.cli.serve", "Serve", passes_flags=True),
+    "install-server": Listed("tnn_serving.cli.serve", "Serve"),
+    "check": Listed("tnn_serving.cli.check", "Serve"),
+    "prepare": Listed("tnn_serving.cli.check", "Serve"),
+    "sign": Listed("tnn_serving.cli.check", "Serve"),
+    "backend": Listed("tnn_serving.cli.backend", "Serve", is_group=True),
+    "demo": Listed("tnn_serving.cli.demo", "Serve", is_group=True),
+    "classify": Listed("tnn_serving.cli.pictures", "Query a server"),
+    "detect": Listed("tnn_serving.cli.pictures", "Query a server"),
+    "request": Listed("tnn_serving.cli.pictures", "Query a server"),
+    "bench": Listed("tnn_serving.cli.bench", "Measure"),
+    "tune": Listed("tnn_serving.cli.tune", "Measure"),
+    "soak": Listed("tnn_serving.cli.soak", "Measure"),
+    "inspect": Listed("tnn_serving.cli.model", "Inspect a model"),
+    "compare": Listed("tnn_serving.cli.model", "Inspect a model"),
+    "export": Listed("tnn_serving.cli.model", "Inspect a model"),
+}
+"""All commands, in the order of the help."""
+
+
+def make_app(names: Collection[str] | None = None) -> typer.Typer:
+    """The program with these commands; with all of them if left out."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Serve TNN models with Triton on CPU, and inspect them.",
+    )
+    app.callback()(_root)
+    for name in COMMANDS if names is None else names:
+        listed = COMMANDS[name]
+        found = getattr(import_module(listed.module), name.replace("-", "_"))
+        if listed.is_group:
+            app.add_typer(found, name=name, rich_help_panel=listed.panel)
+        else:
+            settings = PASS_THROUGH if listed.passes_flags else {}
+            app.command(name, rich_help_panel=listed.panel, context_settings=settings)(found)
+    return app
 
 
 def _version(show: bool) -> None:
@@ -52,7 +81,6 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
@@ -61,7 +89,14 @@ def _root(
     pass
 
 
+def _needed(words: list[str]) -> Collection[str] | None:
+    """The commands that a command line needs; ``None`` for all, which the help and unknown names need."""
+    if words[:1] == ["--version"]:
+        return ()
+    return words[:1] if words and words[0] in COMMANDS else None
+
+
 def main() -> None:
     """Entry point: a TnnError becomes a message and exit code 1."""
     with errors_shown():
-        app()
+        make_app(_needed(sys.argv[1:]))()
