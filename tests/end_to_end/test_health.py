@@ -22,15 +22,14 @@ from tritonclient.utils import InferenceServerException
 
 import tnn_serving as ts
 from tests.end_to_end.models import BROKEN, write_model
+from tests.engines.third_party.held_engine import Gate, HeldEngine
 from tests.networks import network
 from tests.servers import Running, ask, wait_for
-from tnn_serving.graph import Graph, Input
-from tnn_serving.layers import make
-from tnn_serving.tensor import Tensor
 from tnn_serving.triton.access import TOKEN_HEADER
 from tnn_serving.triton.health import MAX_ENGINE_ERRORS, HealthLimits
 
 Start = Callable[..., Running]
+X = np.linspace(-1, 1, 192, dtype=np.float32).reshape(1, 3, 8, 8)
 REPORTED_S = 5.0
 """What is wrong is reported within this time."""
 
@@ -274,55 +273,53 @@ def test_nothing_is_restarted_when_that_is_switched_off(start_server: Start, mod
 
 
 @pytest.fixture
-def gather(models: Path) -> str:
-    """Takes rows of a stored table [4, 3] by index. ONNX Runtime fails when an index is outside: a failure of the
-    engine that a request can cause."""
-    folder = models / "gather" / "1"
-    folder.mkdir(parents=True)
-    layer = make("Gather", "g", ["x"], ["y"], ["0", "1", "0"])
-    layer.has_data = 1  # type: ignore[attr-defined]
-    layer.data = Tensor.of(np.arange(12, dtype=np.float32).reshape(4, 3))  # type: ignore[attr-defined]
-    graph = Graph([Input("x", (1, 2))], ["y"], [layer])
-    ts.write_model(graph, folder / "proto.tnnproto", folder / "model.tnnmodel")
-    engine = 'parameters [ { key: "engine" value: { string_value: "onnxruntime" } } ]\n'
-    (models / "gather" / "config.pbtxt").write_text(engine)
-    return "gather"
+def held(models: Path, gate: Gate) -> str:
+    """A model on an engine that fails while the gate says so."""
+    engine = f'parameters [ {{ key: "engine" value: {{ string_value: "{HeldEngine.name}" }} }} ]\n'
+    write_model(models, "held", config=engine)
+    return "held"
 
 
 def fail(client: Any, model: str) -> None:
-    with pytest.raises(InferenceServerException, match="ONNX Runtime"):
-        ask((tritonclient.http, client), model, np.array([[99, 99]], np.float32))
+    with pytest.raises(InferenceServerException, match="it is broken"):
+        ask((tritonclient.http, client), model, X)
 
 
-def test_engine_that_always_fails_is_reported_and_restarted(start_server: Start, models: Path, gather: str) -> None:
+def test_engine_that_always_fails_is_reported_and_restarted(
+    start_server: Start, models: Path, held: str, gate: Gate
+) -> None:
     running = start_server([models])
-    good = np.array([[1, 2]], np.float32)
     with running.http() as client:
-        for _ in range(MAX_ENGINE_ERRORS - 1):
-            fail(client, gather)
-        rows = ask((tritonclient.http, client), gather, good).as_numpy("y")
-        np.testing.assert_array_equal(rows, [[[3, 4, 5], [6, 7, 8]]])
-        fail(client, gather)
-        wait_for(lambda: any(one["engine_errors"] == 1 for one in report(running)["models"]), "the failure is seen")
-        assert ready(running)  # there was an answer in between
-        for _ in range(MAX_ENGINE_ERRORS):
-            fail(client, gather)
-        wait_for(lambda: not ready(running), "it is reported", REPORTED_S)
-        assert f"model gather: its engine has failed {MAX_ENGINE_ERRORS + 1} times" in get(running, "/health/ready")[1]
-        assert client.is_model_ready("relu")
+        ask((tritonclient.http, client), held, X)
+        with gate.failing():
+            for _ in range(MAX_ENGINE_ERRORS - 1):
+                fail(client, held)
+        np.testing.assert_array_equal(ask((tritonclient.http, client), held, X).as_numpy("y"), np.maximum(X, 0))
+        with gate.failing():
+            fail(client, held)
+            wait_for(lambda: any(one["engine_errors"] == 1 for one in report(running)["models"]), "the failure is seen")
+            assert ready(running)  # there was an answer in between
+            for _ in range(MAX_ENGINE_ERRORS):
+                fail(client, held)
+            wait_for(lambda: not ready(running), "it is reported", REPORTED_S)
+            failed = f"model held: its engine has failed {MAX_ENGINE_ERRORS + 1} times"
+            assert failed in get(running, "/health/ready")[1]
+            assert client.is_model_ready("relu")
     wait_for(lambda: len(running.ready) == 2 and ready(running), "another server is ready")
     assert report(running)["restarts"]["engine"] == 1
     assert "its engine has failed" in running.restarts[0]
 
 
-def test_wrong_requests_are_no_failures_of_the_engine(start_server: Start, models: Path, gather: str) -> None:
+def test_wrong_requests_are_no_failures_of_the_engine(start_server: Start, models: Path, held: str, gate: Gate) -> None:
     write_model(models, "encoded", config='input [ { name: "x" data_type: TYPE_STRING dims: [ 1 ] } ]')
     running = start_server([models])
     with running.http() as client:
         for _ in range(2 * MAX_ENGINE_ERRORS):
             with pytest.raises(InferenceServerException, match="not a picture"):
                 ask((tritonclient.http, client), "encoded", np.array([b"hello"], np.object_))
-        fail(client, gather)
+        ask((tritonclient.http, client), held, X)
+        with gate.failing():
+            fail(client, held)
     wait_for(lambda: any(one["engine_errors"] == 1 for one in report(running)["models"]), "the failure is seen")
     assert ready(running)
     assert all(one["engine_errors"] == 0 for one in report(running)["models"] if one["name"] == "encoded")

@@ -129,15 +129,18 @@ def test_files_that_are_no_files(serve: Serve) -> None:
     weights = served.repository / "model" / "1" / "model.tnnmodel"
     weights.rename(served.repository.parent / "weights")
     os.mkfifo(weights)
+    wait_for(lambda: not served.running.overlay.changed(), "the server is shown the change")
     with served.running.http() as client:
         with pytest.raises(InferenceServerException, match=r"model\.tnnmodel.*not a regular file"):
             client.load_model("model")
         weights.unlink()
         weights.symlink_to(weights.parent / "nowhere")
+        wait_for(lambda: not served.running.overlay.changed(), "the server is shown the change")
         with pytest.raises(InferenceServerException, match=r"model\.tnnmodel.*No such file or directory"):
             client.load_model("model")
         served.check(client)
         weights.unlink()
         write_matrix(served.repository, "model", MATRIX)
+        wait_for(lambda: not served.running.overlay.changed(), "the server is shown the change")
         client.load_model("model")
         served.check(client)

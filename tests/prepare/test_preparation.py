@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -340,8 +339,9 @@ def test_a_worker_that_is_killed_is_replaced_once(preparation: Preparation, tmp_
     thread.start()
     killed: set[int] = set()
     while thread.is_alive():
-        for process in psutil.Process().children(recursive=True):
-            if process.pid not in killed and process.ppid() != os.getpid():
+        warm = preparation.workers._process
+        for process in psutil.Process(warm.pid).children() if warm is not None else ():
+            if process.pid not in killed:
                 killed.add(process.pid)
                 process.send_signal(signal.SIGKILL)
         thread.join(0.05)

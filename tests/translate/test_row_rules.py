@@ -17,6 +17,7 @@ SOURCE = Path(ts.__file__).parent
 OPERATORS = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == "" and not schema.deprecated}
 
 WITHOUT_RULE = {
+    "Constant": "translations store constants as initializers; guards look for those of ONNX models",
     "Range": "its operands are scalars, which have no rows; its values are followed where they are known",
     "Shape": "the walk answers it from the dims, which are known where the values are not",
     "Size": "the walk answers it from the dims, which are known where the values are not",

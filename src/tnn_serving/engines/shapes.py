@@ -12,6 +12,7 @@ import resource
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 from tnn_serving.engines.background import BACKGROUND
 from tnn_serving.engines.base import Arrays, Executable, NodeTime, Shapes, TensorSpec
 from tnn_serving.engines.concurrency import ConcurrentExecutable
-from tnn_serving.errors import EngineError
+from tnn_serving.errors import EngineError, RequestError
 
 log = logging.getLogger(__name__)
 
@@ -266,7 +267,8 @@ class ShapeCache:
             # The first inference is the slow one: weights are packed, memory is taken.
             feeds = zeros(self._inputs, dict(zip(self._names, key, strict=True)))
             known = {name: array for name, array in self._samples.items() if array.shape == feeds[name].shape}
-            made.run({**feeds, **known})
+            with suppress(RequestError):  # values that the network refuses are no fault of it
+                made.run({**feeds, **known})
         return made, max(_resident_bytes() - before, self._weight_bytes)
 
     def _make_room(self, fresh: Key) -> None:

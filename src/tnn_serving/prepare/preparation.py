@@ -138,12 +138,11 @@ class Preparation:
         self._shared: SharedModels[PreparedSession] = SharedModels()
         private = PrivateFolder()
         self.folder = private.path
-        self._remove = weakref.finalize(self, private.close)
+        self._end = weakref.finalize(self, _end, self.workers, private)
 
     def close(self) -> None:
         """Ends the workers, and removes what was kept for this process only."""
-        self.workers.close()
-        self._remove()
+        self._end()
 
     def load(
         self,
@@ -381,6 +380,11 @@ class _Asked:
     def _asked(self, task: str, question: Mapping[str, Any], out: Path) -> Any:
         facts = {"source": os.fspath(self._source.folder), "memory_bytes": self.memory_bytes}
         return self._preparation.ask(task, {**facts, **question}, self._source, out, self._settings)
+
+
+def _end(workers: Workers, private: PrivateFolder) -> None:
+    workers.close()
+    private.close()
 
 
 def _compiled(key: str, number: int) -> str:

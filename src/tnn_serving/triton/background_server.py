@@ -80,6 +80,10 @@ class BackgroundServer:
         """Process id of the server."""
         return self._supervisor.pid
 
+    def sync(self) -> None:
+        """Shows the server what has changed in the repository."""
+        self._overlay.sync()
+
     def close(self) -> None:
         """Stops the server and waits until it has ended."""
         self._supervisor.stop()

@@ -198,10 +198,12 @@ class Overlay:
         folder, entry = shown.folders / model.name, shown.location / model.name
         if entry.is_symlink():
             self._update(folder, wanted)
+            _set_times(folder, model, wanted)
             return
         fresh = self._scratch_path("models", model.name)
         fresh.mkdir()
         self._fill(fresh, wanted)
+        _set_times(fresh, model, wanted)
         self._delete(folder)
         fresh.rename(folder)
         self._link(folder, entry)
@@ -299,6 +301,15 @@ class Overlay:
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _set_times(folder: Path, model: Path, content: _Content) -> None:
+    """Gives folders the times of those that they show: a file may have been replaced by an older one, and nothing else
+    of that is seen through a link."""
+    for name in ("", *content.folders):
+        wanted = (model / name).stat().st_mtime_ns
+        if (folder / name).stat().st_mtime_ns != wanted:
+            os.utime(folder / name, ns=(wanted, wanted))
 
 
 def _content_of(model: Path) -> _Content:

@@ -244,6 +244,7 @@ class TrialServer:
         self._loads += 1
         name = f"{self.name}-{self._loads}"
         self._write(name, candidate)
+        self._server.sync()
         try:
             request_load(self._endpoint, name, timeout_s=LOAD_TIMEOUT_S)
         except urllib.error.HTTPError as error:

@@ -14,6 +14,7 @@ import onnx
 
 from tests.engines.third_party.onnx_reference_engine import ReferenceEngine, ReferenceExecutable
 from tnn_serving.engines import Options
+from tnn_serving.errors import EngineError
 
 HELD = 4321.0
 """An inference whose input begins with this number waits while the gate is closed."""
@@ -31,6 +32,7 @@ class Gate:
         self._folder = folder
         self._closed = folder / "closed"
         self._runs = folder / "runs"
+        self._failing = folder / "failing"
 
     @contextmanager
     def closed(self) -> Iterator[None]:
@@ -40,6 +42,15 @@ class Gate:
             yield
         finally:
             self._closed.unlink()
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Each inference fails meanwhile."""
+        self._failing.touch()
+        try:
+            yield
+        finally:
+            self._failing.unlink()
 
     @property
     def held(self) -> int:
@@ -52,7 +63,12 @@ class Gate:
         return [float(line) for line in self._runs.read_text().split()]
 
     def enter(self, first: float) -> None:
-        """Called by the engine before an inference with its first number; returns when it may run."""
+        """Called by the engine before an inference with its first number; returns when it may run.
+
+        Raises EngineError.
+        """
+        if self._failing.exists():
+            raise EngineError("the engine refuses", found="it is broken")
         try:
             with self._runs.open("a") as runs:
                 runs.write(f"{first}\n")
