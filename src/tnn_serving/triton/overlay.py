@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -122,6 +123,7 @@ class Overlay:
         self.skipped: list[Skipped] = []
         self.refused: list[Skipped] = []
         self._allowed = frozenset(allowed)
+        self._syncing = threading.Lock()
         self._shown: list[_Shown] = []
         self._synced_times: dict[str, int] = {}
         self.locations: list[str] = []
@@ -150,7 +152,12 @@ class Overlay:
 
     def sync(self) -> None:
         """Applies new, changed and removed models of the sources. Unchanged models are not touched, so Triton's polling
-        sees no change either. A model that is served stays as it is when its folder is refused afterwards."""
+        sees no change either. A model that is served stays as it is when its folder is refused afterwards. May be
+        called from several threads."""
+        with self._syncing:
+            self._sync()
+
+    def _sync(self) -> None:
         self._synced_times = self._times()
         self.skipped, self.refused = [], []
         for shown in self._shown:
