@@ -32,6 +32,8 @@ import wire
 from processes import Processes
 from results import Result, Target, add_json, words
 from server import TNN_SERVING, TnnServing, ready, start_tnn_serving, wait_until
+from tnn_serving.triton.access import GRPC_PREFIX, TOKEN_HEADER
+from tnn_serving.triton.launch import TOKEN_VARIABLE
 
 PARTS = ("neighbour", "start", "many", "memory", "check")
 
@@ -43,6 +45,9 @@ WINDOW_S = 1.0
 SETTLE_S = 2.0
 MANY = 50
 CHECKED = 20
+
+TOKEN = "of-the-benchmark"
+HEADERS = {"http": {TOKEN_HEADER: TOKEN}, "grpc": {f"{GRPC_PREFIX}{TOKEN_HEADER}": TOKEN}}
 
 MOST_NEIGHBOUR = 1.3
 LEAST_START = 4.0
@@ -85,7 +90,7 @@ class Version:
     @property
     def environment(self) -> dict[str, str]:
         """Variables of its processes."""
-        return {"XDG_CACHE_HOME": str(self.cache)}
+        return {"XDG_CACHE_HOME": str(self.cache), TOKEN_VARIABLE: TOKEN}
 
     def with_cache(self, folder: Path) -> Version:
         """The same version with another cache folder."""
@@ -221,7 +226,7 @@ def _while_loading(
     try:
         for model in models:
             start = time.perf_counter()
-            client.load_model(model)
+            client.load_model(model, headers=HEADERS[protocol])
             took.append(time.perf_counter() - start)
     finally:
         is_done.set()
@@ -307,6 +312,7 @@ def check_time(version: Version, repository: Path) -> float:
     start = time.perf_counter()
     command = [str(version.program), "check", str(repository), "--json"]
     log = version.cache.with_suffix(".json")
+    log.parent.mkdir(parents=True, exist_ok=True)
     processes = Processes(command, log, version.environment)
     try:
         processes.wait()
