@@ -1,4 +1,4 @@
-"""Folders of one process: nobody else's, gone with it, and removed by the next one if it was killed."""
+"""Folders of one process: closed to others, gone with it, and removed by the next one if it was killed."""
 
 from __future__ import annotations
 

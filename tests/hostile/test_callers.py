@@ -1,4 +1,4 @@
-"""What a caller does wrong is told the caller, and never counts against the engine: the server keeps running."""
+"""A caller's mistake is answered with what is wrong, and never counts against the engine: the server keeps running."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def is_out_of_files(line: str) -> bool:
 
 REPEATS_S = 1.0
 REPEATS = 10
-"""How often a line may repeat within this time; beyond, their number is told as often."""
+"""How often a line may repeat within this time; beyond it, the log has their number instead."""
 
 
 class Repeats:
