@@ -185,7 +185,8 @@ class PreparedSession(Session):
         cache = self._compile_for(prepared.served, ())
         self._opened(network, cache)
         for shapes, memory_bytes in zip(prepared.shapes, prepared.needs, strict=True):
-            self._admission.admit(shapes, memory_bytes)
+            if memory_bytes is not None:
+                self._admission.admit(shapes, memory_bytes)
             cache.warm(shapes)
 
     @property

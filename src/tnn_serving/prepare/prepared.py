@@ -78,7 +78,7 @@ class Prepared:
         batched: batch sizes that are written down in the network were made free.
         specialises: single shapes are worth compiling for.
         shapes: those that are compiled for. Executable 0 is the general one, the others follow in this order.
-        needs: the memory in bytes that the network needs at each of them.
+        needs: the memory in bytes that the network needs at each of them; ``None`` where values decide as well.
         warnings: what was warned of while it was prepared.
         config_warnings: what was warned of in the configuration. The process that opens the model warns of it again.
         models_key: what models are equal in that can share their executables.
@@ -100,7 +100,7 @@ class Prepared:
     batched: bool
     specialises: bool
     shapes: list[dict[str, tuple[int, ...]]]
-    needs: list[int]
+    needs: list[int | None]
     warnings: list[str]
     config_warnings: list[str]
     models_key: str

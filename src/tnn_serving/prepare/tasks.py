@@ -17,9 +17,11 @@ from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.config.reading import read_settings
 from tnn_serving.emit.int8 import Form
 from tnn_serving.emit.limits import Limits
-from tnn_serving.engines import ENGINES, Executable
+from tnn_serving.engines import ENGINES, Executable, Shapes
+from tnn_serving.errors import RequestError
 from tnn_serving.guards.executable import compile_guarded, export_guarded
 from tnn_serving.guards.graph import guard
+from tnn_serving.model import Model
 from tnn_serving.network.base import Network, Variant
 from tnn_serving.network.formats import open_network
 from tnn_serving.prepare.compiling import CompileRequest
@@ -133,7 +135,7 @@ def write(loaded: LoadedHere, texts: _Texts, out: Path) -> None:
         batched=loaded.batched,
         specialises=export.specialises,
         shapes=[dict(shapes) for shapes, _ in export.fixed],
-        needs=[model.memory_at(shapes) for shapes, _ in export.fixed],
+        needs=[_need(model, shapes) for shapes, _ in export.fixed],
         warnings=[texts.placed(text) for text in texts.warnings],
         config_warnings=[texts.placed(text) for text in texts.config_warnings],
         models_key=repr(request.key(model.analysis)),
@@ -141,6 +143,13 @@ def write(loaded: LoadedHere, texts: _Texts, out: Path) -> None:
     for number, content in enumerate([export.general, *(content for _, content in export.fixed)]):
         (out / f"{EXECUTABLE}{number}").write_bytes(content)
     (out / VALUE).write_bytes(prepared.to_json())
+
+
+def _need(model: Model, shapes: Shapes) -> int | None:
+    try:
+        return model.memory_at(shapes)
+    except RequestError:  # values of inputs decide as well, so that each request is asked about
+        return None
 
 
 def compile_more(arguments: Mapping[str, Any]) -> bool:
