@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.servers import wait_for
-from tests.shield.conftest import Shielded, envoy, shielded  # noqa: F401  (fixtures)
+from tests.shield.conftest import Shielded
 from tests.shield.raw import JSON, with_length
 from tnn_serving.shield.configuration import SERVER_CONNECTIONS
 
@@ -66,7 +66,7 @@ def burst(address: tuple[str, int], connections: int) -> Counter[str]:
 
 
 @pytest.mark.parametrize("connections", BURSTS)
-def test_a_burst_of_connections(shielded: Shielded, descriptors: int, connections: int) -> None:  # noqa: F811
+def test_a_burst_of_connections(shielded: Shielded, descriptors: int, connections: int) -> None:
     if descriptors < connections + 200:
         pytest.skip(f"this process may have {descriptors} descriptors only")
     tritonserver, front = psutil.Process(shielded.pid), psutil.Process(shielded.front.pid)
