@@ -32,6 +32,20 @@ def pid(arguments: dict[str, Any]) -> Any:
     return [os.getpid(), os.getppid()]
 
 
+def second_time(arguments: dict[str, Any]) -> Any:
+    """Waits for ever the first time."""
+    file = Path(arguments["path"])
+    if not file.exists():
+        file.touch()
+        while True:
+            time.sleep(1)
+    return os.getppid()
+
+
+def nap(arguments: dict[str, Any]) -> Any:
+    time.sleep(arguments["seconds"])
+
+
 def log(arguments: dict[str, Any]) -> Any:
     logging.getLogger("tnn_serving.somewhere").warning("heard: %s", arguments["value"])
 

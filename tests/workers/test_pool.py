@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tnn_serving.errors import FormatError, LimitError, TnnError
+from tnn_serving.workers import pool
 from tnn_serving.workers.confinement import Confinement
 from tnn_serving.workers.messages import MESSAGE_MAX_BYTES
 from tnn_serving.workers.pool import NICENESS, Workers
@@ -121,6 +122,23 @@ def test_time_is_limited_whatever_the_worker_does(workers: Workers, task: str) -
         workers.run(f"tests.workers.tasks:{task}", {}, confinement=Confinement(), timeout_s=0.5)
 
 
+def test_tasks_that_end_when_their_time_is_over(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its result or is out of time: the end of one is never taken for the end of another."""
+    monkeypatch.setattr(pool, "LOOK_EVERY_S", 0.002)
+    name = "tests.workers.tasks:nap"
+
+    def nap(number: int) -> str:
+        try:
+            arguments = {"seconds": 0.042 + number % 50 * 0.0004}
+            workers.run(name, arguments, confinement=Confinement(), timeout_s=0.05)
+        except LimitError:
+            return "out of time"
+        return "done"
+
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(nap, range(400))) <= {"out of time", "done"}
+
+
 def test_memory_is_limited(workers: Workers) -> None:
     limited = Confinement(memory_bytes=64 << 20)
     assert run(workers, "allocate", limited, size=1 << 20) == 1 << 20
@@ -192,6 +210,22 @@ def test_a_warm_process_that_was_ended_is_started_again(workers: Workers) -> Non
     wait_until_gone(warm)
     _, again = run(workers, "pid")
     assert again != warm
+
+
+def test_a_task_whose_warm_process_was_ended_is_run_again(workers: Workers, tmp_path: Path) -> None:
+    """Another task lost its process too; both are run again by one new process."""
+    _, warm = run(workers, "pid")
+    with ThreadPoolExecutor(2) as threads:
+        paths = [tmp_path / name for name in "ab"]
+        writes = Confinement(writes=(tmp_path,))
+        waiting = [threads.submit(run, workers, "second_time", writes, path=str(path)) for path in paths]
+        end = time.monotonic() + DEADLINE_S
+        while not all(path.exists() for path in paths):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        os.kill(warm, signal.SIGKILL)
+        first, second = (future.result(DEADLINE_S) for future in waiting)
+    assert first == second != warm
 
 
 def test_the_warm_process_ends_when_it_is_idle() -> None:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ class Workers:
         self._control: socket.socket | None = None
         self._running = 0
         self._holders = 0
+        self._closes = 0
         self._timer: threading.Timer | None = None
 
     def run(
@@ -136,9 +137,10 @@ class Workers:
             NICENESS if yields else 0,
         )
         with self._free if waits else nullcontext():
+            closes = self._closes
             progress = self._attempt(job, timeout_s, renamed)
-            if not progress.pid and progress.code is None:  # the warm process was ended before it took the job
-                self.close()
+            if progress.code is None and not progress.out_of_time and closes == self._closes:
+                # The warm process was ended from outside, and its workers with it.
                 progress = self._attempt(job, timeout_s, renamed)
         return _result(progress, timeout_s)
 
@@ -156,6 +158,7 @@ class Workers:
     def close(self) -> None:
         """Ends the warm process, and every worker with it; the next task starts another one."""
         with self._lock:
+            self._closes += 1
             self._stop()
 
     def _attempt(self, job: Job, timeout_s: float | None, renamed: tuple[str, str] | None) -> _Progress:
@@ -165,19 +168,23 @@ class Workers:
                 if self._timer is not None:
                     self._timer.cancel()
                     self._timer = None
-                try:
-                    send(self._warm(), job, [there.fileno()])
-                except OSError:  # it has been ended from outside
-                    self._stop()
+                control = self._warm()
+                with suppress(OSError):  # it has been ended from outside, which is seen at once as the end of the job
+                    send(control, job, [there.fileno()])
                 self._running += 1
+            progress = _Progress()
             try:
-                return _followed(here, timeout_s, renamed)
+                _follow(here, progress, timeout_s, renamed)
+                return progress
             finally:
-                self._finished()
+                self._finished(control if progress.code is None else None)
 
-    def _finished(self) -> None:
+    def _finished(self, lost: socket.socket | None) -> None:
+        """Counts a job as finished. ``lost`` belongs to a warm process that was ended from outside."""
         with self._lock:
             self._running -= 1
+            if lost is not None and lost is self._control:  # unless another job's thread has seen it first
+                self._stop()
             self._await_idle()
 
     def _await_idle(self) -> None:
@@ -223,9 +230,10 @@ class Workers:
         self._control = self._process = None
 
 
-def _followed(channel: socket.socket, timeout_s: float | None, renamed: tuple[str, str] | None) -> _Progress:
-    """Follows a worker to its end, and ends it when its time is over."""
-    progress = _Progress()
+def _follow(
+    channel: socket.socket, progress: _Progress, timeout_s: float | None, renamed: tuple[str, str] | None
+) -> None:
+    """Follows a worker to its end, and ends it when its time is over. No exit code: its warm process was ended."""
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     while True:
@@ -235,16 +243,17 @@ def _followed(channel: socket.socket, timeout_s: float | None, renamed: tuple[st
             except ValueError as error:
                 log.warning("a worker: %s", error)
                 continue
-            except ConnectionResetError:  # the warm process was ended from outside
-                return progress
+            except ConnectionResetError:  # once, where the request to end was not read: what was sent before follows
+                continue
             if not packet:
-                return progress
+                return
             _note(progress, packet, renamed)
             if progress.code is not None:
-                return progress
+                return
         elif timeout_s is not None and not progress.out_of_time and _is_over(progress, timeout_s):
             progress.out_of_time = True
-            channel.send(b"end")
+            with suppress(OSError):  # it has ended just now
+                channel.send(b"end")
 
 
 def _note(progress: _Progress, packet: bytes, renamed: tuple[str, str] | None) -> None:
@@ -299,4 +308,5 @@ def _result(progress: _Progress, timeout_s: float | None) -> TaskResult:
         name = signal.Signals(-progress.code).name
         hint = "the kernel may have run out of memory" if -progress.code == signal.SIGKILL else None
         raise WorkerError("the worker that loads the model was ended by a signal", found=name, hint=hint)
-    raise WorkerError("the worker that loads the model ended without a result", found=f"exit code {progress.code}")
+    found = "the process that it was forked from was ended" if progress.code is None else f"exit code {progress.code}"
+    raise WorkerError("the worker that loads the model ended without a result", found=found)

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from tnn_serving.errors import LimitError, TnnError
-from tnn_serving.workers.confinement import Confinement
+from tnn_serving.workers.confinement import Confinement, end_with
 from tnn_serving.workers.messages import (
     PACKET_MAX_BYTES,
     Ended,
@@ -64,8 +64,9 @@ class _Jobs:
                 elif key.fileobj is self._alarm:
                     self._alarm.recv(4096)
                     self._reap()
-                else:  # the pool asks for the end of a job, or is not interested any more
-                    self._children[key.data].recv(PACKET_MAX_BYTES)
+                elif key.data in self._children:  # the pool asks for the end of a job, or has gone away from it
+                    with suppress(OSError):
+                        self._children[key.data].recv(PACKET_MAX_BYTES)
                     self._selector.unregister(key.fileobj)
                     _kill(key.data)
 
@@ -74,8 +75,10 @@ class _Jobs:
         if not packet or not handles:
             return False
         channel = socket.socket(fileno=handles[0])
+        me = os.getpid()
         pid = os.fork()
         if not pid:
+            end_with(me)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._selector.close()
@@ -193,3 +196,4 @@ def main(arguments: Sequence[str]) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(there.fileno())
     _Jobs(control, here).serve()
+    signal.set_wakeup_fd(-1)
