@@ -77,11 +77,13 @@ class Target:
         assert not self.running.restarts
 
     def refusal(self, name: str) -> str:
-        """What the server says of a new model in the repository."""
-        wait_for(lambda: Path(self.running.overlay.locations[0], name).exists(), f"the overlay shows {name}")
+        """What the server says of a new model in the repository: in answer to a load request, or where Triton is not
+        shown the model, in its log."""
+        wait_for(lambda: self.is_shown(name), f"the overlay shows or refuses {name}")
         with self.running.http() as client, pytest.raises(InferenceServerException) as caught:
             client.load_model(name)
-        text = str(caught.value.message())
+        reasons = {one.folder.name: one.reason for one in self.running.overlay.refused}
+        text = reasons.get(name) or str(caught.value.message())
         assert_sentence(text)
         return text
 

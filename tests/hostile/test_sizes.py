@@ -135,8 +135,8 @@ def test_a_configuration_that_triton_must_not_read(target: Target, kind: str) ->
     else:
         config.unlink()
         os.mkfifo(config) if kind == "pipe" else config.symlink_to("/dev/zero")
-    wait_for(lambda: not shown.exists(), "the overlay hides the model")
-    reason = {one.folder.name: one.reason for one in target.running.overlay.skipped}[folder.name]
+    wait_for(lambda: not shown.is_dir(), "the overlay hides the model")
+    reason = {one.folder.name: one.reason for one in target.running.overlay.refused}[folder.name]
     assert ("too large for a config.pbtxt" if kind == "sparse" else "not a regular file") in reason
     with target.running.http() as client, pytest.raises(InferenceServerException):
         client.load_model(folder.name)

@@ -290,6 +290,21 @@ def test_code_is_never_shown(repository: Path) -> None:
         assert [skipped.folder.name for skipped in overlay.refused] == ["face", "hostile"]
 
 
+def test_a_refused_model_is_withdrawn_where_loads_are_requests(repository: Path) -> None:
+    face = add_model(repository, "face")
+    with Overlay([str(repository)]) as overlay:
+        before = seen(overlay.locations[0])
+        code = face / "1" / "libtriton_tnn.so"
+        code.write_text("code")
+        overlay.sync(withdraws=True)
+        assert not Path(overlay.locations[0], "face").is_dir()
+        assert [skipped.folder.name for skipped in overlay.refused] == ["face"]
+        code.unlink()
+        overlay.sync(withdraws=True)
+        assert seen(overlay.locations[0]) == before
+        assert not overlay.refused
+
+
 def test_models_of_allowed_backends_are_linked(repository: Path) -> None:
     model = repository / "script"
     (model / "1").mkdir(parents=True)

@@ -150,14 +150,18 @@ class Overlay:
         self._shown.append(shown)
         return str(shown.location)
 
-    def sync(self) -> None:
+    def sync(self, *, withdraws: bool = False) -> None:
         """Applies new, changed and removed models of the sources. Unchanged models are not touched, so Triton's polling
-        sees no change either. A model that is served stays as it is when its folder is refused afterwards. May be
-        called from several threads."""
-        with self._syncing:
-            self._sync()
+        sees no change either. May be called from several threads.
 
-    def _sync(self) -> None:
+        Args:
+            withdraws: a model that is shown is not shown any more when its folder is refused, so that a request to load
+                it is refused. Otherwise it stays as it was: Triton's polling would unload it.
+        """
+        with self._syncing:
+            self._sync(withdraws)
+
+    def _sync(self, withdraws: bool) -> None:
         self._synced_times = self._times()
         self.skipped, self.refused = [], []
         for shown in self._shown:
@@ -170,12 +174,13 @@ class Overlay:
             for model in models:
                 try:
                     self._sync_model(model, shown)
-                except TnnError as error:
-                    self.refused.append(Skipped(model, str(error)))
                 except FileNotFoundError:
                     continue  # it is being removed; the next sync completes that
-                except OSError as error:
-                    self.refused.append(Skipped(model, f"it cannot be read: {error.strerror}"))
+                except (TnnError, OSError) as error:
+                    reason = str(error) if isinstance(error, TnnError) else f"it cannot be read: {error.strerror}"
+                    self.refused.append(Skipped(model, reason))
+                    if withdraws and (shown.location / model.name).is_symlink():
+                        self._remove(shown, model.name)
 
     def changed(self) -> bool:
         """Whether models, versions or configurations have changed since the last :meth:`sync`.

@@ -275,7 +275,7 @@ class Supervisor:
         if self.overlay is None:
             return
         try:
-            self.overlay.sync()
+            self.overlay.sync(withdraws=self.launch.control_mode == "explicit")
         except OSError as error:
             self.callbacks.on_warning(f"changes of the repository cannot be read: {error}")
         skipped = {*self.overlay.skipped, *self.overlay.refused}
