@@ -194,7 +194,7 @@ def _data_bytes() -> int:
 
 
 def end_with(parent: int) -> None:
-    """Has the kernel end this process when its parent, which is given, ends, see ``PR_SET_PDEATHSIG`` in ``prctl(2)``."""
+    """Has the kernel end this process when its parent, which is given, ends: ``PR_SET_PDEATHSIG`` in ``prctl(2)``."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it has ended already
         os._exit(1)
