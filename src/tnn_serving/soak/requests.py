@@ -19,7 +19,7 @@ SHAPES_TRIED = 150
 """Shapes that are tried per model with free dims."""
 
 USUAL_SHAPES = ShapeLimits().count
-"""How many shapes of a model come again and again: as many as the server compiles for, so that these stay the same."""
+"""How many shapes of a model come again and again: as many as the server compiles for."""
 
 USUAL_SHARE = 0.9
 """Share of the requests that have one of them."""
@@ -39,20 +39,12 @@ class SoakModel:
     def takes_files(self) -> bool:
         return any(item.datatype == "BYTES" for item in self.info.inputs)
 
-    @property
-    def usual(self) -> list[dict[str, tuple[int, ...]]]:
-        """The shapes that come again and again."""
-        return self.shapes[:USUAL_SHAPES]
-
     def inputs(self, random: np.random.Generator) -> dict[str, np.ndarray]:
         """Random values of a random shape."""
         usual = random.random() < USUAL_SHARE
-        shapes = self.usual if usual else self.shapes
-        return self.inputs_of(shapes[random.integers(len(shapes))], random)
-
-    def inputs_of(self, shapes: Mapping[str, tuple[int, ...]], random: np.random.Generator) -> dict[str, np.ndarray]:
-        """Random values of these shapes."""
-        return {item.name: random_values(item, shapes[item.name], random) for item in needed(self.info)}
+        shapes = self.shapes[:USUAL_SHAPES] if usual else self.shapes
+        chosen = shapes[random.integers(len(shapes))]
+        return {item.name: random_values(item, chosen[item.name], random) for item in needed(self.info)}
 
 
 def needed(info: ModelInfo) -> list[TensorInfo]:

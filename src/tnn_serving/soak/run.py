@@ -26,8 +26,12 @@ from tnn_serving.soak.requests import SoakModel, find_shapes
 from tnn_serving.soak.traffic import Counts, Traffic
 from tnn_serving.triton.background_server import BackgroundServer
 
+SAMPLES = 200
+"""How many a long run has: each of them stops the load for a moment."""
+
 SAMPLE_INTERVAL_S = 2.0
-"""Time between samples, in which the load goes on."""
+"""Shortest time between samples, in which the load goes on."""
+
 LOG_LINES_SHOWN = 60
 """Last lines of the server's log, shown if the server ends."""
 
@@ -150,6 +154,7 @@ def _targets(address: str) -> list[SoakModel]:
 def _until(traffic: Traffic, watch: _Watch, seconds: float | None, requests: int | None, on_sample: OnSample) -> bool:
     """Samples memory until a limit is reached; True if Ctrl-C ended it."""
     ticks = threading.Event()
+    interval_s = max(SAMPLE_INTERVAL_S, (seconds or 0) / SAMPLES)
     try:
         while True:
             with traffic.at_rest():
@@ -159,7 +164,7 @@ def _until(traffic: Traffic, watch: _Watch, seconds: float | None, requests: int
                 return False
             if requests is not None and traffic.counts.requests >= requests:
                 return False
-            ticks.wait(SAMPLE_INTERVAL_S)
+            ticks.wait(interval_s)
     except KeyboardInterrupt:
         return True
 

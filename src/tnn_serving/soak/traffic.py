@@ -26,7 +26,6 @@ from tritonclient.utils import InferenceServerException
 from tnn_serving.client.connection import Connection
 from tnn_serving.client.load.message import RequestInput, raw
 from tnn_serving.client.load.shared_memory import Regions
-from tnn_serving.engines.shapes import COMPILE_AFTER
 from tnn_serving.errors import TnnError
 from tnn_serving.formats.candidates import versions
 from tnn_serving.network.formats import model_files
@@ -87,8 +86,8 @@ class Counts:
 class Traffic:
     """Threads that send requests, and one that reloads models.
 
-    Memory is comparable at rest only: :meth:`at_rest` waits for what is in flight, fills the server's caches, and has
-    it give free memory back.
+    Memory is comparable at rest only: :meth:`at_rest` waits for what is in flight, and loads all models anew, so that
+    the server has kept nothing of the requests but what it has lost.
 
     Args:
         http_url, grpc_url: of the server, as ``host:port``.
@@ -117,8 +116,6 @@ class Traffic:
         self._active = 0
         self._resting = False
         self._filled = threading.Event()
-        self._uncached = list(targets)
-        self._random = np.random.default_rng(0)
         self._server = Endpoint(f"http://{http_url}")
         self._reloaded, self._unloaded = list(reloaded), list(unloaded)
         self._threads = [threading.Thread(target=self._send, args=[k], name=f"client {k}") for k in range(clients)]
@@ -133,12 +130,14 @@ class Traffic:
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
-        """Nothing is in flight in the context, shape caches are full, and pools of free memory are empty."""
+        """Nothing is in flight in the context, models have answered nothing yet, and pools of free memory are empty."""
         with self._turns:
             self._resting = True
             self._turns.wait_for(lambda: self._active == 0)
         try:
-            self._fill_caches()
+            time.sleep(REST_S)
+            for target in self._targets:
+                self._load(target.info.name, partial(_renew, self._server, target.info.name))
             for name in self._unloaded[:1]:  # the backend gives memory back when a model goes
                 self._load(name, partial(_come_and_go, self._server, name))
             time.sleep(REST_S)
@@ -147,15 +146,6 @@ class Traffic:
             with self._turns:
                 self._resting = False
                 self._turns.notify_all()
-
-    def _fill_caches(self) -> None:
-        """Sends the models that have been loaded since the last time their usual shapes until these are compiled."""
-        targets, self._uncached = self._uncached, []
-        with tritonclient.http.InferenceServerClient(self._http_url, network_timeout=ANSWER_S) as client:
-            for target in targets:
-                for shapes in target.usual * COMPILE_AFTER:
-                    inputs = target.inputs_of(shapes, self._random)
-                    self._attempt(target, partial(self._answered, tritonclient.http, client, target, inputs))
 
     @contextmanager
     def _in_flight(self) -> Iterator[None]:
@@ -301,7 +291,6 @@ class Traffic:
             self.counts.failed(f"reload of {name}: {reason[:300]}")
         else:
             self.counts.count("reloads")
-            self._uncached += [target for target in self._targets if target.info.name == name]
 
 
 def _replace(server: Endpoint, folder: Path) -> None:
@@ -310,6 +299,12 @@ def _replace(server: Endpoint, folder: Path) -> None:
         for file in model_files(version):
             os.utime(file)
     request_load(server, folder.name, timeout_s=RELOAD_S)
+
+
+def _renew(server: Endpoint, name: str) -> None:
+    """Unloads a model and loads it."""
+    request_unload(server, name, timeout_s=RELOAD_S)
+    request_load(server, name, timeout_s=RELOAD_S)
 
 
 def _come_and_go(server: Endpoint, name: str) -> None:
