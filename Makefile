@@ -2,6 +2,7 @@
 # make check   lint, types, import contracts, and the quick tests that need no server: within a minute
 # make test    set up, run every check and test
 # make coverage   the tests that need no server, and how much of the code they run; below the floor it fails
+# make hostile   attack servers on this machine as the tests do, but with EXAMPLES of each kind, others each time
 # make bench   set up, measure everything and write docs/reference/benchmarks.md; ZOO: folder of TNN's benchmark networks,
 #              BEFORE: checkout of another version with its .venv, to compare loads with
 # make docs    write the pages that are made from the code
@@ -20,6 +21,7 @@ ZOO        ?=
 LOADED     ?= squeezenet_v1.1,mobilenet_v2,resnet50,inception_v3,quant_squeezenet_v1.1,quant_resnet50
 PEERS      ?= $(HOME)/.cache/tnn-serving-peers
 UPGRADE    ?=
+EXAMPLES   ?= 20000
 
 BIN := $(VENV)/bin
 BENCH := $(BIN)/python benchmarks
@@ -28,7 +30,7 @@ SOURCES := pyproject.toml hatch_build.py $(wildcard src/tnn_serving/triton/backe
 # The versions that the tests ran with; pyproject.toml says which others will do.
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: serve check test coverage bench lint types docs dist constraints hooks clean
+.PHONY: serve check test hostile coverage bench lint types docs dist constraints hooks clean
 
 serve: $(VENV)/.server
 	$(BIN)/tnn-serving demo build $(DEMO)
@@ -36,7 +38,7 @@ serve: $(VENV)/.server
 	  --metrics-port $(METRICS_PORT) --health-port $(HEALTH_PORT)
 
 # Servers and commands that tests start are processes of their own, which import the package: its bytecode is kept.
-check test coverage: export PYTHONDONTWRITEBYTECODE :=
+check test hostile coverage: export PYTHONDONTWRITEBYTECODE :=
 
 check: $(VENV)/.test
 	$(MAKE) --no-print-directory lint types
@@ -45,6 +47,10 @@ check: $(VENV)/.test
 test: $(VENV)/.test
 	$(MAKE) --no-print-directory lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Each kind takes minutes to an hour: damaged models and pictures, requests, calls, tokens.
+hostile: $(VENV)/.test
+	TNN_SERVING_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -v -n 2 --dist loadfile --timeout=0 tests/hostile tests/shield tests/faults
 
 coverage: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not server" --cov --cov-report=term:skip-covered

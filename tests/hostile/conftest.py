@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,8 +34,14 @@ SIZED = b'"1 2 1 4206624770 ,"\n"x 2 1 2 0 : s 1 2 3 ,"\n" s x y ,"\n"y ,"\n" 1 
 )
 """An input whose values say how large the output is."""
 
+USUAL_EXAMPLES = 40
+EXAMPLES = int(os.environ.get("TNN_SERVING_EXAMPLES", USUAL_EXAMPLES))
+"""Of each kind of attack: few with all other tests, and always the same; as many others as one wants by ``make hostile
+EXAMPLES=20000``."""
+
 bounded = settings(
-    max_examples=40,
+    max_examples=EXAMPLES,
+    derandomize=EXAMPLES == USUAL_EXAMPLES,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -263,6 +263,87 @@ OPERATORS = (
         opset=16,
     ),
     Operator(
+        "TensorScatter",
+        "y = TensorScatter<axis=-2>(x, u, {i})",
+        {"x": (2, 1, 4, 5), "u": (2, 1, 1, 5)},
+        (2,),
+        good=1,
+        rank=4,
+        opset=24,
+        also=(3, 4),
+    ),
+    Operator(
+        "MaxUnpool",
+        "y = MaxUnpool<kernel_shape=[2,2], strides=[2,2]>(x, {i})",
+        {"x": (1, 1, 2, 2)},
+        (1, 1, 2, 2),
+        16,
+        rank=4,
+    ),
+    Operator("ArrayFeatureExtractor", "y = ai.onnx.ml.ArrayFeatureExtractor(x, {i})", {"x": (2, 5)}, (2,), 5, rank=2),
+    *(
+        Operator(
+            f"{kind} {dtype}",
+            f"y = {kind}(k, {{i}})",
+            {},
+            (4,),
+            good=1,
+            stored=f"{dtype}[4] k = {{{{7, -7, {-(2 ** (bits - 1))}, 6}}}}",
+            output=dtype,
+            kind=dtype,
+            also=(3, -3),
+        )
+        for kind in ("Div", "Mod", "Mod<fmod=1>")
+        for dtype, bits in (("int32", 32), ("int64", 64))
+    ),
+    Operator("Dropout", "y = Dropout(x, {i})", {"x": (2, 3)}, (), rank=2, kind="float", floats=True),
+    Operator(
+        "SequenceAt", "s = SequenceConstruct(x, x) y = SequenceAt(s, {i})", {"x": (2, 3)}, (), rank=2, also=(1, 2)
+    ),
+    Operator(
+        "SplitToSequence",
+        "s = SplitToSequence(x, {i}) y = SequenceAt(s, z)",
+        {"x": (4, 2)},
+        (2,),
+        good=2,
+        rank=2,
+        stored="int64 z = {{0}}",
+    ),
+    Operator(
+        "NegativeLogLikelihoodLoss",
+        'y = NegativeLogLikelihoodLoss<reduction="none">(x, {i})',
+        {"x": (2, 5)},
+        (2,),
+        5,
+    ),
+    Operator(
+        "SoftmaxCrossEntropyLoss", 'y = SoftmaxCrossEntropyLoss<reduction="none">(x, {i})', {"x": (2, 5)}, (2,), 5
+    ),
+    Operator("STFT step", "y = STFT(x, {i}, w)", {"x": (1, 16, 1), "w": (4,)}, (), good=2, rank=4),
+    Operator("STFT length", "y = STFT(x, s, , {i})", {"x": (1, 16, 1)}, (), good=4, rank=4, stored="int64 s = {{2}}"),
+    Operator("DFT length", "y = DFT<axis=1>(x, {i})", {"x": (1, 8, 1)}, (), good=8, rank=3),
+    Operator("DFT axis", "y = DFT(x, , {i})", {"x": (1, 8, 1)}, (), good=1, rank=3, opset=20),
+    Operator("AffineGrid", "y = AffineGrid(x, {i})", {"x": (1, 2, 3)}, (4,), good=1, rank=4, opset=20),
+    Operator(
+        "Col2Im image", "y = Col2Im(x, {i}, b)", {"x": (1, 4, 4)}, (2,), good=3, rank=4, stored="int64[2] b = {{2, 2}}"
+    ),
+    Operator(
+        "Col2Im block", "y = Col2Im(x, s, {i})", {"x": (1, 4, 4)}, (2,), good=2, rank=4, stored="int64[2] s = {{3, 3}}"
+    ),
+    Operator("CenterCropPad", "y = CenterCropPad(x, {i})", {"x": (4, 4)}, (2,), good=3, rank=2),
+    Operator("HannWindow", "y = HannWindow({i})", {}, (), good=3),
+    Operator("HammingWindow", "y = HammingWindow({i})", {}, (), good=3),
+    Operator("BlackmanWindow", "y = BlackmanWindow({i})", {}, (), good=3),
+    Operator(
+        "MelWeightMatrix",
+        "y = MelWeightMatrix({i}, d, r, a, b)",
+        {},
+        (),
+        good=4,
+        rank=2,
+        stored="int64 d = {{8}}, int64 r = {{8000}}, float a = {{0}}, float b = {{4000}}",
+    ),
+    Operator(
         "Compress", "c = Cast<to=9>({i}) y = Compress<axis=0>(x, c)", {"x": (3, 2)}, (3,), good=1, rank=2, kind="int32"
     ),
 )
@@ -297,7 +378,7 @@ def model_text(operator: Operator, way: str, *, free: bool) -> str:
     output = ", ".join(f"y{k}" for k in range(operator.rank))
     stored = f"<{operator.stored.format()}>" if operator.stored else ""
     return (
-        f'<ir_version: 8, opset_import: ["" : {operator.opset}]>\n'
+        f'<ir_version: 8, opset_import: ["" : {operator.opset}, "ai.onnx.ml" : 3]>\n'
         f"g ({', '.join(inputs)}) => ({operator.output}[{output}] y) {stored}"
         f" {{ {nodes} {operator.text.format(i=given)} }}"
     )

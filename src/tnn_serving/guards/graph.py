@@ -26,7 +26,20 @@ from tnn_serving.guards.checks import ENTRIES, FARTHEST, GUARDS, Checks, GraphCh
 from tnn_serving.guards.executable import Guarded
 from tnn_serving.guards.facts import GraphFacts, Source
 from tnn_serving.guards.nodes import NodeList
-from tnn_serving.guards.rules import ANY_INTEGER, AXES, CONDITIONS, INDICES, RANGES, Line, Span, deciding
+from tnn_serving.guards.rules import (
+    ANY_INTEGER,
+    AXES,
+    CONDITIONS,
+    DIVISIONS,
+    INDICES,
+    NOT_OF_A_REQUEST,
+    RANGES,
+    REFUSED_BY_ONE,
+    STORED,
+    Line,
+    Span,
+    deciding,
+)
 from tnn_serving.guards.sizes import condition_of, finite
 
 INT32_LIMITS = np.iinfo(np.int32)
@@ -110,8 +123,12 @@ class _Guarding:
         stored = {name for node in inner if node.op_type == "Constant" for name in node.output}
         stored |= {item.name for node in inner for graph in graphs_of(node) for item in graph.initializer}
         for node in inner:
+            if node.op_type in DIVISIONS:  # whether of integers is not known here
+                continue
             for name in _operands(node, deciding(node.op_type)).values():
                 if name not in stored and self._facts.value(name) is None:
+                    if node.op_type in STORED or node.op_type in NOT_OF_A_REQUEST:
+                        raise _not_stored(node, name, "a stored value")
                     self._leave_alone(node)
 
     def _leave_alone(self, node: onnx.NodeProto) -> None:
@@ -123,6 +140,9 @@ class _Guarding:
             for name in _operands(node, {AXES[kind]}).values():
                 if self._facts.source(name) is not Source.STORED:
                     self._leave_alone(node)
+        self._refuse(node)
+        if kind in DIVISIONS:
+            self._divide(node)
         if kind in RANGES:
             second = self._facts.dims(node.input[1]) if len(node.input) > 1 else None
             depth = second[-1] if second else None
@@ -135,6 +155,59 @@ class _Guarding:
             self._saturate(node, name)
         if kind in CONDITIONS:
             self._keep_small(node)
+
+    def _refuse(self, node: onnx.NodeProto) -> None:
+        """Raises EngineError for a node that no engine may run, and leaves one alone that some may."""
+        kind = node.op_type
+        for name in _operands(node, set(STORED.get(kind, ()))).values():
+            if self._facts.source(name) is not Source.STORED:
+                raise _not_stored(node, name, "a stored value")
+        for name in _operands(node, set(NOT_OF_A_REQUEST.get(kind, ()))).values():
+            if self._facts.source(name) is Source.VALUES:
+                raise _not_stored(node, name, "a stored value, or one that follows from the shapes of inputs")
+        for name in _operands(node, set(REFUSED_BY_ONE.get(kind, ()))).values():
+            if self._facts.source(name) is Source.VALUES:
+                self._leave_alone(node)
+
+    # ---- divisions ----
+
+    def _divide(self, node: onnx.NodeProto) -> None:
+        """Keeps -1 and 0 from the divisor of integers."""
+        made, (number, divisor) = self._made, node.input
+        dtype = self._facts.dtype(node.output[0]) or self._facts.dtype(divisor) or self._facts.dtype(number)
+        given = self._facts.value(divisor)
+        if given is not None and not ((given == 0) | (given == -1)).any():
+            return
+        if dtype is None or dtype.kind not in "iu":  # not known behind operators that are not ONNX's own
+            return
+        if Source.VALUES not in map(self._facts.source, node.input):
+            return
+        if not self._can_compute:
+            expected = f"version {LEAST_OPSET} of ONNX's operators, or a newer one"
+            raise EngineError(f"{_title(node)} divides integers, and there is no guard for it", expected=expected)
+        zero, one = (made.constant(np.array(value, dtype)) for value in (0, 1))
+        is_zero = made.op("Equal", divisor, zero)
+        flags = made.flat(made.op("Where", is_zero, made.ints([0]), made.ints([1])))
+        least = made.op("ReduceMin", made.op("Concat", flags, made.ints([1]), axis=0), keepdims=1)
+        self._entries += [least, made.ints([1]), least, made.ints([1])]
+        self._behind.append(GraphCheck(divisor, _title(node), "not 0"))
+        harmless = is_zero
+        if dtype.kind == "i":
+            is_minus_one = made.op("Equal", divisor, made.constant(np.array(-1, dtype)))
+            harmless = made.op("Or", is_zero, is_minus_one)
+        node.input[1] = made.op("Where", harmless, one, divisor)
+        if dtype.kind == "i":
+            self._divide_by_minus_one(node, number, is_minus_one, zero)
+
+    def _divide_by_minus_one(self, node: onnx.NodeProto, number: str, is_minus_one: str, zero: str) -> None:
+        """Gives what a division by -1 gives, where the divisor is 1 in its place: the opposite, or no remainder."""
+        made, output = self._made, node.output[0]
+        quotient = made.op(node.op_type, *node.input)
+        made.nodes[-1].attribute.extend(node.attribute)
+        instead = zero if node.op_type == "Mod" else made.op("Sub", zero, number)
+        node.op_type, node.input[:] = "Where", [is_minus_one, instead, quotient]
+        del node.attribute[:]
+        node.output[:] = [output]
 
     # ---- ranges ----
 
@@ -269,6 +342,10 @@ class _Guarding:
 def _operands(node: onnx.NodeProto, numbers: set[int]) -> dict[int, str]:
     """The operands with these numbers that a node has."""
     return {k: node.input[k] for k in sorted(numbers) if k < len(node.input) and node.input[k]}
+
+
+def _not_stored(node: onnx.NodeProto, name: str, expected: str) -> EngineError:
+    return EngineError(f"{_title(node)} takes `{name}` from a request, and there is no guard for it", expected=expected)
 
 
 def _title(node: onnx.NodeProto) -> str:

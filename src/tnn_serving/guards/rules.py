@@ -96,11 +96,12 @@ RANGES: Mapping[str, RangesOf] = {
     "Scatter": _along_axis,
     "ScatterElements": _along_axis,
     "ScatterND": _tuples,
+    "TensorScatter": lambda node, depth: [Span(AxisSize(0, _attribute(node, "axis", -2)), (0, 0), (1, -1))],
     "TopK": _lengths("axis", -1),
 }
 """Operators with an operand that must be in a range."""
 
-INDICES: Mapping[str, int] = {"GRU": 4, "LSTM": 4, "Loop": 0, "RNN": 4, "RoiAlign": 2}
+INDICES: Mapping[str, int] = {"GRU": 4, "LSTM": 4, "Loop": 0, "RNN": 4, "RoiAlign": 2, "TensorScatter": 2}
 """The operand that :data:`RANGES` are for; 1 for all others."""
 
 AXES: Mapping[str, int] = {
@@ -115,6 +116,34 @@ AXES: Mapping[str, int] = {
 }
 """Operators with an operand that chooses axes. Even the number of dims of an output may follow from it: where it is no
 stored value, there is no guard for it."""
+
+REFUSED_BY_ONE: Mapping[str, tuple[int, ...]] = {
+    "Dropout": (1,),
+    "NegativeLogLikelihoodLoss": (1,),
+    "SequenceAt": (1,),
+    "SoftmaxCrossEntropyLoss": (1,),
+    "SplitToSequence": (1,),
+}
+"""Operators with operands that have a range and no guard: engines that refuse what is out of range run them."""
+
+STORED: Mapping[str, tuple[int, ...]] = {"Col2Im": (1, 2), "DFT": (1, 2), "STFT": (1, 3)}
+"""Operators with lengths and axes that have to be stored values: a length of 0 ends the process, even one that follows
+from the shape of an input."""
+
+NOT_OF_A_REQUEST: Mapping[str, tuple[int, ...]] = {
+    "AffineGrid": (1,),
+    "BlackmanWindow": (0,),
+    "CenterCropPad": (1,),
+    "HammingWindow": (0,),
+    "HannWindow": (0,),
+    "MaxUnpool": (2,),
+    "MelWeightMatrix": (0, 1, 2, 3, 4),
+}
+"""Operators with sizes that have to be stored values or to follow from the shapes of inputs: from the values of a
+request, they could ask for any amount of memory."""
+
+DIVISIONS = ("Div", "Mod")
+"""Of integers, the processor ends the process for the least one divided by -1, and for a division by 0."""
 
 ANY_INTEGER: Mapping[str, tuple[int, ...]] = {
     "NonMaxSuppression": (2,),
@@ -147,4 +176,8 @@ def deciding(kind: str) -> set[int]:
     found = {AXES[kind]} if kind in AXES else set()
     if kind in RANGES:
         found.add(INDICES.get(kind, 1))
-    return found | set(ANY_INTEGER.get(kind, ())) | set(CONDITIONS.get(kind, ()))
+    if kind in DIVISIONS:
+        found.add(1)
+    for others in (REFUSED_BY_ONE, STORED, NOT_OF_A_REQUEST, ANY_INTEGER, CONDITIONS):
+        found |= set(others.get(kind, ()))
+    return found
