@@ -18,32 +18,8 @@ from PIL import Image, UnidentifiedImageError, _imaging
 
 from tnn_serving.errors import RequestError
 from tnn_serving.pictures.color import with_channels
+from tnn_serving.pictures.encoding import PICTURE_FORMATS, not_a_picture, what_is
 from tnn_serving.pictures.limits import MAX_PIXELS
-
-PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-"""Accepted formats, by Pillow's names. A request cannot reach Pillow's other decoders."""
-
-OTHER_FORMATS = {
-    b"\xff\xd8\xff": "a JPEG with a broken header",
-    b"\x89PNG": "a PNG with a broken header",
-    b"BM": "a BMP with a broken header",
-    b"GIF8": "GIF",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"II+\0": "TIFF",
-    b"MM\0+": "TIFF",
-    b"\0\0\1\0": "ICO",
-    b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\xff\x4f\xff\x51": "JPEG 2000",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
-    b"\xff\x0a": "JPEG XL",
-    b"8BPS": "PSD",
-    b"%PDF": "PDF",
-    b"<svg": "SVG",
-    b"<?xml": "XML",
-    b"\x1f\x8b": "gzip",
-}
-"""First bytes of other files, for error messages. HEIF and AVIF are recognised at byte 4, WebP at byte 8."""
 
 MAX_SCANS = 50
 """Limit of the scans of a JPEG: a progressive one has about 10. A scan of a few bytes costs a pass over all pixels."""
@@ -127,9 +103,7 @@ def decode_mat(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PI
     try:
         image = Image.open(io.BytesIO(data), formats=PICTURE_FORMATS)
     except UnidentifiedImageError:
-        raise RequestError(
-            "not a picture", expected=", ".join(PICTURE_FORMATS), found=_guess(bytes(data[:16]), len(data))
-        ) from None
+        raise not_a_picture(what_is(bytes(data))) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(max_pixels, str(error)) from None
     except DECODE_ERRORS as error:
@@ -189,16 +163,6 @@ def _too_large(max_pixels: int, found: str) -> RequestError:
     return RequestError(
         "picture is too large", expected=f"at most {max_pixels} pixels", found=count.group() if count else found
     )
-
-
-def _guess(start: bytes, size: int) -> str:
-    """The probable format of another file."""
-    if start[4:8] == b"ftyp":
-        return "HEIF or AVIF"
-    if start[8:12] == b"WEBP":
-        return "a WebP with a broken header"
-    form = next((name for magic, name in OTHER_FORMATS.items() if start.startswith(magic)), None)
-    return form or f"{size} bytes starting {start[:8]!r}"
 
 
 def _orientation(image: Image.Image) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 from tnn_serving.config.settings import PictureSettings
 from tnn_serving.emit.limits import bytes_text
 from tnn_serving.errors import RequestError, located
+from tnn_serving.pictures.encoding import picture_file
 from tnn_serving.pictures.fit import Fit
 from tnn_serving.pictures.limits import MAX_PIXELS
 from tnn_serving.serving.parallel import parallel_map
@@ -56,7 +57,8 @@ class PictureReader:
         """The pictures of a tensor, decoded and resized.
 
         Args:
-            tensor: UINT8 [H, W, channels] or [N, H, W, channels]; or BYTES, one encoded picture per element.
+            tensor: UINT8 [H, W, channels] or [N, H, W, channels]; or BYTES, one encoded picture per element: a
+                file, or base64 of one.
 
         Returns:
             uint8 [N, H', W', channels]; the tensor's own memory where nothing changes.
@@ -84,7 +86,7 @@ class PictureReader:
     def _decoded(self, file: bytes) -> np.ndarray:
         from tnn_serving.pictures.decode import decode_mat
 
-        return self._resized(decode_mat(file, max_pixels=self.max_pixels))
+        return self._resized(decode_mat(picture_file(file), max_pixels=self.max_pixels))
 
     def _resized(self, mat: np.ndarray) -> np.ndarray:
         return self.fit.apply(mat, self.channels)

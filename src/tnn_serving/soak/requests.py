@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from tnn_serving.client.connection import ModelInfo, TensorInfo
 from tnn_serving.engines.shapes import ShapeLimits
-from tnn_serving.pictures.decode import PICTURE_FORMATS
+from tnn_serving.pictures.encoding import PICTURE_FORMATS
 
 SHAPES_TRIED = 150
 """Shapes that are tried per model with free dims."""
