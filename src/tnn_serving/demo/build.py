@@ -1,4 +1,4 @@
-"""The demo repository: `classification` and `face_detection`, ready to be served."""
+"""The demo repository: `classification`, `face_detection` and `picture_label`, ready to be served."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tnn_serving.errors import ConfigError
 from tnn_serving.formats.tnn.files import MODEL_NAME, PROTO_NAME, write_model
 from tnn_serving.graph import Graph
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raise it whenever the output changes: folders of another recipe are built again."""
 
 MARKER = ".recipe.json"
@@ -37,6 +37,7 @@ input [
   {
     name: "input"
     data_type: TYPE_UINT8
+    format: FORMAT_NHWC
     # Pixels of a picture of any size: rows, columns, and R, G, B in this order.
     # Clients that send B, G, R (OpenCV) need the parameter reverse_channel: "true".
     dims: [ -1, -1, 3 ]
@@ -59,6 +60,35 @@ parameters [
 ]
 """
 
+PICTURE_LABEL_CONFIG = """\
+# EfficientNet-Lite0 for clients without tensors: takes a picture file, answers what is on it.
+name: "picture_label"
+backend: "tnn"
+max_batch_size: 0
+input [
+  {
+    name: "input"
+    # A JPEG, PNG, WebP or BMP file: its bytes, base64 of them, or a data URL.
+    data_type: TYPE_STRING
+    dims: [ 1 ]
+  }
+]
+output [
+  {
+    # Probabilities of the classes. A request that asks for the classification extension gets the best labels.
+    name: "logits.softmax"
+    data_type: TYPE_FP32
+    dims: [ 1, 1000 ]
+    label_filename: "labels.txt"
+  }
+]
+parameters [
+  { key: "resize" value: { string_value: "224,224" } },
+  { key: "scale" value: { string_value: "0.0078125" } },
+  { key: "bias" value: { string_value: "-0.9921875" } }
+]
+"""
+
 FACE_DETECTION_CONFIG = """\
 # CenterFace: faces and five landmarks each.
 name: "face_detection"
@@ -68,6 +98,7 @@ input [
   {
     name: "input.1"
     data_type: TYPE_UINT8
+    format: FORMAT_NHWC
     # Pixels: rows, columns, and R, G, B in this order, 0 to 255 as they are. Height and width must be divisible by 32:
     # the client pads. Clients that send B, G, R (OpenCV) need the parameter reverse_channel: "true".
     dims: [ -1, -1, 3 ]
@@ -121,6 +152,14 @@ DEMO_MODELS = (
         label_wheel=TIMM_WHEEL,
     ),
     DemoModel("face_detection", "CenterFace", centerface, CENTERFACE_WHEEL, FACE_DETECTION_CONFIG),
+    DemoModel(
+        "picture_label",
+        "EfficientNet-Lite0",
+        efficientnet_lite0,
+        EFFICIENTNET_WHEEL,
+        PICTURE_LABEL_CONFIG,
+        label_wheel=TIMM_WHEEL,
+    ),
 )
 
 

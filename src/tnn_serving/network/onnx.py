@@ -30,6 +30,7 @@ from tnn_serving.network.onnx_batch import with_free_batch, written_batch
 from tnn_serving.network.onnx_layers import constant_views, layer_views, stored_bytes
 from tnn_serving.network.onnx_memory import activation_bytes
 from tnn_serving.network.onnx_pixels import as_pixels, put_pixels_before
+from tnn_serving.network.softmax import scores_of, with_softmax
 from tnn_serving.network.views import LayerView, WeightView
 from tnn_serving.translate.graph import ShapeCheck, Translation
 from tnn_serving.translate.row_walk import rows_stay_apart
@@ -241,16 +242,20 @@ class OnnxNetwork:
                 known, dims, dtype = as_pixels(known), as_pixels(dims), np.dtype(np.uint8)
             inputs.append(Blob(item.name, dtype or np.dtype(np.float32), dims, known))
         blobs = self._blobs()
-        model = self._model(variant, blobs)
-        return Translation(
-            model,
+        scores = self._scores(variant.outputs)
+        made = Translation(
+            self._model(replace(variant, outputs=scores), blobs),
             inputs,
-            [blobs[name] for name in variant.outputs if name in blobs],
+            [blobs[name] for name in scores if name in blobs],
             blobs,
             weights_bytes=self.weight_bytes,
             activations_bytes=activations,
             checked=False,
         )
+        return with_softmax(made, variant.outputs)
+
+    def _scores(self, outputs: Sequence[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(scores_of(name, self._producers) for name in outputs))
 
     def _model(self, variant: Variant, blobs: Mapping[str, Blob] | None = None) -> ir.Model:
         try:
@@ -333,7 +338,7 @@ class OnnxNetwork:
             if len(dims) < 2 or dims[0] is not None:
                 wrong = f"input `{item.name}` has no free first dim: {[-1 if d is None else d for d in dims]}"
         if wrong is None:
-            obstacle = rows_stay_apart(network._model(Variant(tuple(outputs))), network.default_shapes)
+            obstacle = rows_stay_apart(network._model(Variant(self._scores(outputs))), network.default_shapes)
             wrong = None if obstacle is None else str(obstacle)
         if wrong is not None and batch is not None:
             return self, f"the file is for a batch of {batch}, and with another one {wrong}"
@@ -357,7 +362,7 @@ class OnnxNetwork:
 
     def producer(self, blob: str) -> str | None:
         """Name and type of the node that produces a value."""
-        return self._producers.get(blob)
+        return self._producers.get(scores_of(blob, self._producers))
 
     @cached_property
     def _producers(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ from tnn_serving.errors import TnnError
 from tnn_serving.graph import Graph
 from tnn_serving.network.base import InputShapes, Network, Variant
 from tnn_serving.network.int8 import Decision, decide
+from tnn_serving.network.softmax import scores_of, with_softmax
 from tnn_serving.network.tnn_layers import constant_views, layer_views
 from tnn_serving.network.views import LayerView, WeightView
 from tnn_serving.tensor import COMPUTED, STORAGE, Tensor
@@ -95,9 +96,9 @@ class TnnNetwork:
         free = self.free
         if self._found is not None and variant == Variant(tuple(self.outputs), tuple(self.optional)):
             return self._found.translation
-        return translate(
+        made = translate(
             self.graph,
-            outputs=variant.outputs,
+            outputs=self._scores(variant.outputs),
             given=variant.fed,
             symbolic=free,
             pictures=variant.pictures,
@@ -105,6 +106,10 @@ class TnnNetwork:
             raw_int8=variant.raw_int8,
             limits=self.limits,
         )
+        return with_softmax(made, variant.outputs)
+
+    def _scores(self, outputs: Sequence[str]) -> list[str]:
+        return list(dict.fromkeys(scores_of(name, self._producers) for name in outputs))
 
     def check_shapes(
         self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_ARRAYS
@@ -134,7 +139,8 @@ class TnnNetwork:
         """The network for batches, and what prevents them."""
         if min((len(i.dims) for i in self.graph.inputs if i.name not in self.optional), default=0) < 2:
             return self, "an input has no dims beside a batch"
-        known = self.free and not self.optional and list(outputs) == self.outputs
+        outputs = self._scores(outputs)
+        known = self.free and not self.optional and outputs == self.outputs
         ability = batch_ability(self.graph, outputs=outputs, found=self._found if known else None)
         if ability.safe and self.optional:
             # What may be left out is the same for all rows when it is, and part of the batch when it is not.
@@ -153,7 +159,7 @@ class TnnNetwork:
 
     def producer(self, blob: str) -> str | None:
         """Index, name and type of the layer that produces a blob."""
-        return self._producers.get(blob)
+        return self._producers.get(scores_of(blob, self._producers))
 
     @cached_property
     def _producers(self) -> dict[str, str]:

@@ -291,14 +291,15 @@ class Overlay:
             shutil.rmtree(path)  # removes links, not their targets
 
     @property
-    def paths(self) -> dict[str, str]:
-        """The paths that a server has, each with the user's path for the same."""
-        return {str(place): str(shown.source) for shown in self._shown for place in (shown.location, shown.folders)}
+    def folders(self) -> list[str]:
+        """Where the repositories are: the user's, and what Triton is shown."""
+        return [str(place) for shown in self._shown for place in (shown.location, shown.folders, shown.source)]
 
     def with_source_paths(self, text: str) -> str:
         """``text`` with the user's paths instead of those that the server has."""
-        for ours, source in self.paths.items():
-            text = text.replace(ours, source)
+        for shown in self._shown:
+            for ours in (shown.location, shown.folders):
+                text = text.replace(str(ours), str(shown.source))
         return text
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 from tnn_serving.errors import ServerError
 from tnn_serving.repository import Skipped
 from tnn_serving.triton.access import http_headers
-from tnn_serving.triton.backend.errors import SHOWN_PATHS
+from tnn_serving.triton.backend.errors import REPOSITORIES
 from tnn_serving.triton.front import Front
 from tnn_serving.triton.health import Fault, HealthLimits
 from tnn_serving.triton.health_port import HealthPort
@@ -129,7 +129,7 @@ class Supervisor:
 
     def __post_init__(self) -> None:
         if self.overlay is not None:
-            paths = {SHOWN_PATHS: json.dumps(self.overlay.paths)}
+            paths = {REPOSITORIES: json.dumps(self.overlay.folders)}
             self.launch = replace(self.launch, environment={**self.launch.environment, **paths})
         self.monitor = Monitor(self.launch, self.limits, self._with_reasons, self._front_problem)
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import tempfile
 import traceback
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 
 from tnn_serving.errors import (
     CancelledError,
@@ -38,16 +42,25 @@ TRITON_CODES: Mapping[type[TnnError], ErrorCode] = {
 """Triton's code (and through it the HTTP and gRPC status) of each error; a subclass has its nearest base's."""
 
 
-SHOWN_PATHS = "TNN_SHOWN_PATHS"
-"""The variable in which the supervisor says which folders the temporary ones show, as a JSON object."""
+REPOSITORIES = "TNN_REPOSITORIES"
+"""The variable in which the supervisor says where repositories are, the user's and those that Triton is shown, as a JSON
+list."""
 
 
-def with_shown_paths(text: str) -> str:
-    """``text`` with the paths of the repositories in place of temporary ones, which are of no use to a caller."""
-    paths: dict[str, str] = json.loads(os.environ.get(SHOWN_PATHS, "{}"))
-    for ours, source in paths.items():
-        text = text.replace(ours, source)
+def without_paths(text: str) -> str:
+    """``text`` with files named by their path in the repository: where a server keeps them is no caller's affair."""
+    for folder in _folders(os.environ.get(REPOSITORIES, "[]")):
+        text = text.replace(f"{folder}/", "").replace(folder, "the server")
     return text
+
+
+@lru_cache(maxsize=1)
+def _folders(repositories: str) -> tuple[str, ...]:
+    """Folders of this server, those inside of others first."""
+    known = [*json.loads(repositories), sys.prefix, os.fspath(Path(__file__).parents[3]), tempfile.gettempdir()]
+    home = os.path.expanduser("~")
+    found = {place for folder in (*known, home) for place in (os.path.abspath(folder), os.path.realpath(folder))}
+    return tuple(sorted(found - {"/"}, key=len, reverse=True))
 
 
 def triton_error(error: BaseException) -> TritonError:
@@ -58,9 +71,10 @@ def triton_error(error: BaseException) -> TritonError:
     """
     if isinstance(error, TnnError):
         code = next(TRITON_CODES[base] for base in type(error).__mro__ if base in TRITON_CODES)
-        result = TritonError(code, with_shown_paths(str(error)))
+        result = TritonError(code, without_paths(str(error)))
     else:
-        text = with_shown_paths(str(error))
+        # Of files that the operating system names the log tells.
+        text = error.strerror if isinstance(error, OSError) and error.filename else without_paths(str(error))
         result = TritonError(ErrorCode.INTERNAL, f"{type(error).__name__}: {text}" if text else type(error).__name__)
     _drop_frames(error)
     return result
