@@ -5,18 +5,21 @@ from __future__ import annotations
 import json as json_text
 import re
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from tnn_serving.cli.output import JsonFlag, print_json, stderr, stdout
-from tnn_serving.client.connection import Connection, Protocol, connect, parse_url
+from tnn_serving.client.connection import PORTS, Connection, Protocol, connect, parse_url
 from tnn_serving.errors import ConfigError, located
 from tnn_serving.pictures.limits import MAX_SIDE
+from tnn_serving.triton.run_file import running_servers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +40,7 @@ Url = Annotated[
     str | None,
     typer.Option(
         help="The server: HOST, HOST:PORT, http://..., https://..., grpc://... or grpcs://...; "
-        "by default the local one."
+        "by default the one that `serve` has started here, or port 8000 (gRPC: 8001) of this machine."
     ),
 ]
 ProtocolOption = Annotated[Protocol | None, typer.Option(help="For a --url without a scheme; HTTP by default.")]
@@ -82,13 +85,12 @@ def classify(
       tnn-serving classify cat.jpg --json | jq -r '.[0].predictions[0].label'
     """
     from tnn_serving.client.classify import classify as classify_picture
-    from tnn_serving.client.pixels import read_picture
 
     results = []
     with _connected(url, protocol) as connection:
         info = connection.model(model)
         for image in images:
-            pixels = read_picture(image)
+            pixels = _picture(image)
             with located(str(image)):
                 predictions = classify_picture(connection, info, pixels, top=top)
             results.append(Classified(str(image), model, predictions))
@@ -121,12 +123,11 @@ def detect(
       tnn-serving detect party.jpg --json | jq '.faces | length'
     """
     from tnn_serving.client.detect import detect as detect_faces
-    from tnn_serving.client.pixels import read_picture
     from tnn_serving.pictures.encode import SUFFIXES, write_picture
 
     if out is not None and out.suffix.lower() not in SUFFIXES:
         raise typer.BadParameter(f"{out.name!r}: expected a name ending in {', '.join(SUFFIXES)}", param_hint="--out")
-    pixels = read_picture(image)
+    pixels = _picture(image)
     with _connected(url, protocol) as connection, located(str(image)):
         faces = detect_faces(connection, connection.model(model), pixels, threshold=threshold, max_side=max_side)
     if out is not None:
@@ -160,13 +161,12 @@ def request(
 
       tnn-serving request cat.jpg --input data --resize 224x224 --order bgr > body.json
     """
-    from tnn_serving.client.pixels import read_picture
     from tnn_serving.client.request import file_body, request_body
     from tnn_serving.pictures.encode import encode_png
     from tnn_serving.pictures.resize import resize
 
     target = _size(size)
-    pixels = as_it_is = read_picture(image)
+    pixels = as_it_is = _picture(image)
     if target is not None:
         pixels = resize(pixels, *target)
     if order == "bgr":
@@ -186,12 +186,32 @@ def request(
     sys.stdout.write("\n")
 
 
+def _picture(image: Path) -> np.ndarray:
+    """The pixels of a file. What is wrong with it is an error or no matter: Pillow's warnings are not shown."""
+    from tnn_serving.client.pixels import read_picture
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return read_picture(image)
+
+
 def _connected(url: str | None, protocol: Protocol | None) -> Connection:
+    url = url or _local(protocol)
     try:
         parse_url(url, protocol)
     except ConfigError as error:
         raise typer.BadParameter(str(error), param_hint="--url") from None
     return connect(url, protocol)
+
+
+def _local(protocol: Protocol | None) -> str | None:
+    """The server of this user on this machine; ``None`` for the one on the usual port, if there is any."""
+    servers = {getattr(server, protocol or "http"): server for server in running_servers()}
+    servers.pop(None, None)
+    if len(servers) > 1 and not any(urlsplit(url).port == PORTS[protocol or "http"] for url in servers):
+        seen = "; ".join(f"{url} serves {', '.join(server.repositories)}" for url, server in servers.items())
+        raise typer.BadParameter(f"several servers run on this machine: {seen}", param_hint="--url")
+    return next(iter(servers)) if len(servers) == 1 else None
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

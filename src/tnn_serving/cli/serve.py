@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -65,6 +66,7 @@ from tnn_serving.triton.launch import (
 )
 from tnn_serving.triton.log import decision_at_load, is_alarming
 from tnn_serving.triton.overlay import Overlay
+from tnn_serving.triton.run_file import RunningServer, announced
 from tnn_serving.triton.supervise import Callbacks, Restarts, Supervisor
 
 PICTURE_COMMANDS = {"classification": "classify", "face_detection": "detect"}
@@ -229,8 +231,15 @@ def serve(
             reload,
             front,
         )
-        code = supervisor.run()
+        # Clients of an encrypted server have to say which certificate they trust.
+        with nullcontext() if tls_cert is not None else announced(_running(launch, words)):
+            code = supervisor.run()
     raise typer.Exit(code)
+
+
+def _running(launch: Launch, repositories: Sequence[str]) -> RunningServer:
+    grpc = launch.url_of("grpc")
+    return RunningServer(launch.url, grpc and grpc.replace("http://", "grpc://"), tuple(repositories))
 
 
 def _note(text: str) -> None:

@@ -43,8 +43,8 @@ TRITON_CODES: Mapping[type[TnnError], ErrorCode] = {
 
 
 REPOSITORIES = "TNN_REPOSITORIES"
-"""The variable in which the supervisor says where repositories are, the user's and those that Triton is shown, as a JSON
-list."""
+"""The variable in which the supervisor says where repositories are, as a JSON list: the user's folders, and those that
+Triton is shown."""
 
 
 def without_paths(text: str) -> str:
