@@ -28,11 +28,13 @@ BENCH := $(BIN)/python benchmarks
 RESULTS := benchmarks/results
 SOURCES := pyproject.toml hatch_build.py $(wildcard src/tnn_serving/triton/backend/*.[ch] src/tnn_serving/triton/backend/*.txt src/tnn_serving/triton/guard/*.c)
 # The versions that the tests ran with; pyproject.toml says which others will do.
-INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
+PYTHONS := python3.13 python3.12 python3.11 python3.10
 
 .PHONY: serve check test hostile coverage bench lint types docs dist constraints hooks clean
 
 serve: $(VENV)/.server
+	@test -d $(DEMO) || echo "4 of 4: the demo models: 27 MB to download"
 	$(BIN)/tnn-serving demo build $(DEMO)
 	exec $(BIN)/tnn-serving serve $(DEMO) --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) \
 	  --metrics-port $(METRICS_PORT) --health-port $(HEALTH_PORT)
@@ -97,33 +99,44 @@ constraints: $(VENV)/.dev
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra test --extra bench --extra dev $(UPGRADE) \
 	  --no-annotate --custom-compile-command "make constraints" --output-file constraints.txt pyproject.toml
 
+# The first of these that runs is proposed where $(PYTHON) will not do.
+OTHERS = found=$$(for one in $(PYTHONS); do $$one -c 'import ensurepip' 2>/dev/null && echo $$one && break; done)
+PROPOSED = $$(test -n "$$found" && echo "this will do: make $(MAKECMDGOALS) PYTHON=$$found" || \
+	    echo "none of $(PYTHONS) runs on this machine: install one")
+
 $(BIN)/python:
+	@$(PYTHON) -c '' 2>/dev/null || \
+	  { $(OTHERS); echo "$(PYTHON) does not run on this machine; $(PROPOSED)" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
-	  { echo "Python 3.10 to 3.13 is needed; name one with: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	  { $(OTHERS); echo "$$($(PYTHON) --version) will not do, Python 3.10 to 3.13 is needed; $(PROPOSED)" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 	  { echo "Python's venv module is missing; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "1 of 4: an environment in $(VENV), with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
 
+# pip says what it downloads, how large each package is, and how far it is.
 $(VENV)/.installed: $(BIN)/python $(SOURCES) constraints.txt
-	$(INSTALL) --editable .
+	@echo "2 of 4: tnn-serving and what it needs, OpenVINO and ONNX Runtime above all: some 150 MB to download"
+	@$(INSTALL) --editable .
 	@touch $@
 
 $(VENV)/.server: $(VENV)/.installed
-	$(BIN)/tnn-serving install-server
+	@echo "3 of 4: tritonserver and Envoy: some 90 MB to download"
+	@$(BIN)/tnn-serving install-server
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.server
-	$(INSTALL) --editable '.[test]'
+	$(INSTALL) --quiet --editable '.[test]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.server
 	@command -v h2load >/dev/null || { echo "h2load makes the load; on Debian and Ubuntu: apt install nghttp2-client" >&2; exit 1; }
-	$(INSTALL) --editable '.[bench]'
+	$(INSTALL) --quiet --editable '.[bench]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --quiet --editable '.[dev]'
 	@touch $@
 
 clean:

@@ -99,6 +99,23 @@ def test_whose_model_it_is(model: Path, config: str, backend: str | type[TnnErro
         assert foreign_backend(model, read_declaration(config.encode())) == backend
 
 
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ('platform: "onnxruntime_onnx"', "its model.onnx is served here: take that line out of config.pbtxt"),
+        ('backend: "onnxruntime"', "its model.onnx is served here: take that line out of config.pbtxt"),
+        ('backend: "openvino"', "export the network as ONNX.* in place of model.xml"),
+        ('platform: "tensorflow_savedmodel"', "tf2onnx"),
+        ('backend: "pytorch"', "torch.onnx.export"),
+        ('backend: "python"', "--allow-backend python"),
+    ],
+)
+def test_how_a_model_of_another_backend_is_taken_over(model: Path, line: str, hint: str) -> None:
+    (model / "config.pbtxt").write_text(line)
+    with pytest.raises(ConfigError, match=rf"it is a model of `.*`: expected backend: \"tnn\" \(.*{hint}"):
+        check_own_files(model)
+
+
 def test_a_folder_without_our_files_and_a_backend(tmp_path: Path) -> None:
     (tmp_path / "torch" / "1").mkdir(parents=True)
     (tmp_path / "torch" / "1" / "model.pt").write_text("")

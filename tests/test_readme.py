@@ -16,11 +16,10 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.pages import ROOT, blocks, headings, links
+from tests.pages import ROOT, Block, blocks, headings, links
 from tests.servers import wait_for
 from tnn_serving.triton.background_server import free_ports
 
@@ -34,10 +33,28 @@ PORTS = {"HTTP_PORT": "8000", "GRPC_PORT": "8001", "METRICS_PORT": "8002", "HEAL
 # ---- the text ----
 
 
-def block(start: str, language: str) -> str:
-    """The text of the README's only block in a language with these first words."""
-    (found,) = [b.text for b in blocks(README) if b.language == language and b.text.startswith(start)]
+def block(start: str, language: str, page: Path = README) -> str:
+    """The text of a page's only block in a language with these first words."""
+    (found,) = [b.text for b in blocks(page) if b.language == language and b.text.startswith(start)]
     return found
+
+
+def steps(page: Path) -> list[tuple[str, str]]:
+    """The commands of a page in their order, each with the output that the page shows, empty if it shows none."""
+    following = [*blocks(page)[1:], Block("", "")]
+    return [
+        (one.text, after.text if after.language == "text" else "")
+        for one, after in zip(blocks(page), following, strict=True)
+        if one.language == "sh"
+    ]
+
+
+def alike(printed: str, shown: str) -> bool:
+    """Whether a command has printed what a page shows: the same words, and numbers with a point to within 0.002."""
+    got, want = (re.split(r"(\d+\.\d+)", " ".join(text.split())) for text in (printed, shown))
+    return got[::2] == want[::2] and [float(n) for n in got[1::2]] == pytest.approx(
+        [float(n) for n in want[1::2]], abs=2e-3
+    )
 
 
 EXECUTED = {
@@ -94,10 +111,13 @@ class Shop:
 
     def here(self, command: str) -> str:
         """A command of the README for this environment and these ports."""
-        command = re.sub(r"(?<![\w/])\.venv/bin/", f"{BIN}/", command).replace(
-            "localhost:8000", f"127.0.0.1:{self.http}"
-        )
-        return re.sub(r"(tnn-serving (?:classify|detect|request)) ", rf"\1 --url 127.0.0.1:{self.http} ", command)
+        command = re.sub(r"(?<![\w/])\.venv/bin/", f"{BIN}/", command)
+        return command.replace("localhost:8000", f"127.0.0.1:{self.http}")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """That of a user who has started this server alone: commands find it by themselves."""
+        return {**environment(), "XDG_RUNTIME_DIR": str(self.folder / f"run{self.http}")}
 
     @property
     def http(self) -> str:
@@ -107,7 +127,7 @@ class Shop:
         """Runs commands as a shell does, in the folder; none may fail."""
         script = ["bash", "-euo", "pipefail", "-c", self.here(command)]
         done = subprocess.run(
-            script, cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=200, check=False
+            script, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=200, check=False
         )
         assert done.returncode == 0, done.stderr
         return done
@@ -123,7 +143,7 @@ class Shop:
             server = subprocess.Popen(
                 ["bash", "-c", f"exec {self.here(command)}"],
                 cwd=self.folder,
-                env=environment(),
+                env=self.environment,
                 stdout=stdout,
                 stderr=stderr,
                 text=True,
@@ -180,7 +200,7 @@ def shop(folder: Path) -> Iterator[tuple[Shop, str]]:
     commands = make(*target, *(f"{name}={port}" for name, port in ports.items()))
     *preparation, build, serve = commands
     for line in preparation:
-        assert re.search(r"-m pip install|install-server|^touch |-m venv", line), f"not an installation: {line}"
+        assert re.search(r"-m pip install|install-server|^touch |-m venv|echo ", line), f"not an installation: {line}"
     assert build == f"{BIN}/tnn-serving demo build demo"
     assert serve.startswith(f"exec {BIN}/tnn-serving serve demo --host 127.0.0.1 ")
     built = subprocess.run(
@@ -195,23 +215,98 @@ def shop(folder: Path) -> Iterator[tuple[Shop, str]]:
     assert here.stop() == 0
 
 
-def classes(answer: dict[str, Any]) -> dict[str, float]:
-    """Probability by index and label of an answer to a request for classes."""
-    (output,) = answer["outputs"]
-    return {entry.partition(":")[2]: float(entry.partition(":")[0]) for entry in output["data"]}
-
-
-def without_data(answer: dict[str, Any]) -> dict[str, Any]:
-    """All of an answer but its numbers."""
-    return {
-        **answer,
-        "outputs": [{key: output[key] for key in output if key != "data"} for output in answer["outputs"]],
-    }
-
-
 def words(text: str) -> list[list[str]]:
     """Lines as lists of words: columns may be wider, and lines may be padded."""
     return [line.split() for line in text.splitlines()]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("page", [README, CHINESE], ids=["newcomer", "Chinese reader"])
+def test_the_first_section_as_a_script(shop: tuple[Shop, str], page: Path) -> None:
+    """Every command of a page from `make serve` to `make test`, in order; each prints what the page shows behind it."""
+    commands = steps(page)
+    assert (commands[0][0], commands[4][0]) == ("make serve\n", "make test\n")
+    for command, shown in commands[1:4]:
+        printed = shop[0].run(command).stdout
+        assert not shown or alike(printed, shown), f"{command}printed\n{printed}"
+
+
+NOTEBOOK = """
+import ast, json, sys
+names = {}
+for cell in json.load(sys.stdin):
+    *before, last = ast.parse(cell).body
+    exec(compile(ast.Module(before, []), "cell", "exec"), names)
+    if isinstance(last, ast.Expr):
+        value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+        if value is not None:
+            print(repr(value))
+    else:
+        exec(compile(ast.Module([last], []), "cell", "exec"), names)
+"""
+"""Runs cells as a notebook does: in one process, one after the other, with the value of the last line shown."""
+
+
+@pytest.mark.parametrize("page", [README, CHINESE], ids=["English", "Chinese"])
+def test_the_data_scientists_notebook(shop: tuple[Shop, str], page: Path) -> None:
+    """The page's Python, and what somebody types next: names, shapes and any blob of the network."""
+    cells = {
+        block("import numpy", "python", page): block("openvino", "text", page),
+        "sorted(answer)": "['537', '538', '539', '540']\n",
+        "[(one.name, one.shape) for one in model.inputs]": "[('input.1', (None, 3, None, None))]\n",
+        'classifier = ts.load("demo/classification")\n'
+        'chances = classifier.run({"input": np.zeros((1, 3, 224, 224), np.float32)}, ["logits.softmax"])\n'
+        '(chances["logits.softmax"].shape, round(float(chances["logits.softmax"].sum()), 4))': "((1, 1000), 1.0)\n",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", NOTEBOOK],
+        input=json.dumps(list(cells)),
+        cwd=shop[0].folder,
+        env=shop[0].environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "".join(cells.values())
+
+
+@pytest.mark.parametrize("page", [README, CHINESE], ids=["English", "Chinese"])
+def test_what_commands_write_is_ignored_by_git(page: Path) -> None:
+    text = " ".join(command for command, _ in steps(page))
+    written = re.findall(r"(?:--out|-o|--report|>) (\S+)", text)
+    assert sorted(written) == ["annotated.png", "classification.onnx", "tuned.html"]
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("this is no checkout of git")
+    places = [*written, "repository/my_model/1/proto.tnnproto", "demo/classification/1/proto.tnnproto"]
+    done = subprocess.run(["git", "check-ignore", *places], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == places
+
+
+def test_make_says_which_python_will_do(tmp_path: Path) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    (tmp_path / "python3.12").symlink_to(sys.executable)
+    for wanted, said in (
+        ("python3.99", "python3.99 does not run on this machine"),
+        ("old", "Python 3.9.1 will not do"),
+    ):
+        old = tmp_path / "old"
+        old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.1\n[ "$2" = "" ]\n')
+        old.chmod(0o755)
+        done = subprocess.run(
+            ["make", "serve", f"PYTHON={wanted}", f"VENV={tmp_path / 'venv'}"],
+            cwd=ROOT,
+            env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert "this will do: make serve PYTHON=python3.12" in done.stderr
+        assert not (tmp_path / "venv").exists()
 
 
 class TestTryIt:
@@ -225,26 +320,11 @@ class TestTryIt:
             printed = printed.replace(f"127.0.0.1:{port}", f"127.0.0.1:{PORTS[name]}")
         assert words(printed) == words(block("model  ", "text"))
 
-    def test_classify(self, shop: tuple[Shop, str]) -> None:
-        printed = words(shop[0].run(block(".venv/bin/tnn-serving classify", "sh")).stdout)
-        shown = words(block("probability", "text"))
-        assert printed[0] == shown[0]
-        assert [row[1:] for row in printed] == [row[1:] for row in shown]
-        for row, expected in zip(printed[1:], shown[1:], strict=True):
-            assert float(row[0]) == pytest.approx(float(expected[0]), abs=2e-3)
-
     def test_detect(self, shop: tuple[Shop, str]) -> None:
         here, _ = shop
         done = here.run(block(".venv/bin/tnn-serving detect", "sh"))
         assert len(done.stdout.splitlines()) == 2  # the heads of the columns, and one face
         assert (here.folder / "annotated.png").read_bytes().startswith(b"\x89PNG")
-
-    @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-    def test_one_curl_sends_a_picture_and_reads_names(self, shop: tuple[Shop, str]) -> None:
-        answer = json.loads(shop[0].run(block("printf", "sh")).stdout)
-        shown = json.loads(block('{"model_name"', "text"))
-        assert classes(answer) == pytest.approx(classes(shown), abs=2e-3)
-        assert without_data(answer) == without_data(shown)
 
     def test_what_make_test_would_do(self, folder: Path) -> None:
         commands = make(*block("make test", "sh").split()[1:])
@@ -370,8 +450,7 @@ class TestMyModelIsOnnx:
 
     @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
     def test_one_curl_sends_a_picture_and_reads_names(self, onnx_shop: Shop) -> None:
-        answer = json.loads(onnx_shop.run(block("printf", "sh")).stdout)
-        assert classes(answer) == pytest.approx(classes(json.loads(block('{"model_name"', "text"))), abs=2e-3)
+        assert alike(onnx_shop.run(block("printf", "sh")).stdout, block('{"model_name"', "text"))
 
     def test_inputs_and_outputs_come_from_the_model(self, onnx_shop: Shop) -> None:
         described = onnx_shop.ask("/v2/models/my_model")

@@ -50,6 +50,24 @@ LABELS_MAX_BYTES = 16 << 20
 LABEL_FILE = FileKind("a label file", ConfigError, LABELS_MAX_BYTES, "it has a line for each class")
 
 
+TAKEN_OVER: dict[tuple[str, ...], str] = {
+    (
+        "onnxruntime",
+        "onnxruntime_onnx",
+    ): f'its model.onnx is served here: take that line out of {CONFIG_FILE}, or write backend: "{BACKEND}"',
+    ("openvino",): "export the network as ONNX, put it into the version folder as model.onnx in place of model.xml and "
+    f"model.bin, and take that line out of {CONFIG_FILE}",
+    ("tensorflow", "tensorflow_savedmodel", "tensorflow_graphdef"): "export the network as ONNX (python -m "
+    f"tf2onnx.convert), put it into the version folder as model.onnx, and take that line out of {CONFIG_FILE}",
+    (
+        "pytorch",
+        "pytorch_libtorch",
+    ): "export the network as ONNX (torch.onnx.export), put it into the version folder as "
+    f"model.onnx, and take that line out of {CONFIG_FILE}",
+}
+"""How a model of another backend is taken over, by the backend's or platform's name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Declared:
     """What a configuration says about who serves the model.
@@ -215,8 +233,9 @@ def foreign(backend: str) -> ConfigError:
         return ConfigError(
             "it names no backend, and has no model files of this one", hint=f"set `backend` in {CONFIG_FILE}"
         )
+    taken_over = next((hint for names, hint in TAKEN_OVER.items() if backend in names), None)
     return ConfigError(
         f"it is a model of `{backend}`",
         expected=f'backend: "{BACKEND}"',
-        hint=f"remove it, or allow its code to run with --allow-backend {backend}",
+        hint=taken_over or f"remove it, or allow its code to run with --allow-backend {backend}",
     )

@@ -251,10 +251,16 @@ def test_two_formats(tmp_path: Path) -> None:
     ("names", "found", "hint"),
     [
         ([], "nothing", None),
-        (["a.tnnmodel"], "a.tnnmodel", None),
+        (
+            ["a.tnnmodel"],
+            "a.tnnmodel",
+            "the .tnnproto that belongs to `a.tnnmodel` is missing: copy both files of the pair",
+        ),
         (["a.tnnproto"], "a.tnnproto", "layer `conv` (Convolution) needs weights, and there is no .tnnmodel"),
         (["net.tnnproto.txt"], "net.tnnproto.txt", "rename `net.tnnproto.txt` to `net.tnnproto`"),
         (["NET.TNNMODEL.part"], "NET.TNNMODEL.part", "rename `NET.TNNMODEL.part` to `NET.TNNMODEL`"),
+        (["net.zip", "readme.txt"], "net.zip, readme.txt", "unpack `net.zip`"),
+        (["net.tar.gz"], "net.tar.gz", "unpack `net.tar.gz`"),
         (["net.tnnmodel.gz"], "net.tnnmodel.gz", "unpack `net.tnnmodel.gz`"),
         ([f"{k}.txt" for k in range(20)], "0.txt, 1.txt, 10.txt.* and 12 more", None),
     ],

@@ -86,7 +86,7 @@ def none_found(folder: Path, *kinds: Sequence[str], reason: str | None = None) -
         f"no model in {folder}",
         expected="; or ".join(map(_wanted, kinds)),
         found=_listed(folder),
-        hint=reason or _overlooked(folder, [name for names in kinds for name in names]),
+        hint=reason or _overlooked(folder, [name for names in kinds for name in names]) or _half(folder, kinds),
     )
 
 
@@ -142,6 +142,18 @@ def _overlooked(folder: Path, names: Sequence[str]) -> str | None:
             if found and stem:
                 return f"rename `{name}` to `{name[: len(stem) + len(suffix)]}`"
     return None
+
+
+def _half(folder: Path, kinds: Sequence[Sequence[str]]) -> str | None:
+    """What is not complete: a file of a pair without the other one, or an archive."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()] if folder.is_dir() else []
+    for suffixes in ([os.path.splitext(name)[1] for name in names] for names in kinds):
+        there = [file for file in files if has_suffix(file, *suffixes)]
+        missing = [suffix for suffix in suffixes if not any(has_suffix(file, suffix) for file in there)]
+        if there and missing:
+            return f"the {missing[0]} that belongs to `{_shown(there[0])}` is missing: copy both files of the pair"
+    packed = [_shown(file) for file in files if file.name.lower().rpartition(".")[2] in _PACKED]
+    return f"unpack `{packed[0]}`" if packed else None
 
 
 def _shown(path: Path) -> str:
