@@ -12,6 +12,7 @@ import tnn_serving as ts
 from tests.recordings import SHARED
 from tnn_serving.config.model_config import ModelConfig, TensorConfig
 from tnn_serving.config.reading import read_settings
+from tnn_serving.config.text import read_config
 from tnn_serving.demo import build_demo_models
 from tnn_serving.demo.build import DEMO_MODELS, MARKER, is_built
 from tnn_serving.demo.centerface import centerface
@@ -99,6 +100,14 @@ def test_configurations_match_what_the_networks_need(repository: Path) -> None:
     assert picture is not None
     assert (picture.scale, picture.bias, picture.resize) == ((1 / 128,), (-127 / 128,), (224, 224))
     assert not picture.reverse_channel
+
+
+def test_pixel_inputs_have_a_format(repository: Path) -> None:
+    """Clients such as NVIDIA's image_client ask for it; Triton takes it for three dims."""
+    for name in ("classification", "face_detection"):
+        (tensor,) = read_config((repository / name / "config.pbtxt").read_bytes()).input
+        assert tensor.source["format"] == "FORMAT_NHWC"
+        assert tensor.dims == (-1, -1, 3)
 
 
 def test_every_model_states_its_sources(repository: Path) -> None:

@@ -154,11 +154,11 @@ class Backend:
                     )
                 undo.callback(servable.close)
                 metrics.watch(handle)
-                model = BackendModel(self, name, version, servable, metrics)
+                model = BackendModel(self, name, version, servable, metrics, Path(folder).parent)
                 undo.pop_all()
         except BaseException as error:
             log_exception(f"opening model {name} version {version}", error, error.__traceback__)
-            raise triton_error(error) from None
+            raise triton_error(error, Path(folder).parent) from None
         finally:
             give_back()
         with self._models_lock:
@@ -205,6 +205,7 @@ class BackendModel:
         version: int,
         servable: Servable,
         metrics: ModelMetrics,
+        repository: Path,
     ) -> None:
         self.completed_config = json.dumps(servable.config.to_json()).encode()
         self.max_batch_size = servable.config.max_batch_size
@@ -213,6 +214,7 @@ class BackendModel:
         self._title = f"model {name} version {version}"
         self._servable = servable
         self._metrics = metrics
+        self._repository = repository
         self._failures = Failures(metrics.engine_errors)
         self._published_counts = ShapeCounts()
         metrics.memory(servable.memory_bytes())
@@ -270,7 +272,7 @@ class BackendModel:
         return response
 
     def _error(self, error: BaseException) -> TritonError:
-        converted = triton_error(error)
+        converted = triton_error(error, self._repository)
         if converted.triton_code == ErrorCode.INTERNAL:
             self._failures.failed()
         return converted

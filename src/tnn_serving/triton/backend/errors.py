@@ -47,34 +47,41 @@ REPOSITORIES = "TNN_REPOSITORIES"
 Triton is shown."""
 
 
-def without_paths(text: str) -> str:
-    """``text`` with files named by their path in the repository: where a server keeps them is no caller's affair."""
-    for folder in _folders(os.environ.get(REPOSITORIES, "[]")):
+def without_paths(text: str, repository: Path | None = None) -> str:
+    """``text`` with files named by their path in the repository: where a server keeps them is no caller's affair.
+
+    Args:
+        repository: a further one, as of a server without a supervisor.
+    """
+    for folder in _folders(os.environ.get(REPOSITORIES, "[]"), repository):
         text = text.replace(f"{folder}/", "").replace(folder, "the server")
     return text
 
 
-@lru_cache(maxsize=1)
-def _folders(repositories: str) -> tuple[str, ...]:
+@lru_cache(maxsize=16)
+def _folders(repositories: str, repository: Path | None) -> tuple[str, ...]:
     """Folders of this server, those inside of others first."""
-    known = [*json.loads(repositories), sys.prefix, os.fspath(Path(__file__).parents[3]), tempfile.gettempdir()]
+    more = [] if repository is None else [os.fspath(repository)]
+    known = [*json.loads(repositories), *more, sys.prefix, os.fspath(Path(__file__).parents[3]), tempfile.gettempdir()]
     home = os.path.expanduser("~")
     found = {place for folder in (*known, home) for place in (os.path.abspath(folder), os.path.realpath(folder))}
     return tuple(sorted(found - {"/"}, key=len, reverse=True))
 
 
-def triton_error(error: BaseException) -> TritonError:
-    """``error`` in Triton's terms.
+def triton_error(error: BaseException, repository: Path | None = None) -> TritonError:
+    """``error`` in Triton's terms, without the paths of the server, which has the model in ``repository``.
 
     The frames of ``error`` are emptied: a reference cycle through them would keep arrays over request memory, which
     Triton frees after the answer.
     """
     if isinstance(error, TnnError):
         code = next(TRITON_CODES[base] for base in type(error).__mro__ if base in TRITON_CODES)
-        result = TritonError(code, without_paths(str(error)))
+        result = TritonError(code, without_paths(str(error), repository))
     else:
         # Of files that the operating system names the log tells.
-        text = error.strerror if isinstance(error, OSError) and error.filename else without_paths(str(error))
+        text = (
+            error.strerror if isinstance(error, OSError) and error.filename else without_paths(str(error), repository)
+        )
         result = TritonError(ErrorCode.INTERNAL, f"{type(error).__name__}: {text}" if text else type(error).__name__)
     _drop_frames(error)
     return result
