@@ -24,7 +24,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "emit/test_builder.py": ("emit/inference.py",),
     "end_to_end/test_existing_triton.py": ("cli/backend.py",),
     "end_to_end/test_observed.py": ("serving/observer.py", "triton/backend/metrics.py"),
-    "end_to_end/test_pictures.py": ("cli/pictures.py", "pictures/encode.py"),
+    "end_to_end/test_pictures.py": ("pictures/encode.py",),
     "end_to_end/test_picture_inputs.py": ("pictures/conversion.py", "translate/pictures.py", "network/onnx_pixels.py"),
     "end_to_end/test_serving.py": ("triton/backend/bridge.py",),
     "end_to_end/test_supervision.py": ("cli/serve.py", "triton/supervise.py"),

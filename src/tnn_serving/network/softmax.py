@@ -16,12 +16,12 @@ from tnn_serving.emit.inference import OPSET
 from tnn_serving.errors import ConfigError
 from tnn_serving.translate.graph import Translation
 
-SUFFIX = ".softmax"
+SOFTMAX = ".softmax"
 
 
 def scores_of(output: str, blobs: Collection[str]) -> str:
     """The blob that an output is made of: itself, or the one whose softmax it is."""
-    return output if output in blobs else output.removesuffix(SUFFIX)
+    return output if output in blobs else output.removesuffix(SOFTMAX)
 
 
 def with_softmax(made: Translation, outputs: Sequence[str]) -> Translation:
@@ -40,7 +40,7 @@ def with_softmax(made: Translation, outputs: Sequence[str]) -> Translation:
     for name in outputs:
         if name in values:
             continue
-        scores = blobs.get(name.removesuffix(SUFFIX))
+        scores = blobs.get(name.removesuffix(SOFTMAX))
         if scores is None:
             raise ConfigError(f"output `{name}`: the type of the blob is not known")
         _check(scores)
@@ -60,7 +60,7 @@ def _check(scores: Blob) -> None:
     # Over one axis alone: before operator set 13, ONNX's Softmax joins the axes behind it.
     if scores.dtype.kind != "f" or len(scores.known) < 2 or any(dim != 1 for dim in scores.known[2:]):
         raise ConfigError(
-            f"output `{scores.name}{SUFFIX}`: blob `{scores.name}` does not hold scores",
+            f"output `{scores.name}{SOFTMAX}`: blob `{scores.name}` does not hold scores",
             expected="floating-point numbers, [N, classes] or [N, classes, 1, 1]",
             found=f"{scores.dtype} {[-1 if dim is None else dim for dim in scores.known]}",
         )

@@ -15,7 +15,7 @@ from tnn_serving.errors import RequestError
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 """Accepted formats, by Pillow's names. A request cannot reach Pillow's other decoders."""
 
-SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|BM", re.DOTALL)
+PICTURE_START = re.compile(rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|BM", re.DOTALL)
 """First bytes of the accepted formats."""
 
 OTHER_FORMATS = {
@@ -49,13 +49,13 @@ SHOWN = 24
 """How many bytes of a text decide whether it may be base64, and are shown in an error."""
 
 
-def picture_file(data: bytes) -> bytes:
+def as_file(data: bytes) -> bytes:
     """The bytes of a picture file: ``data`` itself, or what its base64 or data URL holds.
 
     Raises:
         RequestError: neither; the text says what was found.
     """
-    if SIGNATURE.match(data):
+    if PICTURE_START.match(data):
         return data
     url = DATA_URL.match(data)
     if url is None and BASE64_TEXT.fullmatch(data[:SHOWN]) is None:
@@ -70,7 +70,7 @@ def picture_file(data: bytes) -> bytes:
         file = base64.b64decode(text, validate=True)
     except binascii.Error:
         raise not_a_picture(f"{name} that is not base64: {shown}", hint=_hint(text)) from None
-    if not SIGNATURE.match(file):
+    if not PICTURE_START.match(file):
         raise not_a_picture(f"{name}, and in its base64 {what_is(file)}")
     return file
 

@@ -17,7 +17,7 @@ import numpy as np
 from tnn_serving.config.settings import PictureSettings
 from tnn_serving.emit.limits import bytes_text
 from tnn_serving.errors import RequestError, located
-from tnn_serving.pictures.encoding import picture_file
+from tnn_serving.pictures.encoding import as_file
 from tnn_serving.pictures.fit import Fit
 from tnn_serving.pictures.limits import MAX_PIXELS
 from tnn_serving.serving.parallel import parallel_map
@@ -86,7 +86,7 @@ class PictureReader:
     def _decoded(self, file: bytes) -> np.ndarray:
         from tnn_serving.pictures.decode import decode_mat
 
-        return self._resized(decode_mat(picture_file(file), max_pixels=self.max_pixels))
+        return self._resized(decode_mat(as_file(file), max_pixels=self.max_pixels))
 
     def _resized(self, mat: np.ndarray) -> np.ndarray:
         return self.fit.apply(mat, self.channels)

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-SUFFIX = ".json"
+RUN_FILE_SUFFIX = ".json"
 MAX_BYTES = 1 << 16
 
 
@@ -49,7 +49,7 @@ def announced(server: RunningServer) -> Iterator[None]:
     A user whose folder cannot be written, or is not the user's own, is served all the same.
     """
     folder = run_folder()
-    file, lock = folder / f"{os.getpid()}{SUFFIX}", -1
+    file, lock = folder / f"{os.getpid()}{RUN_FILE_SUFFIX}", -1
     try:
         with suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def running_servers() -> list[RunningServer]:
     found: list[tuple[float, RunningServer]] = []
     if not (folder.is_dir() and _is_own(folder)):
         return []
-    for file in folder.glob(f"*{SUFFIX}"):
+    for file in folder.glob(f"*{RUN_FILE_SUFFIX}"):
         with suppress(OSError, ValueError, TypeError, KeyError):
             handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
