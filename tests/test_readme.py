@@ -249,7 +249,7 @@ for cell in json.load(sys.stdin):
 
 @pytest.mark.parametrize("page", [README, CHINESE], ids=["English", "Chinese"])
 def test_the_data_scientists_notebook(shop: tuple[Shop, str], page: Path) -> None:
-    """The page's Python, and what somebody types next: names, shapes and any blob of the network."""
+    """The page's Python, and typical next cells: names, shapes and any blob of the network."""
     cells = {
         block("import numpy", "python", page): block("openvino", "text", page),
         "sorted(answer)": "['537', '538', '539', '540']\n",

@@ -181,6 +181,8 @@ def test_files_are_named_by_their_path_in_the_repository(monkeypatch: pytest.Mon
     monkeypatch.setenv("TNN_REPOSITORIES", '["/srv/models", "/srv/models/more"]')
     assert without_paths("/srv/models/face/1/x, /srv/models/more/ocr/1/y") == "face/1/x, ocr/1/y"
     assert without_paths("/models/ocr/1/x", Path("/models")) == "ocr/1/x"
+    for name in ("/srv/modelsX/a", "b/srv/models/c", "x/tmp/y"):
+        assert without_paths(name) == name
     assert without_paths("no model in /srv/models") == "no model in the server"
     assert without_paths("tensor /model/conv/Conv_output_0") == "tensor /model/conv/Conv_output_0"
     assert str(triton_error(EngineError(f"{sys.prefix}/lib/x.py failed"))) == "lib/x.py failed"

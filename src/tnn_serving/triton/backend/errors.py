@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -48,24 +49,24 @@ Triton is shown."""
 
 
 def without_paths(text: str, repository: Path | None = None) -> str:
-    """``text`` with files named by their path in the repository: where a server keeps them is no caller's affair.
+    """``text`` with files named by their path in the repository: callers need not know where they are.
 
     Args:
         repository: a further one, as of a server without a supervisor.
     """
-    for folder in _folders(os.environ.get(REPOSITORIES, "[]"), repository):
-        text = text.replace(f"{folder}/", "").replace(folder, "the server")
-    return text
+    folders = _folders(os.environ.get(REPOSITORIES, "[]"), repository)
+    return folders.sub(lambda found: "" if found[0].endswith("/") else "the server", text)
 
 
 @lru_cache(maxsize=16)
-def _folders(repositories: str, repository: Path | None) -> tuple[str, ...]:
-    """Folders of this server, those inside of others first."""
+def _folders(repositories: str, repository: Path | None) -> re.Pattern[str]:
+    """Folders of this server, those inside of others first, at the beginning of a path or as a whole one."""
     more = [] if repository is None else [os.fspath(repository)]
     known = [*json.loads(repositories), *more, sys.prefix, os.fspath(Path(__file__).parents[3]), tempfile.gettempdir()]
     home = os.path.expanduser("~")
     found = {place for folder in (*known, home) for place in (os.path.abspath(folder), os.path.realpath(folder))}
-    return tuple(sorted(found - {"/"}, key=len, reverse=True))
+    names = "|".join(map(re.escape, sorted(found - {"/"}, key=len, reverse=True)))
+    return re.compile(rf"(?<![\w./-])(?:{names})(?:/|(?![\w.-]))")
 
 
 def triton_error(error: BaseException, repository: Path | None = None) -> TritonError:
@@ -78,7 +79,7 @@ def triton_error(error: BaseException, repository: Path | None = None) -> Triton
         code = next(TRITON_CODES[base] for base in type(error).__mro__ if base in TRITON_CODES)
         result = TritonError(code, without_paths(str(error), repository))
     else:
-        # Of files that the operating system names the log tells.
+        # The system names the file in such an error; the log has it.
         text = (
             error.strerror if isinstance(error, OSError) and error.filename else without_paths(str(error), repository)
         )
