@@ -62,6 +62,7 @@ def demo(installed: None, demo_models: Path, tmp_path_factory: pytest.TempPathFa
     shutil.copytree(repository / "classification", decoding)
     config = (decoding / "config.pbtxt").read_text()
     config = config.replace('"classification"', '"decoding"').replace("TYPE_UINT8", "TYPE_STRING")
+    config = config.replace("    format: FORMAT_NHWC\n", "")  # of pixels alone
     (decoding / "config.pbtxt").write_text(config.replace("dims: [ -1, -1, 3 ]", "dims: [ 1 ]"))
     shutil.copytree(repository / "face_detection" / "1", repository / "fixed_size" / "1")
     (repository / "fixed_size" / "config.pbtxt").write_text(FIXED_SIZE)
