@@ -90,6 +90,7 @@ def test_a_healthy_server_says_so(start_server: Start, models: Path) -> None:
     }
     assert metric(running, "tnn_supervisor_up") == 1
     assert metric(running, "tnn_supervisor_ready") == 1
+    assert 0 < metric(running, "tnn_supervisor_open_descriptors") < metric(running, "tnn_supervisor_most_descriptors")
     assert metric(running, "tnn_supervisor_model_ready", model="relu", version="1") == 1
     assert metric(running, "tnn_supervisor_restarts_total", cause="crash") == 0
     assert get(running, "/nothing")[0] == 404

@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from tnn_serving.triton.access import TOKEN_HEADER
 from tnn_serving.triton.monitor import Monitor
+from tnn_serving.triton.process import descriptors
 
 DEFAULT_PORT = 8003
 REQUEST_S = 5.0
@@ -178,4 +179,9 @@ class SupervisorMetrics(Collector):
         for one in health.models:
             models.add_metric([one.name, one.version], one.ready)
         yield models
+        counts = None if health.pid is None else descriptors(health.pid)
+        if counts is not None:
+            texts = ("File descriptors that tritonserver has open", "File descriptors that tritonserver may have open")
+            for name, text, count in zip(("open", "most"), texts, counts, strict=True):
+                yield GaugeMetricFamily(f"tnn_supervisor_{name}_descriptors", text, value=count)
         yield from self._more()

@@ -162,6 +162,14 @@ class ServerProcess(ChildProcess):
             time.sleep(POLL_S)
 
 
+def descriptors(pid: int) -> tuple[int, int] | None:
+    """How many file descriptors a process has open, and how many it may have; ``None`` if it has ended."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd")), resource.prlimit(pid, resource.RLIMIT_NOFILE)[0]
+    except OSError:
+        return None
+
+
 def allow_descriptors() -> None:
     """Raises this process' limit of file descriptors, which its children get, as far as it may be raised.
 
