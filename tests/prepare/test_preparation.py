@@ -97,6 +97,19 @@ def test_it_is_what_a_load_in_this_process_gives(
         assert_same(wanted, made, {"x": numbers(*shape)})
 
 
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_values_may_decide_what_fits(preparation: Preparation, tmp_path: Path, engine: str) -> None:
+    """The memory for a shape is not known before its values are."""
+    source = """<ir_version: 10, opset_import: ["": 17]>
+    g (float[1, n] x, int32[2] s) => (float[a, b] y) { w = Cast <to = 7> (s) y = Expand (x, w) }"""
+    folder = write_onnx(tmp_path / "m", source)
+    made, wanted = (load(folder, engine=engine) for load in (lambda f, **o: prepared(preparation, f, **o), here))
+    for rows in (1, 3, 2):
+        assert_same(wanted, made, {"x": numbers(1, 4), "s": np.array([rows, 4], np.int32)})
+    with pytest.raises(RequestError, match="too large|too much memory"):
+        made.model.infer({"x": numbers(1, 4), "s": np.array([2**30, 4], np.int32)}, ["y"])
+
+
 def test_int8_layers_are_run_in_the_same_form(preparation: Preparation, tmp_path: Path) -> None:
     layers = [
         "QuantizedConvolution c0 1 1 x a 1 3 4 3 3 1 1 1 1 1 -1 1 1 1",
