@@ -107,7 +107,7 @@ def test_values_may_decide_what_fits(preparation: Preparation, tmp_path: Path, e
     for rows in (1, 3, 2):
         assert_same(wanted, made, {"x": numbers(1, 4), "s": np.array([rows, 4], np.int32)})
     with pytest.raises(RequestError, match="too large|too much memory"):
-        made.model.infer({"x": numbers(1, 4), "s": np.array([2**30, 4], np.int32)}, ["y"])
+        made.model.infer({"x": numbers(1, 4), "s": np.array([2**30, 4], np.int32)}, made.configured.outputs)
 
 
 def test_int8_layers_are_run_in_the_same_form(preparation: Preparation, tmp_path: Path) -> None:
