@@ -179,9 +179,12 @@ class SupervisorMetrics(Collector):
         for one in health.models:
             models.add_metric([one.name, one.version], one.ready)
         yield models
-        counts = None if health.pid is None else descriptors(health.pid)
-        if counts is not None:
-            texts = ("File descriptors that tritonserver has open", "File descriptors that tritonserver may have open")
-            for name, text, count in zip(("open", "most"), texts, counts, strict=True):
-                yield GaugeMetricFamily(f"tnn_supervisor_{name}_descriptors", text, value=count)
+        counts = descriptors(health.pid) if health.pid is not None else None
+        for k, (name, text) in enumerate((("open", "has open"), ("most", "may have open"))):
+            family = GaugeMetricFamily(
+                f"tnn_supervisor_{name}_descriptors", f"File descriptors that tritonserver {text}"
+            )
+            if counts is not None:
+                family.add_metric((), counts[k])
+            yield family
         yield from self._more()
