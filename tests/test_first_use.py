@@ -14,6 +14,7 @@ PACKAGES = ["tnn_serving", "tnn_serving.client.load", "tnn_serving.tune"]
 LAZY = """
 from tnn_serving.first_use import on_first_use
 __getattr__, __dir__ = on_first_use(__name__, {"lazy_package.module": ("answer",)})
+__all__ = ["answer"]
 """
 
 
@@ -23,7 +24,7 @@ def test_a_module_is_imported_with_the_first_use_of_its_name(tmp_path: Path, mon
     (tmp_path / "lazy_package" / "__init__.py").write_text(LAZY)
     (tmp_path / "lazy_package" / "module.py").write_text("answer = object()\nother = 1\n")
     package = import_module("lazy_package")
-    assert "answer" in dir(package)
+    assert dir(package) == ["answer"]
     assert "lazy_package.module" not in sys.modules
     answer = package.answer
     assert answer is sys.modules["lazy_package.module"].answer
@@ -35,7 +36,7 @@ def test_a_module_is_imported_with_the_first_use_of_its_name(tmp_path: Path, mon
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_package_has_the_names_that_it_lists(name: str) -> None:
     package = import_module(name)
-    assert set(package.__all__) <= set(dir(package))
+    assert dir(package) == sorted(package.__all__)
     assert [one for one in package.__all__ if not hasattr(package, one)] == []
 
 

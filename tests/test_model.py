@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
+from contextlib import suppress
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ from tests.onnx_models import model as onnx_model
 from tnn_serving.engines import ENGINES, Executable, TensorSpec
 from tnn_serving.engines.base import Arrays
 from tnn_serving.errors import ConfigError, EngineError, RequestError, ShapeError, UnsupportedLayer, WeightsError
+from tnn_serving.prepare.load import LoadOptions
 from tnn_serving.tensor import Tensor
 
 X = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
@@ -124,7 +129,7 @@ def test_any_blob_may_be_asked_for(model: ts.Model) -> None:
     loaded = ts.load(graph, model.engine)
     got = loaded.run({"x": X}, outputs=["y", "z"])
     np.testing.assert_allclose(got["z"], 1 / (1 + np.exp(-got["y"])), rtol=1e-5)
-    with pytest.raises(ShapeError, match="`nothing` is not produced"):
+    with pytest.raises(RequestError, match="there is no blob `nothing`: expected y, z"):
         loaded.run({"x": X}, outputs=["nothing"])
 
 
@@ -151,10 +156,16 @@ def test_unknown_engine_and_option_are_refused() -> None:
     graph = network({"x": (1, 3, 8, 8)}, CONVOLUTION, ["y"])
     with pytest.raises(ConfigError, match="unknown engine"):
         ts.load(graph, "tensorrt")
-    with pytest.raises(ConfigError, match="unknown option `thread`"):
-        ts.load(graph, thread=1)
-    with pytest.raises(ConfigError, match="unknown int8 form"):
-        ts.load(graph, int8="quick")
+    with pytest.raises(ConfigError, match=r"unknown engine: .*, found openvno \(did you mean `openvino`\?\)"):
+        ts.load(graph, "openvno")
+    with pytest.raises(ConfigError, match=r"unknown option `thread`: .*did you mean `threads`"):
+        ts.load(graph, thread=1)  # type: ignore[call-overload]
+    with pytest.raises(ConfigError, match="unknown int8 form: expected auto, fast, exact, found quick"):
+        ts.load(graph, int8="quick")  # type: ignore[call-overload]
+    with pytest.raises(ConfigError, match=r"unknown precision: .*did you mean `bf16`\?"):
+        ts.load(graph, precision="b16")  # type: ignore[call-overload]
+    with pytest.raises(ConfigError, match="threads and streams cannot be negative: found -1, 0"):
+        ts.load(graph, threads=-1)
     with pytest.raises(EngineError, match="computes in f32"):
         ts.load(graph, "onnxruntime", precision="bf16")
 
@@ -226,10 +237,115 @@ def test_export_of_an_optional_input_is_an_initializer() -> None:
 
 
 def test_public_names() -> None:
-    assert set(ts.__all__) == {
-        "Model", "__version__", "fill_random_weights", "load", "read_model", "to_onnx", "write_model"
-    }  # fmt: skip
-    assert all(hasattr(ts, name) for name in ts.__all__)
+    names = [
+        "Model", "__version__", "compare", "errors", "fill_random_weights", "load", "read_model", "to_onnx",
+        "write_model",
+    ]  # fmt: skip
+    assert sorted(ts.__all__) == dir(ts) == names
+    assert all(hasattr(ts, name) for name in names)
+    assert dir(ts) == names  # nor when they have been used
+
+
+# ---- as it is called at a prompt ----
+
+
+def test_the_array_alone_for_one_input(model: ts.Model) -> None:
+    wanted = model.run({"x": X})["y"]
+    np.testing.assert_array_equal(model.run(X)["y"], wanted)
+    np.testing.assert_array_equal(model.run(X.tolist(), "y")["y"], wanted)
+
+
+def test_the_array_alone_where_the_other_input_has_a_value() -> None:
+    graph = network({"x": (1, 3), "h": (1, 3)}, ["Add a 2 1 x h y -1"], ["y"])
+    graph.constants["h"] = Tensor.of(np.full((1, 3), 5, np.float32))
+    assert ts.load(graph, "onnxruntime").run([[1, 2, 3]])["y"].tolist() == [[6, 7, 8]]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (np.zeros((1, 3), np.float32), "an array float32 [1, 3]"),
+        ([1.0, 2.0], "an object of type list"),
+        (None, "an object of type NoneType"),
+    ],
+)
+def test_several_inputs_are_given_by_name(given: object, found: str) -> None:
+    model = ts.load(network({"a": (1, 3), "b": (1, 3)}, ["Add s 2 1 a b y -1"], ["y"]), "onnxruntime")
+    with pytest.raises(RequestError) as error:
+        model.run(given)  # type: ignore[arg-type]
+    assert str(error.value) == (
+        f"the network needs 2 inputs: expected a dict with an array for each of `a`, `b`, found {found}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "said"),
+    [
+        ({}, None, "input `x` is missing: expected x, found no inputs"),
+        ({"X": X}, None, "there is no input `X`: expected x (did you mean `x`?)"),
+        ({"x": X}, ["Y"], "there is no blob `Y`: expected y (did you mean `y`?)"),
+        ({"x": "text"}, None, "input `x` has another type: expected float32, found <U4"),
+        ({"x": [[1], [2, 3]]}, None, "input `x` is no array: found "),
+        (None, None, "input `x` has another type: expected float32, found object"),
+    ],
+)
+def test_what_was_given_is_said(model: ts.Model, inputs: object, outputs: list[str] | None, said: str) -> None:
+    with pytest.raises(RequestError) as error:
+        model.run(inputs, outputs)  # type: ignore[arg-type]
+    assert str(error.value).startswith(said)
+
+
+def test_close(model: ts.Model) -> None:
+    with model as opened:
+        assert opened is model
+        opened.run(X)
+    shown = repr(model)
+    assert "closed" in shown.splitlines()[0]
+    assert "x float32 [any, 3, any, any]" in shown
+    assert model._repr_html_()
+    for call in (lambda: model.run(X), lambda: model.run(X[:, :, :4]), lambda: model.warm({"x": (1, 3, 4, 4)})):
+        with pytest.raises(RequestError, match="the model is closed"):
+            call()
+    model.close()  # once more does nothing
+
+
+def test_close_frees_the_network() -> None:
+    model = ts.load(network({"x": (1, 3, 8, 8)}, CONVOLUTION, ["y"]))
+    model.run(X)
+    held = weakref.ref(model.network)
+    model.close()
+    gc.collect()
+    assert held() is None
+
+
+def test_an_inference_that_runs_ends_as_usual_when_the_model_is_closed(model: ts.Model) -> None:
+    wanted = model.run(X)["y"]
+    started, answers = threading.Event(), []
+
+    def work() -> None:
+        with suppress(RequestError):
+            while True:
+                answers.append(model.run(X)["y"])
+                started.set()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert started.wait(60)
+    model.close()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(answer, wanted) for answer in answers)
+
+
+def test_the_options_of_load_are_typed_once() -> None:
+    """Type checkers read the names in `LoadOptions`, people those in the signature."""
+    parameters = signature(ts.load).parameters
+    keywords = [name for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY]
+    assert keywords == [*LoadOptions.__annotations__, "prepare"]
+    types = {name: hint.__forward_arg__ for name, hint in LoadOptions.__annotations__.items()}
+    assert {name: ts.load.__annotations__[name] for name in types} == types
+    assert all(f"        {name}: " in (ts.load.__doc__ or "") for name in keywords)
 
 
 # ---- whose fault a refusal is ----

@@ -2,7 +2,7 @@
 
 import tnn_serving as ts
 model = ts.load("models/face_detection/1")
-answer = model.run({"input": picture})
+answer = model.run(picture)
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from tnn_serving.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from tnn_serving.formats.tnn import read_model, write_model
+    from tnn_serving.look.compare import compare
     from tnn_serving.model import Model, to_onnx
     from tnn_serving.prepare.load import load
     from tnn_serving.random_weights import fill_random_weights
@@ -23,10 +24,21 @@ else:
         __name__,
         {
             "tnn_serving.formats.tnn": ("read_model", "write_model"),
+            "tnn_serving.look.compare": ("compare",),
             "tnn_serving.model": ("Model", "to_onnx"),
             "tnn_serving.prepare.load": ("load",),
             "tnn_serving.random_weights": ("fill_random_weights",),
         },
     )
 
-__all__ = ["Model", "__version__", "fill_random_weights", "load", "read_model", "to_onnx", "write_model"]
+__all__ = [
+    "Model",
+    "__version__",
+    "compare",
+    "errors",
+    "fill_random_weights",
+    "load",
+    "read_model",
+    "to_onnx",
+    "write_model",
+]

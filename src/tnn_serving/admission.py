@@ -15,6 +15,7 @@ from tnn_serving.analysis import Analysis
 from tnn_serving.emit.limits import MAX_ELEMENTS, SAMPLE_LIMIT, Limits
 from tnn_serving.engines.base import NO_ARRAYS, Arrays
 from tnn_serving.errors import EngineError, RequestError, TnnError
+from tnn_serving.nearest import did_you_mean, listed
 
 REMEMBERED_SHAPES = 4096
 """Combinations of input shapes that are known to fit."""
@@ -104,7 +105,9 @@ class Admission:
         for name in self._inputs:
             if name not in feeds and name not in self._optional:
                 raise RequestError(
-                    f"input `{name}` is missing", expected=", ".join(self._inputs), found=", ".join(feeds)
+                    f"input `{name}` is missing",
+                    expected=listed(self._inputs),
+                    found=", ".join(feeds) or "no inputs",
                 )
         shapes = {name: array.shape for name, array in feeds.items()}
         memory_bytes = self._for_other_rows(shapes)
@@ -190,7 +193,9 @@ class Admission:
     def _check_input(self, name: str, array: np.ndarray) -> None:
         blob = self._inputs.get(name)
         if blob is None:
-            raise RequestError(f"there is no input `{name}`", expected=", ".join(self._inputs) or "none")
+            raise RequestError(
+                f"there is no input `{name}`", expected=listed(self._inputs), hint=did_you_mean(name, self._inputs)
+            )
         if len(array.shape) != len(blob.known) or any(
             want is not None and want != have for want, have in zip(blob.known, array.shape, strict=True)
         ):

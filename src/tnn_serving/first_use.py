@@ -13,7 +13,7 @@ from importlib import import_module
 def on_first_use(
     package: str, names: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """The functions ``__getattr__`` and ``__dir__`` of a package.
+    """The functions ``__getattr__`` and ``__dir__`` of a package; the latter gives its ``__all__``.
 
     No name may be that of one of the package's modules, whose import sets the same attribute.
 
@@ -30,6 +30,6 @@ def on_first_use(
         return attributes.setdefault(name, getattr(import_module(modules[name]), name))
 
     def directory() -> list[str]:
-        return sorted({*attributes, *modules})
+        return sorted(attributes["__all__"])
 
     return getattribute, directory

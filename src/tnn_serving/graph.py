@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tnn_serving.display import counted, dims_text, few, folded, lines, page, several, table
 from tnn_serving.layers.base import Layer
+from tnn_serving.nearest import did_you_mean
 from tnn_serving.tensor import PROTO_V2, BlobScale, DataType, Tensor
 
 
@@ -100,7 +102,7 @@ class ModelBytes:
     empty: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Graph:
     """A network: inputs, outputs, layers in execution order, constants and int8 blob scales.
 
@@ -128,12 +130,36 @@ class Graph:
     proto_text: ProtoText | None = None
     model_bytes: ModelBytes | None = None
 
+    def __repr__(self) -> str:
+        return lines(
+            self._title(),
+            inputs=few([f"{item.name} {_type(item)} {dims_text(item.dims)}" for item in self.inputs]),
+            outputs=few(self.outputs),
+            layers=few(counted(layer.type for layer in self.layers)),
+        )
+
+    def _repr_html_(self) -> str:
+        """Inputs, outputs and layers as tables, for a notebook."""
+        ends = [("input", item.name, _type(item), dims_text(item.dims)) for item in self.inputs]
+        ends += [("output", name, "", "") for name in self.outputs]
+        rows = [
+            (index, layer.type, layer.name, ", ".join(layer.inputs), ", ".join(layer.outputs), _stored(layer))
+            for index, layer in enumerate(self.layers)
+        ]
+        layers = table(("", "type", "name", "inputs", "outputs", "weights"), rows)
+        kinds = few(counted(layer.type for layer in self.layers))
+        return page(self._title(), table(("", "name", "type", "dims"), ends), folded(f"layers: {kinds}", layers))
+
+    def _title(self) -> str:
+        return f"TNN network {self.source}, {several(len(self.layers), 'layer')}"
+
     def layer(self, name: str) -> Layer:
-        """The layer of that name. Raises KeyError."""
+        """The layer of that name. Raises KeyError, which says what may be meant."""
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise KeyError(name)
+        hint = did_you_mean(name, (layer.name for layer in self.layers))
+        raise KeyError(f"there is no layer `{name}`" + (f": {hint}" if hint else ""))
 
     def blob_names(self) -> list[str]:
         """Distinct inputs and outputs of all layers in byte order, as TNN's writer lists them."""
@@ -164,3 +190,11 @@ class Graph:
         for name, scale in sorted(self.scales.items()):
             digest.update(name.encode() + scale.scales().tobytes() + scale.zero_points().tobytes())
         return digest.hexdigest()
+
+
+def _type(item: Input) -> str:
+    return "float" if item.dtype is None else item.dtype.name.lower()
+
+
+def _stored(layer: Layer) -> str:
+    return ", ".join(f"{spec.name} {dims_text(tensor.dims) or tensor.size}" for spec, tensor in layer.weights())

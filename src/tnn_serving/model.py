@@ -15,17 +15,20 @@ from typing_extensions import Unpack
 
 from tnn_serving.admission import Admission
 from tnn_serving.analysis import Analysis
+from tnn_serving.choices import ExportedInt8, Int8Choice, PrecisionChoice
+from tnn_serving.display import counted, dims_text, few, folded, several, table
 from tnn_serving.emit.int8 import Form
 from tnn_serving.engines import ENGINES, Engine, NodeTime, Options, Precision, Shapes
 from tnn_serving.engines.base import Arrays
-from tnn_serving.engines.choose import Choice, EngineCandidate, PrecisionChoice, choose, read_precision
+from tnn_serving.engines.choose import Choice, EngineCandidate, choose
 from tnn_serving.engines.cpu import Cpu, available_cores, cpu_name
 from tnn_serving.engines.measurements import Measurements
 from tnn_serving.engines.shapes import NO_SHAPES, ShapeCache, ShapeLimits, placeholders
 from tnn_serving.engines.trial import TrialInputs
-from tnn_serving.errors import ConfigError, EngineError, LimitError, RequestError, located
+from tnn_serving.errors import EngineError, LimitError, RequestError, located
 from tnn_serving.guards.executable import Guarded, compile_guarded, export_guarded
 from tnn_serving.guards.graph import guard
+from tnn_serving.nearest import choice
 from tnn_serving.network.analyse import analyse
 from tnn_serving.network.base import Network, Pictures, Variant
 from tnn_serving.network.formats import open_network
@@ -39,11 +42,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LAYER_TITLES = ("", "type", "name", "outputs", "weights")
+"""Of the layers in a notebook."""
+
 IN_A_ROW = 4
 """Inferences of each thread when many at a time are measured: starting the threads is not what is measured."""
 
 
-def to_onnx(source: Source, *, int8: str = "exact", raw_int8: bool = False) -> onnx.ModelProto:
+def to_onnx(source: Source, *, int8: ExportedInt8 = "exact", raw_int8: bool = False) -> onnx.ModelProto:
     """The network as an ONNX model, blob names kept, free dims symbolic.
 
     A TNN network is said in opset 21 and standard operators; inputs with a stored value are graph inputs with an
@@ -57,9 +63,9 @@ def to_onnx(source: Source, *, int8: str = "exact", raw_int8: bool = False) -> o
 
     Raises:
         FormatError, UnsupportedLayer, ShapeError, WeightsError: as :func:`load`.
+        ConfigError: an unknown form.
     """
-    if int8 not in ("exact", "fast"):
-        raise ConfigError("unknown int8 form", expected="exact or fast", found=int8)
+    choice(ExportedInt8, int8, "int8 form")
     network = open_network(source)
     form = Form.EXACT if int8 == "exact" else Form.FAST_U8
     variant = Variant(tuple(network.outputs), tuple(network.optional), form=form, raw_int8=raw_int8)
@@ -95,8 +101,8 @@ class Running(TypedDict, total=False):
     engine: str
     options: Options
     outputs: Sequence[str]
-    precision: str
-    int8: str
+    precision: PrecisionChoice
+    int8: Int8Choice
     cpu: Cpu
     shapes: ShapeLimits
     typical: Shapes
@@ -133,8 +139,8 @@ class Model(Session):
         engine: str = "auto",
         options: Options | None = None,
         outputs: Sequence[str] | None = None,
-        precision: str = "f32",
-        int8: str = "auto",
+        precision: PrecisionChoice = "f32",
+        int8: Int8Choice = "auto",
         cpu: Cpu | None = None,
         shapes: ShapeLimits = NO_SHAPES,
         typical: Shapes | None = None,
@@ -151,7 +157,7 @@ class Model(Session):
         self._limits = shapes
         self._facts = dict(facts or {})
         self._engines = ENGINES.named(engine)
-        self._precision = read_precision(precision)
+        self._precision = precision
         self._translations = _Translations(network, analysis, translation, self._served, exports=exports)
         self._admission = Admission(network, analysis)
         self.check_fits()
@@ -171,6 +177,32 @@ class Model(Session):
         """Analyses a network and loads it. Raises as :func:`load`."""
         analysis, translation = analyse(network, outputs=running.get("outputs"), pictures=pictures, raw_int8=raw_int8)
         return cls(network, analysis, translation, **running)
+
+    def close(self) -> None:
+        """Frees the compiled network and its weights. Inferences that are running end as usual; later ones raise
+        RequestError. What is known of inputs and outputs remains, :attr:`network` does not."""
+        if self._is_closed:
+            return
+        super().close()
+        del self.network, self._translations
+
+    def _details(self) -> Sequence[str]:
+        if self._is_closed:
+            return ()
+        layers = self.network.layers()
+        dims = {name: spec.shape for name, spec in self._blobs.items()}
+        rows = [
+            (
+                layer.index,
+                layer.type,
+                layer.name,
+                "; ".join(f"{name} {dims_text(dims.get(name))}" for name in layer.outputs),
+                layer.elements or "",
+            )
+            for layer in layers
+        ]
+        kinds = few(counted(layer.type for layer in layers))
+        return [folded(f"{several(len(layers), 'layer')}: {kinds}", table(LAYER_TITLES, rows))]
 
     @property
     def int8_form(self) -> str:

@@ -9,18 +9,27 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
+from typing_extensions import Self
 
 from tnn_serving.admission import Admission, ShapeAuthority, not_taken
 from tnn_serving.analysis import Analysis, Blob
+from tnn_serving.display import dims_text, few, lines, page, table
+from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.engines import Shapes, TensorSpec
-from tnn_serving.engines.base import Arrays
+from tnn_serving.engines.base import NO_ARRAYS, Arrays
 from tnn_serving.engines.choose import Choice
 from tnn_serving.engines.shapes import Allocate, ShapeCache, placeholders
-from tnn_serving.errors import EngineError, RequestError
+from tnn_serving.errors import EngineError, RequestError, TnnError
+from tnn_serving.nearest import did_you_mean, listed
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 TRUSTED_S = 1.0
 """How long an engine is trusted that has shown to be well."""
@@ -28,6 +37,8 @@ TRUSTED_S = 1.0
 
 class Session(ABC):
     """A compiled network. :meth:`run` and :meth:`infer` may be called from several threads at once.
+
+    In a ``with`` statement it is closed at the end.
 
     Args:
         analysis: of the network.
@@ -53,6 +64,7 @@ class Session(ABC):
         self._blobs = {blob.name: _spec(blob) for blob in analysis.blobs}
         self._trusted_until = 0.0
         self._lock = threading.Lock()
+        self._is_closed = False
         self._compiled: dict[tuple[tuple[str, ...], tuple[str, ...]], ShapeCache] = {}
 
     def _opened(self, authority: ShapeAuthority, compiled: ShapeCache) -> None:
@@ -100,22 +112,75 @@ class Session(ABC):
         """Type and shape of every blob that a layer produces."""
         return dict(self._blobs)
 
-    def run(self, inputs: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    def run(self, inputs: Arrays | ArrayLike, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Runs the network.
 
         Args:
-            inputs: an array for each input; those with a stored value may be left out. Arrays are converted to the
-                input's type where that loses nothing in kind (float64 to float32, int64 to int32).
+            inputs: an array for each input; those with a stored value may be left out. The array alone, where one
+                input has none. Arrays are converted to the input's type where that loses nothing in kind (float64 to
+                float32, int64 to int32).
             outputs: blobs to return, any of the network; its outputs if left out.
 
+        Returns:
+            An array for each output, by its name.
+
         Raises:
-            RequestError: an input is missing, unknown, or of a wrong type, rank or size.
+            RequestError: an input is missing, unknown, or of a wrong type, rank or size; an unknown output; or the
+                model is closed.
             EngineError: the engine fails.
         """
-        wanted = tuple(outputs) if outputs is not None else self.analysis.outputs
-        answer = self.infer({name: self._converted(name, array) for name, array in inputs.items()}, wanted)
+        if self._is_closed:
+            raise _closed()
+        given = self._named(inputs)
+        wanted = (
+            self.analysis.outputs if outputs is None else (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        )
+        try:
+            answer = self.infer({name: self._converted(name, array) for name, array in given.items()}, wanted)
+        except TnnError as error:
+            self._check_blobs(wanted, error)
+            raise
         # Memory of the engine would keep an infer request busy for as long as the caller has it.
         return {name: array if array.flags.owndata else array.copy() for name, array in answer.items()}
+
+    def close(self) -> None:
+        """Frees the compiled network. Inferences that are running end as usual; later ones raise RequestError."""
+        self._authority = _CLOSED
+        self._admission = Admission(_CLOSED, self.analysis)
+        self._compiled = {}
+        self._is_closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return lines(
+            self._title(),
+            inputs=few([_spec_text(spec) for spec in self.inputs]),
+            outputs=few([_spec_text(spec) for spec in self.outputs]),
+        )
+
+    def _repr_html_(self) -> str:
+        """Inputs and outputs, and what :meth:`_details` adds, for a notebook."""
+        rows = [
+            (kind, spec.name, spec.dtype, dims_text(spec.shape))
+            for kind, specs in (("input", self.inputs), ("output", self.outputs))
+            for spec in specs
+        ]
+        return page(self._title(), table(("", "name", "type", "dims"), rows), *self._details())
+
+    def _details(self) -> Sequence[str]:
+        """Further HTML about the network."""
+        return ()
+
+    def _title(self) -> str:
+        state = ", closed" if self._is_closed else ""
+        return f"{type(self).__name__} {self.analysis.source} on {self.engine}, {self.choice.precision}{state}"
 
     def infer(self, feeds: Arrays, outputs: tuple[str, ...], allocate: Allocate | None = None) -> dict[str, np.ndarray]:
         """One inference without a copy: arrays in the inputs' own types in, memory that may be the engine's out.
@@ -197,6 +262,8 @@ class Session(ABC):
         if found is not None:
             return found
         with self._lock:
+            if self._is_closed:
+                raise _closed()
             if (outputs, fed) not in self._compiled:
                 self._compiled[outputs, fed] = self._compile_for(outputs, fed)
             return self._compiled[outputs, fed]
@@ -205,14 +272,68 @@ class Session(ABC):
         """The inputs of an executable that takes the optional inputs ``fed``."""
         return [spec for spec in self.inputs if spec.name not in self.analysis.optional or spec.name in fed]
 
-    def _converted(self, name: str, value: np.ndarray) -> np.ndarray:
+    def _named(self, inputs: Arrays | ArrayLike) -> Mapping[str, ArrayLike]:
+        """The inputs by name. Raises RequestError for an array alone where several are needed."""
+        if isinstance(inputs, Mapping):
+            return inputs
+        needed = [name for name in self._inputs if name not in self.analysis.optional]
+        if len(needed) == 1:
+            return {needed[0]: inputs}
+        raise RequestError(
+            f"the network needs {len(needed)} inputs",
+            expected=f"a dict with an array for each of {', '.join(f'`{name}`' for name in needed)}",
+            found=_given(inputs),
+        )
+
+    def _check_blobs(self, names: Sequence[str], failure: TnnError) -> None:
+        """Raises RequestError if a failure is that of a blob that is not there. Not asked before: int8 blobs that are
+        merged with others exist, but are not analysed."""
+        for name in names:
+            if name not in self._blobs and name not in self._inputs:
+                hint = did_you_mean(name, self._blobs)
+                raise RequestError(f"there is no blob `{name}`", expected=listed(self._blobs), hint=hint) from failure
+
+    def _converted(self, name: str, value: ArrayLike) -> np.ndarray:
         spec = self._inputs.get(name)
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise RequestError(f"input `{name}` is no array", found=str(error)) from error
         if spec is not None and array.dtype != spec.dtype:
             if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
                 raise RequestError(f"input `{name}` has another type", expected=spec.dtype, found=array.dtype)
             array = array.astype(spec.dtype)
         return np.ascontiguousarray(array) if array.ndim else array
+
+
+class _Closed:
+    """In place of the network of a closed session."""
+
+    limits: Limits = UNLIMITED
+
+    def check_shapes(
+        self, shapes: Mapping[str, Sequence[int]], fed: Sequence[str], values: Arrays = NO_ARRAYS
+    ) -> NoReturn:
+        """Refuses."""
+        raise _closed()
+
+
+_CLOSED = _Closed()
+
+
+def _closed() -> RequestError:
+    return RequestError("the model is closed", hint="load it again")
+
+
+def _given(inputs: object) -> str:
+    """What a caller has given, in words."""
+    if isinstance(inputs, np.ndarray):
+        return f"an array {inputs.dtype} {dims_text(inputs.shape)}"
+    return f"an object of type {type(inputs).__name__}"
+
+
+def _spec_text(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.dtype} {dims_text(spec.shape)}"
 
 
 def _spec(blob: Blob) -> TensorSpec:

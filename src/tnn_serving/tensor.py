@@ -1,7 +1,6 @@
 """TNN's stored tensors: element types, raw buffers, and the scales of int8 blobs.
 
-In: bytes of a model file, or arrays.  Out: arrays in the type they are computed in.  Imports nothing of the package but
-:mod:`tnn_serving.errors`.
+In: bytes of a model file, or arrays.  Out: arrays in the type they are computed in.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from enum import IntEnum
 
 import numpy as np
 
+from tnn_serving.display import dims_text
 from tnn_serving.errors import FormatError
 
 PROTO_V1 = 0xFABC0002
@@ -91,6 +91,11 @@ class Tensor:
         packed = np.asarray(array, order="C")
         shape = dims if dims is not None else packed.shape
         return cls(kind, None if version == PROTO_V1 else shape, packed.reshape(-1).view(np.uint8).data, version)
+
+    def __repr__(self) -> str:
+        """The type and the dims, or the number of elements where there are no dims."""
+        what = dims_text(self.dims) if self.dims else f"{self.size} values"
+        return f"Tensor({self.dtype.name.lower()} {what})"
 
     @property
     def size(self) -> int:

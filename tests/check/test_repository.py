@@ -104,7 +104,7 @@ instance_group [{ kind: KIND_GPU }]
     ):
         assert sum(text in error for error in errors) == 1, (text, errors)
     assert len(errors) == 9
-    assert [text for text in problems(model, "warning") if "`engine` meant" in text]
+    assert [text for text in problems(model, "warning") if "did you mean `engine`" in text]
     (both,) = (f for _, f in model.everything() if "data type" in f.problem and "`x`" in f.where)
     assert (both.expected, both.found) == ("TYPE_FP32", "TYPE_INT32")
 
@@ -144,7 +144,7 @@ def test_configurations_that_are_refused(tmp_path: Path, config: str, error: str
     [
         ("version_policy { specific { versions: [ 1, 4 ] } }", "names version 4"),
         ('output [{ name: "y" label_filename: "labels" }]', "is short"),
-        ('parameters [{ key: "scael" value: { string_value: "1" } }]', "is `scale` meant"),
+        ('parameters [{ key: "scael" value: { string_value: "1" } }]', "did you mean `scale`"),
     ],
 )
 def test_configurations_that_are_warned_of(tmp_path: Path, config: str, warning: str) -> None:

@@ -73,7 +73,10 @@ def test_output_dims_may_be_flattened(dims: ConfigDims) -> None:
         (x(dims=(999,)), "dims do not fit the network"),
         (x("TYPE_INT32", (1000,)), "expected TYPE_FP32, found TYPE_INT32"),
         (x(dims=(1000,), is_shape_tensor=True), "is_shape_tensor is for TensorRT"),
-        (TensorConfig("xx", "TYPE_FP32", (1000,)), "the network has no such blob: expected x"),
+        (
+            TensorConfig("xx", "TYPE_FP32", (1000,)),
+            r"no such blob: expected a blob that a layer produces, found xx \(did you mean `x`",
+        ),
     ],
 )
 def test_outputs_that_are_refused(tensor: TensorConfig, problem: str) -> None:

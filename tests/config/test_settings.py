@@ -167,7 +167,7 @@ def test_a_parameter_of_an_input_that_is_no_picture_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("key", "warning"),
-    [("scael", "`scael` is not known; is `scale` meant?"), ("x.engine", "`x.engine` is not known")],
+    [("scael", "`scael` is not known: did you mean `scale`?"), ("x.engine", "`x.engine` is not known")],
 )
 def test_a_misspelt_parameter_is_warned_of(caplog: pytest.LogCaptureFixture, key: str, warning: str) -> None:
     read_settings(ModelConfig(input=pixels("x"), parameters={key: "1"}), {})

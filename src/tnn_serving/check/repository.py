@@ -27,6 +27,7 @@ from tnn_serving.engines.cpu import available_cores
 from tnn_serving.engines.store import FileStore
 from tnn_serving.errors import TnnError
 from tnn_serving.formats.candidates import versions
+from tnn_serving.nearest import did_you_mean, listed
 from tnn_serving.own_files import folder_refusals
 from tnn_serving.prepare.preparation import Preparation, real_places
 from tnn_serving.prepare.prepared import decisive, digests_of, hash_of
@@ -209,7 +210,8 @@ def _steps(config: ModelConfig, models: Sequence[CheckedModel]) -> Iterator[Find
         name, wanted = step.model_name, step.model_version
         target = known.get(name)
         if target is None:
-            yield Finding("error", f"step {k}", f"there is no model `{name}`", expected=", ".join(sorted(known)))
+            hint = did_you_mean(name, known) or ""
+            yield Finding("error", f"step {k}", f"there is no model `{name}`", expected=listed(known), hint=hint)
         elif wanted >= 0 and target.kind == BACKEND and wanted not in [v.version for v in target.versions if v.served]:
             yield Finding("error", f"step {k}", f"model `{name}` serves no version {wanted}")
         elif target.count("error"):

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from tnn_serving.choices import ExportedInt8, Int8Choice
 from tnn_serving.cli.output import EXIT_BAD, JsonFlag, print_json, stderr, stdout
 from tnn_serving.look.defaults import COMPARE_TOLERANCE
 from tnn_serving.network.formats import open_network
@@ -59,7 +60,7 @@ def export(
     model: ModelPath,
     output: Annotated[Path, typer.Option("-o", "--output", help="The ONNX file to write.")],
     int8: Annotated[
-        str, typer.Option(help="Form of int8 layers: exact, or fast (Quantize/DequantizeLinear).")
+        ExportedInt8, typer.Option(help="Form of int8 layers: TNN's codes, or Quantize and DequantizeLinear.")
     ] = "exact",
     raw_int8: Annotated[bool, typer.Option(help="Take and give int8 blobs as codes.")] = False,
 ) -> None:
@@ -91,7 +92,7 @@ def compare(
     tolerance: Annotated[
         float, typer.Option(help="Largest difference over the largest value that counts as equal.")
     ] = (COMPARE_TOLERANCE),
-    int8: Annotated[str, typer.Option(help="Form of int8 layers: auto, exact or fast.")] = "exact",
+    int8: Annotated[Int8Choice, typer.Option(help="Form of int8 layers.")] = "exact",
     seed: Annotated[int, typer.Option(help="For random inputs, where no recording gives them.")] = 0,
     json: JsonFlag = False,
 ) -> None:

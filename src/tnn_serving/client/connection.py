@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from tnn_serving.config.model_config import ModelConfig
 from tnn_serving.errors import ConfigError, RequestError, ServerError
+from tnn_serving.nearest import did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -274,7 +275,7 @@ class Connection(AbstractContextManager["Connection"]):
             f"server at {self.address.url} has no model `{name}` ready",
             expected=", ".join(ready) or "none is ready",
             found=name,
-            hint="see the server's log for why a model was not loaded",
+            hint=did_you_mean(name, ready) or "see the server's log for why a model was not loaded",
         )
 
     def _call(self, call: Callable[[], T]) -> T:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from tnn_serving.config.reshape import check_reshape, has_shape
 from tnn_serving.config.settings import ModelSettings
 from tnn_serving.engines import TensorSpec
 from tnn_serving.errors import ConfigError, located
+from tnn_serving.nearest import did_you_mean, listed
 from tnn_serving.pictures.fit import Fit
 
 Kind = Literal["tensor", "pixels", "encoded"]
@@ -61,7 +61,9 @@ def bind_input(
     with located(f"{CONFIG_FILE}, input `{name}`"):
         spec = network.get(name)
         if spec is None:
-            raise ConfigError("the network has no such input", expected=", ".join(network) or "none", found=name)
+            raise ConfigError(
+                "the network has no such input", expected=listed(network), found=name, hint=did_you_mean(name, network)
+            )
         if tensor.is_shape_tensor:
             raise ConfigError("is_shape_tensor is for TensorRT")
         check_reshape(tensor, batched=batched)
@@ -169,9 +171,11 @@ def check_output(tensor: TensorConfig, blobs: Mapping[str, TensorSpec], *, batch
     with located(f"{CONFIG_FILE}, output `{tensor.name}`"):
         spec = blobs.get(tensor.name)
         if spec is None:
-            near = difflib.get_close_matches(tensor.name, blobs, 3)
             raise ConfigError(
-                "the network has no such blob", expected=", ".join(near) or "a blob that a layer produces"
+                "the network has no such blob",
+                expected="a blob that a layer produces",
+                found=tensor.name,
+                hint=did_you_mean(tensor.name, blobs),
             )
         if tensor.is_shape_tensor:
             raise ConfigError("is_shape_tensor is for TensorRT")

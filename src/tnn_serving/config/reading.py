@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from tnn_serving.config.model_config import CONFIG_FILE, ModelConfig
 from tnn_serving.config.settings import SETTINGS, ModelSettings, PictureSettings
 from tnn_serving.errors import ConfigError
+from tnn_serving.nearest import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ def try_settings(config: ModelConfig, options: CommandLine) -> tuple[ModelSettin
         name, _, base = key.rpartition(".")
         known = SETTINGS.get(base)
         if known is None or (name and not known.per_input):
-            near = difflib.get_close_matches(key, SETTINGS, 1)
-            log.warning("parameter `%s` is not known%s", key, f"; is `{near[0]}` meant?" if near else "")
+            hint = did_you_mean(key, SETTINGS)
+            log.warning("parameter `%s` is not known%s", key, f": {hint}" if hint else "")
             continue
         try:
             if name and name not in pictures:

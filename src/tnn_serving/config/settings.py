@@ -10,15 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tnn_serving.choices import Int8Choice, PrecisionChoice
 from tnn_serving.config import readers
 from tnn_serving.config.declaration import Reach, Setting, own, per_input, setting, settings_in, without
 from tnn_serving.config.plan import PerformanceHint
 from tnn_serving.config.readers import NamedShapes
 from tnn_serving.emit.limits import Limits
 from tnn_serving.engines import AUTO, ENGINES
-from tnn_serving.engines.choose import PrecisionChoice
 from tnn_serving.engines.shapes import ShapeLimits
-from tnn_serving.network.int8 import Int8Choice
 from tnn_serving.pictures.conversion import PictureInput
 from tnn_serving.pictures.fit import Fit, PictureSize, ResizeMode
 from tnn_serving.pictures.limits import MAX_PIXELS, PILLOW_MAX_PIXELS

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -49,19 +49,9 @@ class Options:
     cache_dir: Path | None = None
     profile: bool = False
 
-    @classmethod
-    def of(cls, values: Mapping[str, object]) -> Options:
-        """Options from keywords. Raises ConfigError for one that does not exist or does not fit."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"unknown option `{unknown[0]}`", expected=", ".join(sorted(known)))
-        made = cls(**values)  # type: ignore[arg-type]
-        if made.precision not in get_args(Precision):
-            raise ConfigError("unknown precision", expected="f32 or bf16", found=made.precision)
-        if made.threads < 0 or made.streams < 0:
-            raise ConfigError("threads and streams cannot be negative", found=f"{made.threads}, {made.streams}")
-        return made
+    def __post_init__(self) -> None:
+        if self.threads < 0 or self.streams < 0:
+            raise ConfigError("threads and streams cannot be negative", found=f"{self.threads}, {self.streams}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,17 +6,17 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 
+from tnn_serving.choices import PrecisionChoice
 from tnn_serving.deviation import deviation, relative_error
 from tnn_serving.engines.base import Arrays, Engine, Precision
 from tnn_serving.engines.cpu import Cpu
 from tnn_serving.engines.registry import following_onnx
 from tnn_serving.engines.shapes import ShapeCache
 from tnn_serving.engines.timing import fastest, time_in_turn
-from tnn_serving.errors import ConfigError, EngineError, TnnError
+from tnn_serving.errors import EngineError, TnnError
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,6 @@ DISAGREEMENT = 1e-3
 
 DISAGREEMENT_IN_HALF = 1e-2
 """The same for float16, in which some engines round every step, and others the answer only."""
-
-PrecisionChoice = Literal["f32", "bf16", "auto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +63,6 @@ class EngineCandidate:
 
 
 Compile = Callable[[Engine, Precision], EngineCandidate]
-
-
-def read_precision(text: str) -> PrecisionChoice:
-    """A precision by its name. Raises ConfigError for an unknown one."""
-    choices: tuple[PrecisionChoice, ...] = get_args(PrecisionChoice)
-    for known in choices:
-        if text == known:
-            return known
-    raise ConfigError("unknown precision", expected=", ".join(choices), found=text)
 
 
 def choose(

@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from tnn_serving.engines.base import Engine
 from tnn_serving.errors import ConfigError, EngineError
+from tnn_serving.nearest import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,8 @@ class Registry(Mapping[str, Engine]):
         if name == AUTO:
             return self.usable()
         if name not in self:
-            raise ConfigError("unknown engine", expected=", ".join((AUTO, *self)), found=name)
+            known = (AUTO, *self)
+            raise ConfigError("unknown engine", expected=", ".join(known), found=name, hint=did_you_mean(name, known))
         return [self[name]]
 
     def _all(self) -> dict[str, EntryPoint | Engine]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import reprlib
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -46,7 +47,7 @@ class _Declared:
     """Gives type checkers the constructor that :func:`~tnn_serving.layers.registry.layer` makes."""
 
 
-@dataclasses.dataclass(kw_only=True, eq=False)
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class Layer(_Declared):
     """A layer of a network: its place in the graph, its parameters and its weights.
 
@@ -91,6 +92,12 @@ class Layer(_Declared):
 
     def __post_init__(self) -> None:
         self.type = self.type or self.types[0]
+
+    def __repr__(self) -> str:
+        names = [f"name={self.name!r}", f"inputs={list(self.inputs)}", f"outputs={list(self.outputs)}"]
+        values = [f"{spec.name}={reprlib.repr(getattr(self, spec.name))}" for spec in self.parameters]
+        weights = [f"{spec.name}={tensor!r}" for spec, tensor in self.weights()]
+        return f"{self.type}({', '.join([*names, *values, *weights])})"
 
     @property
     def quantized(self) -> bool:
@@ -309,7 +316,7 @@ class Layer(_Declared):
         return None
 
 
-@dataclasses.dataclass(kw_only=True, eq=False)
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class Reserved(Layer):
     """A type that TNN knows only by name, or not at all: read, inspected and written back, never executed."""
 

@@ -20,7 +20,7 @@ L = TypeVar("L", bound=Layer)
 
 def family(cls: type[L]) -> type[L]:
     """Declares a base class of several layer types that share operands, parameters or weights."""
-    return dataclasses.dataclass(kw_only=True, eq=False)(cls)
+    return dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
 
 
 def layer(number: int, *types: str, entry: bool = True) -> Callable[[type[L]], type[L]]:
@@ -34,7 +34,7 @@ def layer(number: int, *types: str, entry: bool = True) -> Callable[[type[L]], t
 
     def declare(cls: type[L]) -> type[L]:
         hints = get_type_hints(cls, localns={"Tensor": Tensor})
-        made = dataclasses.dataclass(kw_only=True, eq=False)(cls)
+        made = dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
         parameters, payload = [], []
         for field in dataclasses.fields(made):
             spec = field.metadata.get("tnn")

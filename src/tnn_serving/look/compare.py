@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tnn_serving.choices import Int8Choice
 from tnn_serving.deviation import deviation
 from tnn_serving.engines import ENGINES, TensorSpec
 from tnn_serving.engines.base import Arrays
 from tnn_serving.errors import RequestError, ShapeError
 from tnn_serving.look.defaults import COMPARE_TOLERANCE
 from tnn_serving.model import Model
+from tnn_serving.nearest import did_you_mean, listed
 from tnn_serving.network.formats import open_network
 from tnn_serving.network.views import LayerView
 from tnn_serving.prepare.load import load
@@ -75,7 +77,7 @@ def compare(
     shapes: Mapping[str, Sequence[int]] | None = None,
     blobs: Sequence[str] = (),
     tolerance: float = COMPARE_TOLERANCE,
-    int8: str = "exact",
+    int8: Int8Choice = "exact",
     seed: int = 0,
 ) -> Comparison:
     """Runs a model and something to compare it with: a recording, another model, or itself on another engine.
@@ -116,6 +118,9 @@ def compare(
         others = [f"`{mine}` is `{theirs}`" for mine, theirs in (*fed.items(), *pairs.items()) if mine != theirs]
         reference = f"{right.network.source} on {right.engine}{', where ' * bool(others)}{' and '.join(others)}"
     mine = run_everything(left, inputs)
+    for name in blobs:
+        if name not in mine:
+            raise RequestError(f"there is no blob `{name}`", expected=listed(mine), hint=did_you_mean(name, mine))
     if blobs:
         mine = {blob: array for blob, array in mine.items() if blob in blobs}
     return differences(network.layers(), mine, found, names=(name, reference), tolerance=tolerance, pairs=pairs)
@@ -167,7 +172,8 @@ def random_inputs(model: Model, shapes: Mapping[str, Sequence[int]], *, seed: in
     """
     unknown = set(shapes) - {spec.name for spec in model.inputs}
     if unknown:
-        raise ShapeError(f"there is no input `{min(unknown)}`", expected=", ".join(s.name for s in model.inputs))
+        known, name = [spec.name for spec in model.inputs], min(unknown)
+        raise ShapeError(f"there is no input `{name}`", expected=listed(known), hint=did_you_mean(name, known))
     random = np.random.default_rng(seed)
     made = {}
     for spec in model.inputs:

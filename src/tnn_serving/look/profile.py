@@ -6,9 +6,10 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from typing_extensions import Unpack
 
 from tnn_serving.engines import NodeTime
 from tnn_serving.look.compare import random_inputs
@@ -16,7 +17,7 @@ from tnn_serving.look.defaults import PROFILE_RUNS
 from tnn_serving.model import Model
 from tnn_serving.network.formats import open_network
 from tnn_serving.network.views import LayerView
-from tnn_serving.prepare.load import load
+from tnn_serving.prepare.load import LoadOptions, load
 
 if TYPE_CHECKING:
     from tnn_serving.network.formats import Source
@@ -72,7 +73,7 @@ def profile(
     shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     runs: int = PROFILE_RUNS,
-    **options: Any,
+    **options: Unpack[LoadOptions],
 ) -> Profile:
     """Measures every layer of a network.
 
@@ -92,7 +93,8 @@ def profile(
     model = load(network, engine, **options)
     feeds = inputs if inputs is not None else random_inputs(model, shapes or {}, seed=seed)
     wall_ms = _wall_ms(model, feeds, runs)
-    model = load(network, engine, profile=True, **options)
+    measuring: LoadOptions = {**options, "profile": True}
+    model = load(network, engine, **measuring)
     layers = by_layer(network.layers(), model.profile(feeds, runs))
     return Profile(
         source=network.source,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tnn_serving.engines import ENGINES
 from tnn_serving.errors import RequestError, TnnError
+from tnn_serving.nearest import did_you_mean, listed
 from tnn_serving.network.base import Network, Variant
 from tnn_serving.network.int8 import processor
 from tnn_serving.network.views import LayerView, WeightView
@@ -65,7 +66,8 @@ def summarize(network: Network, shapes: Mapping[str, Sequence[int]] | None = Non
     at = {**network.default_shapes, **(shapes or {})}
     unknown = at.keys() - network.default_shapes.keys()
     if unknown:
-        raise RequestError(f"there is no input `{min(unknown)}`", expected=", ".join(network.default_shapes))
+        known, name = network.default_shapes, min(unknown)
+        raise RequestError(f"there is no input `{name}`", expected=listed(known), hint=did_you_mean(name, known))
     problem, dtypes, free = None, dict[str, str](), dict[str, list[bool]]()
     try:
         layers = network.layers(at)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from tnn_serving.choices import Int8Choice
 from tnn_serving.emit.int8 import Form
 from tnn_serving.emit.limits import Limits
 from tnn_serving.engines.base import NO_ARRAYS, Arrays, Engine
@@ -108,8 +109,8 @@ class Network(Protocol):
     def refusals(self) -> list[TnnError]:
         """Why the network cannot run: one error for each layer at fault."""
 
-    def int8_form(self, engine: Engine, choice: str, cpu: Cpu) -> Decision:
-        """How int8 layers are run on an engine. Raises ConfigError for an unknown choice."""
+    def int8_form(self, engine: Engine, choice: Int8Choice, cpu: Cpu) -> Decision:
+        """How int8 layers are run on an engine."""
 
     def batched(self, outputs: Sequence[str], *, asked: bool = False) -> tuple[Network, str | None]:
         """The network with batch sizes that are written down in it made free, where that is provably right; and what

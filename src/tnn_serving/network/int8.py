@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
+from tnn_serving.choices import Int8Choice
 from tnn_serving.emit.int8 import Form
 from tnn_serving.engines import Engine
 from tnn_serving.engines.cpu import ISA_VARIABLE, WITHOUT_AMX, Cpu, this_cpu
-from tnn_serving.errors import ConfigError
 
 if TYPE_CHECKING:
     from tnn_serving.graph import Graph
     from tnn_serving.tensor import Tensor
 
 log = logging.getLogger(__name__)
-
-Int8Choice = Literal["auto", "fast", "exact"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +27,11 @@ class Decision:
     reason: str
 
 
-def decide(graph: Graph, engine: Engine, choice: str, cpu: Cpu) -> Decision:
+def decide(graph: Graph, engine: Engine, choice: Int8Choice, cpu: Cpu) -> Decision:
     """The form for an engine on a processor.
 
     Weight zero points have no fast kernel on any engine. Codes with zero points are written unsigned.
-
-    Raises:
-        ConfigError: ``choice`` is none of auto, fast, exact.
     """
-    if choice not in get_args(Int8Choice):
-        raise ConfigError("unknown int8 form", expected=", ".join(get_args(Int8Choice)), found=choice)
     if not graph.quantized:
         return Decision(Form.EXACT, "the network has no int8 layers")
     kernels = engine.int8_kernels(cpu)

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onnx import shape_inference
 
 from tnn_serving.analysis import Blob
+from tnn_serving.choices import Int8Choice
 from tnn_serving.emit.int8 import Form
 from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.engines import ENGINES, Engine, Executable, Options, following_onnx
@@ -321,7 +322,7 @@ class OnnxNetwork:
         """None: the engines judge nodes."""
         return []
 
-    def int8_form(self, engine: Engine, choice: str, cpu: Cpu) -> Decision:
+    def int8_form(self, engine: Engine, choice: Int8Choice, cpu: Cpu) -> Decision:
         """Int8 operators of ONNX say themselves how they are computed."""
         return Decision(Form.EXACT, "the network has no int8 layers of TNN's")
 

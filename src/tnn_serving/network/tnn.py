@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
+from tnn_serving.choices import Int8Choice
 from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.engines.base import NO_ARRAYS, Arrays, Engine
 from tnn_serving.engines.cpu import Cpu
@@ -131,7 +132,7 @@ class TnnNetwork:
         """One error for each layer at fault."""
         return refusals(self.graph, given=self.optional)
 
-    def int8_form(self, engine: Engine, choice: str, cpu: Cpu) -> Decision:
+    def int8_form(self, engine: Engine, choice: Int8Choice, cpu: Cpu) -> Decision:
         """How int8 layers are run on an engine."""
         return decide(self.graph, engine, choice, cpu)
 

@@ -10,6 +10,7 @@ import numpy as np
 from tnn_serving.client.connection import ModelInfo, TensorInfo
 from tnn_serving.errors import FormatError, RequestError, located
 from tnn_serving.formats.reading import FileKind, read_file
+from tnn_serving.nearest import did_you_mean, listed
 from tnn_serving.network.formats import open_network
 from tnn_serving.prepare.recorded_case import read_arrays
 
@@ -40,9 +41,9 @@ def make_inputs(
     needed = [item for item in model.inputs if not item.optional or item.name in (shapes or {})]
     unknown = set(shapes or {}) - {item.name for item in model.inputs}
     if unknown:
+        known, name = [item.name for item in model.inputs], min(unknown)
         raise RequestError(
-            f"model `{model.name}` has no input `{min(unknown)}`",
-            expected=", ".join(item.name for item in model.inputs),
+            f"model `{model.name}` has no input `{name}`", expected=listed(known), hint=did_you_mean(name, known)
         )
     if data is not None:
         made = _from_file(data, needed, model, batch)
