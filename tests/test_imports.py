@@ -29,6 +29,7 @@ LIGHT = (
     "tnn_serving.network.views",
     "tnn_serving.prepare.configuring",
     "tnn_serving.prepare.loaded",
+    "tnn_serving.prepare.model_version",
     "tnn_serving.prepare.opened",
     "tnn_serving.prepare.preparation",
     "tnn_serving.prepare.prepared",

@@ -78,3 +78,14 @@ def test_errors_name_the_file_that_was_given(tmp_path: Path) -> None:
 
 def test_both_are_sessions() -> None:
     assert issubclass(Model, Session)
+
+
+def test_each_load_closes_its_own(tmp_path: Path) -> None:
+    ts.write_model(GRAPH, tmp_path / "net.tnnproto", tmp_path / "net.tnnmodel")
+    first, second = (ts.load(tmp_path, "onnxruntime", prepare=True) for _ in range(2))
+    wanted = first.run(X)["y"]
+    assert repr(first).startswith(f"PreparedSession {tmp_path / 'net.tnnproto'} on onnxruntime, f32")
+    first.close()
+    np.testing.assert_array_equal(second.run(X)["y"], wanted)
+    with pytest.raises(RequestError, match="the model is closed"):
+        first.run(X)

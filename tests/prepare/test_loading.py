@@ -19,6 +19,7 @@ from tnn_serving.graph import Graph
 from tnn_serving.prepare import loading
 from tnn_serving.prepare.batching import COMPLETED_BATCH_SIZE
 from tnn_serving.prepare.loading import Loaded, load_model, open_network
+from tnn_serving.prepare.model_version import ModelVersion
 
 X = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
 PIXELS = {"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 3, -1, -1]}
@@ -42,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 def loaded(folder: Path, config: dict[str, Any] | None = None, *, completes: bool = True, **options: str) -> Loaded:
     """Version 1 of a folder, with backend-wide options."""
     read = ModelConfig.read({"name": "m", **(config or {})})
-    return load_model("m", folder, read, version=1, completes=completes, options=options)
+    return load_model(ModelVersion(folder, read, 1, completes, options))
 
 
 # ---- batches ----

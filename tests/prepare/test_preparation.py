@@ -25,6 +25,7 @@ from tnn_serving.errors import ConfigError, LimitError, RequestError, TnnError, 
 from tnn_serving.graph import Graph
 from tnn_serving.prepare.loaded import Loaded
 from tnn_serving.prepare.loading import load_model
+from tnn_serving.prepare.model_version import ModelVersion
 from tnn_serving.prepare.opened import PreparedSession
 from tnn_serving.prepare.preparation import PREPARED_STORE, Preparation
 from tnn_serving.prepare.prepared import key_of
@@ -62,12 +63,12 @@ def write_onnx(folder: Path, source: onnx.ModelProto | str) -> Path:
 
 def prepared(preparation: Preparation, folder: Path, config: dict[str, Any] | None = None, **options: str) -> Loaded:
     read = ModelConfig.read({"name": folder.name, **(config or {})})
-    return preparation.load(folder.name, folder, read, version=1, options=options)
+    return preparation.load(ModelVersion(folder, read, 1, options=options))
 
 
 def here(folder: Path, config: dict[str, Any] | None = None, **options: str) -> Loaded:
     read = ModelConfig.read({"name": folder.name, **(config or {})})
-    return load_model(folder.name, folder, read, version=1, options=options)
+    return load_model(ModelVersion(folder, read, 1, options=options))
 
 
 def numbers(*shape: int, seed: int = 0) -> np.ndarray:

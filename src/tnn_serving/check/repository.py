@@ -29,6 +29,7 @@ from tnn_serving.errors import TnnError
 from tnn_serving.formats.candidates import versions
 from tnn_serving.nearest import did_you_mean, listed
 from tnn_serving.own_files import folder_refusals
+from tnn_serving.prepare.model_version import ModelVersion
 from tnn_serving.prepare.preparation import Preparation, real_places
 from tnn_serving.prepare.prepared import decisive, digests_of, hash_of
 from tnn_serving.repository import check_repository, model_folders
@@ -169,7 +170,7 @@ def _name(folder: Path, options: CommandLine, limits: ModelSettings) -> str | No
 def _prepare(version: CheckedVersion, folder: Path, config: ModelConfig, options: CommandLine) -> None:
     """Prepares a version, so that what passes a check is served, and is served at once."""
     try:
-        prepared = _preparation().prepare(folder.name, folder, config, version=version.version, options=options)
+        prepared = _preparation().prepare(ModelVersion(folder, config, version.version, options=options))
     except TnnError as error:
         finding = of_error(error)
         version.findings.append(finding if version.served else finding.softened())

@@ -17,6 +17,7 @@ from tnn_serving.errors import ConfigError
 from tnn_serving.model import Model, Running
 from tnn_serving.nearest import choice, did_you_mean
 from tnn_serving.network.formats import model_files, open_network
+from tnn_serving.prepare.model_version import ModelVersion
 from tnn_serving.prepare.preparation import Preparation
 from tnn_serving.session import Session
 
@@ -130,22 +131,19 @@ def _prepared(source: Source, parameters: dict[str, str]) -> Session:
     if not isinstance(source, str | os.PathLike):
         raise ConfigError("only files can be prepared", expected="a path", found=type(source))
     files = model_files(Path(source))
-    with tempfile.TemporaryDirectory(prefix="tnn-serving-load-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tnn-serving-load-") as scratch:
         # A model folder that says nothing but where the files are.
-        version = Path(folder, "1")
-        version.mkdir()
+        folder = Path(scratch, files[0].stem)
+        version = ModelVersion(folder, ModelConfig(), 1, options=parameters, shown=files[0].parent)
         for file in files:
-            place = version / file.relative_to(files[0].parent)
+            place = version.files / file.relative_to(files[0].parent)
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(file.resolve())
-        Path(folder, CONFIG_FILE).write_text("max_batch_size: 0\n")
-        loaded = _preparation().load(
-            files[0].stem, Path(folder), ModelConfig(), version=1, options=parameters, shown=files[0].parent
-        )
-    return loaded.model
+        (folder / CONFIG_FILE).write_text("max_batch_size: 0\n")
+        return _preparation().load(version).model
 
 
 @cache
 def _preparation() -> Preparation:
     """The process' own."""
-    return Preparation()
+    return Preparation(shares=False)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tnn_serving.config.model_config import Batching, ModelConfig
-from tnn_serving.config.reading import CommandLine, read_settings
 from tnn_serving.config.settings import ModelSettings
 from tnn_serving.engines.measurements import Measurements
 from tnn_serving.errors import TnnError
@@ -24,6 +23,7 @@ from tnn_serving.prepare.compiling import compile_model
 from tnn_serving.prepare.configuring import Configured, configure
 from tnn_serving.prepare.folder import check_folder, leaves_batching_to_us
 from tnn_serving.prepare.loaded import Loaded
+from tnn_serving.prepare.model_version import ModelVersion
 from tnn_serving.prepare.recorded_case import RECORDED, check_recorded
 
 log = logging.getLogger(__name__)
@@ -50,20 +50,13 @@ class _Attempt:
     joins: bool
 
 
-def load_model(
-    name: str,
-    folder: Path,
-    config: ModelConfig,
-    *,
-    version: int,
-    completes: bool = True,
-    options: CommandLine | None = None,
-) -> LoadedHere:
-    """Loads ``folder/<version>``; see :meth:`tnn_serving.serving.servable.Servable.open`."""
-    settings = read_settings(config, options or {})
-    check_folder(folder, config, settings, version=version)
-    ours = completes and leaves_batching_to_us(folder, config)
-    return load_files(name, folder / str(version), config, settings, completes=completes, ours=ours)
+def load_model(version: ModelVersion) -> LoadedHere:
+    """Loads a version in this process; see :meth:`tnn_serving.serving.servable.Servable.open`."""
+    check_folder(version.folder, version.config, version.settings, version=version.number)
+    ours = version.completes and leaves_batching_to_us(version.folder, version.config)
+    return load_files(
+        version.name, version.files, version.config, version.settings, completes=version.completes, ours=ours
+    )
 
 
 def load_files(

@@ -15,13 +15,11 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tnn_serving.analysis import Analysis
-from tnn_serving.config.model_config import ModelConfig
-from tnn_serving.config.reading import CommandLine, read_settings
 from tnn_serving.config.settings import ModelSettings
 from tnn_serving.emit.limits import Limits, process_bytes
 from tnn_serving.engines import ENGINES, Shapes
@@ -35,6 +33,7 @@ from tnn_serving.network.int8 import processor
 from tnn_serving.prepare.configuring import configure
 from tnn_serving.prepare.folder import check_folder, leaves_batching_to_us
 from tnn_serving.prepare.loaded import Loaded
+from tnn_serving.prepare.model_version import ModelVersion
 from tnn_serving.prepare.opened import PreparedNetwork, PreparedSession
 from tnn_serving.prepare.prepared import EXECUTABLE, FILES, VALUE, Prepared, StoredArray, key_of
 from tnn_serving.prepare.shared import SharedModels
@@ -49,24 +48,6 @@ TASKS = "tnn_serving.prepare.tasks"
 
 PREPARED_STORE = "prepared"
 """The folder inside a cache folder."""
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What is to be loaded, as :meth:`Preparation.load` takes it."""
-
-    name: str
-    folder: Path
-    config: ModelConfig
-    version: int
-    completes: bool
-    options: CommandLine
-    shown: Path
-
-    @cached_property
-    def settings(self) -> ModelSettings:
-        """The parameters in the configuration and on the command line. Raises ConfigError."""
-        return read_settings(self.config, self.options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +104,12 @@ class Preparation:
     Args:
         tasks: further modules whose functions workers are going to run.
         python: the interpreter that workers run in; this one by default.
+        shares: equal models are one session, which lives as long as one of its users; otherwise, each user closes its
+            own.
     """
 
-    def __init__(self, tasks: Sequence[str] = (), *, python: str | None = None) -> None:
+    def __init__(self, tasks: Sequence[str] = (), *, python: str | None = None, shares: bool = True) -> None:
+        self._shares = shares
         self.yields = False
         self._in_force: tuple[str, ...] | None = None
         processor()  # decides what networks are compiled for, here and in workers
@@ -144,73 +128,50 @@ class Preparation:
         """Ends the workers, and removes what was kept for this process only."""
         self._end()
 
-    def load(
-        self,
-        name: str,
-        folder: Path,
-        config: ModelConfig,
-        *,
-        version: int,
-        completes: bool = True,
-        options: CommandLine | None = None,
-        shown: Path | None = None,
-    ) -> Loaded:
-        """Loads ``folder/<version>``; see :meth:`tnn_serving.serving.servable.Servable.open`.
-
-        Args:
-            shown: the folder of the files that texts name, where it is not that of the version.
+    def load(self, version: ModelVersion) -> Loaded:
+        """Loads a version; see :meth:`tnn_serving.serving.servable.Servable.open`.
 
         Raises LimitError too: the model needs more time or memory than it may.
         """
-        request = _Request(name, folder, config, version, completes, options or {}, shown or folder / str(version))
-        kept, fresh = self._kept(request)
+        kept, fresh = self._kept(version)
         try:
-            return self._opened(request, kept)
+            return self._opened(version, kept)
         except EngineError as error:
             if fresh:
                 raise
-            log.warning("%s is prepared again: %s", name, error)
+            log.warning("%s is prepared again: %s", version.name, error)
         kept.store.remove(f"{kept.key}.json")
-        kept, _ = self._kept(request)
-        return self._opened(request, kept)
+        kept, _ = self._kept(version)
+        return self._opened(version, kept)
 
-    def prepare(
-        self,
-        name: str,
-        folder: Path,
-        config: ModelConfig,
-        *,
-        version: int,
-        completes: bool = True,
-        options: CommandLine | None = None,
-    ) -> Prepared:
-        """Prepares ``folder/<version>``, if that has not been done, and opens nothing. Raises as :meth:`load`."""
-        request = _Request(name, folder, config, version, completes, options or {}, folder / str(version))
-        return self._kept(request)[0].prepared
+    def prepare(self, version: ModelVersion) -> Prepared:
+        """Prepares a version, if that has not been done, and opens nothing. Raises as :meth:`load`."""
+        return self._kept(version)[0].prepared
 
-    def _opened(self, request: _Request, kept: _Kept) -> Loaded:
-        prepared, settings = kept.prepared, request.settings
+    def _opened(self, version: ModelVersion, kept: _Kept) -> Loaded:
+        prepared, settings = kept.prepared, version.settings
         analysis = prepared.analysed(kept.source.shown)
-        config = prepared.completed(request.config)
-        configured = configure(request.name, analysis, config, settings, completes=request.completes)
-        session = self._shared.get(prepared.models_key, partial(self._open, kept, analysis, settings))
+        config = prepared.completed(version.config)
+        configured = configure(version.name, analysis, config, settings, completes=version.completes)
+        opening = partial(self._open, kept, analysis, settings)
+        session = self._shared.get(prepared.models_key, opening) if self._shares else opening()
         warm(session, configured)
         return Loaded(session, configured, prepared.joined_rows, prepared.seconds)
 
-    def _kept(self, request: _Request) -> tuple[_Kept, bool]:
+    def _kept(self, version: ModelVersion) -> tuple[_Kept, bool]:
         """The prepared model, and whether it has just been prepared."""
-        settings, limits = request.settings, request.settings.limits()
-        with unchanged(request.folder / str(request.version)):
-            check_folder(request.folder, request.config, settings, version=request.version)
-            source = _Source(request.folder / str(request.version), request.shown, self.folder, limits)
-        ours = request.completes and leaves_batching_to_us(request.folder, request.config)
+        settings, limits = version.settings, version.settings.limits()
+        with unchanged(version.files):
+            check_folder(version.folder, version.config, settings, version=version.number)
+            source = _Source(version.files, version.shown or version.files, self.folder, limits)
+        ours = version.completes and leaves_batching_to_us(version.folder, version.config)
         key = key_of(
-            source.files, request.config, request.options, completes=request.completes, ours=ours, limits=limits
+            source.files, version.config, version.options, completes=version.completes, ours=ours, limits=limits
         )
         store = FileStore((settings.cache_dir or self.folder) / PREPARED_STORE)
         known = self._known(key, store, source)
         if known is not None:
-            log.info("%s runs on %s; it was prepared earlier", request.name, known.prepared.choice.engine)
+            log.info("%s runs on %s; it was prepared earlier", version.name, known.prepared.choice.engine)
             for text in known.prepared.warnings:
                 log.warning("%s", text)
             return known, False
@@ -223,14 +184,14 @@ class Preparation:
         text = (
             "%s: a worker prepares it; nothing in %s is for its files and settings, this processor and these versions"
         )
-        log.info(text, request.name, store.folder)
+        log.info(text, version.name, store.folder)
         order = {
-            "name": request.name,
+            "name": version.name,
             "files": os.fspath(source.files),
-            "config": request.config.to_json(),
-            "completes": request.completes,
+            "config": version.config.to_json(),
+            "completes": version.completes,
             "ours": ours,
-            "options": dict(request.options),
+            "options": dict(version.options),
         }
         return self._prepared(order, source, settings, key, store), True
 

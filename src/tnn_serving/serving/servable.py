@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from tnn_serving.engines import TensorSpec
 from tnn_serving.engines.shapes import ShapeCounts
 from tnn_serving.errors import CancelledError, ConfigError, RequestError, TnnError, located
 from tnn_serving.prepare.loaded import Loaded
+from tnn_serving.prepare.model_version import Load, ModelVersion
 from tnn_serving.serving.observer import SILENT, Observer
 from tnn_serving.serving.pictures import PictureReader
 from tnn_serving.serving.tensors import RequestTensor, ResponseTensor, array_of, cut
@@ -44,21 +44,6 @@ AnswerCheck = Callable[[str, Sequence[int]], None]
 Response = list[ResponseTensor]
 Result = Response | Exception | tuple[Response | Exception, ...]
 """The answer of all requests gathered; the error of all of them; or one of either for each."""
-
-
-class Load(Protocol):
-    """Loads ``folder/<version>``; raises as :meth:`Servable.open`."""
-
-    def __call__(
-        self,
-        name: str,
-        folder: Path,
-        config: ModelConfig,
-        *,
-        version: int,
-        completes: bool = True,
-        options: CommandLine | None = None,
-    ) -> Loaded: ...
 
 
 def _in_this_process() -> Load:
@@ -145,16 +130,14 @@ class Servable:
             FormatError, UnsupportedLayer, ShapeError, EngineError: the model cannot be loaded.
             ConfigError: configuration and network disagree.
         """
-        name = config.name or folder.name
-        with located(f"model `{name}`, version {version}"):
+        asked = ModelVersion(folder, config, version, complete, options or {})
+        with located(f"model `{asked.name}`, version {version}"):
             started = time.monotonic()
-            loaded = (load or _in_this_process())(
-                name, folder, config, version=version, completes=complete, options=options
-            )
+            loaded = (load or _in_this_process())(asked)
             observer.loaded(time.monotonic() - started)
             model = loaded.model
             observer.engine(model.engine, model.choice.precision, model.int8_form)
-            return cls(name, loaded, observer)
+            return cls(asked.name, loaded, observer)
 
     def close(self) -> None:
         """Releases the network; no request may be running."""
