@@ -6,8 +6,6 @@ python docs/generate_cli.py --check    exit with 1 if it is not up to date
 
 from __future__ import annotations
 
-import inspect
-import re
 import sys
 from collections.abc import Iterator
 from itertools import groupby
@@ -17,10 +15,10 @@ from typing import Any
 import typer
 
 from generated import run
-from tnn_serving.cli.app import make_app
+from tnn_serving.cli.app import PROGRAM, make_app
+from tnn_serving.cli.help import prose_and_examples, rows, usage
 
 PAGE = Path(__file__).parent / "reference" / "cli.md"
-PROGRAM = "tnn-serving"
 
 # typer's own commands have no public type: some releases build on click, others carry a copy of it.
 Command = Any
@@ -80,26 +78,16 @@ def _commands() -> Iterator[str]:
 
 def _command(name: str, command: Command) -> Iterator[str]:
     context = typer.Context(command, info_name=name)
-    text, _, examples = inspect.cleandoc(command.help).partition("Examples:\n")
-    usage = " ".join([PROGRAM, name, *command.collect_usage_pieces(context)])
-    yield from (f"### {name}", "", "```text", usage, "```", "", text.strip(), "")
+    text, examples = prose_and_examples(command)
+    line = " ".join([PROGRAM, name, usage(command, context)])
+    yield from (f"### {name}", "", "```text", line, "```", "", text, "")
     if examples:
-        yield from ("```sh", *(line.strip() for line in examples.splitlines() if line.strip()), "```", "")
-    rows = [parameter.get_help_record(context) for parameter in command.get_params(context) if not is_help(parameter)]
-    if rows:
+        yield from ("```sh", *examples, "```", "")
+    told = [(names, meaning) for _, names, meaning in rows(command, context) if "--help" not in names]
+    if told:
         yield from ("| argument or option | meaning |", "|---|---|")
-        yield from (f"| `{code(names)}` | {prose(meaning)} |" for names, meaning in rows)
+        yield from (f"| `{one_line(names)}` | {prose(meaning)} |" for names, meaning in told)
         yield ""
-
-
-def is_help(parameter: Any) -> bool:
-    """Whether it is the option that every command has."""
-    return "--help" in parameter.opts
-
-
-def code(names: str) -> str:
-    """The names of an option with its type, without what the meaning says better: ranges and repetition."""
-    return one_line(re.sub(r"<(?:list\[)?(\w+)\]?(?: range)?>", r"<\1>", names))
 
 
 def prose(text: str) -> str:

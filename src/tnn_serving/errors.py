@@ -8,6 +8,7 @@ TnnError                      base; str() is a whole, readable message
 ├─ ShapeError                 incompatible shapes
 ├─ LimitError                 more memory or time than a model or request may use
 ├─ ConfigError                config.pbtxt, options or parameters
+├─ UsageError                 words of a command line that do not go together
 ├─ RequestError               the caller's tensors
 │  └─ CancelledError          the caller cancelled the request
 ├─ WorkerError                a worker process ended without an answer
@@ -91,6 +92,10 @@ class LimitError(TnnError):
 
 class ConfigError(TnnError):
     """A config.pbtxt, an option or a parameter that cannot be honoured."""
+
+
+class UsageError(TnnError):
+    """A command line that does not say what to do: an unknown flag, or options that exclude each other."""
 
 
 class RequestError(TnnError):

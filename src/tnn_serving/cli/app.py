@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,8 +11,13 @@ from typing import Annotated
 
 import typer
 
+from tnn_serving.cli.help import Command, CommandGroup
 from tnn_serving.cli.output import errors_shown
 from tnn_serving.version import VERSION
+
+PROGRAM = "tnn-serving"
+COMPLETE_VARIABLE = "_TNN_SERVING_COMPLETE"
+"""Set by the shell's completion; typer makes the name of the program's."""
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -57,9 +63,10 @@ COMMANDS = {
 def make_app(names: Collection[str] | None = None) -> typer.Typer:
     """The program with these commands; with all of them if left out."""
     app = typer.Typer(
+        cls=CommandGroup,
         no_args_is_help=True,
-        add_completion=False,
-        rich_markup_mode="rich",
+        add_completion=names is None or _completing() is not None,
+        rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
         help="Serve TNN models with Triton on CPU, and inspect them.",
     )
@@ -68,10 +75,10 @@ def make_app(names: Collection[str] | None = None) -> typer.Typer:
         listed = COMMANDS[name]
         found = getattr(import_module(listed.module), name.replace("-", "_"))
         if listed.is_group:
-            app.add_typer(found, name=name, rich_help_panel=listed.panel)
+            app.add_typer(found, name=name, cls=CommandGroup, rich_help_panel=listed.panel)
         else:
             settings = PASS_THROUGH if listed.passes_flags else {}
-            app.command(name, rich_help_panel=listed.panel, context_settings=settings)(found)
+            app.command(name, cls=Command, rich_help_panel=listed.panel, context_settings=settings)(found)
     return app
 
 
@@ -89,6 +96,15 @@ def _root(
     pass
 
 
+def _completing() -> list[str] | None:
+    """The words of the command line that a shell wants to complete; ``None`` if none does."""
+    if COMPLETE_VARIABLE not in os.environ:
+        return None
+    # zsh and fish set the first, bash the second.
+    text = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS") or ""
+    return text.split()[1:]
+
+
 def _needed(words: list[str]) -> Collection[str] | None:
     """The commands that a command line needs; ``None`` for all, which the help and unknown names need."""
     if words[:1] == ["--version"]:
@@ -97,6 +113,9 @@ def _needed(words: list[str]) -> Collection[str] | None:
 
 
 def main() -> None:
-    """Entry point: a TnnError becomes a message and exit code 1."""
+    """Entry point. A TnnError becomes a message and exit code 1, wrong usage a line and exit code 2."""
+    completing = _completing()
+    words = sys.argv[1:] if completing is None else completing
     with errors_shown():
-        make_app(_needed(sys.argv[1:]))()
+        code = make_app(_needed(words))(prog_name=PROGRAM, standalone_mode=False)
+    raise SystemExit(code or 0)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tnn_serving.cli.help import Command
 from tnn_serving.cli.output import stderr, stdout
 from tnn_serving.triton.install import find_interpreter, uninstall
 from tnn_serving.triton.install import install as install_backend
@@ -20,10 +21,11 @@ def _group() -> None:
     pass
 
 
-@backend.command()
+@backend.command(cls=Command)
 def install(
     directory: Annotated[
-        Path, typer.Argument(help="The Triton's backend directory, such as /opt/tritonserver/backends.")
+        Path,
+        typer.Argument(metavar="DIRECTORY", help="The Triton's backend directory, such as /opt/tritonserver/backends."),
     ],
     python: Annotated[
         str | None,

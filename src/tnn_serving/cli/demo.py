@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tnn_serving.cli.help import Command
 from tnn_serving.cli.output import stderr, stdout
 
 demo = typer.Typer(no_args_is_help=True, help="Models to try the server with.")
@@ -17,9 +18,11 @@ def _group() -> None:
     pass
 
 
-@demo.command()
+@demo.command(cls=Command)
 def build(
-    repository: Annotated[Path, typer.Argument(help="Model repository to write to; created if it does not exist.")],
+    repository: Annotated[
+        Path, typer.Argument(metavar="REPOSITORY", help="Model repository to write to; created if it does not exist.")
+    ],
 ) -> None:
     """Download and convert the demo models: `classification`, `face_detection` and `picture_label`.
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from tnn_serving.look.summary import Summary
     from tnn_serving.network.views import LayerView
 
-ModelPath = Annotated[Path, typer.Argument(help="A model folder, or the file of a model: of TNN, or ONNX.")]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A model folder, or the file of a model: of TNN, or ONNX.")
+]
 
 
 def inspect(
@@ -82,7 +84,7 @@ def export(
 
 def compare(
     model: ModelPath,
-    other: Annotated[Path | None, typer.Argument(help="A second model to compare with.")] = None,
+    other: Annotated[Path | None, typer.Argument(metavar="OTHER", help="A second model to compare with.")] = None,
     against: Annotated[Path | None, typer.Option(help="Recording: an .npz with in.BLOB and out.BLOB arrays.")] = None,
     engines: Annotated[
         str, typer.Option(metavar="ENGINE[,ENGINE]", help="The engines to compare, or the first of them to use; all.")

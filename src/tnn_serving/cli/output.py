@@ -13,12 +13,19 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tnn_serving.errors import TnnError
+from tnn_serving.errors import TnnError, UsageError
+from tnn_serving.nearest import did_you_mean
 
 EXIT_BAD = 1
 """The model, the answer or the server is bad."""
 
+EXIT_USAGE = 2
+"""The command line is wrong."""
+
 EXIT_INTERRUPTED = 130
+
+USAGE_ERRORS = (UsageError, typer.BadParameter.__mro__[2])
+"""Ours; and typer's, whose base class is click's or a copy of it."""
 
 PIPE_WIDTH = 240
 """Columns for a file or a pipe: wide enough not to truncate names."""
@@ -63,5 +70,27 @@ def errors_shown() -> Iterator[None]:
         if error.hint:
             stderr.print(f"\n[bold]hint:[/] {escape(error.hint)}", highlight=False)
         raise SystemExit(EXIT_BAD) from None
-    except KeyboardInterrupt:
+    except USAGE_ERRORS as error:
+        _show_usage_error(error)
+        raise SystemExit(EXIT_USAGE) from None
+    except (KeyboardInterrupt, typer.Abort):
         raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _show_usage_error(error: Any) -> None:
+    """One line: what is wrong, what may be meant, and where the help is."""
+    if isinstance(error, UsageError):
+        text, command = str(error), ""
+    else:
+        text = " ".join(error.format_message().split()).replace("Value error, ", "")
+        command = getattr(error.ctx, "command_path", "")
+        if "\n" in error.format_message().strip():  # the help itself, where a command needs words and has none
+            error.show()
+            return
+        option = getattr(error, "option_name", None)
+        if option and error.message.startswith("No such option") and error.ctx is not None:
+            known = [name for one in error.ctx.command.get_params(error.ctx) for name in one.opts]
+            hint = did_you_mean(option, known)
+            text = f"no such option {option}" + (f": {hint}" if hint else "")
+    where = f" (see {command} --help)" if command else ""
+    stderr.print(f"[bold red]error:[/] {escape(printable(text))}{where}", highlight=False)
