@@ -34,9 +34,9 @@ from tnn_serving.network import views
 from tnn_serving.shield.metrics import metrics as shield_metrics
 from tnn_serving.soak.run import Soak
 from tnn_serving.triton.backend.metrics import FAMILIES
-from tnn_serving.triton.health_port import SupervisorMetrics
 from tnn_serving.triton.launch import Launch
 from tnn_serving.triton.monitor import Monitor
+from tnn_serving.triton.supervisor_metrics import SupervisorMetrics
 from tnn_serving.tune import goal as tune_goal
 from tnn_serving.tune import report as tune_report
 

@@ -9,7 +9,7 @@ SOURCE = TESTS.parent / "src" / "tnn_serving"
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
     "check/test_repository.py": ("check/config.py", "check/model.py", "check/report.py"),
-    "cli/test_app.py": ("cli/output.py",),
+    "cli/test_app.py": ("cli/help.py", "cli/output.py"),
     "client/load/test_loop.py": ("client/load/grpc.py", "client/load/http.py", "client/load/message.py"),
     "client/load/test_measure.py": ("client/load/bench.py", "client/load/options.py"),
     "client/test_faces.py": ("client/detect.py",),
@@ -27,7 +27,13 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "end_to_end/test_pictures.py": ("pictures/encode.py",),
     "end_to_end/test_picture_inputs.py": ("pictures/conversion.py", "translate/pictures.py", "network/onnx_pixels.py"),
     "end_to_end/test_serving.py": ("triton/backend/bridge.py",),
-    "end_to_end/test_supervision.py": ("cli/serve.py", "triton/supervise.py"),
+    "end_to_end/test_supervision.py": (
+        "cli/serve.py",
+        "cli/served.py",
+        "service/install.py",
+        "service/serve.py",
+        "triton/supervise.py",
+    ),
     "engines/test_concurrency.py": ("engines/background.py",),
     "engines/test_choose.py": ("engines/timing.py",),
     "engines/test_onnx_cases.py": ("engines/openvino/errors.py",),
@@ -67,6 +73,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "prepare/test_preparation.py": (
         "prepare/folder.py",
         "prepare/loaded.py",
+        "prepare/model_version.py",
         "prepare/opened.py",
         "prepare/prepared.py",
         "prepare/tasks.py",
@@ -78,7 +85,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "shield/test_limits.py": ("shield/configuration.py", "shield/metrics.py"),
     "shield/test_supervision.py": ("cli/shield.py", "shield/envoy.py", "shield/front.py", "triton/front.py"),
     "soak/test_run.py": ("cli/soak.py", "soak/models.py", "soak/report.py", "soak/requests.py", "soak/traffic.py"),
-    "test_model.py": ("session.py",),
+    "test_model.py": ("choices.py", "session.py"),
     "test_analysis.py": ("network/analyse.py", "network/base.py"),
     "test_package.py": ("version.py", "cache.py"),
     "test_random_weights.py": ("layers/draw.py",),
@@ -86,6 +93,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "triton/backend/test_contract.py": ("triton/backend/contract_header.py",),
     "triton/test_health.py": ("triton/index.py", "triton/probe.py"),
     "triton/test_overlay.py": ("repository.py",),
+    "triton/test_health_port.py": ("triton/supervisor_metrics.py",),
     "tune/test_page.py": ("tune/report.py",),
     "tune/test_search.py": ("tune/space.py",),
     "workers/test_pool.py": ("workers/confinement.py", "workers/messages.py", "workers/server.py"),

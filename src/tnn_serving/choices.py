@@ -12,3 +12,6 @@ Int8Choice = Literal["auto", "fast", "exact"]
 
 ExportedInt8 = Literal["exact", "fast"]
 """The form of int8 layers in an exported model."""
+
+ShieldChoice = Literal["auto", "none", "always"]
+"""When the shield is in front of the server; ``auto``: if other machines can reach it."""

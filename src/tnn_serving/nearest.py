@@ -10,6 +10,12 @@ from tnn_serving.errors import ConfigError
 MOST = 3
 """Names that a hint gives."""
 
+ALIKE = 0.6
+"""From this ratio of difflib's on a name is like another."""
+
+NEARLY_AS_GOOD = 0.1
+"""Names whose ratio is lower than the best one's by more than this are not given."""
+
 LISTED = 8
 """Names that an error lists in full; of more, it says how many there are."""
 
@@ -20,13 +26,16 @@ def nearest(given: str, known: Iterable[str], most: int = MOST) -> list[str]:
     A name that begins with ``given`` is like it however long it is.
     """
     # Imported here: names are mostly right, and the command line starts without it.
-    from difflib import get_close_matches
+    from difflib import SequenceMatcher, get_close_matches
 
     spelled: dict[str, list[str]] = {}
-    for name in known:
+    for name in dict.fromkeys(known):
         spelled.setdefault(_plain(name), []).append(name)
     plain = _plain(given)
-    close = get_close_matches(plain, spelled, most)
+    close = get_close_matches(plain, spelled, 1, ALIKE)
+    if close:
+        least = SequenceMatcher(None, close[0], plain).ratio() - NEARLY_AS_GOOD
+        close = get_close_matches(plain, spelled, most, max(ALIKE, least))
     close += [one for one in sorted(spelled, key=len) if len(plain) > 1 and one.startswith(plain) and one not in close]
     return [name for one in close for name in spelled[one]][:most]
 

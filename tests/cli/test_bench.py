@@ -75,7 +75,7 @@ def test_bench_is_interrupted(loaded: Running) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nowhere/model"], 2, "is no model and no address"),
+        (["nowhere/model"], 2, "'nowhere/model' is no model, no file, and no address"),
         (["127.0.0.1:1", "--model", "m"], 1, "no answer from http://127.0.0.1:1"),
         (["{url}", "--model", "nosuch", "--shape", "x=1"], 1, "has no model `nosuch` ready"),
         (["{url}"], 2, "choose one of: batched, bounded"),

@@ -14,7 +14,7 @@ from tests.end_to_end.image import instructions
 from tests.end_to_end.models import write_model
 from tests.servers import Running
 from tnn_serving.triton.background_server import free_ports
-from tnn_serving.triton.health_port import DEFAULT_PORT
+from tnn_serving.triton.health import HEALTH_PORT
 from tnn_serving.triton.launch import WHEEL_GLIBC
 
 ROOT = Path(__file__).parents[2]
@@ -52,8 +52,8 @@ def kept() -> list[str]:
 def health_check(port: int) -> int:
     (check,) = of("HEALTHCHECK")
     command = json.loads(check.partition("CMD ")[2])
-    assert f"127.0.0.1:{DEFAULT_PORT}/health/ready" in command[-1]
-    command[-1] = command[-1].replace(f":{DEFAULT_PORT}/", f":{port}/")
+    assert f"127.0.0.1:{HEALTH_PORT}/health/ready" in command[-1]
+    command[-1] = command[-1].replace(f":{HEALTH_PORT}/", f":{port}/")
     return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode
 
 

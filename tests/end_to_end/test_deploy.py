@@ -20,7 +20,7 @@ from tests.servers import Running, ask
 from tnn_serving.shield.metrics import metrics as shield_metrics
 from tnn_serving.triton.access import TOKEN_HEADER
 from tnn_serving.triton.backend.metrics import FAMILIES
-from tnn_serving.triton.health_port import DEFAULT_PORT
+from tnn_serving.triton.health import HEALTH_PORT
 from tnn_serving.triton.process import KILL_AFTER_S
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -118,7 +118,7 @@ def test_kubernetes_probes_ask_the_supervisor() -> None:
     pod = deployment["spec"]["template"]
     (container,) = pod["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert ports["health"] == DEFAULT_PORT
+    assert ports["health"] == HEALTH_PORT
     for probe, path in (("readiness", "ready"), ("liveness", "live")):
         assert container[f"{probe}Probe"]["httpGet"] == {"path": f"/health/{path}", "port": "health"}
     assert container["securityContext"]["readOnlyRootFilesystem"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tnn_serving.errors import ServerError
+from tnn_serving.errors import ServerError, UsageError
 from tnn_serving.triton.flags import FlagNames, check_flags, flag_values, flags_of, split_arguments
 from tnn_serving.triton.launch import find_tritonserver
 
@@ -68,9 +68,16 @@ def test_command_line_is_split(arguments: list[str], words: list[str], flags: li
     ],
 )
 def test_flags_that_tritonserver_does_not_take(arguments: list[str], message: str) -> None:
-    with pytest.raises(ServerError) as raised:
+    with pytest.raises(UsageError) as raised:
         split_arguments(arguments, NAMES)
     assert message in str(raised.value)
+
+
+def test_a_misspelt_flag_may_mean_one_of_ours_or_of_the_servers() -> None:
+    for given, meant in (("--http-adress=1", "--http-address"), ("--sheild", "--shield")):
+        with pytest.raises(UsageError) as raised:
+            split_arguments([given], NAMES, ["shield", "http-port"])
+        assert raised.value.hint == f"did you mean `{meant}`?"
 
 
 def test_all_values_of_a_flag_in_order() -> None:
@@ -106,7 +113,7 @@ def test_abbreviations_are_those_of_the_server(tritonserver: Path, names: FlagNa
     try:
         split_arguments([flag], names)
         ours = False
-    except ServerError:
+    except UsageError:
         ours = True
     assert ours == refused
 

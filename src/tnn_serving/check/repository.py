@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 
 from tnn_serving.check.config import completions, logged
-from tnn_serving.check.report import Checked, CheckedModel, CheckedVersion, Finding, of_error
-from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig
+from tnn_serving.check.report import Checked, CheckedModel, CheckedTensor, CheckedVersion, Finding, of_error
+from tnn_serving.config.model_config import BACKEND, CONFIG_FILE, ModelConfig, TensorConfig
 from tnn_serving.config.reading import CommandLine, read_settings
 from tnn_serving.config.settings import ModelSettings
 from tnn_serving.emit.limits import process_bytes
@@ -167,6 +167,11 @@ def _name(folder: Path, options: CommandLine, limits: ModelSettings) -> str | No
         return None
 
 
+def sent(served: ModelConfig, tensors: Sequence[TensorConfig]) -> list[CheckedTensor]:
+    """Inputs or outputs of a completed configuration as clients send and get them, with the batch where there is one."""
+    return [CheckedTensor(one.name, one.datatype, [*(-1,) * served.batched, *one.dims]) for one in tensors]
+
+
 def _prepare(version: CheckedVersion, folder: Path, config: ModelConfig, options: CommandLine) -> None:
     """Prepares a version, so that what passes a check is served, and is served at once."""
     try:
@@ -176,7 +181,9 @@ def _prepare(version: CheckedVersion, folder: Path, config: ModelConfig, options
         version.findings.append(finding if version.served else finding.softened())
         return
     version.engine = prepared.choice.engine
-    version.completed = completions(config, prepared.completed(config))
+    served = prepared.completed(config)
+    version.completed = completions(config, served)
+    version.inputs, version.outputs = sent(served, served.input), sent(served, served.output)
     known = [finding.problem for finding in version.findings]
     texts = [
         text

@@ -15,9 +15,9 @@ from rich.table import Table
 
 from tnn_serving.cli.model import parse_shapes
 from tnn_serving.cli.output import EXIT_BAD, EXIT_INTERRUPTED, JsonFlag, print_json, stderr, stdout
-from tnn_serving.client.connection import Protocol, connect, parse_url
+from tnn_serving.client.connection import Protocol
 from tnn_serving.client.load.options import OPEN_LOOP_CONNECTIONS, BenchRequests, Level, Pace, SharedMemory
-from tnn_serving.errors import ConfigError
+from tnn_serving.errors import UsageError
 from tnn_serving.look.defaults import PROFILE_RUNS
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def bench(
         int, typer.Option(min=1, help="With --rate: how many requests can be in flight.")
     ] = OPEN_LOOP_CONNECTIONS,
     protocol: Annotated[Protocol, typer.Option(help="For a URL without a scheme, and for a MODEL.")] = "http",
-    batch: Annotated[int, typer.Option(min=1, help="First dim of each input: inferences a request.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="First dim of each input: inferences per request.")] = 1,
     shape: Annotated[list[str] | None, typer.Option(help="Input shape, as NAME=1x3x224x224; may be repeated.")] = None,
     data: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A picture, or an .npz with arrays by input name.")
@@ -63,7 +63,7 @@ def bench(
     stability: Annotated[
         float, typer.Option(min=0.001, help="The last three windows agree within this share of their mean.")
     ] = 0.05,
-    max_windows: Annotated[int, typer.Option(min=1, help="Windows a level, if they do not agree earlier.")] = 10,
+    max_windows: Annotated[int, typer.Option(min=1, help="Windows per level, if they do not agree earlier.")] = 10,
     shared_memory: Annotated[
         SharedMemory, typer.Option(help="Pass tensors through shared memory, on this machine.")
     ] = "none",
@@ -93,22 +93,17 @@ def bench(
 
       tnn-serving bench models/face/1 --layers --engine onnxruntime
     """
-    from tnn_serving.client.load.bench import bench_model, bench_server
+    from tnn_serving.client.load.bench import bench as measure
 
+    shapes = parse_shapes(shape or [])
     if layers:
-        _bench_layers(target, engine, parse_shapes(shape or []), data, seed=seed, runs=runs, sort=sort, json=json)
+        _bench_layers(target, engine, shapes, data, seed=seed, runs=runs, sort=sort, json=json)
         return
     levels = _levels(concurrency, rate)
-    requests = BenchRequests(parse_shapes(shape or []), data, batch, seed, shared_memory, verify)
+    requests = BenchRequests(shapes, data, batch, seed, shared_memory, verify)
     pace = Pace(poisson, connections, window, stability, max_windows)
     with _Progress() as progress:
-        if Path(target).exists():
-            if model is not None:
-                raise typer.BadParameter("only a server has models to choose from", param_hint="--model")
-            done = bench_model(Path(target), protocol, levels, requests, pace, progress)
-        else:
-            url = _address(target, protocol)
-            done = bench_server(url, model or _only_model(url), levels, requests, pace, progress)
+        done = measure(target, model, protocol, levels, requests, pace, progress)
     if json:
         print_json(done)
     else:
@@ -150,23 +145,6 @@ def _levels(concurrency: str | None, rate: str | None) -> list[Level]:
     if rate is not None:
         return [Level(rate=one) for one in positive_numbers(rate, float, "--rate")]
     return [Level(concurrency=one) for one in positive_numbers(concurrency or "1", int, "--concurrency")]
-
-
-def _address(target: str, protocol: Protocol) -> str:
-    if "/" in target and "://" not in target:
-        raise typer.BadParameter(f"{target!r} is no model and no address", param_hint="MODEL|URL")
-    try:
-        return parse_url(target, None if "://" in target else protocol).url
-    except ConfigError as error:
-        raise typer.BadParameter(str(error), param_hint="MODEL|URL") from None
-
-
-def _only_model(url: str) -> str:
-    with connect(url) as connection:
-        names = connection.ready_models()
-    if len(names) != 1:
-        raise typer.BadParameter(f"choose one of: {', '.join(names) or 'none is ready'}", param_hint="--model")
-    return names[0]
 
 
 Number = TypeVar("Number", int, float)
@@ -258,13 +236,12 @@ def _bench_layers(
     json: bool,
 ) -> None:
     from tnn_serving.look.profile import profile
-    from tnn_serving.prepare.recorded_case import read_arrays
+    from tnn_serving.prepare.recorded_case import read_inputs
 
     if not Path(model).exists():
-        raise typer.BadParameter("--layers needs a model file, not a server", param_hint="MODEL|URL")
-    recorded = read_arrays(data) if data is not None else {}
-    inputs = {name.removeprefix("in."): array for name, array in recorded.items() if not name.startswith("out.")}
-    found = profile(model, engine, inputs=inputs or None, shapes=shapes, seed=seed, runs=runs)
+        raise UsageError("--layers needs a model file, not a server", found=model)
+    inputs = None if data is None else read_inputs(data)
+    found = profile(model, engine, inputs=inputs, shapes=shapes, seed=seed, runs=runs)
     if json:
         print_json(found)
     else:

@@ -47,7 +47,8 @@ def inspect(
     """
     from tnn_serving.look.summary import summarize
 
-    summary = summarize(open_network(model), parse_shapes(shape or []))
+    shapes = parse_shapes(shape or [])
+    summary = summarize(open_network(model), shapes)
     if layer is not None:
         _show_layer(summary, layer, as_json=json)
     elif json:

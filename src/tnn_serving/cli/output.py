@@ -1,4 +1,7 @@
-"""Output of all commands: data to stdout, messages to stderr, errors to exit codes."""
+"""Output of all commands: data to stdout, messages to stderr, errors to exit codes.
+
+``stdout`` and ``stderr`` are made when they are first used: `--version` and the start of a server do without rich.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,19 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from tnn_serving.errors import TnnError, UsageError
 from tnn_serving.nearest import did_you_mean
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    stdout: Console
+    stderr: Console
 
 EXIT_BAD = 1
 """The model, the answer or the server is bad."""
@@ -24,16 +32,42 @@ EXIT_USAGE = 2
 
 EXIT_INTERRUPTED = 130
 
-USAGE_ERRORS = (UsageError, typer.BadParameter.__mro__[2])
+USAGE_ERRORS: tuple[type[Exception], ...] = (UsageError, typer.BadParameter.__mro__[2])
 """Ours; and typer's, whose base class is click's or a copy of it."""
+
+RED = "bold red"
 
 PIPE_WIDTH = 240
 """Columns for a file or a pipe: wide enough not to truncate names."""
 
-stdout = Console(soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-stderr = Console(stderr=True, soft_wrap=True)
-
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def __getattr__(name: str) -> Console:
+    if name not in ("stdout", "stderr"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _console(name)
+
+
+@cache
+def _console(name: str) -> Console:
+    from rich.console import Console
+
+    fits = name == "stderr" or sys.stdout.isatty()
+    return Console(stderr=name == "stderr", soft_wrap=True, width=None if fits else PIPE_WIDTH)
+
+
+def say(text: str, *, label: str = "", style: str = "") -> None:
+    """Prints to stderr, with a label in a style or all of it in the style."""
+    from rich.text import Text
+
+    head = Text(f"{label}: ", style=style) if label else Text()
+    _console("stderr").print(head + Text(text, style="" if label else style), highlight=False)
+
+
+def note(text: str) -> None:
+    """Prints something to know to stderr."""
+    say(text, label="note", style="yellow")
 
 
 def print_json(value: Any) -> None:
@@ -62,17 +96,18 @@ def errors_shown() -> Iterator[None]:
     """Turns a TnnError into a message and an exit code."""
     try:
         yield
-    except TnnError as error:
-        stderr.print(f"[bold red]error:[/] {escape(printable(error.headline()))}", highlight=False)
-        for label, fact in (("expected", error.expected), ("found", error.found)):
-            if fact is not None:
-                stderr.print(f"  {label + ':':9} {escape(printable(str(fact)))}", highlight=False)
-        if error.hint:
-            stderr.print(f"\n[bold]hint:[/] {escape(error.hint)}", highlight=False)
-        raise SystemExit(EXIT_BAD) from None
     except USAGE_ERRORS as error:
         _show_usage_error(error)
         raise SystemExit(EXIT_USAGE) from None
+    except TnnError as error:
+        say(printable(error.headline()), label="error", style=RED)
+        for label, fact in (("expected", error.expected), ("found", error.found)):
+            if fact is not None:
+                say(f"  {label + ':':9} {printable(str(fact))}")
+        if error.hint:
+            say("")
+            say(error.hint, label="hint", style="bold")
+        raise SystemExit(EXIT_BAD) from None
     except (KeyboardInterrupt, typer.Abort):
         raise SystemExit(EXIT_INTERRUPTED) from None
 
@@ -93,4 +128,4 @@ def _show_usage_error(error: Any) -> None:
             hint = did_you_mean(option, known)
             text = f"no such option {option}" + (f": {hint}" if hint else "")
     where = f" (see {command} --help)" if command else ""
-    stderr.print(f"[bold red]error:[/] {escape(printable(text))}{where}", highlight=False)
+    say(f"{printable(text)}{where}", label="error", style=RED)

@@ -1,33 +1,20 @@
-"""The options of `serve` for the shield, and the decision whether there is one."""
+"""The options of `serve` for the shield."""
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tnn_serving.errors import ConfigError
-from tnn_serving.shield.configuration import CallerLimits, Tls
-from tnn_serving.shield.front import Shield, behind
-from tnn_serving.triton.access import is_open
-from tnn_serving.triton.launch import Launch
+from tnn_serving.choices import ShieldChoice
 
 PANEL = "Shield"
 MB = 1 << 20
 
 
-class When(str, Enum):
-    """When the shield is in front of the server."""
-
-    auto = "auto"
-    none = "none"
-    always = "always"
-
-
 ShieldOption = Annotated[
-    When,
+    ShieldChoice,
     typer.Option(
         "--shield",
         help="Envoy in front of tritonserver: if other machines can reach the server, never, or always.",
@@ -66,37 +53,3 @@ ClientRate = Annotated[
     ),
 ]
 Connections = Annotated[int, typer.Option(min=1, help="Connections of all callers together.", rich_help_panel=PANEL)]
-
-
-def shield_for(
-    launch: Launch,
-    when: When,
-    limits: CallerLimits,
-    tls: tuple[Path | None, Path | None, Path | None],
-    access_log: Path | None,
-) -> Shield | None:
-    """The shield of a server; None if there is to be none.
-
-    Args:
-        tls: certificate, key, and authority of clients.
-
-    Raises:
-        ConfigError: TLS without a shield or with a part missing, or a file that cannot be read.
-    """
-    certificate, key, authority = tls
-    if when is When.none or (when is When.auto and not is_open(launch)):
-        if any(tls) or access_log is not None:
-            raise ConfigError(
-                "TLS and the access log are the shield's, and there is no shield here",
-                hint="add --shield always, or a --host that other machines can reach",
-            )
-        return None
-    if (certificate is None) != (key is None) or (authority is not None and certificate is None):
-        raise ConfigError("TLS needs both a certificate and its key", hint="give --tls-cert and --tls-key")
-    for file in filter(None, tls):
-        try:
-            file.open("rb").close()
-        except OSError as error:
-            raise ConfigError("a file for TLS cannot be read", found=f"{file}: {error.strerror}") from error
-    encrypted = Tls(certificate, key, authority) if certificate is not None and key is not None else None
-    return Shield(launch, behind(launch), limits, encrypted, access_log)

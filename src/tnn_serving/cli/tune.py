@@ -17,7 +17,7 @@ from rich.table import Table
 
 from tnn_serving.cli.bench import positive_numbers
 from tnn_serving.cli.model import parse_shapes
-from tnn_serving.cli.output import EXIT_BAD, EXIT_INTERRUPTED, JsonFlag, print_json, stderr, stdout
+from tnn_serving.cli.output import EXIT_BAD, EXIT_INTERRUPTED, JsonFlag, note, print_json, stderr, stdout
 from tnn_serving.errors import ConfigError
 from tnn_serving.tune.goal import Goal, GoalKind
 from tnn_serving.tune.model_paths import ModelPaths
@@ -132,7 +132,7 @@ def tune(
         after = write.with_settings(before, chosen, evidence, force=force)
         if after != before:
             if not found.changed:
-                _note("the settings of an earlier tuning are not clearly better than the default and are removed")
+                note("the settings of an earlier tuning are not clearly better than the default and are removed")
             _write(target, before, after, show_only=dry_run, to=stderr if json else stdout)
     if found.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -251,25 +251,21 @@ def _rows(report: Report, result: CandidateResult) -> Iterator[list[str]]:
 def _show_notes(report: Report) -> None:
     """Prints notes and findings in addition to the table."""
     for key, value in report.kept.items():
-        _note(f"config.pbtxt sets {key} to {value}, which was kept (--force to vary it)")
+        note(f"config.pbtxt sets {key} to {value}, which was kept (--force to vary it)")
     if not report.met:
         best = "" if report.best_p99_ms is None else f"; the lowest is {report.best_p99_ms:.2f} ms"
-        _note(f"all candidates exceed the p99 limit of {report.p99_ms:g} ms{best}. Nothing is written")
+        note(f"all candidates exceed the p99 limit of {report.p99_ms:g} ms{best}. Nothing is written")
     elif report.interrupted and not report.confirmed:
-        _note("interrupted before the best candidate and the default were measured alternately: nothing is written")
+        note("interrupted before the best candidate and the default were measured alternately: nothing is written")
     elif report.interrupted:
-        _note("interrupted")
+        note("interrupted")
     elif len(report.candidates) == 1:
-        _note("there was nothing to try, or no time for it: give a larger --budget. Nothing is written")
+        note("there was nothing to try, or no time for it: give a larger --budget. Nothing is written")
     elif not report.confirmed:
-        _note("too little time to measure the best candidate and the default alternately: give a larger --budget")
+        note("too little time to measure the best candidate and the default alternately: give a larger --budget")
     if _is_good(report):
         for line in report.findings():
             stderr.print(escape(line), highlight=False)
-
-
-def _note(text: str) -> None:
-    stderr.print(f"[yellow]note:[/] {escape(text)}", highlight=False)
 
 
 def _added(before: str, after: str) -> str:
@@ -287,7 +283,7 @@ def _write(target: Path | None, before: str, after: str, *, show_only: bool, to:
             write.config_diff(before, after, target or Path("config.pbtxt")), end="", highlight=False, markup=False
         )
         if target is None and not show_only:
-            _note("these files are not in a model repository: nothing is written; give --output-config")
+            note("these files are not in a model repository: nothing is written; give --output-config")
         return
     backup = write.save(target, after)
     before_path = "" if backup is None else f"; backup: {backup}"

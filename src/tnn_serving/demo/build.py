@@ -115,6 +115,10 @@ output [
   # eyes, nose, corners of the mouth: y, x from the box's corner, in sizes of the box
   { name: "540" data_type: TYPE_FP32 dims: [ 1, 10, -1, -1 ] }
 ]
+parameters [
+  # The network takes pixels as they are: without this line, the log has a warning.
+  { key: "scale" value: { string_value: "1" } }
+]
 """
 
 

@@ -63,7 +63,7 @@ def configure(
     if missing:
         raise ConfigError(f"config.pbtxt lacks input `{missing[0]}`", hint="add it, or leave the section out")
     check_outputs(done, blobs)
-    _warn_of_bare_pixels(name, settings)
+    _warn_of_bare_pixels(name, config, settings)
     planned = plan(
         available_cores(),
         instances=done.instances,
@@ -102,8 +102,9 @@ def _typical_shapes(
     return found
 
 
-def _warn_of_bare_pixels(name: str, settings: ModelSettings) -> None:
-    """Networks that want pixels as they are exist, but a missing scale is the likelier reason."""
+def _warn_of_bare_pixels(name: str, config: ModelConfig, settings: ModelSettings) -> None:
+    """Networks that want pixels as they are exist, but a missing scale is the likelier reason, unless it is written."""
     for key, picture in settings.pictures:
-        if picture.scale == (1.0,) and picture.bias == (0.0,):
+        written = any(own in config.parameters for base in ("scale", "bias") for own in (base, f"{key}.{base}"))
+        if not written and picture.scale == (1.0,) and picture.bias == (0.0,):
             log.warning("%s: no `scale` and `bias` for picture input `%s`: the network gets pixels 0 to 255", name, key)

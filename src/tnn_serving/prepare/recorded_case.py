@@ -85,6 +85,13 @@ def read_arrays(path: Path, limits: Limits = UNLIMITED) -> RecordedArrays:
         return parse_arrays(file, limits)
 
 
+def read_inputs(path: Path) -> RecordedArrays | None:
+    """The inputs in an .npz file, named with or without ``in.``; ``None`` if it has none. Raises as
+    :func:`parse_arrays`."""
+    arrays = read_arrays(path)
+    return {name.removeprefix("in."): one for name, one in arrays.items() if not name.startswith("out.")} or None
+
+
 def parse_arrays(file: io.BufferedIOBase, limits: Limits = UNLIMITED) -> RecordedArrays:
     """The arrays of an .npz file by name.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import secrets
 import socket
 import stat
 from collections.abc import Sequence
@@ -102,6 +101,8 @@ def with_token(launch: Launch, token: str, apis: Sequence[str] = ADMIN_APIS) -> 
 
 def new_token() -> str:
     """A new random token."""
+    import secrets  # which imports several modules for this alone
+
     return secrets.token_urlsafe(24)
 
 

@@ -13,12 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from tnn_serving.errors import ServerError
+from tnn_serving.errors import ServerError, UsageError
+from tnn_serving.nearest import did_you_mean
 
 _FLAG = re.compile(r"^  --([a-z0-9-]+)( <.*)?$", re.MULTILINE)
 """A flag in the output of ``tritonserver --help``, and its value if it takes one."""
 
 HELP_TIMEOUT_S = 60
+
+CONTROL_MODES = ("none", "poll", "explicit")
 
 CLOSED = ("sagemaker", "vertex-ai")
 """Endpoints that are never opened: they listen on all addresses, ask for no token, and SageMaker's loads models from
@@ -56,14 +59,19 @@ def flags_of(tritonserver: Path) -> FlagNames:
     return found
 
 
-def split_arguments(arguments: Sequence[str], names: FlagNames) -> tuple[list[str], list[str]]:
+def split_arguments(
+    arguments: Sequence[str], names: FlagNames, ours: Iterable[str] = ()
+) -> tuple[list[str], list[str]]:
     """Splits a command line into words and flags: ``repo --log-verb 1`` -> ``["repo"], ["--log-verbose=1"]``.
+
+    Args:
+        ours: names of flags that are not tritonserver's, which a misspelt one may mean.
 
     Returns:
         The words, and the flags with their full names, each with its value behind ``=`` if it takes one.
 
     Raises:
-        ServerError: a flag that tritonserver does not take, or not so.
+        UsageError: a flag that tritonserver does not take, or not so.
     """
     words: list[str] = []
     flags: list[str] = []
@@ -74,32 +82,33 @@ def split_arguments(arguments: Sequence[str], names: FlagNames) -> tuple[list[st
         elif not argument.startswith("-") or argument == "-":
             words.append(argument)
         elif not argument.startswith("--"):
-            raise ServerError(f"tritonserver has no flag {argument}", hint="its flags begin with two dashes")
+            raise UsageError(f"tritonserver has no flag {argument}", hint="its flags begin with two dashes")
         else:
             given, equals, value = argument[2:].partition("=")
-            name = _completed(given, names)
+            name = _completed(given, names, ours)
             if not names[name]:
                 if equals:
-                    raise ServerError(f"--{name} takes no value", found=argument)
+                    raise UsageError(f"--{name} takes no value", found=argument)
                 flags.append(f"--{name}")
                 continue
             if not equals:
                 following = next(rest, None)
                 if following is None:
-                    raise ServerError(f"--{name} needs a value")
+                    raise UsageError(f"--{name} needs a value")
                 value = following
             flags.append(f"--{name}={value}")
     return words, flags
 
 
-def _completed(given: str, names: FlagNames) -> str:
+def _completed(given: str, names: FlagNames, ours: Iterable[str]) -> str:
     if given in names:
         return given
     found = [name for name in names if name.startswith(given)]
     if len(found) > 1:
-        raise ServerError(f"--{given} is ambiguous", found=", ".join(f"--{name}" for name in found))
+        raise UsageError(f"--{given} is ambiguous", found=", ".join(f"--{name}" for name in found))
     if not found:
-        raise ServerError(f"neither serve nor tritonserver has the flag --{given}", hint="see tritonserver --help")
+        hint = did_you_mean(given, [*ours, *names], "--") or "see tritonserver --help"
+        raise UsageError(f"neither serve nor tritonserver has the flag --{given}", hint=hint)
     return found[0]
 
 
@@ -118,7 +127,16 @@ def check_flags(flags: Sequence[str]) -> None:
 
     Raises:
         ServerError: with the flag.
+        UsageError: an unknown mode of model control, on which access depends.
     """
+    for mode in flag_values(flags, "model-control-mode"):
+        if mode not in CONTROL_MODES:
+            raise UsageError(
+                "unknown model control mode",
+                expected=", ".join(CONTROL_MODES),
+                found=mode,
+                hint=did_you_mean(mode, CONTROL_MODES),
+            )
     if flag_values(flags, "model-config-name"):
         raise ServerError("--model-config-name is refused: only config.pbtxt is checked for what it makes Triton run")
     for endpoint in CLOSED:

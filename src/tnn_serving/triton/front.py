@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
-
-from prometheus_client.metrics_core import Metric
+from typing import TYPE_CHECKING, Protocol
 
 from tnn_serving.triton.launch import Launch
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
 
 
 class Front(Protocol):

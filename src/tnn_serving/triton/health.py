@@ -17,6 +17,9 @@ does not move; the server does not answer; an engine fails every request."""
 UNLOADED = "unloaded"
 """Triton's reason for a model that was unloaded on request."""
 
+HEALTH_PORT = 8003
+"""Port of the supervisor's health endpoint."""
+
 MAX_ENGINE_ERRORS = 5
 """A model is not ready after this many successive failures of its engine. Refused invalid requests do not count."""
 

@@ -16,18 +16,14 @@ from contextlib import suppress
 from dataclasses import asdict
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from typing import TYPE_CHECKING, Any
 
 from tnn_serving.triton.access import TOKEN_HEADER
 from tnn_serving.triton.monitor import Monitor
-from tnn_serving.triton.process import descriptors
 
-DEFAULT_PORT = 8003
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
 REQUEST_S = 5.0
 """Maximum duration of a connection."""
 CONNECTIONS = 64
@@ -62,8 +58,7 @@ class HealthPort(ThreadingHTTPServer):
         self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         self.monitor = monitor
         self.token = token
-        self.registry = CollectorRegistry()
-        self.registry.register(SupervisorMetrics(monitor, more_metrics))
+        self.more_metrics = more_metrics
         self._open: dict[socket.socket, float] = {}
         self._open_lock = threading.Lock()
         super().__init__((host, port), _Handler)
@@ -133,7 +128,11 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._answer(HTTPStatus.FORBIDDEN, f"this needs the header {TOKEN_HEADER}\n")
         elif path == "/metrics":
-            self._answer(HTTPStatus.OK, generate_latest(self.server.registry).decode(), CONTENT_TYPE_LATEST)
+            # Imported here: a server does not wait for it.
+            from tnn_serving.triton.supervisor_metrics import CONTENT_TYPE, metrics_text
+
+            text = metrics_text(self.server.monitor, self.server.more_metrics)
+            self._answer(HTTPStatus.OK, text, CONTENT_TYPE)
         else:
             self._answer(HTTPStatus.NOT_FOUND, "available: /health/live, /health/ready, /health, /metrics\n")
 
@@ -156,35 +155,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Logs nothing: probes arrive every few seconds."""
-
-
-class SupervisorMetrics(Collector):
-    """The supervisor's metrics, from the monitor's report at each request."""
-
-    def __init__(self, monitor: Monitor, more: Callable[[], Iterable[Metric]] = tuple) -> None:
-        self._monitor = monitor
-        self._more = more
-
-    def collect(self) -> Iterable[Metric]:
-        health = self._monitor.report()
-        yield GaugeMetricFamily("tnn_supervisor_up", "1 if tritonserver answers", value=health.up)
-        yield GaugeMetricFamily("tnn_supervisor_ready", "1 if /health/ready answers 200", value=health.ready)
-        restarts = CounterMetricFamily("tnn_supervisor_restarts", "Restarts of tritonserver by cause", labels=["cause"])
-        for cause, count in health.restarts.items():
-            restarts.add_metric([cause], count)
-        yield restarts
-        models = GaugeMetricFamily(
-            "tnn_supervisor_model_ready", "1 if a version of a model answers requests", labels=["model", "version"]
-        )
-        for one in health.models:
-            models.add_metric([one.name, one.version], one.ready)
-        yield models
-        counts = descriptors(health.pid) if health.pid is not None else None
-        for k, (name, text) in enumerate((("open", "has open"), ("most", "may have open"))):
-            family = GaugeMetricFamily(
-                f"tnn_supervisor_{name}_descriptors", f"File descriptors that tritonserver {text}"
-            )
-            if counts is not None:
-                family.add_metric((), counts[k])
-            yield family
-        yield from self._more()

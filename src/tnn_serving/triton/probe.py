@@ -7,8 +7,6 @@ import urllib.error
 from collections import defaultdict
 from collections.abc import Mapping
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from tnn_serving.triton.backend.metrics import ENGINE_ERRORS, HEARTBEATS, OLDEST_EXECUTION
 from tnn_serving.triton.health import ServerMetrics, VersionMetrics
 from tnn_serving.triton.index import Endpoint
@@ -47,6 +45,9 @@ def parse_metrics(text: str) -> ServerMetrics:
     values: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     # Only the lines that are needed are parsed: with hundreds of models there are thousands of lines, once per second.
     lines = [line for line in text.splitlines() if _NEEDED.match(line)]
+    # Imported here: a server does not wait for it.
+    from prometheus_client.parser import text_string_to_metric_families
+
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         for sample in family.samples:
             if sample.name == HEARTBEATS.name:

@@ -2,18 +2,77 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from tnn_serving.client.connection import Protocol, connect
+from tnn_serving.client.connection import Protocol, connect, parse_url
 from tnn_serving.client.load.inputs import file_shapes
 from tnn_serving.client.load.measure import LoadTarget, measure_load
 from tnn_serving.client.load.measurement import Measurement, Window
 from tnn_serving.client.load.options import BenchRequests, Level, Pace
+from tnn_serving.errors import ConfigError, UsageError
+from tnn_serving.nearest import did_you_mean
 
 OnWindow = Callable[[Level, Window], None]
+
+
+def bench(
+    target: str,
+    model: str | None,
+    protocol: Protocol,
+    levels: Iterable[Level],
+    requests: BenchRequests,
+    pace: Pace,
+    on_window: OnWindow,
+) -> list[Measurement]:
+    """Measures what a word means: a model's folder or file, or the address of a running server.
+
+    Args:
+        model: of a running server; ``None`` for its only one.
+        protocol: of an address without a scheme, and of a temporary server.
+
+    Raises:
+        UsageError: the word is neither, or does not say which model.
+        FormatError, ServerError, RequestError, ConfigError: as :func:`bench_model` and :func:`bench_server`.
+    """
+    if Path(target).exists():
+        if model is not None:
+            raise UsageError("only a server has models to choose from", hint="--model is for the address of a server")
+        return bench_model(Path(target), protocol, levels, requests, pace, on_window)
+    url = _address(target, protocol)
+    return bench_server(url, model or _only_model(url), levels, requests, pace, on_window)
+
+
+def _address(target: str, protocol: Protocol) -> str:
+    """The address that a word means which is no file. A machine's name alone has to exist: it may be a misspelt file."""
+    given = "://" in target
+    if not given and ("/" in target or not (":" in target or _is_machine(target))):
+        place = Path(target)
+        beside = [os.fspath(place.parent / one.name) for one in place.parent.glob("*")]
+        raise UsageError(f"{target!r} is no model, no file, and no address", hint=did_you_mean(target, beside))
+    try:
+        return parse_url(target, None if given else protocol).url
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
+
+
+def _is_machine(name: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(name, None))
+    except OSError:
+        return False
+
+
+def _only_model(url: str) -> str:
+    with connect(url) as connection:
+        names = connection.ready_models()
+    if len(names) != 1:
+        raise UsageError(f"--model: choose one of: {', '.join(names) or 'none is ready'}")
+    return names[0]
 
 
 def bench_model(
