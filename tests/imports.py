@@ -28,6 +28,9 @@ sys.meta_path.insert(0, Watch())
 COMPILING = ("onnx", "onnx_ir", "sympy", "openvino", "onnxruntime", "tnn_serving.layers", "tnn_serving.translate")
 """What translation and compilation import."""
 
+LATER = ("rich", "prometheus_client", "pydantic")
+"""What is only needed to show something, to measure, or to read the words of a command."""
+
 COMPUTING = (*COMPILING, "numpy", "google.protobuf", "grpc", "tritonclient", "PIL", "nanoarrow", "msgspec", "psutil")
 """What a process can do without that neither computes nor sends requests."""
 
@@ -43,6 +46,15 @@ def watched(names: Collection[str], program: str) -> str:
 def reported(stderr: str) -> list[str]:
     """The imports in the output of a watched program."""
     return [line for line in stderr.splitlines() if line.startswith("imported:")]
+
+
+def imports_of_command(words: Collection[str], names: Collection[str], *, code: int = 0) -> list[str]:
+    """Those of some modules that the program imports with a command line, until it ends with a code."""
+    program = f"import sys; sys.argv = {['tnn-serving', *words]!r}\nfrom tnn_serving.cli.app import main\nmain()"
+    command = [sys.executable, "-c", watched(names, program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code, done.stderr
+    return reported(done.stderr)
 
 
 def imports_of(module: str, names: Collection[str]) -> list[str]:

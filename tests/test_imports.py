@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
 import tnn_serving
-from tests.imports import COMPILING, COMPUTING, imports_of
+from tests.imports import COMPILING, COMPUTING, LATER, imports_of, imports_of_command
 from tnn_serving.cli.app import COMMANDS
 
 pytestmark = pytest.mark.slow
@@ -77,6 +78,24 @@ MODULES_OF_COMMANDS = sorted({listed.module for listed in COMMANDS.values()})
 @pytest.mark.parametrize("module", ["tnn_serving", "tnn_serving.triton.supervise", *MODULES_OF_COMMANDS])
 def test_the_command_line_imports_what_a_command_needs_when_it_runs(module: str) -> None:
     assert imports_of(module, COMPUTING) == []
+
+
+def test_the_package_imports_what_is_used_of_it() -> None:
+    assert imports_of("tnn_serving", [*COMPUTING, *LATER, "typer", "tnn_serving.model", "tnn_serving.formats"]) == []
+
+
+def test_version_and_help_import_nothing_that_computes_or_draws() -> None:
+    assert imports_of_command(["--version"], [*COMPUTING, *LATER]) == []
+    assert imports_of_command(["serve", "--help"], [*COMPUTING, "rich", "prometheus_client"]) == []
+    assert imports_of_command(["--help"], [*COMPUTING, "prometheus_client"]) == []
+
+
+def test_a_server_is_started_before_anything_computes(installed: None, repository: Path) -> None:
+    """Its ports are looked at last: here, one is in use."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        words = ["serve", str(repository), f"--http-port={taken.getsockname()[1]}"]
+        later = ["prometheus_client", "tnn_serving.shield.front", "tnn_serving.engines", "tnn_serving.check"]
+        assert imports_of_command(words, [*COMPUTING, *later], code=1) == []
 
 
 def test_a_command_imports_no_other_one() -> None:

@@ -66,6 +66,33 @@ def test_a_good_model_has_everything_said_of_it(tmp_path: Path) -> None:
     assert version.memory.stored_bytes == sum(path.stat().st_size for path in folder.iterdir())
 
 
+X = 'name: "x" data_type:'
+
+
+@pytest.mark.parametrize(
+    ("config", "sent"),
+    [
+        ("max_batch_size: 8", [-1, 3, -1, -1]),
+        (f"max_batch_size: 8 input {{ {X} TYPE_FP32 dims: [ 3, 8, 8 ] }}", [-1, 3, 8, 8]),
+        (f"max_batch_size: 0 input {{ {X} TYPE_FP32 dims: [ -1, 3, 8, 8 ] }}", [-1, 3, 8, 8]),
+        (f"max_batch_size: 0 input {{ {X} TYPE_UINT8 dims: [ -1, -1, 3 ] }}", [-1, -1, 3]),
+        (f"max_batch_size: 4 input {{ {X} TYPE_STRING dims: [ 1 ] }}", [-1, 1]),
+    ],
+)
+def test_dims_are_those_that_clients_send(tmp_path: Path, config: str, sent: list[int]) -> None:
+    write_model(tmp_path, "net", config=config)
+    (version,) = one(tmp_path).versions
+    assert [tensor.dims for tensor in version.inputs] == [sent]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_pixels_as_they_are_are_warned_of_unless_the_scale_is_written(tmp_path: Path, written: bool) -> None:
+    scale = 'parameters { key: "scale" value { string_value: "1" } }' if written else ""
+    write_model(tmp_path, "net", config=f"max_batch_size: 0 input {{ {X} TYPE_UINT8 dims: [ -1, -1, 3 ] }} {scale}")
+    found = problems(one(tmp_path), "warning")
+    assert ["the network gets pixels 0 to 255" in text for text in found] == ([] if written else [True])
+
+
 def test_every_layer_at_fault_is_named(tmp_path: Path) -> None:
     write_model(tmp_path, "net", proto=MANY_UNSUPPORTED)
     assert problems(one(tmp_path)) == [

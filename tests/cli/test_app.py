@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_examples_can_be_pasted_at_any_width(columns: int, name: str) -> None:
     examples = shown.partition("Examples:\n")[2].partition("\n\n")[0].replace("\\\n", " ")
     for line in filter(None, examples.splitlines()):
         words = shlex.split(line.strip().lstrip("("))
-        assert words[0] in ("tnn-serving", "cd"), line
+        assert words[0] in ("tnn-serving", "cd", "curl"), line
         assert "\\" not in line
     assert f"tnn-serving {name}" in " ".join(examples.split())
 
@@ -93,7 +94,6 @@ def test_wrong_usage(words: str, said: str) -> None:
     assert shown.stderr.count("\n") == 1
 
 
-@pytest.mark.server
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -104,9 +104,9 @@ def test_wrong_usage(words: str, said: str) -> None:
     ],
 )
 def test_flags_of_serve_are_read_before_a_server_starts(
-    tritonserver: object, built: None, words: str, said: str
+    installed: None, repository: Path, words: str, said: str
 ) -> None:
-    shown = run("serve", "none", *words.split())
+    shown = run("serve", repository, *words.split())
     assert (shown.returncode, shown.stdout) == (2, "")
     assert said in shown.stderr
     assert shown.stderr.count("\n") == 1

@@ -7,8 +7,10 @@ import time
 import pytest
 
 from tnn_serving.triton.log import (
+    NO_GPU,
     REPEATS,
     Repeats,
+    as_shown,
     decision_at_load,
     failure_reasons,
     is_harmless,
@@ -94,3 +96,22 @@ def test_a_few_lines_that_say_the_same_are_no_flood() -> None:
 def test_a_server_without_descriptors() -> None:
     assert is_out_of_files(FLOOD)
     assert not is_out_of_files(PORT)
+
+
+@pytest.mark.parametrize("stamp", ["{}1130 15:37:19.389360 18025", "2026-11-30T15:37:19Z {} 18025"])
+def test_a_missing_gpu_is_no_error(stamp: str) -> None:
+    line = stamp.format("E") + ' server.cc:241] "CudaDriverHelper has not been initialized."'
+    assert is_harmless(line)
+    assert as_shown(line) == stamp.format("I") + f' server.cc:241] "{NO_GPU}"'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'E1130 15:37:19.389360 18025 model.cc:1] "failed to load: CudaDriverHelperX"',
+        'I1130 15:37:19.389360 18025 a.cc:1] "the text CudaDriverHelper has not been initialized came from a model"',
+        "  a continued line",
+    ],
+)
+def test_other_lines_are_shown_as_they_are(line: str) -> None:
+    assert as_shown(line) == line

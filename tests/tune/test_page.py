@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.tune.examples import AFTER, BEFORE, report, result
-from tnn_serving.tune.page import tuning_page
+from tnn_serving.errors import ConfigError, UsageError
+from tnn_serving.tune.page import check_suffix, tuning_page, write_report
 
 
 class Balanced(HTMLParser):
@@ -38,3 +42,16 @@ def test_a_page_escapes_text_and_shows_problems() -> None:
     assert "no &lt;kernel&gt; &amp; nothing else" in html
     assert "<strong>openvino, 2 streams</strong>" in html
     assert "parameters [ { key: &quot;engine&quot; } ]" in html
+
+
+def test_a_report_is_a_page_or_a_plot_by_its_name(tmp_path: Path) -> None:
+    made = report(BEFORE, AFTER)
+    write_report(tmp_path / "tune.html", made, "")
+    write_report(tmp_path / "tune.svg", made, "")
+    assert (tmp_path / "tune.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "tune.svg").read_text().startswith("<svg")
+    check_suffix(tmp_path / "tune.svg")
+    with pytest.raises(UsageError, match=r"expected a name that ends in \.html or \.svg"):
+        check_suffix(tmp_path / "tune.pdf")
+    with pytest.raises(ConfigError, match="cannot write"):
+        write_report(tmp_path / "none" / "tune.svg", made, "")

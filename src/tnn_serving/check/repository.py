@@ -168,7 +168,7 @@ def _name(folder: Path, options: CommandLine, limits: ModelSettings) -> str | No
 
 
 def sent(served: ModelConfig, tensors: Sequence[TensorConfig]) -> list[CheckedTensor]:
-    """Inputs or outputs of a completed configuration as clients send and get them, with the batch where there is one."""
+    """Inputs or outputs of a completed configuration as clients send and get them, the batch included."""
     return [CheckedTensor(one.name, one.datatype, [*(-1,) * served.batched, *one.dims]) for one in tensors]
 
 

@@ -96,6 +96,9 @@ def compare(
         float, typer.Option(help="Largest difference over the largest value that counts as equal.")
     ] = (COMPARE_TOLERANCE),
     int8: Annotated[Int8Choice, typer.Option(help="Form of int8 layers.")] = "exact",
+    reference_int8: Annotated[
+        Int8Choice | None, typer.Option(help="Their form in the reference, if it is another one.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="For random inputs, where no recording gives them.")] = 0,
     json: JsonFlag = False,
 ) -> None:
@@ -124,6 +127,7 @@ def compare(
         blobs=blob or (),
         tolerance=tolerance,
         int8=int8,
+        reference_int8=reference_int8,
         seed=seed,
     )
     if json:

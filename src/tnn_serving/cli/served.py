@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tnn_serving.cli import output
 from tnn_serving.triton.index import ServedModel
 from tnn_serving.triton.launch import Launch
-from tnn_serving.triton.log import decision_at_load, is_alarming
+from tnn_serving.triton.log import as_shown, decision_at_load, is_alarming
 from tnn_serving.triton.supervise import Callbacks
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def callbacks(launch: Launch, health_address: tuple[str, int] | None, *, show_al
     def on_log(line: str) -> None:
         decision = decision_at_load(line)
         if show_all or is_alarming(line):
-            sys.stderr.write(line + "\n")
+            sys.stderr.write(as_shown(line) + "\n")
             sys.stderr.flush()
         elif decision:
             output.say(decision, style="dim")

@@ -17,12 +17,12 @@ from rich.table import Table
 
 from tnn_serving.cli.bench import positive_numbers
 from tnn_serving.cli.model import parse_shapes
-from tnn_serving.cli.output import EXIT_BAD, EXIT_INTERRUPTED, JsonFlag, note, print_json, stderr, stdout
-from tnn_serving.errors import ConfigError
+from tnn_serving.cli.output import EXIT_BAD, EXIT_INTERRUPTED, JsonFlag, note, print_json, say, stderr, stdout
 from tnn_serving.tune.goal import Goal, GoalKind
 from tnn_serving.tune.model_paths import ModelPaths
 
 if TYPE_CHECKING:
+    from tnn_serving.tune.change import Change
     from tnn_serving.tune.report import CandidateResult, Report
     from tnn_serving.tune.space import Candidate
 
@@ -95,45 +95,41 @@ def tune(
 
       tnn-serving tune exported/face --output-config config.pbtxt --json | jq '.chosen.parameters'
     """
-    from tnn_serving.tune import TrialLoad, write
+    from tnn_serving.tune import TrialLoad
     from tnn_serving.tune import tune as tuned
+    from tnn_serving.tune.change import ConfigFile
+    from tnn_serving.tune.page import check_suffix, write_report
 
     aim, budget_s = Goal(goal, p99), _seconds(budget)
-    if report is not None and report.suffix not in (".html", ".svg"):
-        raise typer.BadParameter(f"{report}: expected a name that ends in .html or .svg", param_hint="--report")
+    if report is not None:
+        check_suffix(report)
     load = TrialLoad(_levels(concurrency, goal), batch, parse_shapes(shape or []), data, seed)
     paths = ModelPaths.of(model)
-    target = output_config or paths.config
-    start = output_config if output_config is not None and output_config.exists() else paths.config
-    before = "" if start is None else write.read(start)
+    config = ConfigFile.of(paths.config, output_config)
     with _TimeBar(budget_s) as bar:
         found, chosen = tuned(
             paths,
             aim,
             load,
             budget_s=budget_s,
-            text=before,
+            text=config.text(),
             allow_bf16=allow_bf16,
             force=force,
             on_trial=bar.trial,
         )
-    evidence = found.evidence() if found.changed else ()
-    if report is not None:
-        after = write.with_settings(before, chosen, evidence, force=force)
-        _write_report(report, found, _added(before, after) if found.changed else "")
     if json:
         print_json(found)
     else:
         _show(found)
     _show_notes(found)
-    if _is_good(found):
-        if start is not None:
-            before = write.read(start)  # it may have changed meanwhile; that must not be undone
-        after = write.with_settings(before, chosen, evidence, force=force)
-        if after != before:
-            if not found.changed:
-                note("the settings of an earlier tuning are not clearly better than the default and are removed")
-            _write(target, before, after, show_only=dry_run, to=stderr if json else stdout)
+    change = config.change(found, chosen, force=force)
+    if report is not None:
+        write_report(report, found, change.added() if found.changed else "")
+        say(f"written: {report}")
+    if found.confirmed and found.met and change:
+        if not found.changed:
+            note("the settings of an earlier tuning are not clearly better than the default and are removed")
+        _write(config.target, change, show_only=dry_run, to=stderr if json else stdout)
     if found.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if not found.met:
@@ -202,11 +198,6 @@ def _levels(concurrency: str | None, goal: GoalKind) -> tuple[int, ...]:
 # ---- results ----
 
 
-def _is_good(report: Report) -> bool:
-    """Whether the result may be written."""
-    return report.confirmed and report.met
-
-
 def _show(report: Report) -> None:
     stdout.print(
         f"[bold]{escape(report.model)}[/] for {report.aim}: {len(report.candidates)} candidates in "
@@ -263,41 +254,18 @@ def _show_notes(report: Report) -> None:
         note("there was nothing to try, or no time for it: give a larger --budget. Nothing is written")
     elif not report.confirmed:
         note("too little time to measure the best candidate and the default alternately: give a larger --budget")
-    if _is_good(report):
+    if report.confirmed and report.met:
         for line in report.findings():
             stderr.print(escape(line), highlight=False)
 
 
-def _added(before: str, after: str) -> str:
-    """The new lines."""
-    from tnn_serving.tune import write
-
-    return "".join(line[1:] for line in write.config_diff(before, after, Path()).splitlines(True)[2:] if line[0] == "+")
-
-
-def _write(target: Path | None, before: str, after: str, *, show_only: bool, to: Console) -> None:
-    from tnn_serving.tune import write
+def _write(target: Path | None, change: Change, *, show_only: bool, to: Console) -> None:
+    from tnn_serving.tune.write import save
 
     if show_only or target is None:
-        to.print(
-            write.config_diff(before, after, target or Path("config.pbtxt")), end="", highlight=False, markup=False
-        )
+        to.print(change.diff(target or Path("config.pbtxt")), end="", highlight=False, markup=False)
         if target is None and not show_only:
             note("these files are not in a model repository: nothing is written; give --output-config")
         return
-    backup = write.save(target, after)
-    before_path = "" if backup is None else f"; backup: {backup}"
-    stderr.print(f"written: {target}{before_path}", highlight=False, markup=False)
-
-
-def _write_report(path: Path, report: Report, settings: str) -> None:
-    from tnn_serving.tune.page import tuning_page
-    from tnn_serving.tune.plot import latency_plot
-
-    try:
-        path.write_text(
-            tuning_page(report, settings) if path.suffix == ".html" else latency_plot(report), encoding="utf-8"
-        )
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
-    stderr.print(f"written: {path}", highlight=False, markup=False)
+    backup = save(target, change.after)
+    say(f"written: {target}" + ("" if backup is None else f"; backup: {backup}"))

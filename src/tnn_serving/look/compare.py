@@ -78,6 +78,7 @@ def compare(
     blobs: Sequence[str] = (),
     tolerance: float = COMPARE_TOLERANCE,
     int8: Int8Choice = "exact",
+    reference_int8: Int8Choice | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Runs a model and something to compare it with: a recording, another model, or itself on another engine.
@@ -94,6 +95,7 @@ def compare(
         blobs: only these.
         tolerance: largest difference over the largest value that counts as equal.
         int8: form of int8 layers.
+        reference_int8: their form in the reference, if it is another one.
         seed: of random inputs, where no recording gives them.
 
     Raises:
@@ -110,7 +112,8 @@ def compare(
         inputs = inputs or random_inputs(left, shapes or {}, seed=seed)
         reference, pairs = str(against), dict[str, str]()
     else:
-        right = load(network, second, int8=int8) if other is None else load(other, first, int8=int8)
+        form = reference_int8 or int8
+        right = load(network, second, int8=form) if other is None else load(other, first, int8=form)
         fed = _inputs_together(left, right)
         inputs = random_inputs(left, {**_common_shapes(left, right, fed), **(shapes or {})}, seed=seed)
         found = run_everything(right, _fed(left, right, inputs, fed))

@@ -18,7 +18,8 @@ _STACK = re.compile(r'^(?:Current thread|Thread) 0x|^  File "|^Fatal Python erro
 _DECISION = re.compile(r'(?:^I\d{4} \S+ \d+|^\S+Z I \d+) loading\.py:\d+\] "(?P<text>.*)"$')
 _TIME = re.compile(r"^(?:[IWEF]\d{4} [\d:.]+ \d+|\d{4}-\d\d-\d\dT\S+Z) ")
 _OUT_OF_FILES = "Too many open files"
-_HARMLESS = ("CudaDriverHelper has not been initialized",)
+_NO_GPU = re.compile(r'^(?P<head>E(?=\d{4} )|\S+Z E )(?P<place>[^\]]*\] )"?CudaDriverHelper has not been initialized')
+NO_GPU = "there is no GPU: models run on the CPU"
 
 
 def failure_reasons(lines: Sequence[str]) -> list[str]:
@@ -34,7 +35,13 @@ def failure_reasons(lines: Sequence[str]) -> list[str]:
 
 def is_harmless(line: str) -> bool:
     """Whether a line of the log looks like an error but is not: there is no GPU, and none is needed."""
-    return any(text in line for text in _HARMLESS)
+    return _NO_GPU.match(line) is not None
+
+
+def as_shown(line: str) -> str:
+    """A line of the log for people: tritonserver calls it an error that there is no GPU, and has no flag against it."""
+    found = _NO_GPU.match(line)
+    return line if found is None else f'{found["head"].replace("E", "I")}{found["place"]}"{NO_GPU}"'
 
 
 def is_alarming(line: str) -> bool:

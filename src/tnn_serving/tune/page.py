@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from html import escape
+from pathlib import Path
 
+from tnn_serving.errors import ConfigError, UsageError
 from tnn_serving.tune.plot import latency_plot
 from tnn_serving.tune.report import CandidateResult, Report
 
@@ -78,3 +80,18 @@ def _rows(report: Report, result: CandidateResult) -> list[str]:
         ]
         made.append(f"<tr{marked}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     return made
+
+
+def check_suffix(path: Path) -> None:
+    """Raises UsageError for a report that is neither a page nor a plot by its name."""
+    if path.suffix not in (".html", ".svg"):
+        raise UsageError(f"--report {path}: expected a name that ends in .html or .svg")
+
+
+def write_report(path: Path, report: Report, settings: str) -> None:
+    """Writes a page, or the plot alone, as the suffix says. Raises ConfigError: it cannot be written."""
+    text = tuning_page(report, settings) if path.suffix == ".html" else latency_plot(report)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error

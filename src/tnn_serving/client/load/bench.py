@@ -48,12 +48,12 @@ def bench(
 
 
 def _address(target: str, protocol: Protocol) -> str:
-    """The address that a word means which is no file. A machine's name alone has to exist: it may be a misspelt file."""
+    """The address that a word means. A machine's name alone has to exist: it may be a misspelt file."""
     given = "://" in target
     if not given and ("/" in target or not (":" in target or _is_machine(target))):
-        place = Path(target)
-        beside = [os.fspath(place.parent / one.name) for one in place.parent.glob("*")]
-        raise UsageError(f"{target!r} is no model, no file, and no address", hint=did_you_mean(target, beside))
+        folder, name = os.path.split(target)
+        hint = did_you_mean(name, (one.name for one in Path(folder).glob("*")), os.path.join(folder, ""))
+        raise UsageError(f"{target!r} is no model, no file, and no address", hint=hint)
     try:
         return parse_url(target, None if given else protocol).url
     except ConfigError as error:
