@@ -26,7 +26,7 @@ def several(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def counted(kinds: Iterable[str]) -> list[str]:
+def tally(kinds: Iterable[str]) -> list[str]:
     """Each kind with its number, the most frequent first."""
     return [f"{count} {kind}" for kind, count in Counter(kinds).most_common()]
 
@@ -49,6 +49,6 @@ def page(title: str, *parts: str) -> str:
     return f"<div><b>{escape(title)}</b>{''.join(parts)}</div>"
 
 
-def folded(title: str, part: str) -> str:
+def collapsed(title: str, part: str) -> str:
     """HTML that is shown when its title is clicked."""
     return f"<details><summary>{escape(title)}</summary>{part}</details>"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tnn_serving.display import counted, dims_text, few, folded, lines, page, several, table
+from tnn_serving.display import collapsed, dims_text, few, lines, page, several, table, tally
 from tnn_serving.layers.base import Layer
 from tnn_serving.nearest import did_you_mean
 from tnn_serving.tensor import PROTO_V2, BlobScale, DataType, Tensor
@@ -135,7 +135,7 @@ class Graph:
             self._title(),
             inputs=few([f"{item.name} {_type(item)} {dims_text(item.dims)}" for item in self.inputs]),
             outputs=few(self.outputs),
-            layers=few(counted(layer.type for layer in self.layers)),
+            layers=few(tally(layer.type for layer in self.layers)),
         )
 
     def _repr_html_(self) -> str:
@@ -147,8 +147,8 @@ class Graph:
             for index, layer in enumerate(self.layers)
         ]
         layers = table(("", "type", "name", "inputs", "outputs", "weights"), rows)
-        kinds = few(counted(layer.type for layer in self.layers))
-        return page(self._title(), table(("", "name", "type", "dims"), ends), folded(f"layers: {kinds}", layers))
+        kinds = few(tally(layer.type for layer in self.layers))
+        return page(self._title(), table(("", "name", "type", "dims"), ends), collapsed(f"layers: {kinds}", layers))
 
     def _title(self) -> str:
         return f"TNN network {self.source}, {several(len(self.layers), 'layer')}"

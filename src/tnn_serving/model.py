@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 from tnn_serving.admission import Admission
 from tnn_serving.analysis import Analysis
 from tnn_serving.choices import ExportedInt8, Int8Choice, PrecisionChoice
-from tnn_serving.display import counted, dims_text, few, folded, several, table
+from tnn_serving.display import collapsed, dims_text, few, several, table, tally
 from tnn_serving.emit.int8 import Form
 from tnn_serving.engines import ENGINES, Engine, NodeTime, Options, Precision, Shapes
 from tnn_serving.engines.base import Arrays
@@ -201,8 +201,8 @@ class Model(Session):
             )
             for layer in layers
         ]
-        kinds = few(counted(layer.type for layer in layers))
-        return [folded(f"{several(len(layers), 'layer')}: {kinds}", table(LAYER_TITLES, rows))]
+        kinds = few(tally(layer.type for layer in layers))
+        return [collapsed(f"{several(len(layers), 'layer')}: {kinds}", table(LAYER_TITLES, rows))]
 
     @property
     def int8_form(self) -> str:
@@ -329,7 +329,7 @@ class Model(Session):
         """
         shapes = self._sample_shapes(rows)
         if all(self._dims[name] == shape for name, shape in shapes.items()) and copies == 1:
-            return  # the analysis has counted it
+            return  # the analysis has tally it
         feeds = placeholders([self._inputs[name] for name in shapes], shapes)
         limits = self.network.limits
         limits.check_memory(0, copies * sum(array.nbytes for array in feeds.values()))

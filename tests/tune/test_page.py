@@ -11,7 +11,7 @@ import pytest
 
 from tests.tune.examples import AFTER, BEFORE, report, result
 from tnn_serving.errors import ConfigError, UsageError
-from tnn_serving.tune.page import check_suffix, tuning_page, write_report
+from tnn_serving.tune.page import check_suffix, save_report, tuning_page
 
 
 class Balanced(HTMLParser):
@@ -46,12 +46,12 @@ def test_a_page_escapes_text_and_shows_problems() -> None:
 
 def test_a_report_is_a_page_or_a_plot_by_its_name(tmp_path: Path) -> None:
     made = report(BEFORE, AFTER)
-    write_report(tmp_path / "tune.html", made, "")
-    write_report(tmp_path / "tune.svg", made, "")
+    save_report(tmp_path / "tune.html", made, "")
+    save_report(tmp_path / "tune.svg", made, "")
     assert (tmp_path / "tune.html").read_text().startswith("<!doctype html>")
     assert (tmp_path / "tune.svg").read_text().startswith("<svg")
     check_suffix(tmp_path / "tune.svg")
     with pytest.raises(UsageError, match=r"expected a name that ends in \.html or \.svg"):
         check_suffix(tmp_path / "tune.pdf")
     with pytest.raises(ConfigError, match="cannot write"):
-        write_report(tmp_path / "none" / "tune.svg", made, "")
+        save_report(tmp_path / "none" / "tune.svg", made, "")

@@ -12,9 +12,9 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 # typer's own classes have no public types: some releases build on click, others carry a copy of it.
-Context = Any
-Formatter = Any
-Parameter = Any
+_Context = Any
+_Formatter = Any
+_Parameter = Any
 
 WIDEST = 100
 """Columns that the help uses at most."""
@@ -33,7 +33,7 @@ VALUES = {"int": "N", "float": "N", "str": "TEXT", "path": "PATH", "Path": "PATH
 class Command(TyperCommand):
     """A command with this help."""
 
-    def format_help(self, ctx: Context, formatter: Formatter) -> None:
+    def format_help(self, ctx: _Context, formatter: _Formatter) -> None:
         """Writes the help."""
         formatter.write("\n".join(_pages(self, ctx)))
 
@@ -41,12 +41,12 @@ class Command(TyperCommand):
 class CommandGroup(TyperGroup):
     """A group of commands with this help."""
 
-    def format_help(self, ctx: Context, formatter: Formatter) -> None:
+    def format_help(self, ctx: _Context, formatter: _Formatter) -> None:
         """Writes the help."""
         formatter.write("\n".join(_pages(self, ctx)))
 
 
-def usage(command: Any, ctx: Context) -> str:
+def usage(command: Any, ctx: _Context) -> str:
     """The arguments of a command line, such as ``[OPTIONS] MODEL [OTHER]``."""
     names = ["[OPTIONS]"]
     for one in command.params:
@@ -55,7 +55,7 @@ def usage(command: Any, ctx: Context) -> str:
     return " ".join([*names, "COMMAND [ARGUMENTS]"] if hasattr(command, "list_commands") else names)
 
 
-def argument(one: Parameter) -> str:
+def argument(one: _Parameter) -> str:
     """How the help calls an argument."""
     return str(one.metavar or one.name.upper())
 
@@ -66,7 +66,7 @@ def prose_and_examples(command: Any) -> tuple[str, list[str]]:
     return text.strip(), [line.strip() for line in examples.splitlines() if line.strip()]
 
 
-def rows(command: Any, ctx: Context) -> Iterator[tuple[str, str, str]]:
+def rows(command: Any, ctx: _Context) -> Iterator[tuple[str, str, str]]:
     """Title of the section, names and meaning of each argument and option."""
     for one in command.get_params(ctx):
         record = one.get_help_record(ctx)
@@ -85,7 +85,7 @@ def _with_values(names: str) -> str:
     return re.sub(r"<([\w|-]+)>", r"\1", found).strip()
 
 
-def _pages(command: Any, ctx: Context) -> Iterator[str]:
+def _pages(command: Any, ctx: _Context) -> Iterator[str]:
     width = min(shutil.get_terminal_size().columns, WIDEST)
     yield from textwrap.wrap(f"Usage: {ctx.command_path} {usage(command, ctx)}", width, subsequent_indent="  ")
     prose, examples = prose_and_examples(command)

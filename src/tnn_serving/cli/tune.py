@@ -98,7 +98,7 @@ def tune(
     from tnn_serving.tune import TrialLoad
     from tnn_serving.tune import tune as tuned
     from tnn_serving.tune.change import ConfigFile
-    from tnn_serving.tune.page import check_suffix, write_report
+    from tnn_serving.tune.page import check_suffix, save_report
 
     aim, budget_s = Goal(goal, p99), _seconds(budget)
     if report is not None:
@@ -124,7 +124,7 @@ def tune(
     _show_notes(found)
     change = config.change(found, chosen, force=force)
     if report is not None:
-        write_report(report, found, change.added() if found.changed else "")
+        save_report(report, found, change.added() if found.changed else "")
         say(f"written: {report}")
     if found.confirmed and found.met and change:
         if not found.changed:

@@ -88,7 +88,7 @@ def check_suffix(path: Path) -> None:
         raise UsageError(f"--report {path}: expected a name that ends in .html or .svg")
 
 
-def write_report(path: Path, report: Report, settings: str) -> None:
+def save_report(path: Path, report: Report, settings: str) -> None:
     """Writes a page, or the plot alone, as the suffix says. Raises ConfigError: it cannot be written."""
     text = tuning_page(report, settings) if path.suffix == ".html" else latency_plot(report)
     try:
