@@ -51,7 +51,7 @@ def callbacks(launch: Launch, health_address: tuple[str, int] | None, *, show_al
                 output.say(model.reason, label=label, style=output.RED)
 
     def on_restart(what: str, delay_s: float) -> None:
-        output.say(f"restarting in {delay_s:.0f} s", label=what, style=output.RED)
+        output.say(f"{what}; restarting in {delay_s:.0f} s", style=output.RED)
 
     def on_stop(longest_s: float) -> None:
         output.say(f"stopping (at most {longest_s:.0f} s; repeat to stop at once)")
