@@ -11,6 +11,7 @@ import pytest
 from onnx import helper
 
 import tnn_serving as ts
+from tests.networks import network
 from tests.onnx_models import CONV_B, CONV_W, convolution, model, random, write
 from tests.program import run
 from tnn_serving.convert import convert_onnx
@@ -22,6 +23,24 @@ pytestmark = pytest.mark.slow
 
 node = helper.make_node
 SIZE = {"x": (1, 3, 8, 8)}
+
+
+QUANTIZED = ["QuantizedConvolution c 1 1 x a 1 3 8 3 3 1 1 1 1 1 -1 1 1 0", "QuantizedReLU r 1 1 a y"]
+
+
+def test_two_forms_of_int8_on_one_engine() -> None:
+    graph = network({"x": (1, 3, 12, 12)}, QUANTIZED, ["y"])
+    engines = ["onnxruntime", "onnxruntime"]
+    found = ts.compare(graph, engines=engines, int8="fast", reference_int8="exact", tolerance=0.05)
+    assert (found.left, found.right) == ("graph on onnxruntime, int8 fast", "graph on onnxruntime, int8 exact")
+    assert [row.blob for row in found.blobs][-1:] == ["y"]
+    assert found.first is None
+    assert ts.compare(graph, engines=engines).blobs[-1].max_abs == 0
+
+
+def test_a_blob_that_does_not_exist() -> None:
+    with pytest.raises(RequestError, match=r"there is no blob `C`: expected c, r, y \(did you mean `c`\?\)"):
+        ts.compare(convolution((1, 3, 8, 8)), blobs=["C"])
 
 
 def files(folder: Path) -> tuple[Path, Path]:

@@ -14,6 +14,7 @@ import pytest
 
 import tnn_serving as ts
 from tests.networks import network
+from tnn_serving.choices import Int8Choice
 from tnn_serving.emit.int8 import Form
 from tnn_serving.engines import ENGINES
 from tnn_serving.engines.cpu import Cpu
@@ -57,7 +58,7 @@ def graph() -> Graph:
     ],
 )
 def test_the_form_follows_processor_and_engine(
-    graph: Graph, flags: frozenset[str], limit: str, engine: str, choice: str, form: Form
+    graph: Graph, flags: frozenset[str], limit: str, engine: str, choice: Int8Choice, form: Form
 ) -> None:
     decision = decide(graph, ENGINES[engine], choice, Cpu.of(flags, {"ONEDNN_MAX_CPU_ISA": limit} if limit else {}))
     assert decision.form is form

@@ -106,7 +106,7 @@ def compare(
     first, second = _two(engines)
     network = open_network(source)
     left = load(network, first, int8=int8)
-    name = f"{network.source} on {left.engine}"
+    name = f"{network.source} on {left.engine}" + (f", int8 {int8}" if reference_int8 else "")
     if against is not None:
         inputs, found = read_recording(against)
         inputs = inputs or random_inputs(left, shapes or {}, seed=seed)
@@ -119,7 +119,8 @@ def compare(
         found = run_everything(right, _fed(left, right, inputs, fed))
         pairs = _together(left.network.outputs, right.network.outputs)
         others = [f"`{mine}` is `{theirs}`" for mine, theirs in (*fed.items(), *pairs.items()) if mine != theirs]
-        reference = f"{right.network.source} on {right.engine}{', where ' * bool(others)}{' and '.join(others)}"
+        reference = f"{right.network.source} on {right.engine}" + (f", int8 {reference_int8}" if reference_int8 else "")
+        reference += f", where {' and '.join(others)}" if others else ""
     mine = run_everything(left, inputs)
     for name in blobs:
         if name not in mine:
