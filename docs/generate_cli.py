@@ -29,7 +29,8 @@ HEAD = """\
 # Command line
 
 Every command of `tnn-serving` with its arguments and options, as `tnn-serving COMMAND --help` shows them. Exit codes
-and the keys of `--json` are on the page of [what is stable](stability.md#command-line).
+and the keys of `--json` are on the page of [what is stable](stability.md#command-line). Completion for your shell:
+`tnn-serving --install-completion`.
 """
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import tnn_serving as ts
 from tests.recordings import SHARED
+from tnn_serving.check.repository import check
 from tnn_serving.config.model_config import ModelConfig, TensorConfig
 from tnn_serving.config.reading import read_settings
 from tnn_serving.config.text import read_config
@@ -108,6 +109,10 @@ def test_pixel_inputs_have_a_format(repository: Path) -> None:
         (tensor,) = read_config((repository / name / "config.pbtxt").read_bytes()).input
         assert tensor.source["format"] == "FORMAT_NHWC"
         assert tensor.dims == (-1, -1, 3)
+def test_there_is_nothing_to_warn_of(repository: Path) -> None:
+    found = check([repository])
+    assert {finding.severity for model in found.models for _, finding in model.everything()} <= {"note"}
+    assert (found.errors, found.warnings) == (0, 0)
 
 
 def test_every_model_states_its_sources(repository: Path) -> None:

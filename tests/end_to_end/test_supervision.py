@@ -364,6 +364,7 @@ def test_program_that_crashes_too_often_ends_with_the_reason(program: Callable[.
     _, talk = running.process.communicate(timeout=DEADLINE_S)
     assert running.process.returncode == 1
     assert "SIGSEGV; restarting in 1 s" in talk
+    assert "CudaDriverHelper" not in talk
     assert "SIGKILL; it has died 2 times in a row" in " ".join(talk.split())
 
 
