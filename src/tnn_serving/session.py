@@ -145,10 +145,11 @@ class Session(ABC):
 
     def close(self) -> None:
         """Frees the compiled network. Inferences that are running end as usual; later ones raise RequestError."""
-        self._authority = _CLOSED
-        self._admission = Admission(_CLOSED, self.analysis)
-        self._compiled = {}
-        self._is_closed = True
+        with self._lock:  # not during a compilation
+            self._is_closed = True
+            self._authority = _CLOSED
+            self._admission = Admission(_CLOSED, self.analysis)
+            self._compiled = {}
 
     def __enter__(self) -> Self:
         return self
