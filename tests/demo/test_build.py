@@ -109,6 +109,8 @@ def test_pixel_inputs_have_a_format(repository: Path) -> None:
         (tensor,) = read_config((repository / name / "config.pbtxt").read_bytes()).input
         assert tensor.source["format"] == "FORMAT_NHWC"
         assert tensor.dims == (-1, -1, 3)
+
+
 def test_there_is_nothing_to_warn_of(repository: Path) -> None:
     found = check([repository])
     assert {finding.severity for model in found.models for _, finding in model.everything()} <= {"note"}
