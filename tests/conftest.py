@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from hypothesis import settings
 
 from tests.end_to_end.models import BROKEN, write_model
 from tests.servers import Running, load, skip_unless_installed, start
+from tnn_serving.cache import cache_folder
 from tnn_serving.engines.cpu import this_cpu
 
 WITHOUT_VNNI = "the processor, or the limit set for oneDNN, lacks VNNI: fast int8 saturates its 16-bit sums"
@@ -32,6 +36,23 @@ BOUNDED = (
 
 settings.register_profile("same each time", derandomize=True, database=None, deadline=None)
 settings.load_profile("same each time")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives the tests a cache of their own: what another version of the package has kept must not decide them.
+
+    Only downloads are taken from the user's.
+    """
+    kept = cache_folder()
+    if hasattr(config, "workerinput") or kept is None:  # workers of pytest-xdist have the first process' environment
+        return
+    folder = Path(tempfile.mkdtemp(prefix="tnn-serving-tests-"))
+    config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
+    (kept / "wheels").mkdir(parents=True, exist_ok=True)
+    (folder / "tnn-serving").mkdir()
+    (folder / "tnn-serving" / "wheels").symlink_to(kept / "wheels")
+    os.environ.setdefault("PIP_CACHE_DIR", str(kept.parent / "pip"))
+    os.environ["XDG_CACHE_HOME"] = str(folder)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

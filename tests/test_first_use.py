@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 
 import pytest
+
+from tnn_serving.first_use import made_once
 
 PACKAGES = ["tnn_serving", "tnn_serving.client.load", "tnn_serving.tune"]
 
@@ -45,3 +50,22 @@ def test_no_name_of_a_package_is_hidden_by_a_module_of_it(name: str) -> None:
     package = import_module(name)
     modules = {path.stem for folder in package.__path__ for path in Path(folder).iterdir()}
     assert modules & set(package.__all__) <= {"errors"}  # which is that module
+
+
+def test_threads_that_ask_together_get_one_value() -> None:
+    asked = threading.Barrier(8)
+    made: list[object] = []
+
+    @made_once
+    def make() -> object:
+        time.sleep(0.01)  # long enough for the others to ask
+        made.append(object())
+        return made[-1]
+
+    def ask(number: int) -> object:
+        asked.wait()
+        return make()
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(ask, range(8))) == {made[0]}
+    assert len(made) == 1

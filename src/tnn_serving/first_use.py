@@ -1,13 +1,19 @@
-"""Public names of a package that are imported when they are first used (PEP 562).
+"""What is imported or made when it is first used.
 
-The ``__init__`` of a package runs before any module of it. If it imports them all, every module costs all of them.
+The ``__init__`` of a package runs before any module of it. If it imports all public names, every module costs all of
+them; PEP 562 is the way out.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, wraps
 from importlib import import_module
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def on_first_use(
@@ -33,3 +39,17 @@ def on_first_use(
         return sorted(attributes["__all__"])
 
     return getattribute, directory
+
+
+def made_once(make: Callable[[], T]) -> Callable[[], T]:
+    """Gives the value that the first call has made, to all threads, also to those that ask at the same time: with
+    ``functools.cache`` alone they could make several, all but one of which end some time later."""
+    lock = threading.Lock()
+    cached = cache(make)
+
+    @wraps(make)
+    def get() -> T:
+        with lock:
+            return cached()
+
+    return get

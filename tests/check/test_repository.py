@@ -72,7 +72,7 @@ X = 'name: "x" data_type:'
 @pytest.mark.parametrize(
     ("config", "sent"),
     [
-        ("max_batch_size: 8", [-1, 3, -1, -1]),
+        ("max_batch_size: 8", [-1, -1, -1, -1]),
         (f"max_batch_size: 8 input {{ {X} TYPE_FP32 dims: [ 3, 8, 8 ] }}", [-1, 3, 8, 8]),
         (f"max_batch_size: 0 input {{ {X} TYPE_FP32 dims: [ -1, 3, 8, 8 ] }}", [-1, 3, 8, 8]),
         (f"max_batch_size: 0 input {{ {X} TYPE_UINT8 dims: [ -1, -1, 3 ] }}", [-1, -1, 3]),

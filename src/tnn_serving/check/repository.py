@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from tnn_serving.emit.limits import process_bytes
 from tnn_serving.engines.cpu import available_cores
 from tnn_serving.engines.store import FileStore
 from tnn_serving.errors import TnnError
+from tnn_serving.first_use import made_once
 from tnn_serving.formats.candidates import versions
 from tnn_serving.nearest import did_you_mean, listed
 from tnn_serving.own_files import folder_refusals
@@ -100,7 +100,7 @@ def _checked(
         return [future.result() for future in futures]
 
 
-@cache
+@made_once
 def _preparation() -> Preparation:
     """The process' own: a second check finds the warm process of the first."""
     return Preparation([TASK_MODULE])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, TypedDict, overload
 
@@ -14,6 +13,7 @@ from tnn_serving.choices import Int8Choice, PrecisionChoice
 from tnn_serving.config.model_config import CONFIG_FILE, ModelConfig
 from tnn_serving.engines import Options
 from tnn_serving.errors import ConfigError
+from tnn_serving.first_use import made_once
 from tnn_serving.model import Model, Running
 from tnn_serving.nearest import choice, did_you_mean
 from tnn_serving.network.formats import model_files, open_network
@@ -143,7 +143,7 @@ def _prepared(source: Source, parameters: dict[str, str]) -> Session:
         return _preparation().load(version).model
 
 
-@cache
+@made_once
 def _preparation() -> Preparation:
     """The process' own."""
     return Preparation(shares=False)
