@@ -82,6 +82,7 @@ docs: $(VENV)/.test
 	$(BIN)/python docs/generate_layers.py
 	$(BIN)/python docs/generate_parameters.py
 	$(BIN)/python docs/generate_cli.py
+	$(BIN)/python docs/generate_conversion.py
 
 # zig links against an old glibc, so that the wheel is good for other machines than this one.
 dist: $(VENV)/.dev

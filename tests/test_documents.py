@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 import generate_cli
+import generate_conversion
 import generate_parameters
 import tnn_serving
 from tests.pages import DOCS, GENERATED, ROOT, anchors, blocks, code_spans, links, pages, read, relative, rows, section
 from tests.recordings import cases
-from tnn_serving import load, read_model, write_model
+from tnn_serving import conversion, load, read_model, write_model
 from tnn_serving.check import report as checked
 from tnn_serving.cli.pictures import Classified, Detected
 from tnn_serving.client import load as load_test
@@ -42,6 +43,7 @@ from tnn_serving.tune import goal as tune_goal
 from tnn_serving.tune import report as tune_report
 
 PACKAGE = ROOT / "src" / "tnn_serving"
+CONVERSION = DOCS / "reference" / "conversion.md"
 CLI = DOCS / "reference" / "cli.md"
 SERVING = DOCS / "guides" / "serving.md"
 FORMATS = DOCS / "reference" / "formats.md"
@@ -122,11 +124,17 @@ def generate(what: str, *arguments: str | Path) -> subprocess.CompletedProcess[s
 def test_generated_text_is_up_to_date() -> None:
     assert read(CLI) == generate_cli.page(), "run: make docs"
     assert read(SERVING) == generate_parameters.with_table(read(SERVING)), "run: make docs"
+    assert read(CONVERSION) == generate_conversion.fresh(read(CONVERSION)), "run: make docs"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("what", "page", "said"), [("parameters", SERVING, "one inference per thread"), ("cli", CLI, "## Measure")]
+    ("what", "page", "said"),
+    [
+        ("parameters", SERVING, "one inference per thread"),
+        ("cli", CLI, "## Measure"),
+        ("conversion", CONVERSION, "| layer | made from |"),
+    ],
 )
 def test_stale_text_is_noticed_and_written(what: str, page: Path, said: str, tmp_path: Path) -> None:
     copy = tmp_path / page.name
@@ -202,6 +210,9 @@ KEYS = {
     "of a layer": views.LayerView,
     "of a weight": views.WeightView,
     "`compare`": compare.Comparison,
+    "`convert`": conversion.Account,
+    "of a try": conversion.SelfCheck,
+    "of a run": conversion.Tried,
     "`check`": checked.Checked,
     "of a model": checked.CheckedModel,
     "of a version": checked.CheckedVersion,

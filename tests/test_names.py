@@ -19,6 +19,7 @@ SHARED = {
     "bench": {"cli/bench.py", "client/load/bench.py"},
     "classify": {"cli/pictures.py", "client/classify.py"},
     "compare": {"cli/model.py", "look/compare.py"},
+    "convert": {"cli/convert.py", "conversion/convert.py"},
     "detect": {"cli/pictures.py", "client/detect.py"},
     "install": {"cli/backend.py", "triton/install.py"},
     "prepare": {"cli/check.py", "prepare/tasks.py"},

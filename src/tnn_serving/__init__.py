@@ -14,6 +14,7 @@ from tnn_serving.first_use import on_first_use
 from tnn_serving.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from tnn_serving.conversion.convert import convert
     from tnn_serving.formats.tnn import read_model, write_model
     from tnn_serving.look.compare import compare
     from tnn_serving.model import Model, to_onnx
@@ -23,6 +24,7 @@ else:
     __getattr__, __dir__ = on_first_use(
         __name__,
         {
+            "tnn_serving.conversion.convert": ("convert",),
             "tnn_serving.formats.tnn": ("read_model", "write_model"),
             "tnn_serving.look.compare": ("compare",),
             "tnn_serving.model": ("Model", "to_onnx"),
@@ -35,6 +37,7 @@ __all__ = [
     "Model",
     "__version__",
     "compare",
+    "convert",
     "errors",
     "fill_random_weights",
     "load",

@@ -4,7 +4,8 @@ TnnError                      base; str() is a whole, readable message
 ├─ FormatError                the files are not what they claim
 │  ├─ ProtoError              text file: segment and token
 │  └─ WeightsError            binary file: byte offset
-├─ UnsupportedLayer           valid TNN, no translation
+├─ UnsupportedLayer           valid TNN, no translation; or valid ONNX, no TNN layer
+├─ ConversionError            a converted network answers otherwise than its source
 ├─ ShapeError                 incompatible shapes
 ├─ LimitError                 more memory or time than a model or request may use
 ├─ ConfigError                config.pbtxt, options or parameters
@@ -79,7 +80,11 @@ class WeightsError(FormatError):
 
 
 class UnsupportedLayer(TnnError):
-    """A layer that can be read and written but not executed."""
+    """A layer that can be read and written but not executed, or an ONNX node that no layer computes."""
+
+
+class ConversionError(TnnError):
+    """A converted network that does not answer like its source."""
 
 
 class ShapeError(TnnError):

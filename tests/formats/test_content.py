@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 import tnn_serving as ts
 from tests.formats.tnn.handmade import MODEL, PROTO, proto
 from tnn_serving.check.repository import check
-from tnn_serving.convert import convert_onnx
+from tnn_serving.conversion import convert
 from tnn_serving.errors import FormatError, ProtoError, WeightsError
 from tnn_serving.formats.content import HEAD_BYTES, ONNX, TNNMODEL, TNNPROTO, identify
 
@@ -182,7 +182,7 @@ def test_conversion_says_it_too(tmp_path: Path, name: str) -> None:
     content, says = OTHERS[name]
     (tmp_path / "net.onnx").write_bytes(content)
     with pytest.raises(FormatError, match=f"(?s)net.onnx: {says.format('an ONNX model')}"):
-        convert_onnx(tmp_path / "net.onnx")
+        convert(tmp_path / "net.onnx")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import tnn_serving as ts
 from tests.networks import network
 from tests.onnx_models import CONV_B, CONV_W, convolution, model, random, write
 from tests.program import run
-from tnn_serving.convert import convert_onnx
+from tnn_serving.conversion import convert
 from tnn_serving.errors import RequestError, ShapeError
 from tnn_serving.look.compare import compare, differences
 from tnn_serving.network.views import LayerView
@@ -45,7 +45,7 @@ def test_a_blob_that_does_not_exist() -> None:
 
 def files(folder: Path) -> tuple[Path, Path]:
     """A TNN model, and the ONNX model that it was made from."""
-    graph = convert_onnx(convolution(), dims=SIZE)
+    graph = convert(convolution(), dims=SIZE, checked=False).graph
     ts.write_model(graph, folder / "net.tnnproto", folder / "net.tnnmodel")
     return folder / "net.tnnproto", write(convolution(), folder, "original.onnx")
 

@@ -56,6 +56,7 @@ COMMANDS = {
     "inspect": Listed("tnn_serving.cli.model", "Inspect a model"),
     "compare": Listed("tnn_serving.cli.model", "Inspect a model"),
     "export": Listed("tnn_serving.cli.model", "Inspect a model"),
+    "convert": Listed("tnn_serving.cli.convert", "Make a model"),
 }
 """All commands, in the order of the help."""
 

@@ -168,13 +168,13 @@ def _show_comparison(found: Comparison) -> None:
     )
 
 
-def parse_shapes(options: list[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes of ``--shape`` options by input name. Raises typer.BadParameter."""
+def parse_shapes(options: list[str], option_name: str = "--shape") -> dict[str, tuple[int, ...]]:
+    """Shapes of ``--shape`` options, or of another one's, by input name. Raises typer.BadParameter."""
     shapes = {}
     for option in options:
         match = re.fullmatch(r"(.+)=(\d+(?:[x,]\d+)*)", option)
         if match is None:
-            raise typer.BadParameter(f"{option!r}: expected NAME=1x3x224x224", param_hint="--shape")
+            raise typer.BadParameter(f"{option!r}: expected NAME=1x3x224x224", param_hint=option_name)
         shapes[match[1]] = tuple(int(part) for part in re.split("[x,]", match[2]))
     return shapes
 

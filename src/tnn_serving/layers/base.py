@@ -2,8 +2,8 @@
 
 A declaration is one dataclass. ``operands`` and ``results`` are what it reads and writes, the fields of
 :mod:`~tnn_serving.layers.parameters` are its tokens, those of :mod:`~tnn_serving.layers.weights` its entry in the model
-file, and ``to_onnx`` is its meaning. Reader, writer, ``inspect``, the generated reference and the converter walk these
-declarations; none of them knows a layer by name.
+file, ``to_onnx`` is its meaning, and ``made_from`` with ``from_onnx`` is what it is made from. Reader, writer,
+``inspect``, the generated reference and the converter walk these declarations; none of them knows a layer by name.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError, locat
 from tnn_serving.layers.draw import Draw
 from tnn_serving.layers.operands import Operand, check_like, count_range
 from tnn_serving.layers.parameters import Cursor, Parameter
+from tnn_serving.layers.pattern import Match, OnnxValue
 from tnn_serving.layers.weights import Stored
 from tnn_serving.tensor import Tensor
 
@@ -67,6 +68,7 @@ class Layer(_Declared):
         adds: it is an addition, which TNN fuses into a pointwise int8 convolution before it.
         multiplies_weights: it is a product with stored weights: a convolution or a matrix product.
         reads_dims_only: its outputs depend on the dims of its inputs alone.
+        made_from: the patterns of ONNX operators that it is made from; see :mod:`~tnn_serving.layers.pattern`.
     """
 
     types: ClassVar[tuple[str, ...]] = ()
@@ -81,6 +83,7 @@ class Layer(_Declared):
     adds: ClassVar[bool] = False
     multiplies_weights: ClassVar[bool] = False
     reads_dims_only: ClassVar[bool] = False
+    made_from: ClassVar[tuple[str, ...]] = ()
 
     name: str
     inputs: tuple[str, ...] = ()
@@ -284,6 +287,42 @@ class Layer(_Declared):
         raise UnsupportedLayer(
             f"type `{self.type}` has no int8 form", hint="docs/reference/layers.md lists what can be executed in int8"
         )
+
+    # ---- from ONNX ----
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """The layer that computes one of the patterns of :attr:`made_from`; ``None`` if this one is not its meaning.
+
+        By default, the words of the pattern are the inputs, and there are no parameters.
+
+        Args:
+            m: the pattern that was found.
+
+        Raises:
+            UnsupportedLayer: the type has no form for these operands or attributes.
+        """
+        return cls.made(m, *(value for value in m.values.values() if value is not None), *m.rest)
+
+    @classmethod
+    def made(cls, m: Match, *inputs: OnnxValue, **fields: Any) -> Self:
+        """The layer in place of a pattern.
+
+        Args:
+            m: the pattern, whose outputs the layer has.
+            inputs: what it reads; a constant belongs in the constant map.
+            fields: parameters and weights. What says that a weight follows is set.
+        """
+        outputs = tuple(value.name for value in m.root.outputs)
+        made = cls(name=outputs[0], inputs=tuple(value.name for value in inputs), outputs=outputs, **fields)
+        for spec in cls.payload:
+            if spec.form == "text":
+                setattr(made, spec.name, made.name)
+            elif spec.form in ("flag", "byte"):
+                follows = [other.name for other in cls.payload if other.when == spec.name]
+                setattr(made, spec.name, int(any(getattr(made, name) is not None for name in follows)))
+        made.stored = any(isinstance(getattr(made, spec.name), Tensor) for spec in cls.payload)
+        return made
 
     # ---- what a network may change about it ----
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from typing_extensions import Self
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.int8 import FLOAT_MIN, Codes, Form, Int8, Operands, Scale
@@ -15,8 +16,9 @@ from tnn_serving.layers.base import Layer
 from tnn_serving.layers.draw import Draw
 from tnn_serving.layers.operands import INT8, NUMBERS, Operand
 from tnn_serving.layers.parameters import token
+from tnn_serving.layers.pattern import Match, OnnxValue
 from tnn_serving.layers.registry import contract, derive, family, layer
-from tnn_serving.layers.weights import buffer
+from tnn_serving.layers.weights import buffer, kept
 from tnn_serving.tensor import Tensor
 
 BROADCAST = "broadcast with `a`; stored where `a` is the only input"
@@ -49,7 +51,13 @@ class Binary(Layer):
     Attributes:
         operator: the ONNX operator.
         neutral: the second operand that changes nothing.
+        others: pattern of the operands behind the first.
     """
+
+    def __init_subclass__(cls, **_: Any) -> None:
+        """Each is made from its operator."""
+        if "operator" in vars(cls) and "made_from" not in vars(cls):
+            cls.made_from = (f"{cls.operator}(a, {cls.others})",)
 
     operands = (
         Operand("a", types=NUMBERS),
@@ -58,10 +66,27 @@ class Binary(Layer):
     results = (Operand("y", like="a", doc="the broadcast shape"),)
     operator: ClassVar[str]
     neutral: ClassVar[float] = 0.0
+    others: ClassVar[str] = "b"
 
     weight_input_index: int = token("place of the stored operand, if there is one", default=1, values=OPERAND_PLACES)
 
     element: Tensor | None = buffer("the stored operand: with dims, or without where it fits axes of the input")
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """One of two operands may be a constant, which is stored in the layer."""
+        operands = [m["a"], *([m["b"]] if "b" in m.values else m.rest)]
+        stored = [place for place, value in enumerate(operands) if value.constant]
+        if len(operands) == 2 and len(stored) == 1 and cls.keeps(operands[stored[0]], operands[1 - stored[0]]):
+            (place,) = stored
+            element = kept(operands[place].fixed())
+            return cls.made(m, operands[1 - place], weight_input_index=place, element=element)
+        return cls.made(m, *operands, weight_input_index=-1)
+
+    @classmethod
+    def keeps(cls, constant: OnnxValue, other: OnnxValue) -> bool:
+        """Whether a constant operand can be stored in the layer."""
+        return True
 
     def random_weights(self, draw: Draw, inputs: Sequence[Value]) -> dict[str, Tensor | int]:
         """With one input, an operand per channel near the neutral one, in the type of the input."""
@@ -152,6 +177,7 @@ for _number, _name, _operator, _neutral, _doc, _differs in (
         module=__name__,
         operator=_operator,
         neutral=_neutral,
+        others="*b" if _operator in ("Max", "Min") else "b",
     )
 
 
@@ -164,6 +190,7 @@ class SquaredDifference(Binary):
     """
 
     operator = "Sub"
+    made_from = ("Pow(Sub(a, b), 2)",)
 
     def combine(self, g: Builder, a: Value, b: Value) -> Value:
         """See the class."""
@@ -193,6 +220,11 @@ class Comparison(Binary):
     operands = (Operand("a"), Operand("b", doc=BROADCAST, like="a", optional=True))
     results = (Operand("y", types=INT8, doc="the broadcast shape"),)
     counts_inputs = True
+
+    @classmethod
+    def keeps(cls, constant: OnnxValue, other: OnnxValue) -> bool:
+        """One number alone."""
+        return constant.fixed().size == 1 and constant.rank <= other.rank
 
     def combine(self, g: Builder, a: Value, b: Value) -> Value:
         """The comparison of two operands."""
@@ -236,6 +268,7 @@ class Equal(Layer):
     operands = (Operand("a"), Operand("b", doc="broadcast with `a`", like="a"))
     results = Comparison.results
     counts_inputs = True
+    made_from = ("Equal(a, b)",)
 
     def to_onnx(self, g: Builder, a: Value, b: Value) -> Value:
         """See the class."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+from typing_extensions import Self
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import UnsupportedLayer
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.operands import Operand, X
 from tnn_serving.layers.parameters import token
+from tnn_serving.layers.pattern import Match
 from tnn_serving.layers.registry import layer
-from tnn_serving.tensor import COMPUTED, DataType
+from tnn_serving.layers.weights import NARROWED
+from tnn_serving.tensor import COMPUTED, TNN_TYPE, DataType
 
 DATA_TYPES = {kind.value: kind.name.lower() for kind in DataType}
 
@@ -25,8 +28,16 @@ class Cast(Layer):
 
     operands = (X,)
     results = (Operand("y", "as x", doc="of the given type"),)
+    made_from = ("Cast(x)",)
 
     to: int = token("data type", default=0, values=DATA_TYPES)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """To the type that TNN computes the wanted one in; not to bool, which keeps no numbers but 0 and 1."""
+        if m.y.dtype == np.bool_:
+            return None
+        return cls.made(m, m["x"], to=int(TNN_TYPE[NARROWED.get(m.y.dtype, m.y.dtype)]))
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing_extensions import Self
+
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.operands import FLOAT, Operand
 from tnn_serving.layers.parameters import CBool, token
+from tnn_serving.layers.pattern import Match
 from tnn_serving.layers.registry import layer
 from tnn_serving.layers.shape import joined
 
@@ -46,8 +49,21 @@ class ShuffleChannel(Layer):
 
     operands = (Operand("x", "[N, C, ...]"),)
     results = (Operand("y", "as x", like="x", doc="channel i * (C / group) + j goes to j * group + i"),)
+    made_from = ("Reshape(Transpose(Reshape(x, _)), _)",)
 
     group: int = token("groups; divides C", default=1, ge=1)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """[N, C, ...] to [N, group, C / group, ...], its two axes changed, and back."""
+        x, transposed = m["x"], m.node("Transpose")
+        wide = transposed.need(0)
+        swapped = [0, 2, 1, *range(3, wide.rank)]
+        fits = wide.rank > 2 and list(transposed.attributes.get("perm", ())) == swapped and m.y.dims == x.dims
+        if not fits or None in wide.dims[1:3] or x.rank < 3 or wide.dims[0] != x.dims[0]:
+            return None
+        group, inner = wide.dims[1] or 0, wide.dims[2] or 0
+        return cls.made(m, x, group=group) if group * inner == x.dims[1] else None
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class. Raises ShapeError if the groups do not divide the channels."""
@@ -65,8 +81,24 @@ class PixelShuffle(Layer):
     results = (
         Operand("y", "[N, C, H * r, W * r]", FLOAT, doc="y[n, c, h*r + i, w*r + j] = x[n, c*r*r + i*r + j, h, w]"),
     )
+    made_from = ("DepthToSpace(x)", "Reshape(Transpose(Reshape(x, _)), _)")
 
     upscale_factor: int = token("r", ge=1)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """In mode CRD, or as exporters spell it: two axes of size r move from the channels behind rows and columns."""
+        x = m["x"]
+        if m.has("DepthToSpace"):
+            return cls.made(m, x, upscale_factor=m.attribute("blocksize")) if m.attribute("mode") == "CRD" else None
+        wide = m.node("Transpose").need(0)
+        if x.rank != 4 or wide.rank != 6 or list(m.node("Transpose").attributes.get("perm", ())) != [0, 1, 4, 2, 5, 3]:
+            return None
+        n, c, r, s, h, w = wide.dims
+        fits = r == s and r is not None and (n, h, w) == (x.dims[0], x.dims[2], x.dims[3]) and c == m.y.dims[1]
+        return (
+            cls.made(m, x, upscale_factor=r) if fits and m.y.rank == 4 and m.y.dims[2] == (h or 0) * (r or 0) else None
+        )
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class. Raises ShapeError if r * r does not divide the channels."""
@@ -86,11 +118,19 @@ class Reorg(Layer):
 
     operands = (Operand("x", "[N, C, H, W]", FLOAT),)
     results = (Operand("y", "[N, C / s^2, H * s, W * s]", FLOAT, doc="forward; else [N, C * s^2, H / s, W / s]"),)
+    made_from = ("DepthToSpace(x)", "SpaceToDepth(x)")
 
     stride: int = token("s, the side of a block", ge=1)
     forward: CBool = token("0: blocks to channels, else channels to blocks")
     unused: int = token("ignored by TNN", default=0, written="0")
     mode: int = token("order of the channels", values=SHUFFLE_MODES)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """See the base class."""
+        crd = m.attribute("mode", "DCR") == "CRD"
+        forward = CBool(int(m.has("DepthToSpace")))
+        return cls.made(m, m["x"], stride=m.attribute("blocksize"), forward=forward, mode=CRD if crd else DCR)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class. Raises ShapeError if the stride does not divide what it has to."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from typing_extensions import Self
@@ -16,9 +16,10 @@ from tnn_serving.layers.base import Layer
 from tnn_serving.layers.draw import Draw
 from tnn_serving.layers.operands import FLOAT, Operand
 from tnn_serving.layers.parameters import DHW, HW, token
+from tnn_serving.layers.pattern import Match
 from tnn_serving.layers.registry import family, layer
-from tnn_serving.layers.weights import beside, buffer, entry_label, flag, int8_scale
-from tnn_serving.layers.window import PAD_TYPES, check_extent, window
+from tnn_serving.layers.weights import beside, buffer, entry_label, flag, int8_scale, kept
+from tnn_serving.layers.window import PAD_TYPES, OnnxWindow, check_extent, onnx_window, window
 from tnn_serving.tensor import DataType, Tensor
 
 NONE, RELU, RELU6, SWISH = 0, 1, 2, 256
@@ -61,6 +62,52 @@ class Grouped(Layer):
         """See the base class."""
         return self.activation
 
+    @classmethod
+    def convolving(cls, m: Match, axes: int, channel_axis: int = 0) -> Self | None:
+        """The layer of a convolution along that many axes; ``None`` for one along others.
+
+        Args:
+            m: of Conv or ConvTranspose, maybe with a BatchNormalization behind it.
+            channel_axis: the axis of the filters that the output channels are on.
+        """
+        node = m.nodes[-1]
+        x, w = m["x"], m["w"]
+        if x.rank != axes + 2:
+            return None
+        filters, group = w.fixed().astype(np.float32), int(node.attributes.get("group", 1))
+        given = m.get("b")
+        bias = None if given is None else given.fixed().astype(np.float32)
+        outputs = filters.shape[channel_axis] * (group if channel_axis else 1)
+        if m.has("BatchNormalization"):
+            scale, shift = batch_norm(m)
+            if scale.size != outputs:
+                raise WeightsError("batch normalisation does not fit", expected=f"{outputs} values", found=scale.size)
+            filters, bias = _scaled(filters, scale, group, channel_axis), scaled_bias(bias, scale, shift)
+        return cls.made(
+            m,
+            x,
+            group=group,
+            input_channel=filters.shape[1] if not channel_axis else filters.shape[0] // group,
+            output_channel=outputs,
+            has_bias=int(bias is not None),
+            filter=kept(filters),
+            bias=None if bias is None else kept(bias),
+            **cls.window_fields(onnx_window(node, filters.shape[2:])),
+        )
+
+    @classmethod
+    def window_fields(cls, window: OnnxWindow) -> dict[str, Any]:
+        """Kernel, stride, padding and dilation as parameters. Raises UnsupportedLayer for pads that it cannot say."""
+        pads = window.even_pads()
+        group = HW if len(pads) == 2 else DHW
+        return {
+            "kernel": group(*window.kernel),
+            "stride": group(*window.stride),
+            "pad": group(*pads),
+            "pad_type": window.pad_type,
+            "dilation": group(*window.dilation),
+        }
+
     def filter_dims(self, x: Value) -> tuple[int, ...]:
         """Dims of the filters for this input. Raises ShapeError if the groups do not fit it."""
         raise NotImplementedError
@@ -99,6 +146,7 @@ class Convolution(Grouped):
 
     operands = (Operand("x", "[N, C, H, W]", FLOAT),)
     results = (Operand("y", "[N, C_out, H', W']", FLOAT),)
+    made_from = ("Conv(x, w, b?)", "BatchNormalization(Conv(x, w, b?), gamma, beta, mean, variance)")
 
     kernel: HW = token("kernel size", default=HW(0, 0), ge=1)
     stride: HW = token("step", default=HW(0, 0), ge=1)
@@ -114,6 +162,11 @@ class Convolution(Grouped):
     scale: Tensor | None = int8_scale(
         "filter", "[1] or [C_out]; for int8 layers the input scale is in it", zero_points="zero_point"
     )
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """With stored filters; a batch normalisation behind it becomes part of them."""
+        return cls.convolving(m, 2)
 
     @property
     def takes_activation(self) -> bool:
@@ -200,6 +253,7 @@ class Convolution1D(Grouped):
 
     operands = (Operand("x", "[N, C, L]", FLOAT),)
     results = (Operand("y", "[N, C_out, L']", FLOAT),)
+    made_from = ("Conv(x, w, b?)", "BatchNormalization(Conv(x, w, b?), gamma, beta, mean, variance)")
 
     kernel: int = token("kernel size", default=0, ge=1)
     stride: int = token("step", default=0, ge=1)
@@ -213,9 +267,26 @@ class Convolution1D(Grouped):
     filter: Tensor | None = buffer("[C_out, C/group, kernel]")
     bias: Tensor | None = buffer("[C_out]", when="stored_bias")
 
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """With stored filters; a batch normalisation behind it becomes part of them."""
+        return cls.convolving(m, 1)
+
     def filter_dims(self, x: Value) -> tuple[int, ...]:
         """See the base class."""
         return (self.output_channel, self.channels(x) // self.group, self.kernel)
+
+    @classmethod
+    def window_fields(cls, window: OnnxWindow) -> dict[str, Any]:
+        """Each of the two pads is a parameter of its own."""
+        return {
+            "kernel": window.kernel[0],
+            "stride": window.stride[0],
+            "pad_begin": window.begins[0],
+            "pad_end": window.ends[0],
+            "pad_type": window.pad_type,
+            "dilation": window.dilation[0],
+        }
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -248,6 +319,7 @@ class Convolution3D(Grouped):
 
     operands = (Operand("x", "[N, C, D, H, W]", FLOAT),)
     results = (Operand("y", "[N, C_out, D', H', W']", FLOAT),)
+    made_from = ("Conv(x, w, b?)", "BatchNormalization(Conv(x, w, b?), gamma, beta, mean, variance)")
 
     kernel: DHW = token("kernel size", default=DHW(0, 0, 0), ge=1)
     stride: DHW = token("step", default=DHW(0, 0, 0), ge=1)
@@ -259,6 +331,11 @@ class Convolution3D(Grouped):
 
     filter: Tensor | None = buffer("[C_out, C/group, kernel.d, kernel.h, kernel.w]")
     bias: Tensor | None = buffer("[C_out]", when="stored_bias")
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """With stored filters; a batch normalisation behind it becomes part of them."""
+        return cls.convolving(m, 3)
 
     def filter_dims(self, x: Value) -> tuple[int, ...]:
         """See the base class."""
@@ -310,6 +387,7 @@ class Deconvolution(Grouped):
             "its twin with output padding n*s; VALID n*s+max(ke-s, 0); FULL n*s-(s+ke-2)",
         ),
     )
+    made_from = ("ConvTranspose(x, w, b?)", "BatchNormalization(ConvTranspose(x, w, b?), gamma, beta, mean, variance)")
 
     kernel: HW = token("kernel size", default=HW(0, 0), ge=1)
     stride: HW = token("step", default=HW(0, 0), ge=1)
@@ -323,6 +401,19 @@ class Deconvolution(Grouped):
     bias: Tensor | None = buffer("[C_out]", when="stored_bias")
     zero_point: Tensor | None = beside("[1] or [C_out] int8; not executed")
     scale: Tensor | None = int8_scale("filter", "[1] or [C_out]; not executed", zero_points="zero_point")
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """With stored filters; a batch normalisation behind it becomes part of them."""
+        node = m.node("ConvTranspose")
+        if node.attributes.get("output_shape") or node.attributes.get("auto_pad") == "SAME_LOWER":
+            return None
+        if any(node.attributes.get("output_padding", ())):
+            raise UnsupportedLayer(
+                "TNN has no output padding of its own choice",
+                found=f"output_padding {node.attributes['output_padding']}",
+            )
+        return cls.convolving(m, 2, channel_axis=1)
 
     def filter_dims(self, x: Value) -> tuple[int, ...]:
         """See the base class."""
@@ -377,6 +468,30 @@ class Deconvolution(Grouped):
             front = total - total // 2
             return front, over - front
         raise UnsupportedLayer("padding type is not supported", expected=TRANSPOSED_PAD_TYPES, found=self.pad_type)
+
+
+def batch_norm(m: Match) -> tuple[np.ndarray, np.ndarray]:
+    """float64 scale and shift [C] of gamma * (x - mean) / sqrt(variance + epsilon) + beta."""
+    node = m.node("BatchNormalization")
+    if node.attributes.get("training_mode", 0):
+        raise UnsupportedLayer("batch normalisation is in training mode", hint="export the network for inference")
+    gamma, beta, mean, variance = (m[word].fixed().astype(np.float64) for word in ("gamma", "beta", "mean", "variance"))
+    scale = gamma / np.sqrt(variance + float(node.attributes.get("epsilon", 1e-5)))
+    return scale, beta - mean * scale
+
+
+def _scaled(filters: np.ndarray, scale: np.ndarray, group: int, channel_axis: int) -> np.ndarray:
+    """float32 filters with each output channel times its scale."""
+    inner = (1,) * (filters.ndim - 2)
+    if not channel_axis:
+        return np.asarray(filters * scale.reshape(-1, 1, *inner), np.float32)
+    parts = filters.reshape(group, -1, *filters.shape[1:]) * scale.reshape(group, 1, -1, *inner)
+    return np.asarray(parts.reshape(filters.shape), np.float32)
+
+
+def scaled_bias(bias: np.ndarray | None, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """float32 ``scale * bias + shift``."""
+    return (shift if bias is None else shift + bias * scale).astype(np.float32)
 
 
 def _half(total: int) -> int:

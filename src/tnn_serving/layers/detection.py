@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from typing_extensions import Self
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer
@@ -13,6 +14,7 @@ from tnn_serving.layers.base import Layer
 from tnn_serving.layers.draw import Draw
 from tnn_serving.layers.operands import FLOAT, INT32, Operand
 from tnn_serving.layers.parameters import FLOAT32_LOWEST, CBool, Int64, counted, token
+from tnn_serving.layers.pattern import Match
 from tnn_serving.layers.registry import layer
 from tnn_serving.layers.weights import buffer, entry_label
 from tnn_serving.tensor import Tensor
@@ -34,6 +36,7 @@ class NonMaxSuppression(Layer):
 
     operands = (Operand("boxes", "[B, N, 4]", FLOAT), Operand("scores", "[B, C, N]", FLOAT))
     results = (Operand("rows", "[S, 3]", INT32, doc="batch, class, box; ordered by batch, class, falling score"),)
+    made_from = ("NonMaxSuppression(boxes, scores, most?, overlap?, score?)",)
 
     center_point_box: int = token(
         "form of the boxes", default=0, values={0: "y1 x1 y2 x2, corners in any order", 1: "xc yc w h"}
@@ -41,6 +44,20 @@ class NonMaxSuppression(Layer):
     max_output_boxes_per_class: Int64 = token("most boxes of a class; 0: none", default=Int64(0))
     iou_threshold: float = token("overlap above which the worse box is dropped", default=0.0)
     score_threshold: float = token("scores must be above", default=0.0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """With stored numbers."""
+        most, overlap, score = m.get("most"), m.get("overlap"), m.get("score")
+        return cls.made(
+            m,
+            m["boxes"],
+            m["scores"],
+            center_point_box=m.attribute("center_point_box", 0),
+            max_output_boxes_per_class=Int64(0 if most is None else int(most.scalar())),
+            iou_threshold=0.0 if overlap is None else overlap.scalar(),
+            score_threshold=FLOAT32_LOWEST if score is None else score.scalar(),
+        )
 
     def to_onnx(self, g: Builder, boxes: Value, scores: Value) -> Value:
         """See the class."""

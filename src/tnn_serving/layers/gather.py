@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from typing_extensions import Self
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.inference import Dims
@@ -12,8 +13,9 @@ from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
 from tnn_serving.layers.base import FURTHER, Layer
 from tnn_serving.layers.operands import INTEGERS, Operand
 from tnn_serving.layers.parameters import CBool, token
+from tnn_serving.layers.pattern import Match
 from tnn_serving.layers.registry import family, layer
-from tnn_serving.layers.weights import buffer, flag, int8_scale
+from tnn_serving.layers.weights import buffer, flag, int8_scale, kept
 from tnn_serving.tensor import Tensor
 
 
@@ -61,6 +63,7 @@ class Gather(Layer):
     results = (
         Operand("y", like="data", doc="dims of data before the axis, dims of indices, dims of data behind the axis"),
     )
+    made_from = ("Gather(data, indices)",)
 
     axis: int = token("axis of data; negative from the end", default=0)
     data_in_resource: CBool = token("1 if data is stored", default=CBool(0))
@@ -71,6 +74,21 @@ class Gather(Layer):
     has_indices: int | None = flag("1 if indices follow", parameter="indices_in_resource")
     indices: Tensor | None = buffer("[...] int32", when="has_indices")
     scale: Tensor | None = int8_scale("data", "[d0], one for each row of int8 data")
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Constants are stored in the layer."""
+        data, indices = m["data"], m["indices"]
+        operands = [value for value in (data, indices) if not value.constant]
+        return cls.made(
+            m,
+            *operands,
+            axis=data.axis(m.attribute("axis", 0)),
+            data_in_resource=CBool(int(data.constant)),
+            indices_in_resource=CBool(int(indices.constant)),
+            data=kept(data.fixed()) if data.constant else None,
+            indices=kept(indices.fixed()) if indices.constant else None,
+        )
 
     def roles(self) -> tuple[Operand, ...]:
         """Data is the first input, indices are the last one, where they are not stored."""
@@ -120,8 +138,14 @@ class GatherND(Layer):
     operands = (Operand("data", "[d0, ...]"), Operand("indices", "[..., k]", INTEGERS, doc="k up to the rank"))
     results = (Operand("y", like="data", doc="dims of indices but the last, dims of data from k on"),)
     counts_inputs = True
+    made_from = ("GatherND(data, indices)",)
 
     batch_dims: int = token("must be 0", default=0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Without batch dims."""
+        return None if m.attribute("batch_dims", 0) else cls.made(m, m["data"], m["indices"])
 
     def to_onnx(self, g: Builder, data: Value, indices: Value) -> Value:
         """See the class. Raises UnsupportedLayer for batch dims, ShapeError for tuples longer than the rank."""
@@ -216,9 +240,19 @@ class ScatterElements(Layer):
         Operand("updates", "as indices", like="data"),
     )
     results = (Operand("y", "as data", like="data"),)
+    made_from = ("ScatterElements(data, indices, updates)",)
 
     axis: int = token("axis; negative from the end", default=0)
     op: int = token("0 sets, anything else adds", default=0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Set or added."""
+        data, reduction = m["data"], m.attribute("reduction", "none")
+        if reduction not in ("none", "add"):
+            raise UnsupportedLayer("TNN sets elements or adds to them", found=f"reduction {reduction}")
+        axis = data.axis(m.attribute("axis", 0))
+        return cls.made(m, data, m["indices"], m["updates"], axis=axis, op=int(reduction == "add"))
 
     def to_onnx(self, g: Builder, data: Value, indices: Value, updates: Value) -> Value:
         """See the class. Raises ShapeError if indices and updates have different dims."""
@@ -235,6 +269,16 @@ class ScatterND(Scattering):
 
     ONNX: ScatterND.
     """
+
+    made_from = ("ScatterND(data, indices, updates)",)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Set, not added."""
+        reduction = m.attribute("reduction", "none")
+        if reduction != "none":
+            raise UnsupportedLayer("TNN sets slices only", found=f"reduction {reduction}")
+        return cls.made(m, m["data"], m["indices"], m["updates"])
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class. Raises ShapeError if the dims of the three do not fit, or stored indices the data."""

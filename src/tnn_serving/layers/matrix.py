@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from string import ascii_letters
 
 import numpy as np
+from typing_extensions import Self
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale, Weights
@@ -16,8 +17,9 @@ from tnn_serving.layers.convolution import float_weight
 from tnn_serving.layers.draw import Draw
 from tnn_serving.layers.operands import FLOAT, LIKE_X, Operand
 from tnn_serving.layers.parameters import token
+from tnn_serving.layers.pattern import Match
 from tnn_serving.layers.registry import layer
-from tnn_serving.layers.weights import beside, buffer, entry_label, int8_scale
+from tnn_serving.layers.weights import beside, buffer, entry_label, int8_scale, kept
 from tnn_serving.tensor import Tensor
 
 
@@ -32,6 +34,7 @@ class InnerProduct(Layer):
     operands = (Operand("x", "[d0, ...]", FLOAT),)
     results = (Operand("y", types=FLOAT, doc="dims of x before the axis, then num_output"),)
     multiplies_weights = True
+    made_from = ("Gemm(x, w, c?)", "Add(MatMul(x, w), c)")
 
     num_output: int = token("units", ge=1)
     has_bias: int = token("1 if the bias is added; it is stored in any case")
@@ -45,6 +48,25 @@ class InnerProduct(Layer):
     scale: Tensor | None = int8_scale(
         "weight", "[1] or [num_output]; for int8 layers the input scale is in it", zero_points="zero_point"
     )
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Of a matrix and stored weights, without factors."""
+        x, w, c = m["x"], m["w"], m.get("c")
+        attributes = m.root.attributes
+        plain = all(
+            attributes.get(name, wanted) == wanted for name, wanted in (("alpha", 1), ("beta", 1), ("transA", 0))
+        )
+        if x.rank != 2 or w.rank != 2 or not w.constant or not plain or (c is not None and not c.constant):
+            return None
+        rows = w.fixed() if attributes.get("transB", 0) else w.fixed().T
+        units = rows.shape[0]
+        if c is not None and (c.rank > 2 or c.fixed().size not in (1, units) or (c.rank == 2 and c.dims[0] != 1)):
+            return None
+        bias = np.zeros(units, np.float32) if c is None else np.broadcast_to(c.fixed().reshape(-1), units)
+        return cls.made(
+            m, x, num_output=units, has_bias=int(c is not None), transpose=0, axis=1, weight=kept(rows), bias=kept(bias)
+        )
 
     def random_weights(self, draw: Draw, inputs: Sequence[Value]) -> dict[str, Tensor | int]:
         """The matrix, and a bias if the layer adds one."""
@@ -107,6 +129,7 @@ class MatMul(Layer):
     results = (Operand("y", types=FLOAT, doc="[..., m, n]"),)
     counts_inputs = True
     multiplies_weights = True
+    made_from = ("MatMul(a, b)",)
 
     weight_position: int = token(
         "which operand is stored", default=-1, values={-1: "none", 0: "the left one", 1: "the right one"}
@@ -114,6 +137,18 @@ class MatMul(Layer):
 
     weight: Tensor | None = buffer("[..., m, k] or [..., k, n], with dims")
     scale: Tensor | None = int8_scale("weight", "[1]")
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """One of the two may be stored."""
+        a, b = m["a"], m["b"]
+        if not a.is_float:
+            raise UnsupportedLayer("TNN multiplies matrices of floats only", found=a.dtype)
+        if b.constant:
+            return cls.made(m, a, weight_position=1, weight=kept(b.fixed()))
+        if a.constant:
+            return cls.made(m, b, weight_position=0, weight=kept(a.fixed()))
+        return cls.made(m, a, b)
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class."""
@@ -182,8 +217,16 @@ class Einsum(Layer):
         Operand("b", types=FLOAT, doc="usually one", repeated=True),
     )
     results = (Operand("y", types=FLOAT, doc="the axes right of `->`; [1] for a full contraction over a shared label"),)
+    made_from = ("Einsum(*x)",)
 
     equation: str = token("ONNX's equation with `;` in place of `,`", default="")
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Of two operands, which TNN takes."""
+        if not all(value.is_float for value in m.rest):
+            raise UnsupportedLayer("TNN has sums of products of floats only", found=m.y.dtype)
+        return cls.made(m, *m.rest, equation=m.attribute("equation").replace(" ", "").replace(",", ";"))
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class. Raises ShapeError for a label of axes of different sizes."""

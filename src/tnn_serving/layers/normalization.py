@@ -5,19 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from typing_extensions import Self
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer, WeightsError
 from tnn_serving.layers.base import Layer
+from tnn_serving.layers.convolution import batch_norm
 from tnn_serving.layers.draw import Draw
 from tnn_serving.layers.operands import FLOAT, LIKE_X, Operand
 from tnn_serving.layers.parameters import token
+from tnn_serving.layers.pattern import Match
 from tnn_serving.layers.registry import layer
-from tnn_serving.layers.weights import buffer, entry_label, flag
+from tnn_serving.layers.weights import buffer, entry_label, flag, kept
 from tnn_serving.layers.window import check_filled
 from tnn_serving.tensor import Tensor
 
 NORMALIZED = Operand("x", "[N, C, ...]", FLOAT)
+
+
+CENTRED = "Sub(x, ReduceMean(x, _?))"
+NORMALISED = tuple(
+    f"Div({CENTRED}, Sqrt(Add(ReduceMean({square}, _?), eps)))"
+    for square in (f"Pow({CENTRED}, 2)", f"Mul({CENTRED}, {CENTRED})")
+)
+"""How exporters spell (x - mean) / sqrt(variance + eps)."""
 
 
 def affine(g: Builder, x: Value, scale: Tensor, bias: Tensor | None) -> Value:
@@ -47,9 +58,18 @@ class BatchNormCxx(Layer):
 
     operands = (NORMALIZED,)
     results = (LIKE_X,)
+    made_from = ("BatchNormalization(x, gamma, beta, mean, variance)",)
 
     scale: Tensor | None = buffer("[C], or [1] for all channels")
     bias: Tensor | None = buffer("as scale; empty for zeros", may_be_empty=True, zeros_like="scale")
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """With stored statistics, which are folded."""
+        if m["x"].rank < 2 or len(m.root.outputs) > 1:
+            return None
+        scale, bias = (values.astype(np.float32) for values in batch_norm(m))
+        return cls.made(m, m["x"], scale=kept(scale), bias=kept(bias))
 
     def random_weights(self, draw: Draw, inputs: Sequence[Value]) -> dict[str, Tensor | int]:
         """Scale and bias per channel."""
@@ -120,12 +140,20 @@ class InstBatchNormCxx(Layer):
 
     operands = (NORMALIZED,)
     results = (LIKE_X,)
+    made_from = ("InstanceNormalization(x, scale, bias)",)
 
     channels: int = token("ignored by TNN", default=0)
     eps: float = token("added to the variance", default=1e-5)
 
     scale: Tensor | None = buffer("[C]")
     bias: Tensor | None = buffer("[C]; empty for zeros", may_be_empty=True, zeros_like="scale")
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """With stored scale and bias."""
+        scale, bias = m["scale"].fixed(), m["bias"].fixed()
+        eps = float(m.attribute("epsilon", 1e-5))
+        return cls.made(m, m["x"], channels=scale.size, eps=eps, scale=kept(scale), bias=kept(bias))
 
     def random_weights(self, draw: Draw, inputs: Sequence[Value]) -> dict[str, Tensor | int]:
         """Scale and bias per channel."""
@@ -155,9 +183,37 @@ class GroupNorm(Layer):
         Operand("bias", types=FLOAT, doc="C values"),
     )
     results = (LIKE_X,)
+    made_from = (
+        "GroupNormalization(x, scale, bias)",
+        "Add(Mul(Reshape(InstanceNormalization(Reshape(x, _), ones, zeros), _), scale), bias)",
+    )
 
     group: int = token("groups of channels", default=0, ge=1)
     eps: float = token("added to the variance", default=1e-5)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """A node of its own, or groups that are normalised as channels, with scale and bias behind."""
+        x, scale, bias = m["x"], m["scale"], m["bias"]
+        channels = x.dims[1] if x.rank > 2 else None
+        if m.root.op_type == "GroupNormalization":
+            group = m.attribute("num_groups")
+            return cls.made(m, x, scale, bias, group=group, eps=float(m.attribute("epsilon", 1e-5)))
+        inner = m.node("InstanceNormalization")
+        ones, zeros = m["ones"], m["zeros"]
+        wide = inner.need(0).dims
+        if channels is None or m.y.dims != x.dims or len(wide) != 3 or wide[0] != x.dims[0] or wide[1] != ones.dims[0]:
+            return None
+        if (
+            not all(value.constant for value in (ones, zeros, scale, bias))
+            or ones.fixed().min() != 1 != ones.fixed().max()
+        ):
+            return None
+        column = (channels, *(1,) * (x.rank - 2))
+        if zeros.fixed().any() or any((1,) * (x.rank - v.rank) + v.dims != (1, *column) for v in (scale, bias)):
+            return None
+        weights = [m.constant(name, m[name].fixed().reshape(-1)) for name in ("scale", "bias")]
+        return cls.made(m, x, *weights, group=wide[1], eps=float(inner.attributes.get("epsilon", 1e-5)))
 
     def to_onnx(self, g: Builder, x: Value, scale: Value, bias: Value) -> Value:
         """See the class."""
@@ -187,9 +243,30 @@ class LayerNorm(Layer):
         Operand("bias", "as scale", FLOAT),
     )
     results = (LIKE_X,)
+    made_from = ("LayerNormalization(x, scale, bias?)", *(f"Add(Mul({core}, scale), bias)" for core in NORMALISED))
 
     reduce_dims_size: int = token("number of last axes; the rank of scale decides", default=0)
     eps: float = token("added to the variance", default=1e-5)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """A node of its own, or its arithmetic."""
+        x, scale, bias = m["x"], m["scale"], m.get("bias")
+        if m.root.op_type == "LayerNormalization":
+            eps, first = float(m.attribute("epsilon", 1e-5)), x.axis(m.attribute("axis", -1))
+            if len(m.root.outputs) > 1 or first + scale.rank != x.rank:
+                return None
+        else:
+            eps, first = m["eps"].scalar(), x.rank - scale.rank
+            means = [node.axes() for node in m.nodes if node.op_type == "ReduceMean"]
+            last = list(range(first, x.rank))
+            if any(axes is None or sorted(map(x.axis, axes)) != last for axes in means) or m.y.dims != x.dims:
+                return None
+        if x.dims[first:] != scale.dims or (bias is not None and bias.dims != scale.dims):
+            return None
+        if bias is None:
+            bias = m.constant("bias", np.zeros([size or 0 for size in scale.dims], np.float32))
+        return cls.made(m, x, scale, bias, reduce_dims_size=scale.rank, eps=eps)
 
     def to_onnx(self, g: Builder, x: Value, scale: Value, bias: Value) -> Value:
         """See the class."""
@@ -220,11 +297,21 @@ class LRN(Layer):
 
     operands = (Operand("x", "[N, C, H, W]", FLOAT),)
     results = (LIKE_X,)
+    made_from = ("LRN(x)",)
 
     alpha: float = token("factor of the mean square")
     beta: float = token("exponent")
     bias: float = token("added to the mean square")
     size: int = token("channels in the mean", ge=1)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Over an odd number of channels: TNN counts one less of an even number."""
+        size = int(m.attribute("size"))
+        if m["x"].rank != 4 or not size % 2:
+            raise UnsupportedLayer("TNN takes an odd number of channels, of NCHW", found=f"size {size}")
+        alpha, beta, bias = m.attribute("alpha", 1e-4), m.attribute("beta", 0.75), m.attribute("bias", 1.0)
+        return cls.made(m, m["x"], alpha=float(alpha), beta=float(beta), bias=float(bias), size=size)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -243,6 +330,9 @@ class LRN(Layer):
         return g.op("Div", x, g.op("Pow", base, g.const(self.beta)))
 
 
+LEAST_NORM = 1e-12
+"""TNN's least norm: that of a vector of zeros, which stays one."""
+
 NORMS = {1: "sum of absolute values", 2: "Euclidean", 2**31 - 1: "maximum", -(2**31): "minimum"}
 
 
@@ -256,12 +346,20 @@ class Normalize(Layer):
 
     operands = (NORMALIZED,)
     results = (LIKE_X,)
+    made_from = ("LpNormalization(x)",)
 
     across_spatial: int = token("must be 0", default=0)
     epsilon: float = token("least norm, for p = 2 only", default=1e-12)
     channel_shared: int = token("ignored by TNN", default=1)
     axis: int = token("must be 1", default=1)
     p: int = token("norm", default=2, values=NORMS)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Over the channels, Euclidean: TNN has no least norm for the others, where ONNX gives 0 for zeros."""
+        x = m["x"]
+        fits = x.rank >= 2 and x.axis(m.attribute("axis", -1)) == 1 and m.attribute("p", 2) == 2
+        return cls.made(m, x, epsilon=LEAST_NORM) if fits else None
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class. Raises UnsupportedLayer for what TNN refuses: other axes, other norms, whole pictures."""

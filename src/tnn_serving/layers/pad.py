@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import numpy as np
+from typing_extensions import Self
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.operands import INTEGERS, Operand, X
 from tnn_serving.layers.parameters import INT32_MIN, counted, token
+from tnn_serving.layers.pattern import Match
 from tnn_serving.layers.registry import layer
 from tnn_serving.layers.shape import numbers, shape_operand
 
 CONSTANT, REFLECT, EDGE = 0, 1, 2
 PAD_MODES = {CONSTANT: "constant", REFLECT: "reflect", EDGE: "edge"}
+
+
+ONNX_MODES = {name: mode for mode, name in PAD_MODES.items()}
+
+
+def pad_value(m: Match) -> float:
+    """The constant that an ONNX Pad adds. Raises UnsupportedLayer if it is computed."""
+    value = m.get("value")
+    if value is None:
+        return 0.0
+    found = value.scalar()
+    if not value.is_float and found:
+        raise UnsupportedLayer("TNN pads whole numbers with 0 only", found=found)
+    return found
 
 
 def padded(g: Builder, x: Value, pads: Value, mode: int, value: float) -> Value:
@@ -70,6 +86,7 @@ class Pad(Layer):
 
     operands = (Operand("x", "[N, C, H, W]"),)
     results = (Operand("y", "[N, channel_begin + C + channel_end, top + H + bottom, left + W + right]", like="x"),)
+    made_from = ("Pad(x, pads, value?)",)
 
     unused: int = token("ignored by TNN", default=0, written="0")
     unused_too: int = token("ignored by TNN", default=0, written="0")
@@ -81,6 +98,27 @@ class Pad(Layer):
     channel_end: int = token("channels behind the last", default=INT32_MIN)
     mode: int = token("what the new elements are", default=CONSTANT, values=PAD_MODES)
     value: float = token("the constant", default=0.0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Of NCHW, with constant pads; edges are not repeated, since TNN cannot."""
+        x, mode = m["x"], m.attribute("mode", "constant")
+        pads = m["pads"].numbers()
+        reflected = mode == "reflect" and not any((pads[1], pads[5])) if len(pads) == 8 else False
+        if x.rank != 4 or pads[0] or pads[4] or not (mode == "constant" or reflected):
+            return None
+        return cls.made(
+            m,
+            x,
+            top=pads[2],
+            bottom=pads[6],
+            left=pads[3],
+            right=pads[7],
+            channel_begin=pads[1],
+            channel_end=pads[5],
+            mode=ONNX_MODES[mode],
+            value=pad_value(m),
+        )
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class. Raises ShapeError unless all six pads are given."""
@@ -108,10 +146,19 @@ class PadV2(Layer):
         Operand("value", doc="the parameter decides", optional=True, ignored=True),
     )
     results = (Operand("y", like="x", doc="begin + dim + end on each axis"),)
+    made_from = ("Pad(x, pads, value?)",)
 
     pads: tuple[int, ...] = counted("all begins, then all ends", default=(), per=2, negative_is_empty=True)
     mode: int = token("what the new elements are", default=CONSTANT, values=PAD_MODES)
     value: float = token("the constant", default=0.0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """With constant pads for all axes; edges are not repeated, since TNN cannot."""
+        mode, pads = m.attribute("mode", "constant"), m["pads"].numbers()
+        if mode not in ONNX_MODES or mode == "edge" or len(pads) != 2 * m["x"].rank:
+            raise UnsupportedLayer("TNN pads with a constant or by reflection", found=f"mode {mode}")
+        return cls.made(m, m["x"], pads=tuple(pads), mode=ONNX_MODES[mode], value=pad_value(m))
 
     def to_onnx(self, g: Builder, x: Value, pads: Value | None = None) -> Value:
         """See the class. Raises ShapeError unless there are two pads per axis."""

@@ -108,10 +108,15 @@ def parse(text: str, kind: type) -> Any:
     return CBool(number) if kind is CBool else number
 
 
-def spell(value: float | str) -> str:
-    """A parameter as TNN's writer prints it: floats with 6 significant digits."""
+def spell(value: float | str, *, exact: bool = False) -> str:
+    """A parameter as TNN's writer prints it: floats with 6 significant digits.
+
+    Args:
+        exact: floats with as many digits as it takes to read them back.
+    """
     if isinstance(value, float):
-        return f"{np.float32(value):g}"
+        text = f"{np.float32(value):g}"
+        return text if not exact or np.isnan(value) or np.float32(text) == np.float32(value) else str(np.float32(value))
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
@@ -209,15 +214,16 @@ class Parameter:
 
     def write(self, value: Any, *, canonical: bool = False) -> list[str]:
         """The tokens of ``value``, as this class reads them, or with the quirks of TNN's writer."""
+        exact = not canonical
         if canonical and self.written is not None:
             return self.written.split()
         if self.form == "one":
-            return [spell(self.kind(value))]
+            return [spell(self.kind(value), exact=exact)]
         if self.form == "counted":
-            return [str(len(value) // self.per), *(spell(self.kind(v)) for v in value)]
+            return [str(len(value) // self.per), *(spell(self.kind(v), exact=exact) for v in value)]
         if self.form == "pair" and value is None:
             return []
-        return [spell(self.kind(v)) for v in (reversed(value) if canonical and self.backwards else value)]
+        return [spell(self.kind(v), exact=exact) for v in (reversed(value) if canonical and self.backwards else value)]
 
 
 def token(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from typing_extensions import Self
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
@@ -13,11 +14,11 @@ from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.operands import FLOAT, Operand
 from tnn_serving.layers.parameters import DHW, FLOAT32_LOWEST, HW, token
+from tnn_serving.layers.pattern import Match
 from tnn_serving.layers.registry import layer
-from tnn_serving.layers.window import PAD_TYPES, check_extent, check_filled
+from tnn_serving.layers.window import EXPLICIT, PAD_TYPES, SAME, VALID, check_extent, check_filled, onnx_window
 
 POOL_TYPES = {0: "maximum", 1: "average"}
-EXPLICIT, SAME, VALID = -1, 0, 1
 
 
 class Axis(NamedTuple):
@@ -57,6 +58,53 @@ def pooled(g: Builder, x: Value, average: bool, axes: Sequence[Axis], pad_type: 
     y = _pool(g, x, average, kernel, stride, pads=[*pads, *pads], ceil_mode=int(ceil))
     hanging = [a for a in axes if ceil and a.stride > a.kernel - a.pad]
     return _with_hanging(g, x, y, hanging) if hanging else y
+
+
+def pooling_fields(m: Match, axes: int) -> dict[str, Any] | None:
+    """The parameters of an ONNX pooling of this many axes; ``None`` for one of others.
+
+    Raises UnsupportedLayer for pads that are not even or that count, for dilation, and for the places of the maxima.
+    """
+    x, node = m["x"], m.root
+    if x.rank != axes + 2:
+        return None
+    if not x.is_float:
+        raise UnsupportedLayer("TNN pools floats only", found=x.dtype)
+    if len(node.outputs) > 1:
+        raise UnsupportedLayer("TNN does not say where the maxima are", found=f"output `{node.outputs[1].name}`")
+    pool_type = int("Average" in node.op_type)
+    if node.op_type.startswith("Global"):
+        return {
+            "pool_type": pool_type,
+            "kernel": _sizes_as_tokens((0,) * axes),
+            "stride": _sizes_as_tokens((1,) * axes),
+            "pad_type": EXPLICIT,
+        }
+    window = onnx_window(node, node.attributes["kernel_shape"])
+    pads, ceil = window.even_pads(), node.attributes.get("ceil_mode", 0)
+    if any(step != 1 for step in window.dilation):
+        raise UnsupportedLayer("TNN pools without dilation", found=f"dilations {list(window.dilation)}")
+    if pool_type and node.attributes.get("count_include_pad", 0) and (any(pads) or window.pad_type == SAME):
+        raise UnsupportedLayer("TNN does not count pads", found="count_include_pad 1")
+    if ceil and any(step > k - pad for step, k, pad in zip(window.stride, window.kernel, pads, strict=True)):
+        raise UnsupportedLayer("TNN keeps windows that are wholly in the pads", found=f"strides {list(window.stride)}")
+    if window.pad_type == SAME and axes != 2:
+        raise UnsupportedLayer("TNN pads SAME of this many axes otherwise", found=f"{axes} axes")
+    return {
+        "pool_type": pool_type,
+        "kernel": _sizes_as_tokens(window.kernel),
+        "stride": _sizes_as_tokens(window.stride),
+        "pad": _sizes_as_tokens(pads),
+        "pad_type": window.pad_type,
+        "ceil_mode": int(ceil),
+    }
+
+
+def _sizes_as_tokens(sizes: Sequence[int]) -> int | HW | DHW:
+    """Sizes of one, two or three axes as a layer of so many has them."""
+    if len(sizes) == 1:
+        return sizes[0]
+    return HW(*sizes) if len(sizes) == 2 else DHW(*sizes)
 
 
 def _fixed(g: Builder, x: Value, axes: Sequence[Axis], pad_type: int) -> list[Axis]:
@@ -225,6 +273,7 @@ class Pooling(Layer):
             "adaptive: as given",
         ),
     )
+    made_from = ("MaxPool(x)", "AveragePool(x)", "GlobalMaxPool(x)", "GlobalAveragePool(x)")
 
     pool_type: int = token("what is taken of a window", default=0, values=POOL_TYPES)
     kernel: HW = token("window size; 0 is the whole axis", default=HW(0, 0), ge=0)
@@ -235,6 +284,12 @@ class Pooling(Layer):
     ceil_mode: int = token("1 rounds the output size up", default=0)
     is_adaptive_pool: int = token("1 pools to the output size", default=0)
     output: HW = token("output size of adaptive pooling", default=HW(0, 0), backwards=True)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """See :func:`pooling_fields`."""
+        found = pooling_fields(m, 2)
+        return None if found is None else cls.made(m, m["x"], **found)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -270,6 +325,7 @@ class Pooling1D(Layer):
 
     operands = (Operand("x", "[N, C, L]", FLOAT),)
     results = (Operand("y", "[N, C, L']", FLOAT, doc="as Pooling, but SAME rounds down without ceil mode"),)
+    made_from = ("MaxPool(x)", "AveragePool(x)", "GlobalMaxPool(x)", "GlobalAveragePool(x)")
 
     pool_type: int = token("what is taken of a window", default=0, values=POOL_TYPES)
     kernel: int = token("window size; 0 is the whole axis", default=0, ge=0)
@@ -279,6 +335,12 @@ class Pooling1D(Layer):
     kernel_index: int = token("input axis whose size is the kernel, or -1", default=-1)
     pad_type: int = token("how the padding is given", default=0, values=PAD_TYPES)
     ceil_mode: int = token("1 rounds the output size up", default=0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """See :func:`pooling_fields`."""
+        found = pooling_fields(m, 1)
+        return None if found is None else cls.made(m, m["x"], **found)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -299,6 +361,7 @@ class Pooling3D(Layer):
 
     operands = (Operand("x", "[N, C, D, H, W]", FLOAT),)
     results = (Operand("y", "[N, C, D', H', W']", FLOAT, doc="as Pooling1D on each axis"),)
+    made_from = ("MaxPool(x)", "AveragePool(x)", "GlobalMaxPool(x)", "GlobalAveragePool(x)")
 
     pool_type: int = token("what is taken of a window", default=0, values=POOL_TYPES)
     kernel: DHW = token("window size; 0 is the whole axis", default=DHW(0, 0, 0), ge=0)
@@ -307,6 +370,12 @@ class Pooling3D(Layer):
     kernel_index: DHW = token("input axis whose size is the kernel, or -1", default=DHW(-1, -1, -1), spread=True)
     pad_type: int = token("how the padding is given", default=0, values=PAD_TYPES)
     ceil_mode: int = token("1 rounds the output size up", default=0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """See :func:`pooling_fields`."""
+        found = pooling_fields(m, 3)
+        return None if found is None else cls.made(m, m["x"], **found)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""

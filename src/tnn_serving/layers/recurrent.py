@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from typing_extensions import Self
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import FURTHER, Layer
 from tnn_serving.layers.operands import FLOAT, Operand
 from tnn_serving.layers.parameters import token
+from tnn_serving.layers.pattern import Match, OnnxNode
 from tnn_serving.layers.registry import layer
 
 DIRECTIONS = {0: "forward", 1: "reverse", 2: "bidirectional"}
@@ -39,10 +41,38 @@ class LSTMONNX(Layer):
         Operand("h", "[D, B, H]", FLOAT, doc="the last one", optional=True),
         Operand("c", "[D, B, H]", FLOAT, doc="the last one", optional=True),
     )
+    made_from = (
+        "Reshape(Transpose(LSTM(x, w, r, b, _?, h0?, c0?)), _)",
+        "Squeeze(LSTM(x, w, r, b, _?, h0?, c0?), _?)",
+        "LSTM(x, w, r, b, _?, h0?, c0?)",
+    )
 
     clip_threshold: float = token("ignored by TNN", default=0.0)
     hidden_size: int = token("H", default=0, ge=1)
     direction: int = token("order of the steps", default=0, values=DIRECTIONS)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """With the directions behind one another in the last axis, as exporters have them, or with unread steps.
+
+        Raises UnsupportedLayer for peepholes, lengths of sequences, other activations, and clipping.
+        """
+        node = m.node("LSTM")
+        attributes, direction = node.attributes, node.attributes.get("direction", "forward")
+        usual = ["sigmoid", "tanh", "tanh"] * (2 if direction == "bidirectional" else 1)
+        named = [name.lower() for name in attributes.get("activations") or usual]
+        if node.input(4) is not None or node.input(7) is not None or named != usual:
+            raise UnsupportedLayer("TNN has no lengths of sequences, peepholes or other activations", found=named)
+        if attributes.get("clip") or attributes.get("input_forget") or attributes.get("layout"):
+            raise UnsupportedLayer("TNN has no clipping, coupled gates or batches first")
+        x, states = m["x"], [m.get("h0"), m.get("c0")]
+        if x.rank != 3 or (None in states and any(states)) or not _merges_directions(m, node, direction):
+            return None
+        hidden, code = m["r"].dims[2], {name: code for code, name in DIRECTIONS.items()}[direction]
+        operands = [x, m["w"], m["r"], m["b"], *(state for state in states if state is not None)]
+        made = cls.made(m, *operands, hidden_size=hidden, direction=code)
+        made.outputs = (m.y.name, *(value.name for value in node.outputs[1:]))
+        return made
 
     def roles(self) -> tuple[Operand, ...]:
         """TNN starts from zeros unless both initial states are given: it ignores h0 alone."""
@@ -97,3 +127,16 @@ class LSTMONNX(Layer):
             return state
         dims = g.op("Concat", g.ints(1), g.size(x, 1), g.ints(1), axis=0)
         return g.op("Add", state, g.op("Expand", g.const(np.float32(0)), dims))
+
+
+def _merges_directions(m: Match, node: OnnxNode, direction: str) -> bool:
+    """Whether what follows an ONNX LSTM gives [T, B, D*H], or nothing reads its steps."""
+    y = node.outputs[0]
+    if m.root is node:
+        return not y.readers
+    if m.root.op_type == "Squeeze":
+        axes = m.root.axes()
+        return direction != "bidirectional" and (y.dims.count(1) == 1 if axes is None else axes in ([1], [-3]))
+    order = list(m.node("Transpose").attributes.get("perm", ()))
+    t, d, b, h = y.dims
+    return order == [0, 2, 1, 3] and m.y.dims == (t, b, (d or 0) * (h or 0))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from typing_extensions import Self
 
 from tnn_serving.emit.builder import Builder, Value
-from tnn_serving.errors import ShapeError
+from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.operands import FLOAT, INT32, Operand
 from tnn_serving.layers.parameters import rest, token
+from tnn_serving.layers.pattern import Match
 from tnn_serving.layers.registry import contract, derive, family, layer
 
 REDUCED = Operand("x", types=(*FLOAT, *INT32))
@@ -26,8 +28,23 @@ class Reduce(Layer):
     needs_elements: ClassVar[bool] = False
     """It has no value for an axis of size 0."""
 
+    def __init_subclass__(cls, **_: Any) -> None:
+        """Each is made from its operator."""
+        if "operator" in vars(cls):
+            cls.made_from = (f"{cls.operator}(x, axes?)",)
+
     keep_dims: int = token("0 drops the reduced axes, anything else keeps them with size 1")
     axes: tuple[int, ...] = rest("axes to reduce, negative ones from the end; all if there are none")
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Of constant axes; of whole numbers only where TNN does not round."""
+        x, axes = m["x"], m.root.axes()
+        if not x.is_float and cls.on_integers is not Reduce.on_integers:
+            raise UnsupportedLayer(f"TNN rounds {cls.types[0]} of whole numbers on the way", found=x.dtype)
+        if not axes and m.attribute("noop_with_empty_axes", 0):
+            return None
+        return cls.made(m, x, keep_dims=int(m.attribute("keepdims", 1)), axes=tuple(axes or ()))
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class. Raises ShapeError for axes that x does not have, or that have no elements to reduce."""
@@ -174,11 +191,21 @@ class ArgMaxOrMin(Layer):
 
     operands = (REDUCED,)
     results = (Operand("y", types=INT32, doc="the axis has size 1 or is dropped"),)
+    made_from = ("ArgMax(x)", "ArgMin(x)")
 
     mode: int = token("what to look for", default=0, values={0: "minimum", 1: "maximum"})
     axis: int = token("axis to search", default=0)
     keep_dims: int = token("0 drops the axis, anything else keeps it with size 1", default=1)
     select_last_index: int = token("ignored by TNN: the first one of several is taken", default=0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Of floats, and the first one of several."""
+        x = m["x"]
+        if not x.is_float or m.attribute("select_last_index", 0):
+            return None
+        axis, keep = x.axis(m.attribute("axis", 0)), m.attribute("keepdims", 1)
+        return cls.made(m, x, mode=int(m.has("ArgMax")), axis=axis, keep_dims=int(keep))
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""

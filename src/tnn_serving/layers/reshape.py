@@ -6,6 +6,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from typing_extensions import Self
+
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
 from tnn_serving.emit.limits import MAX_RANK
@@ -13,6 +15,7 @@ from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.operands import INTEGERS, Operand, X
 from tnn_serving.layers.parameters import counted, token
+from tnn_serving.layers.pattern import Match
 from tnn_serving.layers.registry import layer
 from tnn_serving.layers.shape import joined, numbers, shape_operand
 
@@ -52,11 +55,23 @@ class Reshape(Layer):
         ),
     )
     results = (Operand("y", like="x"),)
+    made_from = ("Reshape(x, shape)",)
 
     axis: int = token("leading dims of x that are kept", default=0, ge=0)
     num_axes: int = token("how many entries of the shape count; -1 for all", default=0, ge=-1)
     shape: tuple[int, ...] = counted("entries: a size, -1 to infer it, 0 to copy it", missing=0)
     reshape_type: int = token("order in which the elements are taken", default=NCHW_ORDER, values=ORDERS)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """To a stored shape, or to one that the network computes."""
+        x, wanted = m["x"], m["shape"]
+        if not wanted.constant:
+            return cls.made(m, x, wanted, num_axes=0, shape=())
+        entries = wanted.numbers()
+        if not entries or (m.attribute("allowzero", 0) and 0 in entries):
+            return None
+        return cls.made(m, x, num_axes=len(entries), shape=tuple(entries))
 
     def with_free_batch(self, inputs: Sequence[Value | None], batch: int) -> Layer | None:
         """[1, C, -1] copies the first dim instead; [1, T, C] of [T, C] infers it."""
@@ -149,8 +164,14 @@ class Flatten(Layer):
 
     operands = (X,)
     results = (Operand("y", "[d0 * ... * d(axis-1), d(axis) * ... * dn]", like="x"),)
+    made_from = ("Flatten(x)",)
 
     axis: int = token("first dim of the second group", ge=0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """See the base class."""
+        return cls.made(m, m["x"], axis=m["x"].axis(m.attribute("axis", 1)))
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class. Raises ShapeError for an axis outside 0 to rank."""
@@ -170,8 +191,17 @@ class Squeeze(Layer):
 
     operands = (X,)
     results = (Operand("y", like="x", doc="dims of x without the axes; no axes: the same dims"),)
+    made_from = ("Squeeze(x, axes?)",)
 
     axes: tuple[int, ...] = counted("axes to remove", default=(), missing=0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Axes counted from the front, in rising order."""
+        x, axes = m["x"], m.root.axes()
+        if axes is None:
+            axes = [axis for axis, size in enumerate(x.dims) if size == 1]
+        return cls.made(m, x, axes=tuple(sorted(map(x.axis, axes))))
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class. Raises ShapeError for an axis that is not there or not of size 1."""
@@ -195,8 +225,14 @@ class Unsqueeze(Layer):
 
     operands = (X,)
     results = (Operand("y", like="x", doc="dims of x with ones at the axes; no axes: the same dims"),)
+    made_from = ("Unsqueeze(x, axes?)",)
 
     axes: tuple[int, ...] = counted("places of the new axes", default=(), missing=0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Axes counted from the front, in rising order."""
+        return cls.made(m, m["x"], axes=tuple(sorted(map(m.y.axis, m.root.axes() or ()))))
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class. Raises ShapeError for a place outside the rank."""
@@ -221,8 +257,17 @@ class Permute(Layer):
 
     operands = (X,)
     results = (Operand("y", like="x", doc="dim i is dim `orders[i]` of x"),)
+    made_from = ("Transpose(x)", "Identity(x)")
 
     orders: tuple[int, ...] = counted("axis of x for each axis of y")
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """An Identity keeps the order: TNN has no other layer that gives the elements of any type another name."""
+        order = range(m["x"].rank)
+        if m.has("Identity"):
+            return cls.made(m, m["x"], orders=tuple(order))
+        return cls.made(m, m["x"], orders=tuple(m.attribute("perm") or reversed(order)))
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class. Raises ShapeError if the list is no order of the axes."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from typing_extensions import Self
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
@@ -13,6 +15,7 @@ from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import FURTHER, Layer
 from tnn_serving.layers.operands import FLOAT, INT8, INTEGERS, Operand
 from tnn_serving.layers.parameters import HW, INT32_MAX, pair, token
+from tnn_serving.layers.pattern import Match, OnnxValue
 from tnn_serving.layers.registry import layer
 from tnn_serving.layers.window import check_filled
 
@@ -50,6 +53,7 @@ class Upsample(Layer):
         Operand("sizes", types=INTEGERS, doc="H' and W' in the last two", optional=True, replaces=("size",)),
     )
     results = (Operand("y", "[N, C, H', W']", like="x", doc="the sizes, or H, W times the scales rounded half up"),)
+    made_from = ("Resize(x, roi?, scales?, sizes?)",)
 
     mode: int = token("interpolation", values=RESIZE_MODES)
     scale_h: float = token("H' / H; unused when sizes are given")
@@ -60,6 +64,34 @@ class Upsample(Layer):
         values={-1: "by scale", 0: "no", 1: "yes"},
     )
     size: HW | None = pair("H' and W'; 0 0 is a placeholder where an input gives them")
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Of height and width, at the positions that TNN takes."""
+        x, scales, sizes = m["x"], m.get("scales"), m.get("sizes")
+        if x.rank != 4 or not x.is_float or not _is_tnns(m.root.attributes, x, m.y):
+            return None
+        mode = {"nearest": 1, "linear": 2, "cubic": 3}[m.attribute("mode", "nearest")]
+        aligned = int(m.attribute("coordinate_transformation_mode", "half_pixel") == "align_corners")
+        if sizes is not None and sizes.dims:
+            if not sizes.constant:
+                return cls.made(
+                    m, x, sizes, sizes, sizes, mode=mode, scale_h=0.0, scale_w=0.0, align_corners=aligned, size=HW(0, 0)
+                )
+            size = sizes.numbers()
+            if size[:2] != list(x.dims[:2]):
+                return None
+            return cls.made(m, x, mode=mode, scale_h=0.0, scale_w=0.0, align_corners=aligned, size=HW(*size[2:]))
+        factors = [] if scales is None else scales.fixed().reshape(-1).tolist()
+        if len(factors) != 4 or factors[:2] != [1, 1]:
+            return None
+        if mode == 1 and any(factor != int(factor) for factor in factors):
+            # TNN takes positions from the sizes, ONNX from the scales.
+            return None
+        ends = zip(x.known[2:], m.y.dims[2:], factors[2:], strict=True)
+        if any(f != int(f) and (n is None or n * f != out) for n, out, f in ends):
+            return None
+        return cls.made(m, x, mode=mode, scale_h=factors[2], scale_w=factors[3], align_corners=aligned)
 
     def roles(self) -> tuple[Operand, ...]:
         """See the class."""
@@ -157,6 +189,26 @@ class Upsample(Layer):
         return Codes(quantised.value, out)
 
 
+def _is_tnns(attributes: Mapping[str, Any], x: OnnxValue, y: OnnxValue) -> bool:
+    """Whether an ONNX Resize with these attributes takes the positions that TNN takes."""
+    mode = attributes.get("mode", "nearest")
+    place = attributes.get("coordinate_transformation_mode", "half_pixel")
+    usual = {"antialias": 0, "exclude_outside": 0, "keep_aspect_ratio_policy": "stretch"}
+    if any(attributes.get(name, value) != value for name, value in usual.items()) or "axes" in attributes:
+        return False
+    if mode == "nearest":
+        rounding = attributes.get("nearest_mode", "round_prefer_floor")
+        # At a whole factor, the nearest centre is the pixel that the new one is cut out of.
+        whole = all(a and b and b % a == 0 for a, b in zip(x.known[2:], y.known[2:], strict=True))
+        return (place, rounding) == ("asymmetric", "floor") or (
+            whole and place in ("half_pixel", "pytorch_half_pixel") and rounding.startswith("round_prefer")
+        )
+    if mode == "cubic" and abs(attributes.get("cubic_coeff_a", CUBIC_A) - CUBIC_A) > 1e-6:
+        return False
+    alone = any(size == 1 for size in y.dims[2:])
+    return place == "align_corners" or (place in ("half_pixel", "pytorch_half_pixel") and not alone)
+
+
 def _plane(g: Builder, x: Value) -> Value:
     """H and W as float32."""
     return g.cast(g.op("Slice", g.shape(x), g.ints(2), g.ints(4)), np.float32)
@@ -215,10 +267,27 @@ class GridSample(Layer):
 
     operands = (Operand("x", "[N, C, H, W]", FLOAT), Operand("grid", "[N, H', W', 2]", FLOAT))
     results = (Operand("y", "[N, C, H', W']", FLOAT),)
+    made_from = ("GridSample(x, grid)",)
 
     mode: int = token("interpolation", default=2, values=SAMPLE_MODES)
     pad_type: int = token("values outside of the picture", default=0, values=SAMPLE_PADS)
     align_corners: int = token("1: -1 and 1 are centres of corner pixels, not their edges", default=0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Of pictures; TNN itself computes only bilinear samples with zeros outside, corners not aligned."""
+        if m["x"].rank != 4:
+            raise UnsupportedLayer("TNN samples pictures only", found=list(m["x"].dims))
+        modes = {**{name: mode for mode, name in SAMPLE_MODES.items()}, "bilinear": 2, "bicubic": 3}
+        pads = {name: pad for pad, name in SAMPLE_PADS.items()}
+        return cls.made(
+            m,
+            m["x"],
+            m["grid"],
+            mode=modes[m.attribute("mode", "linear")],
+            pad_type=pads[m.attribute("padding_mode", "zeros")],
+            align_corners=int(m.attribute("align_corners", 0)),
+        )
 
     def to_onnx(self, g: Builder, x: Value, grid: Value) -> Value:
         """See the class."""
@@ -251,12 +320,31 @@ class RoiAlign(Layer):
         Operand("indices", "[R]", INTEGERS, doc="the picture of each"),
     )
     results = (Operand("y", "[R, C, H', W']", FLOAT),)
+    made_from = ("RoiAlign(x, rois, indices)",)
 
     mode: int = token("what is taken of the samples", default=1, values={0: "maximum", 1: "average"})
     output_height: int = token("H'", default=0, ge=1)
     output_width: int = token("W'", default=0, ge=1)
     sampling_ratio: int = token("samples per bin and axis; 0: as many as pixels", default=0)
     spatial_scale: float = token("pixels per unit of the rois", default=0.0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Without half-pixel shift, which TNN does not have."""
+        place = m.attribute("coordinate_transformation_mode", "half_pixel")
+        if place != "output_half_pixel":
+            raise UnsupportedLayer("TNN does not shift regions by half a pixel", found=place)
+        return cls.made(
+            m,
+            m["x"],
+            m["rois"],
+            m["indices"],
+            mode=int(m.attribute("mode", "avg") == "avg"),
+            output_height=m.attribute("output_height", 1),
+            output_width=m.attribute("output_width", 1),
+            sampling_ratio=m.attribute("sampling_ratio", 0),
+            spatial_scale=float(m.attribute("spatial_scale", 1.0)),
+        )
 
     def to_onnx(self, g: Builder, x: Value, rois: Value, indices: Value) -> Value:
         """See the class."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from typing_extensions import Self
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.operands import FLOAT, INT32, INTEGERS, Operand, X
 from tnn_serving.layers.parameters import token
+from tnn_serving.layers.pattern import Match
 from tnn_serving.layers.registry import layer
 from tnn_serving.layers.shape import numbers, shape_operand
 
@@ -29,6 +31,12 @@ class Where(Layer):
         Operand("condition", doc="broadcast with `a`"),
     )
     results = (Operand("y", like="a", doc="the broadcast shape"),)
+    made_from = ("Where(condition, a, b)",)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """The condition comes last."""
+        return cls.made(m, m["a"], m["b"], m["condition"])
 
     def to_onnx(self, g: Builder, a: Value, b: Value, condition: Value) -> Value:
         """See the class."""
@@ -45,6 +53,7 @@ class NonZero(Layer):
 
     operands = (X,)
     results = (Operand("y", "[rank, count]", INT32, doc="in row-major order; the count depends on the data"),)
+    made_from = ("NonZero(x)",)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -102,11 +111,22 @@ class OneHot(Layer):
         Operand("values", doc="off and on; only its type counts", optional=True),
     )
     results = (Operand("y", doc="dims of indices with the depth inserted at the axis; type of values, else int32"),)
+    made_from = ("OneHot(indices, depth, values)",)
 
     axis: int = token("place of the new axis; negative counts in the output", default=-1)
     depth: int = token("size of the new axis", default=-1)
     value_off: float = token("value elsewhere", default=0.0)
     value_on: float = token("value at the index", default=1.0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """With stored values, as parameters and as the third input, whose type counts."""
+        if m["indices"].is_float or m["depth"].is_float or m["values"].dtype != np.float32:
+            return None
+        off, on = (float(value) for value in m["values"].fixed().reshape(-1))
+        depth = int(m["depth"].scalar())
+        operands = m["indices"], m["depth"], m["values"]
+        return cls.made(m, *operands, axis=m.attribute("axis", -1), depth=depth, value_off=off, value_on=on)
 
     def to_onnx(self, g: Builder, indices: Value, depth: Value | None = None, values: Value | None = None) -> Value:
         """See the class. Raises ShapeError without a depth, or for an axis outside the output's rank."""
@@ -144,11 +164,21 @@ class TopK(Layer):
         Operand("values", like="x", doc="dims of x with min(k, dim) at the axis"),
         Operand("indices", "as values", INT32),
     )
+    made_from = ("TopK(x, k)", "TopK(x, Min(k, size))")
 
     axis: int = token("axis; negative from the end", default=-1)
     largest: int = token("1 largest, 0 smallest", default=1)
     sorted: int = token("1 best first, 0 worst first", default=1)
     k: int = token("how many", default=-1)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Of a stored number of elements, or all if there are fewer; best first, where ONNX leaves that open."""
+        x = m["x"]
+        axis, largest = x.axis(m.attribute("axis", -1)), m.attribute("largest", 1)
+        if m.has("Min") and not m["size"].is_size_of(x, axis):
+            return None
+        return cls.made(m, x, axis=axis, largest=int(largest), sorted=1, k=int(m["k"].scalar()))
 
     def to_onnx(self, g: Builder, x: Value, k: Value | None = None) -> list[Value]:
         """See the class. Raises ShapeError unless k is at least 1."""

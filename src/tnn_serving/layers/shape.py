@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
+from typing_extensions import Self
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, WeightsError
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.operands import INT32, INTEGERS, NUMBERS, Operand, X
 from tnn_serving.layers.parameters import counted, rest
+from tnn_serving.layers.pattern import Match
 from tnn_serving.layers.registry import layer
-from tnn_serving.layers.weights import buffer
+from tnn_serving.layers.weights import buffer, kept
 from tnn_serving.tensor import Tensor
 
 
@@ -65,6 +67,12 @@ class Shape(Layer):
     operands = (X,)
     results = (Operand("y", "[rank]", INT32),)
     reads_dims_only = True
+    made_from = ("Shape(x)",)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Of all dims."""
+        return None if "start" in m.root.attributes or "end" in m.root.attributes else cls.made(m, m["x"])
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -81,6 +89,12 @@ class Size(Layer):
     operands = (X,)
     results = (Operand("y", "[1]", INT32),)
     reads_dims_only = True
+    made_from = ("Reshape(Size(x), 1)",)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """As one dim: TNN has no scalar."""
+        return cls.made(m, m["x"]) if m.y.dims == (1,) else None
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -97,8 +111,15 @@ class ConstantOfShape(Layer):
 
     operands = (Operand("shape", types=INTEGERS),)
     results = (Operand("y", doc="the dims of `shape`, type of the value"),)
+    made_from = ("ConstantOfShape(shape)",)
 
     value: Tensor | None = buffer("[1]; its type is the output's")
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """See the base class."""
+        value = m.attribute("value")
+        return cls.made(m, m["shape"], value=kept(np.zeros(1, np.float32) if value is None else value.reshape(-1)))
 
     def to_onnx(self, g: Builder, shape: Value) -> Value:
         """See the class. Raises WeightsError unless exactly one value is stored."""
@@ -124,6 +145,7 @@ class Range(Layer):
     )
     results = (Operand("y", "[n]", like="start", doc="n = max(ceil((limit - start) / delta), 0)"),)
     counts_inputs = True
+    made_from = ("Range(start, limit, delta)",)
 
     def to_onnx(self, g: Builder, start: Value, limit: Value, delta: Value) -> Value:
         """See the class. Raises ShapeError for a step of 0."""
@@ -154,8 +176,15 @@ class Expand(Layer):
         Operand("shape", types=INTEGERS, doc="overrides `shape`", optional=True, replaces=("shape",)),
     )
     results = (Operand("y", like="x", doc="x broadcast with the shape; -1 in the shape keeps the dim of x"),)
+    made_from = ("Expand(x, shape)",)
 
     shape: tuple[int, ...] = counted("target dims, aligned right", default=(), missing=0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """To a stored shape, or to one that the network computes."""
+        x, shape = m["x"], m["shape"]
+        return cls.made(m, x, shape=tuple(shape.numbers())) if shape.constant else cls.made(m, x, shape)
 
     def with_free_batch(self, inputs: Sequence[Value | None], batch: int) -> Layer | None:
         """A literal first dim that the input already has is kept instead."""
@@ -189,8 +218,15 @@ class Tile(Layer):
         Operand("reps", types=INTEGERS, doc="overrides `reps`", optional=True, replaces=("reps",)),
     )
     results = (Operand("y", like="x", doc="dim * rep on each axis, both lists aligned right and filled with 1"),)
+    made_from = ("Tile(x, reps)",)
 
     reps: tuple[int, ...] = rest("repeats, aligned right with the dims")
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """By stored numbers, or by those that the network computes."""
+        x, reps = m["x"], m["reps"]
+        return cls.made(m, x, reps=tuple(reps.numbers())) if reps.constant else cls.made(m, x, reps)
 
     def to_onnx(self, g: Builder, x: Value, reps: Value | None = None) -> Value:
         """See the class. Raises ShapeError for a negative repeat."""

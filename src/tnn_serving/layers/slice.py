@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from typing_extensions import Self
+
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.emit.int8 import Codes, Int8, Operands, Scale
 from tnn_serving.errors import ShapeError, UnsupportedLayer
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.operands import INTEGERS, LIKE_X, Operand, X
 from tnn_serving.layers.parameters import INT32_MAX, INT32_MIN, counted, token
+from tnn_serving.layers.pattern import Match
 from tnn_serving.layers.registry import layer
 from tnn_serving.layers.shape import joined, numbers, shape_operand
 
@@ -26,8 +29,14 @@ class Concat(Layer):
 
     operands = (Operand("x0"), Operand("x1", doc="equal dims but for the axis", repeated=True))
     results = (Operand("y", like="x0", doc="the sum of the sizes at the axis"),)
+    made_from = ("Concat(*x)",)
 
     axis: int = token("axis; negative from the end", default=1)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """See the base class."""
+        return cls.made(m, *m.rest, axis=m.y.axis(m.attribute("axis")))
 
     def to_onnx(self, g: Builder, *inputs: Value) -> Value:
         """See the class. Raises ShapeError for inputs that do not fit each other."""
@@ -62,9 +71,23 @@ class SplitV(Layer):
         Operand("y", like="x", doc="one per part; no sizes: equal parts, of any axis that they divide"),
         Operand("y", like="x", repeated=True),
     )
+    made_from = ("Split(x, sizes?)",)
 
     axis: int = token("axis; negative from the end", default=0)
     slices: tuple[int, ...] = counted("size of each part", default=(), missing=0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Sizes of the parts where they are known; equal parts otherwise."""
+        x, sizes = m["x"], m.get("sizes")
+        axis = x.axis(m.attribute("axis", 0))
+        if sizes is not None:
+            slices = sizes.numbers()
+        elif x.known[axis] is None:
+            slices = []
+        else:
+            slices = [y.dims[axis] or 0 for y in m.root.outputs]
+        return cls.made(m, x, axis=axis, slices=tuple(slices))
 
     def to_onnx(self, g: Builder, x: Value) -> list[Value]:
         """See the class. Raises ShapeError for sizes that do not add up, or parts that cannot be equal."""
@@ -180,11 +203,31 @@ class StridedSliceV2(Layer):
         Operand("steps", doc="the parameter decides", optional=True, ignored=True),
     )
     results = (Operand("y", like="x", doc="axes that are not named stay whole"),)
+    made_from = ("Slice(x, begins, ends, axes?, steps?)",)
 
     begins: tuple[int, ...] = counted("first index")
     ends: tuple[int, ...] = counted("index behind the last")
     axes: tuple[int, ...] = counted("axes; negative from the end")
     strides: tuple[int, ...] = counted("steps")
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Axes in rising order and begins inside of the dims, as TNN needs them; or computed begins and ends."""
+        x, begins, ends = m["x"], m["begins"], m["ends"]
+        given, stepped = m.get("axes"), m.get("steps")
+        axes = list(range(begins.dims[0] or 0)) if given is None else [x.axis(axis) for axis in given.numbers()]
+        steps = [1] * len(axes) if stepped is None else stepped.numbers()
+        order = sorted(range(len(axes)), key=axes.__getitem__)
+        sorted_axes, sorted_steps = tuple(axes[k] for k in order), tuple(steps[k] for k in order)
+        if begins.constant and ends.constant:
+            starts = [begins.numbers()[k] for k in order]
+            stops = [ends.numbers()[k] for k in order]
+            starts = [_inside(start, x.known[axis]) for start, axis in zip(starts, sorted_axes, strict=True)]
+            return cls.made(m, x, begins=tuple(starts), ends=tuple(stops), axes=sorted_axes, strides=sorted_steps)
+        if order != sorted(order):
+            raise UnsupportedLayer("computed begins need rising axes", found=axes)
+        unknown = (0,) * len(axes)
+        return cls.made(m, x, begins, ends, begins=unknown, ends=unknown, axes=sorted_axes, strides=sorted_steps)
 
     def with_free_batch(self, inputs: Sequence[Value | None], batch: int) -> Layer | None:
         """As :class:`StridedSlice`, where axis 0 is named; an end of 2147483647 is the end."""
@@ -220,6 +263,11 @@ class StridedSliceV2(Layer):
         if bound.dim(0) != len(self.axes):
             raise ShapeError(f"number of {what} differs from the axes", expected=len(self.axes), found=bound.dim(0))
         return bound
+
+
+def _inside(begin: int, size: int | None) -> int:
+    """A begin limited to the dim, where that is known: TNN does not limit it."""
+    return begin if size is None else min(max(begin, -size), size)
 
 
 def _unbounded(index: int) -> int:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from typing_extensions import Self
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import UnsupportedLayer
 from tnn_serving.layers.base import Layer
 from tnn_serving.layers.operands import ANY, FLOAT, INT8, INT32, LIKE_X, Operand, Types
 from tnn_serving.layers.parameters import token
+from tnn_serving.layers.pattern import Match, OnnxValue
 from tnn_serving.layers.registry import contract, derive, layer
 
 ELEMENTS: Types = (*FLOAT, *INT32, *INT8)
@@ -35,6 +37,12 @@ class Unary(Layer):
     operators: ClassVar[tuple[str, ...]]
     of_integers: ClassVar[bool] = False
 
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """Of integers only what TNN computes of them."""
+        check_computed(cls, m["x"])
+        return super().from_onnx(m)
+
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
         if x.dtype == np.float32:
@@ -52,6 +60,12 @@ class Unary(Layer):
     def on_integers(self, g: Builder, x: Value) -> Value:
         """The function of int32 elements."""
         return self.on_floats(g, x) if self.of_integers else x
+
+
+def check_computed(cls: type[Unary], x: OnnxValue) -> None:
+    """Raises UnsupportedLayer for integers that the type would pass on unchanged."""
+    if not x.is_float and not cls.of_integers:
+        raise UnsupportedLayer(f"TNN computes {cls.types[0]} of floats only", expected="float32", found=x.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +92,10 @@ class Function:
 def functions(rows: Iterable[Function], module: str) -> None:
     """Declares a layer class per function."""
     for row in rows:
-        attributes = {"operators": row.operators, "of_integers": row.of_integers}
+        pattern = "x"
+        for operator in row.operators:
+            pattern = f"{operator}({pattern})"
+        attributes = {"operators": row.operators, "of_integers": row.of_integers, "made_from": (pattern,)}
         if row.of_integers:
             attributes["operands"] = (Operand("x", types=ELEMENTS),)
         doc = contract(row.doc, onnx=f"{', '.join(row.operators)}.", differs=row.differs)
@@ -125,6 +142,7 @@ class Not(Layer):
 
     operands = (Operand("x", types=ANY),)
     results = (LIKE_X,)
+    made_from = ("Not(x)",)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""
@@ -142,8 +160,15 @@ class BitShift(Layer):
     operands = (Operand("x", types=(*INT32, np.dtype(np.uint32))),)
     results = (LIKE_X,)
 
+    made_from = ("BitShift(x, bits)",)
+
     direction: int = token("0 right, anything else left", default=0)
     bits: int = token("how far, 0 to 31", default=0, ge=0)
+
+    @classmethod
+    def from_onnx(cls, m: Match) -> Self | None:
+        """By one number of bits."""
+        return cls.made(m, m["x"], direction=int(m.attribute("direction") == "LEFT"), bits=int(m["bits"].scalar()))
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""

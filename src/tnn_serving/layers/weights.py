@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+import numpy as np
+
+from tnn_serving.tensor import Tensor
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stored:
@@ -71,3 +75,29 @@ def beside(doc: str) -> Any:
 
 def _stored(spec: Stored) -> Any:
     return dataclasses.field(default=None, metadata={"tnn": spec})
+
+
+NARROWED: dict[np.dtype, np.dtype] = {
+    np.dtype(np.float16): np.dtype(np.float32),
+    np.dtype(np.float64): np.dtype(np.float32),
+    np.dtype(np.int64): np.dtype(np.int32),
+    np.dtype(np.bool_): np.dtype(np.int8),
+    np.dtype(np.uint8): np.dtype(np.int32),
+    np.dtype(np.int16): np.dtype(np.int32),
+    np.dtype(np.uint16): np.dtype(np.int32),
+}
+"""What TNN computes in where ONNX has a type of its own: float32 and int32 alone, and int8 for the truth."""
+
+
+def narrowed(array: np.ndarray) -> np.ndarray:
+    """An array in the type that TNN computes it in. Whole numbers beyond 32 bits become the nearest: they are marks."""
+    wanted = NARROWED.get(array.dtype, array.dtype)
+    if array.dtype == np.int64:
+        limits = np.iinfo(np.int32)
+        array = np.clip(array, limits.min, limits.max)
+    return array.astype(wanted, copy=False)
+
+
+def kept(array: np.ndarray) -> Tensor:
+    """A weight that TNN stores in the type it computes in."""
+    return Tensor.of(np.ascontiguousarray(narrowed(array)).reshape(array.shape))

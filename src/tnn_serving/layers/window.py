@@ -3,12 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tnn_serving.emit.builder import Builder, Value
 from tnn_serving.errors import ShapeError, UnsupportedLayer
+from tnn_serving.layers.pattern import OnnxNode
 
-PAD_TYPES = {-1: "explicit", 0: "SAME", 1: "VALID"}
+EXPLICIT, SAME, VALID = -1, 0, 1
+PAD_TYPES = {EXPLICIT: "explicit", SAME: "SAME", VALID: "VALID"}
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxWindow:
+    """Kernel, step, pads before and behind, and dilation of a window operator of ONNX, for each axis."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    begins: tuple[int, ...]
+    ends: tuple[int, ...]
+    dilation: tuple[int, ...]
+    pad_type: int = EXPLICIT
+
+    def even_pads(self) -> tuple[int, ...]:
+        """The pads, which are the same on both sides. Raises UnsupportedLayer if they are not."""
+        if self.begins != self.ends:
+            raise UnsupportedLayer("TNN pads both sides of an axis equally", found=f"pads {[*self.begins, *self.ends]}")
+        return self.begins
+
+
+def onnx_window(node: OnnxNode, kernel: Sequence[int]) -> OnnxWindow:
+    """The window of Conv, ConvTranspose or a pooling; ``kernel`` where the node does not say it.
+
+    Raises UnsupportedLayer for pads that TNN computes otherwise.
+    """
+    attributes = node.attributes
+    auto = attributes.get("auto_pad", "NOTSET")
+    if auto == "SAME_LOWER":
+        raise UnsupportedLayer("TNN pads behind rather than in front where the two differ", found=f"auto_pad {auto}")
+    axes = len(kernel)
+    pads = tuple(attributes.get("pads", (0,) * 2 * axes) if auto == "NOTSET" else (0,) * 2 * axes)
+    return OnnxWindow(
+        tuple(attributes.get("kernel_shape", kernel)),
+        tuple(attributes.get("strides", (1,) * axes)),
+        pads[:axes],
+        pads[axes:],
+        tuple(attributes.get("dilations", (1,) * axes)),
+        SAME if auto == "SAME_UPPER" else EXPLICIT,
+    )
 
 
 def same_valid(

@@ -15,6 +15,7 @@ from pathlib import Path
 from tnn_serving.errors import (
     CancelledError,
     ConfigError,
+    ConversionError,
     EngineError,
     FormatError,
     LimitError,
@@ -31,6 +32,7 @@ TRITON_CODES: Mapping[type[TnnError], ErrorCode] = {
     TnnError: ErrorCode.INTERNAL,
     FormatError: ErrorCode.INVALID_ARG,
     UnsupportedLayer: ErrorCode.UNSUPPORTED,
+    ConversionError: ErrorCode.INTERNAL,
     ShapeError: ErrorCode.INVALID_ARG,
     LimitError: ErrorCode.INVALID_ARG,
     ConfigError: ErrorCode.INVALID_ARG,
