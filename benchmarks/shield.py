@@ -110,8 +110,9 @@ class Row:
 
 
 def named(processes: Processes, name: str) -> psutil.Process:
-    """The one process of that name."""
-    (found,) = (process for process in processes.all() if process.name() == name)
+    """The one process of that name. By descent: Envoy does not inherit the mark in the environment."""
+    descendants = psutil.Process(processes.pid).children(recursive=True)
+    (found,) = (process for process in descendants if process.name() == name)
     return found
 
 
@@ -150,15 +151,18 @@ def others(stack: ExitStack, folder: Path, target: str) -> dict[str, Front]:
 
 
 def rows(
-    server: TnnServing,
+    tritonserver: Front,
     fronts: dict[str, Front],
     request: dict[str, load.Request],
     connections: int,
     count: int,
     rounds: int,
 ) -> list[Row]:
-    """One row of each way."""
-    tritonserver = Front("", (named(server.processes, "tritonserver"),))
+    """One row of each way.
+
+    Args:
+        tritonserver: the processes behind all of them.
+    """
     found: dict[str, list[tuple[float, float, load.Load]]] = {name: [] for name in fronts}
     for order in turns(list(fronts), rounds):
         for name in order:
@@ -205,6 +209,7 @@ def run(arguments: argparse.Namespace) -> Result:
                 wait_until(partial(wire.answer, protocol, target, MODEL, inputs), server.processes, "the server")
                 check_answer(wire.answer(protocol, target, MODEL, inputs), inputs["x"], "the server")
             fronts = ways(server, protocol)
+            tritonserver = Front("", (named(server.processes, "tritonserver"),))
             if protocol == "http" and arguments.others:
                 fronts |= others(stack, folder, fronts["none"].address)
             for title, shape in TENSORS.items():
@@ -214,7 +219,7 @@ def run(arguments: argparse.Namespace) -> Result:
                 }
                 for connections in arguments.connections:
                     count = round(REQUESTS[title] * connections**0.5)
-                    for row in rows(server, fronts, requests, connections, count, arguments.rounds):
+                    for row in rows(tritonserver, fronts, requests, connections, count, arguments.rounds):
                         result.add(f"{protocol}, tensor of {title}", row)
                 stderr.print(f"{protocol}, tensor of {title} done", style="dim")
     return result

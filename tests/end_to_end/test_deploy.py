@@ -20,11 +20,11 @@ from tests.servers import Running, ask
 from tnn_serving.shield.metrics import metrics as shield_metrics
 from tnn_serving.triton.access import TOKEN_HEADER
 from tnn_serving.triton.backend.metrics import FAMILIES
-from tnn_serving.triton.health import HEALTH_PORT
 from tnn_serving.triton.process import KILL_AFTER_S
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
+DASHBOARD = DEPLOY / "grafana" / "tnn-serving.json"
 METRIC = re.compile(r"\b(?:nv|tnn)_\w+")
 
 
@@ -53,19 +53,26 @@ def test_scrape_configuration_is_valid() -> None:
     promtool("check", "config", PROMETHEUS / "prometheus.yml")
 
 
-def dashboard() -> dict[str, Any]:
-    return dict(json.loads((DEPLOY / "grafana" / "tnn-serving.json").read_text()))
+DASHBOARDS = pytest.mark.parametrize(
+    "dashboard", sorted((DEPLOY / "grafana").glob("*.json")), ids=lambda path: path.stem
+)
+UNITS = pytest.mark.parametrize("unit", sorted((DEPLOY / "systemd").glob("*.service")), ids=lambda path: path.stem)
 
 
-def panel_expressions() -> Iterator[str]:
-    for panel in dashboard()["panels"]:
+def panels(dashboard: Path) -> list[dict[str, Any]]:
+    return list(json.loads(dashboard.read_text())["panels"])
+
+
+def panel_expressions(dashboard: Path) -> Iterator[str]:
+    for panel in panels(dashboard):
         yield from (target["expr"] for target in panel["targets"])
 
 
-def test_expressions_of_the_dashboard_are_valid(tmp_path: Path) -> None:
+@DASHBOARDS
+def test_expressions_of_the_dashboard_are_valid(tmp_path: Path, dashboard: Path) -> None:
     variables = {"$__rate_interval": "1m", "$__range": "1h", "$model": ".*"}
     rules = []
-    for number, expression in enumerate(panel_expressions()):
+    for number, expression in enumerate(panel_expressions(dashboard)):
         for name, value in variables.items():
             expression = expression.replace(name, value)
         assert "$" not in expression
@@ -75,9 +82,10 @@ def test_expressions_of_the_dashboard_are_valid(tmp_path: Path) -> None:
     promtool("check", "rules", file)
 
 
-def test_panels_do_not_overlap() -> None:
+@DASHBOARDS
+def test_panels_do_not_overlap(dashboard: Path) -> None:
     taken: set[tuple[int, int]] = set()
-    for panel in dashboard()["panels"]:
+    for panel in panels(dashboard):
         at = panel["gridPos"]
         cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
         assert at["x"] + at["w"] <= 24
@@ -104,7 +112,9 @@ def test_metrics_that_are_named_exist(server: Running) -> None:
     shield = shield_metrics({"server.memory_allocated": 1}, up=True, restarts=0)
     declared |= {one.name + "_total" * (one.type == "counter") for one in shield}
     alerts = (PROMETHEUS / "alerts.yml").read_text()
-    named = set(METRIC.findall(alerts)) | {name for text in panel_expressions() for name in METRIC.findall(text)}
+    named = set(METRIC.findall(alerts)) | {
+        name for text in panel_expressions(DASHBOARD) for name in METRIC.findall(text)
+    }
     assert named <= sample_names(texts) | declared
     assert {name for name in named if name.startswith(("nv_", "tnn_supervisor"))} <= sample_names(texts)
 
@@ -113,41 +123,43 @@ def options(text: str) -> set[str]:
     return set(re.findall(r"--[a-z-]+(?==| |$)", text))
 
 
-def test_kubernetes_probes_ask_the_supervisor() -> None:
-    deployment, service, budget = yaml.safe_load_all((DEPLOY / "kubernetes" / "tnn-serving.yaml").read_text())
-    pod = deployment["spec"]["template"]
-    (container,) = pod["spec"]["containers"]
-    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert ports["health"] == HEALTH_PORT
-    for probe, path in (("readiness", "ready"), ("liveness", "live")):
-        assert container[f"{probe}Probe"]["httpGet"] == {"path": f"/health/{path}", "port": "health"}
-    assert container["securityContext"]["readOnlyRootFilesystem"]
-    assert pod["spec"]["securityContext"]["runAsNonRoot"]
-    exit_timeout_s = int(next(word for word in container["args"] if word.startswith("--exit-timeout=")).split("=")[1])
-    pause_s = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert pod["spec"]["terminationGracePeriodSeconds"] > exit_timeout_s + KILL_AFTER_S + pause_s
-    labels = pod["metadata"]["labels"]
-    assert deployment["spec"]["selector"]["matchLabels"] == service["spec"]["selector"] == labels
-    assert budget["spec"]["selector"]["matchLabels"] == labels
-    assert {port["targetPort"] for port in service["spec"]["ports"]} <= set(ports)
-
-
-def test_systemd_unit_is_valid(tmp_path: Path) -> None:
+def systemd_analyze(*words: object) -> subprocess.CompletedProcess[str]:
     tool = shutil.which("systemd-analyze")
     if tool is None:
         pytest.skip("systemd-analyze is not installed")
-    text = (DEPLOY / "systemd" / "tnn-serving.service").read_text()
-    unit = tmp_path / "tnn-serving.service"
-    unit.write_text(text.replace("/opt/tnn-serving/bin/tnn-serving", "/bin/true"))  # which exists
-    done = subprocess.run([tool, "verify", unit], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([tool, *map(str, words)], capture_output=True, text=True, timeout=60, check=False)
+
+
+@UNITS
+def test_systemd_unit_is_valid(tmp_path: Path, unit: Path) -> None:
+    copy = tmp_path / unit.name
+    copy.write_text(unit.read_text().replace("/opt/tnn-serving/bin/tnn-serving", "/bin/true"))  # which exists
+    done = systemd_analyze("verify", copy)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
 
 
+@UNITS
+def test_systemd_unit_is_exposed_little(unit: Path) -> None:
+    """At most 2.0; the threshold is in tenths."""
+    if "--offline" not in systemd_analyze("--help").stdout:
+        pytest.skip("this systemd-analyze judges no files")
+    done = systemd_analyze("security", "--offline=true", "--no-pager", "--threshold=20", unit)
+    assert done.returncode == 0, done.stdout
+
+
+@UNITS
+def test_systemd_gives_the_time_to_end(unit: Path) -> None:
+    text = unit.read_text()
+    (stop_s,) = map(int, re.findall(r"TimeoutStopSec=(\d+)s", text))
+    # Those of the command line, and the default of --exit-timeout.
+    (drain_s,) = map(int, re.findall(r"--drain-time (\d+)", text))
+    assert stop_s > 10 + KILL_AFTER_S + drain_s
+
+
 def test_options_in_the_files_exist() -> None:
-    files = [DEPLOY / "systemd" / "tnn-serving.service", DEPLOY / "kubernetes" / "tnn-serving.yaml"]
-    lines = [line for file in files for line in file.read_text().splitlines() if "serve " in line or "- --" in line]
-    used = {option for line in lines for option in options(line) if "pip" not in line}
+    lines = (DEPLOY / "systemd" / "tnn-serving.service").read_text().splitlines()
+    used = {option for line in lines if "serve " in line for option in options(line) if "pip" not in line}
     page = (DEPLOY.parent / "docs" / "guides" / "serving.md").read_text()
     assert used
     assert {option for option in used if f"`{option}`" not in page} == set()

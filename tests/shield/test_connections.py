@@ -17,7 +17,7 @@ import pytest
 from tests.servers import wait_for
 from tests.shield.conftest import Shielded
 from tests.shield.raw import JSON, with_length
-from tnn_serving.shield.configuration import SERVER_CONNECTIONS
+from tnn_serving.shield.clusters import SERVER_CONNECTIONS
 
 BURSTS = [300, 600, 1000, 2000, pytest.param(10_000, marks=pytest.mark.slow)]
 LONGEST_S = 240.0

@@ -20,11 +20,12 @@ from tests.end_to_end.models import write_model
 from tests.program import command, run
 from tests.servers import DEADLINE_S, wait_for
 from tests.shield.conftest import Shielded, listening
-from tests.shield.raw import JSON, RIGHT, send, with_length
+from tests.shield.raw import JSON, RIGHT, Answer, send, with_length
 from tnn_serving.errors import ConfigError, ServerError
 from tnn_serving.shield.configuration import Tls
 from tnn_serving.shield.front import Shield, behind
 from tnn_serving.triton.background_server import free_ports
+from tnn_serving.triton.health_port import GATEWAY_PATH
 from tnn_serving.triton.launch import Launch
 
 Start = Callable[..., Shielded]
@@ -100,6 +101,35 @@ def test_requests_that_run_are_answered_before_the_end(start_shielded: Start) ->
     assert not psutil.pid_exists(pid)
 
 
+def test_a_server_that_drains_answers_and_says_that_it_is_not_ready(start_shielded: Start) -> None:
+    shielded = start_shielded()
+    supervisor, gateway = shielded.running.supervisor, f"http://{shielded.running.health_url}{GATEWAY_PATH}"
+    assert "connection: close" not in shielded.send(with_length(JSON)).head
+    supervisor.drain_s = 2 * DEADLINE_S
+    supervisor.stop(drain=True)
+    wait_for(lambda: readiness(shielded)[0] == 503, "it is not ready")
+    assert readiness(shielded)[1].startswith("tritonserver is stopping")
+    with urllib.request.urlopen(gateway, timeout=DEADLINE_S) as answer:
+        assert answer.headers["x-envoy-degraded"]
+    leaving = wait_for(lambda: _leaving(shielded), "answers ask callers to connect again")
+    assert leaving.outputs == RIGHT
+    assert shielded.running.finish() == 0, "a second signal ends it at once"
+
+
+def _leaving(shielded: Shielded) -> Answer | None:
+    answer = shielded.send(with_length(JSON))
+    assert answer.status == 200
+    return answer if "connection: close" in answer.head else None
+
+
+def test_the_drain_ends_with_its_time(start_shielded: Start) -> None:
+    shielded = start_shielded()
+    shielded.running.supervisor.drain_s = 0.5
+    shielded.running.supervisor.stop(drain=True)
+    wait_for(lambda: shielded.running.outcome, "the server has ended")
+    assert shielded.running.outcome == [0]
+
+
 def _running(shielded: Shielded) -> float:
     for metric in shielded.front.metrics():
         if metric.name == "tnn_shield_running_requests":
@@ -157,6 +187,7 @@ def test_ctrl_c_ends_everything(installed: None, envoy: None, tmp_path: Path) ->
     http, grpc, metrics, health = free_ports(4)
     words = ["serve", tmp_path / "models", "--shield", "always", "--http-port", http, "--grpc-port", grpc]
     words += ["--metrics-port", metrics, "--health-port", health, "--exit-timeout", 2, "--cache-dir", "none"]
+    words += ["--drain-time", 10 * DEADLINE_S]  # for SIGTERM only
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
         command(*words), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

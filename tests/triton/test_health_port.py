@@ -46,6 +46,19 @@ def test_before_the_first_start(port: int) -> None:
     assert "tnn_supervisor_up 0.0" in get(port, "/metrics")[1]
 
 
+def test_a_gateway_prefers_other_servers_to_one_that_stops() -> None:
+    monitor = Monitor(Launch(("tritonserver",), {}))
+    server = HealthPort("127.0.0.1", 0, monitor)
+    try:
+        port = server.server_address[1]
+        assert get(port, health_port.GATEWAY_PATH)[0] == 503
+        monitor.stopping()
+        assert get(port, health_port.GATEWAY_PATH) == (200, "draining\n")
+        assert get(port, "/health/ready")[0] == 503
+    finally:
+        server.close()
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 def test_nothing_can_be_changed(port: int, method: str) -> None:
     assert get(port, "/health", method)[0] == 501

@@ -45,6 +45,7 @@ COMMANDS = {
     "check": Listed("tnn_serving.cli.check", "Serve"),
     "prepare": Listed("tnn_serving.cli.check", "Serve"),
     "sign": Listed("tnn_serving.cli.check", "Serve"),
+    "gateway": Listed("tnn_serving.cli.gateway", "Serve", is_group=True),
     "backend": Listed("tnn_serving.cli.backend", "Serve", is_group=True),
     "demo": Listed("tnn_serving.cli.demo", "Serve", is_group=True),
     "classify": Listed("tnn_serving.cli.pictures", "Query a server"),

@@ -50,6 +50,14 @@ def serve(
         int, typer.Option(min=0, max=65535, help="Port of this command's health endpoint; 0 for none.")
     ] = HEALTH_PORT,
     exit_timeout: Annotated[int, typer.Option(min=0, help="Seconds for running requests to finish at the end.")] = 10,
+    drain_time: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds after SIGTERM in which requests are still answered while the health endpoint says not ready, "
+            "so that balancers turn away. Ctrl-C does not wait.",
+        ),
+    ] = 0.0,
     restarts: Annotated[int, typer.Option(min=0, help="How many times in a row a dead server is restarted.")] = 10,
     stall_report: Annotated[
         float,
@@ -148,6 +156,7 @@ def serve(
         ports=(http_port, grpc_port, metrics_port),
         health_port=health_port,
         exit_timeout_s=exit_timeout,
+        drain_s=drain_time,
         restarts=restarts,
         limits=HealthLimits(stall_report, hang_timeout),
         reload=reload,

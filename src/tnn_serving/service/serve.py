@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tnn_serving.choices import ShieldChoice
 from tnn_serving.errors import ConfigError, ServerError, UsageError
-from tnn_serving.shield.configuration import CallerLimits, Tls
+from tnn_serving.shield.configuration import CallerLimits, checked_tls
 from tnn_serving.triton.access import (
     ADMIN_APIS,
     GRPC_PREFIX,
@@ -81,6 +81,7 @@ class ServeOptions:
         ports: of HTTP, gRPC and metrics.
         health_port: of the supervisor; 0 for none.
         exit_timeout_s: for running requests to finish at the end.
+        drain_s: how long requests are still answered after SIGTERM.
         restarts: how many times in a row a dead server is restarted.
         reload: after a restart, load models again that were loaded by request.
         allowed_backends: further ones, whose models may bring code.
@@ -96,6 +97,7 @@ class ServeOptions:
     ports: tuple[int, int, int]
     health_port: int
     exit_timeout_s: int
+    drain_s: float
     restarts: int
     limits: HealthLimits
     reload: bool
@@ -156,6 +158,7 @@ def serve(options: ServeOptions, show: Callable[[Launch], Callbacks]) -> int:
             token if apis == ADMIN_APIS else None,
             options.reload,
             front,
+            options.drain_s,
         )
         # Clients of an encrypted server have to say which certificate they trust.
         with nullcontext() if any(options.shield.tls) else announced(_running(launch, words)):
@@ -232,7 +235,6 @@ def shield_for(launch: Launch, options: ShieldOptions) -> Shield | None:
     Raises:
         ConfigError: TLS without a shield or with a part missing, or a file that cannot be read.
     """
-    certificate, key, authority = options.tls
     if options.when == "none" or (options.when == "auto" and not is_open(launch)):
         if any(options.tls) or options.access_log is not None:
             raise ConfigError(
@@ -243,12 +245,4 @@ def shield_for(launch: Launch, options: ShieldOptions) -> Shield | None:
     # Imported here: most servers have no shield, and start sooner without.
     from tnn_serving.shield.front import Shield, behind
 
-    if (certificate is None) != (key is None) or (authority is not None and certificate is None):
-        raise ConfigError("TLS needs both a certificate and its key", hint="give --tls-cert and --tls-key")
-    for file in filter(None, options.tls):
-        try:
-            file.open("rb").close()
-        except OSError as error:
-            raise ConfigError("a file for TLS cannot be read", found=f"{file}: {error.strerror}") from error
-    encrypted = Tls(certificate, key, authority) if certificate is not None and key is not None else None
-    return Shield(launch, behind(launch), options.limits, encrypted, options.access_log)
+    return Shield(launch, behind(launch), options.limits, checked_tls(*options.tls), options.access_log)

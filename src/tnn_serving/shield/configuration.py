@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import socket
-import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tnn_serving.errors import ServerError
-from tnn_serving.shield import paths
-from tnn_serving.triton.access import Restriction
+from tnn_serving.errors import ConfigError
+from tnn_serving.shield.clusters import TYPES, HostPort, socket_address
+from tnn_serving.shield.routes import Route, with_refusals
+from tnn_serving.shield.template import filled
 
-HostPort = tuple[str, int]
-"""A host and a port."""
+PROTOCOLS = ("http", "grpc", "metrics")
 
 TEMPLATE = Path(__file__).with_name("envoy.yaml")
 JSON_LIMITS = Path(__file__).with_name("json_limits.lua")
-MODEL_NAMES = Path(__file__).with_name("model_names.lua")
-
-SERVER_CONNECTIONS = 64
-"""Connections to each port of a server. tritonserver 2.51 loses some of the connections that arrive within a moment,
-from about 300; requests over HTTP beyond this number wait in Envoy."""
-
-_TYPES = "type.googleapis.com/envoy"
-_PER_ROUTE = f"{_TYPES}.extensions.filters.http"
+ADMIN = "admin"
+"""Name of the socket of Envoy's administration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,30 +62,48 @@ class Tls:
     client_authority: Path | None = None
 
 
+def checked_tls(certificate: Path | None, key: Path | None, authority: Path | None) -> Tls | None:
+    """What callers encrypt with; None for nothing.
+
+    Raises:
+        ConfigError: a part is missing, or a file cannot be read.
+    """
+    if (certificate is None) != (key is None) or (authority is not None and certificate is None):
+        raise ConfigError("TLS needs both a certificate and its key", hint="give --tls-cert and --tls-key")
+    for file in filter(None, (certificate, key, authority)):
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            raise ConfigError("a file for TLS cannot be read", found=f"{file}: {error.strerror}") from error
+    return Tls(certificate, key, authority) if certificate is not None and key is not None else None
+
+
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """Everything that one Envoy is started with.
 
     Attributes:
         listeners: public addresses of "http", "grpc" and "metrics"; what is missing is not served.
-        servers: for each of them, the addresses of the servers behind it.
+        routes: for each of them, the routes, from :mod:`~tnn_serving.shield.routes`.
+        clusters: where they lead, from :mod:`~tnn_serving.shield.clusters`.
+        code: Lua that routes name.
         folder: private folder for the sockets of administration and probes.
-        restrictions: of "http" and "grpc", as tritonserver has them.
         access_log: file of the access log.
     """
 
     listeners: Mapping[str, HostPort]
-    servers: Mapping[str, Sequence[HostPort]]
+    routes: Mapping[str, Sequence[Route]]
+    clusters: Sequence[Mapping[str, Any]]
+    code: Mapping[str, str]
     folder: Path
     limits: CallerLimits = field(default_factory=CallerLimits)
     tls: Tls | None = None
-    restrictions: Mapping[str, Sequence[Restriction]] = field(default_factory=dict)
     access_log: Path | None = None
 
     @property
     def admin_socket(self) -> Path:
         """Envoy's administration."""
-        return self.folder / "admin"
+        return self.folder / ADMIN
 
     def text(self) -> str:
         """The configuration as YAML.
@@ -120,24 +129,18 @@ class Configuration:
             "unused_bucket": _bucket(1),
             "json_limits": f"MAX_JSON_BYTES = {limits.json_bytes}\nMAX_JSON_DEPTH = {limits.json_depth}\n"
             + JSON_LIMITS.read_text(encoding="ascii"),
-            "model_names": MODEL_NAMES.read_text(encoding="ascii"),
+            "code": {name: {"inline_string": text} for name, text in self.code.items()},
             "access_log": _access_log(self.access_log),
             "http_tls": _tls(self.tls, "http/1.1"),
             "grpc_tls": _tls(self.tls, "h2"),
-            "http_routes": [_TUNNEL, _UNKNOWN_ENCODING, *self._routes("http", paths.HTTP)],
-            "grpc_routes": self._routes("grpc", paths.GRPC),
-            "metrics_routes": self._routes("metrics", [paths.METRICS]),
-            "clusters": [_cluster(name, addresses) for name, addresses in self.servers.items()],
+            "clusters": list(self.clusters),
         }
-        for name in ("http", "grpc", "metrics"):
+        for name in PROTOCOLS:
             address = self.listeners.get(name)
             values[f"serves_{name}"] = address is not None
-            values[f"{name}_address"] = _socket_address(*(address or ("127.0.0.1", 0)))
-        template = string.Template(TEMPLATE.read_text(encoding="utf-8"))
-        return template.substitute({name: json.dumps(value) for name, value in values.items()})
-
-    def _routes(self, protocol: str, served: Iterable[paths.Path]) -> list[dict[str, Any]]:
-        return [*_routes(protocol, served, self.restrictions.get(protocol, ())), _not_found(protocol)]
+            values[f"{name}_address"] = socket_address(*(address or ("127.0.0.1", 0)))
+            values[f"{name}_routes"] = with_refusals(name, self.routes.get(name, ()))
+        return filled(TEMPLATE.read_text(encoding="utf-8"), values)
 
 
 def probe_socket(folder: Path) -> Path:
@@ -145,110 +148,8 @@ def probe_socket(folder: Path) -> Path:
     return folder / "probe"
 
 
-def _socket_address(host: str, port: int) -> dict[str, Any]:
-    try:
-        ip = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]
-    except OSError as error:
-        raise ServerError("no such address", found=host) from error
-    return {"socket_address": {"address": ip, "port_value": port}}
-
-
 def _bucket(per_second: int) -> dict[str, Any]:
     return {"max_tokens": 2 * per_second, "tokens_per_fill": per_second, "fill_interval": "1s"}
-
-
-def _cluster(name: str, addresses: Sequence[HostPort]) -> dict[str, Any]:
-    endpoints = [{"endpoint": {"address": _socket_address(*address)}} for address in addresses]
-    windows = {"initial_stream_window_size": 1 << 20, "initial_connection_window_size": 16 << 20}
-    version = {"http2_protocol_options": windows} if name == "grpc" else {"http_protocol_options": {}}
-    many = 1 << 20  # callers are limited where they connect
-    return {
-        "name": name,
-        "type": "STATIC",
-        "connect_timeout": "2s",
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
-        "circuit_breakers": {
-            "thresholds": [{"max_connections": SERVER_CONNECTIONS, "max_pending_requests": many, "max_requests": many}]
-        },
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": f"{_TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": version,
-                "common_http_protocol_options": {"idle_timeout": "60s"},
-            }
-        },
-    }
-
-
-# ---- routes ----
-
-
-_NOT_BUFFERED = {"whole": {"@type": f"{_PER_ROUTE}.buffer.v3.BufferPerRoute", "disabled": True}}
-_NAMES_READ = {"names": {"@type": f"{_PER_ROUTE}.lua.v3.LuaPerRoute", "name": "model_names"}}
-_JSON_NOT_READ = {"json": {"@type": f"{_PER_ROUTE}.lua.v3.LuaPerRoute", "disabled": True}}
-
-
-def _refusal(status: int, text: str, protocol: str = "http", **match: Any) -> dict[str, Any]:
-    """A route that answers without waiting for the body."""
-    return {
-        "match": match,
-        "direct_response": {"status": status, "body": {"inline_string": text}},
-        "typed_per_filter_config": _NOT_BUFFERED | (_JSON_NOT_READ if protocol == "http" else {}),
-    }
-
-
-def _not_found(protocol: str) -> dict[str, Any]:
-    return _refusal(404, "there is nothing at this path and method", protocol, prefix="/")
-
-
-_TUNNEL = _refusal(404, "there are no tunnels", connect_matcher={})
-_UNKNOWN_ENCODING = _refusal(
-    415,
-    "request bodies may be compressed with gzip only",
-    prefix="/",
-    headers=[
-        {
-            "name": "content-encoding",
-            "string_match": {"safe_regex": {"regex": "identity|gzip"}},
-            "invert_match": True,
-        }
-    ],
-)
-
-
-def _routes(cluster: str, served: Iterable[paths.Path], restrictions: Sequence[Restriction]) -> list[dict[str, Any]]:
-    """The routes of what is served. For a restricted one without its header, there is a refusal."""
-    prefix = "triton-grpc-protocol-" if cluster == "grpc" else ""
-    found = []
-    for path in served:
-        wanted = [one for one in restrictions if path.api in one.apis]
-        where = {
-            "safe_regex": {"regex": path.pattern},
-            "headers": [{"name": ":method", "string_match": {"exact": path.method}}],
-        }
-        secrets = [{"name": prefix + one.header, "string_match": {"exact": one.value}} for one in wanted]
-        found.append(_passed(cluster, path, {**where, "headers": [*where["headers"], *secrets]}))
-        if wanted:
-            names = ", ".join(prefix + one.header for one in wanted)
-            found.append(_refusal(403, f"this needs the header {names}", cluster, **where))
-    return found
-
-
-def _passed(cluster: str, path: paths.Path, match: Mapping[str, Any]) -> dict[str, Any]:
-    target: dict[str, Any] = {
-        "cluster": cluster,
-        "timeout": "0s",
-        "retry_policy": {"retry_on": "connect-failure,refused-stream", "num_retries": 1},
-    }
-    filters: dict[str, Any] = {}
-    if path.streams:
-        target["idle_timeout"] = "0s"
-        filters |= _NOT_BUFFERED
-    if path.names_model:
-        filters |= _NAMES_READ
-    if cluster == "http" and path.method == "GET":
-        filters |= _JSON_NOT_READ
-    return {"match": match, "route": target, "typed_per_filter_config": filters}
 
 
 # ---- TLS and the access log ----
@@ -269,7 +170,7 @@ def _tls(tls: Tls | None, protocol: str) -> dict[str, Any] | None:
     return {
         "name": "tls",
         "typed_config": {
-            "@type": f"{_TYPES}.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "@type": f"{TYPES}.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
             "common_tls_context": common,
             "require_client_certificate": tls.client_authority is not None,
         },
@@ -292,6 +193,7 @@ def _access_log(file: Path | None) -> list[dict[str, Any]]:
         "received_bytes": "%BYTES_RECEIVED%",
         "sent_bytes": "%BYTES_SENT%",
         "ms": "%DURATION%",
+        "server": "%UPSTREAM_HOST%",
         "server_ms": "%RESPONSE_DURATION%",
         "why": "%RESPONSE_CODE_DETAILS%",
     }
@@ -299,7 +201,7 @@ def _access_log(file: Path | None) -> list[dict[str, Any]]:
         {
             "name": "file",
             "typed_config": {
-                "@type": f"{_TYPES}.extensions.access_loggers.file.v3.FileAccessLog",
+                "@type": f"{TYPES}.extensions.access_loggers.file.v3.FileAccessLog",
                 "path": str(file),
                 "log_format": {"json_format": fields},
             },

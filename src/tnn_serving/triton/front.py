@@ -35,6 +35,9 @@ class Front(Protocol):
     def metrics(self) -> Iterable[Metric]:
         """Its metrics."""
 
+    def leave(self) -> None:
+        """Asks callers with each answer to connect again, elsewhere if they can. Everything is still answered."""
+
     def drain(self, timeout_s: float, stop_now: Callable[[], bool]) -> None:
         """Accepts no more connections, and waits until all requests are answered, the time is over, or ``stop_now()``
         is true."""

@@ -11,7 +11,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from http import HTTPStatus
@@ -24,6 +24,11 @@ from tnn_serving.triton.monitor import Monitor
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
+GATEWAY_PATH = "/health/gateway"
+"""For Envoy's health checks. It is /health/ready, but for a server that drains: that one counts as degraded, so that it
+gets nothing more while another is ready, and its running requests are not cut off."""
+DEGRADED: Mapping[str, str] = {"x-envoy-degraded": "draining"}
+NO_HEADERS: Mapping[str, str] = {}
 REQUEST_S = 5.0
 """Maximum duration of a connection."""
 CONNECTIONS = 64
@@ -31,7 +36,8 @@ CONNECTIONS = 64
 
 
 class HealthPort(ThreadingHTTPServer):
-    """Serves ``/health/live``, ``/health/ready``, ``/health`` and ``/metrics`` in background threads until closed.
+    """Serves ``/health/live``, ``/health/ready``, :data:`GATEWAY_PATH`, ``/health`` and ``/metrics`` in background
+    threads until closed.
 
     Args:
         host, port: address to listen on.
@@ -115,8 +121,11 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if path == "/health/live":
             self._answer(HTTPStatus.OK, "live\n")
-        elif path == "/health/ready":
+        elif path in ("/health/ready", GATEWAY_PATH):
             health = self.server.monitor.report()
+            if path == GATEWAY_PATH and health.state == "stopping":
+                self._answer(HTTPStatus.OK, "draining\n", more=DEGRADED)
+                return
             status = HTTPStatus.OK if health.ready else HTTPStatus.SERVICE_UNAVAILABLE
             # Without the token, no details: reasons may name files.
             text = "ready" if health.ready else health.reason if self._trusted() else f"not ready ({health.state})"
@@ -134,7 +143,9 @@ class _Handler(BaseHTTPRequestHandler):
             text = metrics_text(self.server.monitor, self.server.more_metrics)
             self._answer(HTTPStatus.OK, text, CONTENT_TYPE)
         else:
-            self._answer(HTTPStatus.NOT_FOUND, "available: /health/live, /health/ready, /health, /metrics\n")
+            self._answer(
+                HTTPStatus.NOT_FOUND, f"available: /health/live, /health/ready, {GATEWAY_PATH}, /health, /metrics\n"
+            )
 
     do_HEAD = do_GET
 
@@ -143,12 +154,20 @@ class _Handler(BaseHTTPRequestHandler):
         sent = self.headers.get(TOKEN_HEADER, "")
         return token is None or hmac.compare_digest(sent.encode(), token.encode())
 
-    def _answer(self, status: HTTPStatus, text: str, content_type: str = "text/plain; charset=utf-8") -> None:
+    def _answer(
+        self,
+        status: HTTPStatus,
+        text: str,
+        content_type: str = "text/plain; charset=utf-8",
+        more: Mapping[str, str] = NO_HEADERS,
+    ) -> None:
         content = text.encode()
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Cache-Control", "no-store")
+        for name, value in more.items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)

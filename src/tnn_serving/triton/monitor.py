@@ -133,6 +133,12 @@ class Monitor:
         """The server is being stopped."""
         with self._lock:
             self._state = "stopping"
+            self._since_s = time.monotonic()
+
+    def answered(self) -> bool:
+        """Whether the running server has answered since its start."""
+        with self._lock:
+            return self._state == "running" and self._answered_s is not None
 
     def forget(self, model: str) -> None:
         """A model is no longer expected to answer: it will not be loaded again."""

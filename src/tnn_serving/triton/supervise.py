@@ -41,7 +41,7 @@ RELOAD_TIMEOUT_S = 600.0
 HEALTHY_AFTER_S = 60.0
 """After a server has run this long, its next failure starts a new series."""
 
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _CLEAN_CODES = (0, 1, -signal.SIGTERM, -signal.SIGKILL)
 """Exit codes of tritonserver after a requested stop: 1 if its exit timeout ran out, for which an idle connection is
 enough; SIGTERM if it was still starting; SIGKILL if it did not end in time, which is reported."""
@@ -107,6 +107,7 @@ class Supervisor:
         token: required for the details of the health endpoint.
         reload: in explicit mode, load models again after a restart that were loaded by request.
         front: runs in front of the server.
+        drain_s: how long the server still answers after SIGTERM, while the health endpoint says that it is not ready.
     """
 
     launch: Launch
@@ -118,9 +119,11 @@ class Supervisor:
     token: str | None = None
     reload: bool = True
     front: Front | None = None
+    drain_s: float = 0.0
     monitor: Monitor = field(init=False)
     _wake: threading.Event = field(default_factory=threading.Event)
     _stop_requests: int = 0
+    _drains: bool = False
     _process: ServerProcess | None = None
     _next_sync: float = 0.0
     _out_of_files: bool = False
@@ -151,8 +154,13 @@ class Supervisor:
                 if self._process is not None:  # no server is left running
                     self._process.kill()
 
-    def stop(self) -> None:
-        """Stops the server; the second call kills it."""
+    def stop(self, *, drain: bool = False) -> None:
+        """Stops the server; the second call kills it.
+
+        Args:
+            drain: answer for :attr:`drain_s` seconds first.
+        """
+        self._drains = drain
         self._stop_requests += 1
         self._wake.set()
 
@@ -286,8 +294,11 @@ class Supervisor:
 
     def _stopped(self, process: ServerProcess) -> int:
         """Stops the server on request. Returns 0, or 1 if it failed."""
+        drain_s = self.drain_s if self._drains and self.monitor.answered() else 0.0
         self.monitor.stopping()
-        self.callbacks.on_stop(process.longest_end_s)
+        self.callbacks.on_stop(drain_s + process.longest_end_s)
+        if drain_s:
+            self._answer_on(process, drain_s)
         started = time.monotonic()
         if self.front is not None:  # requests that it holds are answered before the server stops
             self.front.drain(self.launch.exit_timeout_s, lambda: self._stop_requests > 1 or not process.running)
@@ -301,6 +312,15 @@ class Supervisor:
             )
             return 0
         return 0 if code in _CLEAN_CODES else 1
+
+    def _answer_on(self, process: ServerProcess, seconds: float) -> None:
+        """Answers until balancers have noticed that this server is not ready."""
+        if self.front is not None:
+            self.front.leave()
+        deadline = time.monotonic() + seconds
+        while process.running and self._stop_requests < 2 and (left_s := deadline - time.monotonic()) > 0:
+            self._wake.clear()
+            self._wake.wait(min(left_s, POLL_S))
 
     @contextmanager
     def _monitoring(self) -> Iterator[None]:
@@ -336,9 +356,10 @@ class Supervisor:
             return
 
         def on_signal(number: int, frame: FrameType | None) -> None:
-            self.stop()
+            # Ctrl-C and the end of a terminal come from a person, who waits.
+            self.stop(drain=number == signal.SIGTERM)
 
-        before = {number: signal.signal(number, on_signal) for number in _STOP_SIGNALS}
+        before = {number: signal.signal(number, on_signal) for number in STOP_SIGNALS}
         try:
             yield
         finally:
