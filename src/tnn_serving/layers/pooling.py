@@ -289,7 +289,11 @@ class Pooling(Layer):
     def from_onnx(cls, m: Match) -> Self | None:
         """See :func:`pooling_fields`."""
         found = pooling_fields(m, 2)
-        return None if found is None else cls.made(m, m["x"], **found)
+        if found is None:
+            return None
+        if found["kernel"] == HW(0, 0):  # as TNN's own converter writes it
+            found["output"] = HW(-1, -1)
+        return cls.made(m, m["x"], **found)
 
     def to_onnx(self, g: Builder, x: Value) -> Value:
         """See the class."""

@@ -42,15 +42,24 @@ def onnx_window(node: OnnxNode, kernel: Sequence[int]) -> OnnxWindow:
     if auto == "SAME_LOWER":
         raise UnsupportedLayer("TNN pads behind rather than in front where the two differ", found=f"auto_pad {auto}")
     axes = len(kernel)
+    stride = tuple(attributes.get("strides", (1,) * axes))
     pads = tuple(attributes.get("pads", (0,) * 2 * axes) if auto == "NOTSET" else (0,) * 2 * axes)
+    if auto == "SAME_UPPER":  # TNN computes them anew for each size; a file has those in front, of the usual size
+        sizes = node.need(0).dims[2:]
+        pads = tuple(_same_front(*axis) for axis in zip(sizes, kernel, stride, strict=True)) * 2
     return OnnxWindow(
         tuple(attributes.get("kernel_shape", kernel)),
-        tuple(attributes.get("strides", (1,) * axes)),
+        stride,
         pads[:axes],
         pads[axes:],
         tuple(attributes.get("dilations", (1,) * axes)),
         SAME if auto == "SAME_UPPER" else EXPLICIT,
     )
+
+
+def _same_front(size: int | None, kernel: int, stride: int) -> int:
+    """The pad in front that SAME has for a size; 0 for one that is not known."""
+    return 0 if size is None else max((-(-size // stride) - 1) * stride + kernel - size, 0) // 2
 
 
 def same_valid(

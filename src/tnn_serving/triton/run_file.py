@@ -63,8 +63,9 @@ def announced(server: RunningServer) -> Iterator[None]:
         yield
     finally:
         if lock >= 0:
-            with suppress(OSError):
+            with suppress(OSError):  # the folder may be another server's as well
                 file.unlink(missing_ok=True)
+                folder.rmdir()
             os.close(lock)
 
 
