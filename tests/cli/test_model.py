@@ -78,6 +78,7 @@ def test_a_model_that_cannot_run_is_described_with_the_reason(tmp_path: Path) ->
     [
         (["inspect", "nowhere"], 1, "cannot be read"),
         (["inspect", "{model}", "--shape", "x"], 2, "expected NAME=1x3x224x224"),
+        (["inspect", "{model}", "--layer", "C"], 2, "did you mean `c`?"),
         (["inspect", "{model}", "--layer", "q"], 2, "no layer"),
         (["inspect"], 2, "Missing argument"),
         (["compare", "{model}", "--against", "nowhere.npz"], 1, "nowhere.npz: cannot be read"),

@@ -13,6 +13,7 @@ from rich.table import Table
 from tnn_serving.choices import ExportedInt8, Int8Choice
 from tnn_serving.cli.output import EXIT_BAD, JsonFlag, print_json, stderr, stdout
 from tnn_serving.look.defaults import COMPARE_TOLERANCE
+from tnn_serving.nearest import did_you_mean
 from tnn_serving.network.formats import open_network
 
 if TYPE_CHECKING:
@@ -235,7 +236,8 @@ def _show(summary: Summary) -> None:
 def _show_layer(summary: Summary, name: str, *, as_json: bool) -> None:
     found = [row for row in summary.layers if row.name == name]
     if not found:
-        raise typer.BadParameter(f"no layer {name!r}", param_hint="--layer")
+        hint = did_you_mean(name, [row.name for row in summary.layers])
+        raise typer.BadParameter(f"no layer {name!r}" + (f"; {hint}" if hint else ""), param_hint="--layer")
     if as_json:
         print_json(found)
         return
