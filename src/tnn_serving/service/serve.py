@@ -129,7 +129,9 @@ def serve(options: ServeOptions, show: Callable[[Launch], Callbacks]) -> int:
         ConfigError, ServerError: the server cannot be started so.
     """
     server = find_tritonserver(options.tritonserver)
-    words, flags = split_arguments(options.arguments, flags_of(server), options.own_flags)
+    # tritonserver is asked for its flags only where there are some: the listing takes a part of the start's time.
+    known = flags_of(server) if any(word.startswith("-") for word in options.arguments) else {}
+    words, flags = split_arguments(options.arguments, known, options.own_flags)
     words += flag_values(flags, "model-repository") + flag_values(flags, "model-store")
     flags = [flag for flag in flags if not flag.startswith(("--model-repository=", "--model-store="))]
     if not words:
