@@ -92,38 +92,26 @@ def test_products_are_rounded_before_they_are_added_where_asked(engine: str, dim
 
 
 @pytest.mark.parametrize("dims", [["n", 3], [4, 3]], ids=["free", "fixed"])
-def test_divisions_of_sizes_cut_off_the_rest(engine: str, dims: list[str | int]) -> None:
-    """They are known beforehand with fixed shapes."""
+def test_divisions_of_integers_cut_off_the_rest(engine: str, dims: list[str | int]) -> None:
+    """Of sizes, which are known beforehand with fixed shapes, and behind a reduction."""
     nodes = [
         constant("three", np.array([3], np.int64)),
         constant("eight", np.array([8], np.int64)),
+        constant("three32", np.array([3], np.int32)),
+        constant("axis", np.array([1], np.int64)),
         helper.make_node("Shape", ["x"], ["dims"], end=1),
         helper.make_node("Sub", ["dims", "eight"], ["below"]),
         helper.make_node("Div", ["below", "three"], ["size"]),
         helper.make_node("Cast", ["size"], ["y"], to=TensorProto.FLOAT),
-    ]
-    got = ENGINES[engine].compile(model(nodes, ["y"], dims), Options()).run({"x": np.ones((4, 3), np.float32)})
-    np.testing.assert_array_equal(got["y"], [-1])
-
-
-@pytest.mark.parametrize("kind", ["Div", "Mod"])
-def test_divisions_of_integers_are_exact_or_refused(engine: str, kind: str) -> None:
-    """OpenVINO computes them in float32."""
-    nodes = [
-        constant("three", np.array([3], np.int32)),
         helper.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT32),
-        helper.make_node(kind, ["whole", "three"], ["z"]),
-        helper.make_node("Sub", ["z", "three"], ["less"]),
-        helper.make_node("Cast", ["less"], ["y"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["whole", "axis"], ["sum"], keepdims=1),
+        helper.make_node("Div", ["sum", "three32"], ["mean"]),
+        helper.make_node("Cast", ["mean"], ["z"], to=TensorProto.FLOAT),
     ]
-    values = np.array([[-5, 2, 2**24], [2**30, -(2**30), 2**31 - 128]], np.float32)
-    whole = {"Div": np.trunc(values.astype(np.float64) / 3), "Mod": values.astype(np.int64) % 3}[kind]
-    if engine == "openvino":
-        with pytest.raises(EngineError, match="divisions of integers in float32"):
-            ENGINES[engine].compile(model(nodes, ["y"], ["n", 3]), Options())
-        return
-    got = ENGINES[engine].compile(model(nodes, ["y"], ["n", 3]), Options()).run({"x": values})
-    np.testing.assert_array_equal(got["y"], (whole - 3).astype(np.float32))
+    x = np.array([[1, 2, 2], [-1, -2, -2], [0, 0, 2], [7, 7, 7]], np.float32)
+    got = ENGINES[engine].compile(model(nodes, ["y", "z"], dims), Options()).run({"x": x})
+    np.testing.assert_array_equal(got["y"], [-1])
+    np.testing.assert_array_equal(got["z"], [[1], [-1], [0], [7]])
 
 
 def test_a_refusal_is_an_engine_error(engine: str) -> None:

@@ -47,12 +47,12 @@ SAMPLES: dict[str, tuple[onnx.ModelProto, dict[str, np.ndarray]]] = {
     ),
     "truncate_divisions": (
         model(
-            """g (float[n, 3] x) => (float[2] y)
-            { dims = Shape (x) less = Sub (dims, eight) size = Div (less, three) y = Cast <to = 1> (size) }""",
-            eight=np.array([8], np.int64),
-            three=np.array([3], np.int64),
+            """g (int32[n, 3] x) => (int32[n, 1] y)
+            { sum = ReduceSum <keepdims = 1> (x, axis) y = Div (sum, three) }""",
+            axis=np.array([1]),
+            three=np.array([3], np.int32),
         ),
-        {"x": np.ones((4, 3), np.float32)},
+        {"x": np.int32([[1, 2, 2], [-1, -2, -2], [0, 0, 2]])},
     ),
     "widen_single_channels": (
         model(
