@@ -238,7 +238,7 @@ def test_export_of_an_optional_input_is_an_initializer() -> None:
 
 def test_public_names() -> None:
     names = [
-        "Model", "__version__", "compare", "errors", "fill_random_weights", "load", "read_model", "to_onnx",
+        "Model", "__version__", "compare", "convert", "errors", "fill_random_weights", "load", "read_model", "to_onnx",
         "write_model",
     ]  # fmt: skip
     assert sorted(ts.__all__) == dir(ts) == names

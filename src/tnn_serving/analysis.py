@@ -5,6 +5,7 @@ It needs neither the network's files nor ONNX: a network can be run and served w
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,15 @@ FORMAT_VERSION = 1
 
 NOT_EXAMINED = "not examined"
 """The obstacle to joining rows of a network that was not asked about it."""
+
+
+SOFTMAX = ".softmax"
+"""What the name of an output ends in that is the softmax of a blob."""
+
+
+def scores_of(output: str, blobs: Collection[str]) -> str:
+    """The blob that an output is made of: itself, or the one whose softmax it is."""
+    return output if output in blobs else output.removesuffix(SOFTMAX)
 
 
 @dataclass(frozen=True, slots=True)

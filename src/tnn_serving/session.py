@@ -18,7 +18,7 @@ import numpy as np
 from typing_extensions import Self
 
 from tnn_serving.admission import Admission, ShapeAuthority, not_taken
-from tnn_serving.analysis import Analysis, Blob
+from tnn_serving.analysis import Analysis, Blob, scores_of
 from tnn_serving.display import dims_text, few, lines, page, table
 from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.engines import Shapes, TensorSpec
@@ -290,7 +290,7 @@ class Session(ABC):
         """Raises RequestError if a failure is that of a blob that is not there. Not asked before: int8 blobs that are
         merged with others exist, but are not analysed."""
         for name in names:
-            if name not in self._blobs and name not in self._inputs:
+            if scores_of(name, self._blobs) not in self._blobs and name not in self._inputs:
                 hint = did_you_mean(name, self._blobs)
                 raise RequestError(f"there is no blob `{name}`", expected=listed(self._blobs), hint=hint) from failure
 

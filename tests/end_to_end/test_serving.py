@@ -127,7 +127,7 @@ def test_broken_model_says_why_and_does_not_stop_the_others(server: Running, htt
     models = {model.name: model for model in server.ready[0]}
     assert models["broken"].state == "UNAVAILABLE"
     assert "NoSuchLayer" in models["broken"].reason
-    assert "/broken/1/" in models["broken"].reason
+    assert "broken/1/" in models["broken"].reason
     assert models["relu"].ready
     assert models["relu"].inputs == ("x FP32 [-1,-1,-1,-1]",)
     assert models["relu"].outputs == ("y FP32 [-1,-1,-1,-1]",)

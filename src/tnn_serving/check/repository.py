@@ -137,7 +137,7 @@ def _in_worker(
     config = ModelConfig.read(result.value["config"])
     if model.kind == BACKEND and not model.count("error"):
         for version in model.versions:
-            _prepare(version, folder, config, options)
+            _prepare(version, model.findings, folder, config, options)
         if name and not any(finding.severity == "error" for _, finding in model.everything()):
             store.put(name, msgspec.json.encode(_Good(model, config.to_json())))
     return model, config
@@ -172,8 +172,10 @@ def sent(served: ModelConfig, tensors: Sequence[TensorConfig]) -> list[CheckedTe
     return [CheckedTensor(one.name, one.datatype, [*(-1,) * served.batched, *one.dims]) for one in tensors]
 
 
-def _prepare(version: CheckedVersion, folder: Path, config: ModelConfig, options: CommandLine) -> None:
-    """Prepares a version, so that what passes a check is served, and is served at once."""
+def _prepare(
+    version: CheckedVersion, found: Sequence[Finding], folder: Path, config: ModelConfig, options: CommandLine
+) -> None:
+    """Prepares a version, so that what passes a check is served, and is served at once. ``found`` is the model's."""
     try:
         prepared = _preparation().prepare(ModelVersion(folder, config, version.version, options=options))
     except TnnError as error:
@@ -184,7 +186,7 @@ def _prepare(version: CheckedVersion, folder: Path, config: ModelConfig, options
     served = prepared.completed(config)
     version.completed = completions(config, served)
     version.inputs, version.outputs = sent(served, served.input), sent(served, served.output)
-    known = [finding.problem for finding in version.findings]
+    known = [finding.problem for finding in (*found, *version.findings)]
     texts = [
         text
         for text in (*prepared.warnings, *prepared.config_warnings)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tnn_serving.deviation import deviation
+from tnn_serving.engines import ENGINES, following_onnx
 from tnn_serving.engines.base import Arrays
 from tnn_serving.errors import ConversionError, RequestError, TnnError
 from tnn_serving.layers.weights import narrowed
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     import onnx
 
     from tnn_serving.graph import Graph
-
-REFERENCE_ENGINE = "onnxruntime"
-"""What both are run on: its answer is the meaning of an ONNX network."""
 
 TOLERANCE = 1e-4
 """Largest difference of an output, as a share of its largest value, that counts as equal."""
@@ -78,7 +76,10 @@ def self_check(
         ConversionError: an output differs.
         RequestError: the inputs are not the network's.
     """
-    made, source = load(graph, REFERENCE_ENGINE), load(model, REFERENCE_ENGINE)
+    reference = following_onnx(ENGINES.values())  # its answer is the meaning of an ONNX network
+    if reference is None:
+        raise ConversionError("no engine here answers as ONNX says", hint="write without the check: --no-check")
+    made, source = load(graph, reference.name), load(model, reference.name)
     found = SelfCheck()
     default = {item.name: item.dims for item in graph.inputs}
     given = dict(inputs) if inputs else random_inputs(source, default)

@@ -184,7 +184,9 @@ class _Guarding:
             return
         if not self._can_compute:
             expected = f"version {LEAST_OPSET} of ONNX's operators, or a newer one"
-            raise EngineError(f"{_title(node)} divides integers, and there is no guard for it", expected=expected)
+            raise EngineError(
+                f"{_title(node)} divides integers of a request, which is not supported", expected=expected
+            )
         zero, one = (made.constant(np.array(value, dtype)) for value in (0, 1))
         is_zero = made.op("Equal", divisor, zero)
         flags = made.flat(made.op("Where", is_zero, made.ints([0]), made.ints([1])))
@@ -345,7 +347,7 @@ def _operands(node: onnx.NodeProto, numbers: set[int]) -> dict[int, str]:
 
 
 def _not_stored(node: onnx.NodeProto, name: str, expected: str) -> EngineError:
-    return EngineError(f"{_title(node)} takes `{name}` from a request, and there is no guard for it", expected=expected)
+    return EngineError(f"{_title(node)} takes `{name}` from a request, which is not supported", expected=expected)
 
 
 def _title(node: onnx.NodeProto) -> str:

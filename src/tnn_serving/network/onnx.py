@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 from onnx import shape_inference
 
-from tnn_serving.analysis import Blob
+from tnn_serving.analysis import Blob, scores_of
 from tnn_serving.choices import Int8Choice
 from tnn_serving.emit.int8 import Form
 from tnn_serving.emit.limits import UNLIMITED, Limits
@@ -31,7 +31,7 @@ from tnn_serving.network.onnx_batch import with_free_batch, written_batch
 from tnn_serving.network.onnx_layers import constant_views, layer_views, stored_bytes
 from tnn_serving.network.onnx_memory import activation_bytes
 from tnn_serving.network.onnx_pixels import as_pixels, put_pixels_before
-from tnn_serving.network.softmax import scores_of, with_softmax
+from tnn_serving.network.softmax import with_softmax
 from tnn_serving.network.views import LayerView, WeightView
 from tnn_serving.translate.graph import ShapeCheck, Translation
 from tnn_serving.translate.row_walk import rows_stay_apart

@@ -6,22 +6,15 @@ A blob that has such a name itself is that blob.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
 
-from tnn_serving.analysis import Blob
+from tnn_serving.analysis import SOFTMAX, Blob
 from tnn_serving.emit.inference import OPSET
 from tnn_serving.errors import ConfigError
 from tnn_serving.translate.graph import Translation
-
-SOFTMAX = ".softmax"
-
-
-def scores_of(output: str, blobs: Collection[str]) -> str:
-    """The blob that an output is made of: itself, or the one whose softmax it is."""
-    return output if output in blobs else output.removesuffix(SOFTMAX)
 
 
 def with_softmax(made: Translation, outputs: Sequence[str]) -> Translation:

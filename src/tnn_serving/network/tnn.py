@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
+from tnn_serving.analysis import scores_of
 from tnn_serving.choices import Int8Choice
 from tnn_serving.emit.limits import UNLIMITED, Limits
 from tnn_serving.engines.base import NO_ARRAYS, Arrays, Engine
@@ -16,7 +17,7 @@ from tnn_serving.errors import TnnError
 from tnn_serving.graph import Graph
 from tnn_serving.network.base import InputShapes, Network, Variant
 from tnn_serving.network.int8 import Decision, decide
-from tnn_serving.network.softmax import scores_of, with_softmax
+from tnn_serving.network.softmax import with_softmax
 from tnn_serving.network.tnn_layers import constant_views, layer_views
 from tnn_serving.network.views import LayerView, WeightView
 from tnn_serving.tensor import COMPUTED, STORAGE, Tensor

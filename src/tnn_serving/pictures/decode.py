@@ -193,4 +193,4 @@ def _memory(image: Image.Image) -> np.ndarray:
 
 
 def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return str(error) or "data that its decoder does not take"

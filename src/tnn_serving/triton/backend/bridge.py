@@ -55,9 +55,6 @@ TRITONS_OWN_OPTIONS = frozenset(
 )
 """What Triton puts into every backend's command line configuration by itself."""
 
-# OpenVINO's package imports its converter of models, if there is one. The server opens what has been converted.
-sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
-
 log = logging.getLogger(__name__)
 
 
