@@ -44,6 +44,9 @@ from tnn_serving.guards.sizes import condition_of, finite
 
 INT32_LIMITS = np.iinfo(np.int32)
 
+TRAPPING = (np.dtype(np.int32), np.dtype(np.int64))
+"""Types whose divisions are the processor's own: smaller ones are divided as int32, unsigned ones have no -1."""
+
 LEAST_OPSET = 9
 """The first set of operators with Where, and with comparisons of integers."""
 
@@ -178,7 +181,7 @@ class _Guarding:
         given = self._facts.value(divisor)
         if given is not None and not ((given == 0) | (given == -1)).any():
             return
-        if dtype is None or dtype.kind not in "iu":  # not known behind operators that are not ONNX's own
+        if dtype not in TRAPPING:  # or not known, behind operators that are not ONNX's own
             return
         if Source.VALUES not in map(self._facts.source, node.input):
             return
@@ -193,17 +196,10 @@ class _Guarding:
         least = made.op("ReduceMin", made.op("Concat", flags, made.ints([1]), axis=0), keepdims=1)
         self._entries += [least, made.ints([1]), least, made.ints([1])]
         self._behind.append(GraphCheck(divisor, _title(node), "not 0"))
-        harmless = is_zero
-        if dtype.kind == "i":
-            is_minus_one = made.op("Equal", divisor, made.constant(np.array(-1, dtype)))
-            harmless = made.op("Or", is_zero, is_minus_one)
-        node.input[1] = made.op("Where", harmless, one, divisor)
-        if dtype.kind == "i":
-            self._divide_by_minus_one(node, number, is_minus_one, zero)
-
-    def _divide_by_minus_one(self, node: onnx.NodeProto, number: str, is_minus_one: str, zero: str) -> None:
-        """Gives what a division by -1 gives, where the divisor is 1 in its place: the opposite, or no remainder."""
-        made, output = self._made, node.output[0]
+        is_minus_one = made.op("Equal", divisor, made.constant(np.array(-1, dtype)))
+        node.input[1] = made.op("Where", made.op("Or", is_zero, is_minus_one), one, divisor)
+        # What a division by -1 gives, where the divisor is 1 in its place: the opposite, or no remainder.
+        output = node.output[0]
         quotient = made.op(node.op_type, *node.input)
         made.nodes[-1].attribute.extend(node.attribute)
         instead = zero if node.op_type == "Mod" else made.op("Sub", zero, number)

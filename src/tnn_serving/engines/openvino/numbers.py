@@ -7,7 +7,6 @@ in types that do not wrap around. Refused are:
 - an output of 64 bits, or of uint32, whose values may be beyond int32: an input or a converted number that goes there,
   or a sum or product of such. Sizes and indices are small by nature, and remain so in sums and products;
 - arithmetic with a stored integer beyond int32;
-- divisions of integers that may be beyond the 24 bits that float32 has, in which they are computed;
 - arithmetic with integers of less than 32 bits, and quantisation to 16 bits.
 
 An input of a wide type that goes elsewhere, such as the indices of an embedding, is right within int32;
@@ -96,9 +95,6 @@ ARITHMETIC = {
 }
 """Operators whose results may be beyond their operands."""
 
-IN_FLOAT = {"Divide", "FloorMod", "Mod"}
-"""Operators that compute integers in float32."""
-
 SMALL_CONSTANT = 1 << 16
 """Stored integers below it are taken for sizes or indices."""
 
@@ -119,7 +115,8 @@ def check_numbers(network: ov.Model) -> None:
     for model in (network, *bodies(network)):
         for node in model.get_ordered_ops():
             _check_types(node)
-        _check_extents(model)
+        if any(_is_wide(result) for result in model.get_results()):
+            _check_results(model)
 
 
 def wide_inputs(network: ov.Model) -> dict[str, tuple[int, int]]:
@@ -154,7 +151,7 @@ def _check_types(node: ov.Node) -> None:
         _refuse(readers_of(node)[0], "codes of 16 bits in float32")
 
 
-def _check_extents(network: ov.Model) -> None:
+def _check_results(network: ov.Model) -> None:
     """Follows how far integers reach, from the inputs to the outputs."""
     extents: dict[str, list[Extent]] = {}
     for node in network.get_ordered_ops():
@@ -164,8 +161,6 @@ def _check_extents(network: ov.Model) -> None:
             for value in values
             if not _is_float(value.get_element_type())
         ]
-        if node.get_type_name() in IN_FLOAT and any(operands):
-            _refuse(node, "divisions of integers in float32, which has 24 bits of them")
         extents[node.get_name()] = [_extent(node, index, operands) for index in range(node.get_output_size())]
     for result in network.get_results():
         if _is_wide(result) and extents[result.get_name()][0] is Extent.BEYOND:
