@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.25
 """How often the time of a worker is looked at."""
 
-NICENESS = 10
+NICENESS = 19
 """Of tasks that let other processes go first, see ``setpriority(2)``."""
 
 MOST_WAITING = 4
