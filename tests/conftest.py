@@ -19,6 +19,8 @@ from tests.end_to_end.models import BROKEN, write_model
 from tests.servers import Running, load, skip_unless_installed, start
 from tnn_serving.cache import cache_folder
 from tnn_serving.engines.cpu import this_cpu
+from tnn_serving.errors import ServerError
+from tnn_serving.shield.envoy import find_envoy
 
 WITHOUT_VNNI = "the processor, or the limit set for oneDNN, lacks VNNI: fast int8 saturates its 16-bit sums"
 
@@ -64,6 +66,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("needs_vnni") and not this_cpu().vnni:
         pytest.skip(WITHOUT_VNNI)
+
+
+@pytest.fixture(scope="session")
+def envoy() -> Path:
+    """Envoy, for shields and gateways."""
+    try:
+        return find_envoy()
+    except ServerError as error:
+        pytest.skip(f"Envoy is not here: {error}")
 
 
 @pytest.fixture(scope="session")

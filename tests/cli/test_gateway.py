@@ -16,19 +16,9 @@ from tests.program import command, run
 from tests.scale.machines import free_ports
 from tests.scale.recorders import recorders
 from tests.servers import DEADLINE_S, wait_for
-from tnn_serving.errors import ServerError
-from tnn_serving.shield.envoy import find_envoy
 
 EXAMPLE = ROOT / "deploy" / "envoy" / "gateway.yaml"
 MACHINES = ("10.0.0.1", "10.0.0.2", "10.0.0.3")
-
-
-@pytest.fixture(scope="module")
-def envoy() -> Path:
-    try:
-        return find_envoy()
-    except ServerError as error:
-        pytest.skip(f"no gateway can be started here: {error}")
 
 
 def accepts(envoy: Path, file: Path) -> None:

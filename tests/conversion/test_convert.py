@@ -97,10 +97,11 @@ def test_activations_go_into_convolutions() -> None:
 
 @pytest.mark.parametrize(("option", "kind"), [("fp16", DataType.HALF), ("dynamic_range", DataType.INT8)])
 def test_smaller_weights(option: str, kind: DataType, tmp_path: Path) -> None:
-    made = convert(SMALL, tmp_path, dims=DIMS, **{option: True})  # type: ignore[arg-type]
+    made = convert(SMALL, tmp_path, dims=DIMS, fp16=option == "fp16", dynamic_range=option == "dynamic_range")
     assert made.loss is not None
     assert 0 < made.loss < 0.05
-    layer = ts.read_model(made.proto).layer("n")  # type: ignore[arg-type]
+    assert made.proto is not None
+    layer = ts.read_model(made.proto).layer("n")
     assert isinstance(layer, Convolution)
     assert layer.filter is not None
     assert layer.filter.dtype is kind

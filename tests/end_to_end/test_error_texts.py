@@ -1,4 +1,4 @@
-"""What callers are told when something is wrong: over HTTP and gRPC the same, and no path of the server."""
+"""Error texts to callers: the same over HTTP and gRPC, without a path of the server."""
 
 from __future__ import annotations
 

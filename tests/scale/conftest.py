@@ -14,22 +14,11 @@ import pytest
 from tests.scale.machines import HOSTS, Machine, free_ports, write_version
 from tests.scale.traffic import Traffic
 from tests.servers import DEADLINE_S, wait_for
-from tnn_serving.errors import ServerError
 from tnn_serving.scale.gateway import Gateway, Servers
 from tnn_serving.shield.configuration import CallerLimits, Tls
-from tnn_serving.shield.envoy import find_envoy
 
 NO_LIMIT = CallerLimits(client_rate=0)
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
-
-
-@pytest.fixture(scope="session")
-def envoy() -> None:
-    """Envoy can be started here."""
-    try:
-        find_envoy()
-    except ServerError as error:
-        pytest.skip(f"no gateway can be started here: {error}")
 
 
 @dataclass

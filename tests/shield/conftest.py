@@ -16,23 +16,12 @@ import tritonclient.http
 from tests.end_to_end.models import write_model
 from tests.servers import Running, ask, start
 from tests.shield.raw import Answer, Recorder, recorder, send
-from tnn_serving.errors import ServerError
 from tnn_serving.shield.configuration import CallerLimits, Tls
-from tnn_serving.shield.envoy import find_envoy
 from tnn_serving.shield.front import Shield, behind
 from tnn_serving.triton.background_server import free_ports
 from tnn_serving.triton.launch import Launch
 
 TOKEN = "a-token-for-the-tests"
-
-
-@pytest.fixture(scope="session")
-def envoy() -> None:
-    """Envoy can be started here."""
-    try:
-        find_envoy()
-    except ServerError as error:
-        pytest.skip(f"no shield can be started here: {error}")
 
 
 @dataclass(repr=False)
